@@ -1,0 +1,1 @@
+//! Recipes to images: the parsers, the build graph, its cache, and the Debian bootstrap.

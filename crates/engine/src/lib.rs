@@ -1,0 +1,1 @@
+//! Life cycle of containers over the sandbox: create, start, wait, remove, collect.

@@ -1,0 +1,3 @@
+//! The `isles` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The OCI distribution protocol: a client that pulls and pushes.

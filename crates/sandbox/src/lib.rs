@@ -1,0 +1,1 @@
+//! Runs one process tree between Linux namespaces, and ends it.

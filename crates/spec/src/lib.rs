@@ -1,0 +1,29 @@
+//! The nouns of Isles: plain data that every other room shares.
+//!
+//! Nothing here reads a file, opens a socket or starts a process. A door translates its own format
+//! into these types; `engine`, `build` and `store` act on them. Where a door needs something that the
+//! nouns cannot say, the noun grows here.
+//!
+//! Specifications: OCI image-spec 1.1 (documents in [`image`]), the reference grammar of
+//! distribution/reference, Docker's units and option spellings.
+
+pub mod digest;
+pub mod error;
+pub mod image;
+pub mod platform;
+pub mod progress;
+pub mod quantity;
+pub mod reference;
+pub mod source;
+pub mod workload;
+
+pub use digest::{Algorithm, Digest};
+pub use error::{Error, Hint, Result};
+pub use platform::Platform;
+pub use progress::{Progress, Quiet};
+pub use reference::Reference;
+pub use source::Source;
+pub use workload::{
+    Device, IdMapping, Isolation, Mount, MountKind, NamespaceMode, NetworkMode, Propagation, PullPolicy,
+    Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, UserNamespace, Workload,
+};

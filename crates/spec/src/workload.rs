@@ -1,0 +1,382 @@
+//! The description of something to run: what every door translates its own format into.
+//!
+//! A workload says what is wanted, not how it is done: the engine merges it with the image's
+//! configuration and hands a lower-level set-up to the sandbox.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Error, Platform, Result};
+
+/// What is to run, in which root, between which walls.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Workload {
+    /// The name of the container; the engine makes one up where there is none.
+    pub name: Option<String>,
+    pub root: Root,
+    /// Replaces the image's entrypoint; an empty list clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command where it is not empty.
+    pub command: Vec<String>,
+    /// `NAME=value`, in order; later ones win over the image's and over earlier ones.
+    pub env: Vec<String>,
+    pub working_dir: Option<PathBuf>,
+    /// `user[:group]`, by name or number, resolved in the container.
+    pub user: Option<String>,
+    /// Supplementary groups, by name or number.
+    pub groups: Vec<String>,
+    pub hostname: Option<String>,
+    pub tty: bool,
+    /// Whether the caller's standard input is passed on.
+    pub interactive: bool,
+    /// Remove the container when it ends.
+    pub remove: bool,
+    /// Run our own init as process 1, which reaps orphans and forwards signals.
+    pub init: bool,
+    pub read_only: bool,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<Device>,
+    pub resources: Resources,
+    pub rlimits: Vec<Rlimit>,
+    /// Size of /dev/shm in bytes; 64 MiB where not given.
+    pub shm_size: Option<u64>,
+    pub network: NetworkMode,
+    pub pid: NamespaceMode,
+    pub ipc: NamespaceMode,
+    pub uts: NamespaceMode,
+    pub cgroupns: NamespaceMode,
+    pub userns: UserNamespace,
+    pub security: Security,
+    pub isolation: Isolation,
+    pub sysctls: BTreeMap<String, String>,
+    /// Lines for /etc/hosts, `name:address`.
+    pub extra_hosts: Vec<String>,
+    pub stop_signal: Option<String>,
+    /// Seconds between the stop signal and the kill; 10 where not given.
+    pub stop_timeout: Option<u64>,
+    pub restart: RestartPolicy,
+    pub labels: BTreeMap<String, String>,
+    pub platform: Option<Platform>,
+    /// Run as the caller in the current folder, with it and the home visible (`--here`).
+    pub here: bool,
+}
+
+/// The root file system of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Root {
+    /// An image in the store: the digest of its manifest, and how the caller named it.
+    Image { manifest: Digest, name: String },
+    /// A folder that is used as it is, without a writable layer over it.
+    Directory(PathBuf),
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Root::Directory(PathBuf::new())
+    }
+}
+
+/// Something of the host, or something new, that appears in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the container.
+    pub destination: PathBuf,
+    pub kind: MountKind,
+    pub read_only: bool,
+}
+
+/// What stands behind a [`Mount`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "type")]
+pub enum MountKind {
+    Bind {
+        source: PathBuf,
+        /// With everything mounted below it.
+        recursive: bool,
+        /// Make the source as a folder where it is missing (`-v`), rather than fail (`--mount`).
+        create_source: bool,
+        propagation: Propagation,
+        /// A read-only recursive bind is read-only below too, or fails (`rro`).
+        recursive_read_only: bool,
+    },
+    /// A named volume; `None` is an anonymous one that goes with the container.
+    Volume { name: Option<String>, copy_up: bool },
+    Tmpfs {
+        /// Bytes; half the memory where not given.
+        size: Option<u64>,
+        /// Permission bits; 1777 where not given.
+        mode: Option<u32>,
+        /// Further options as mount(8) knows them: `noexec`, `nosuid`, `uid=5`.
+        options: Vec<String>,
+    },
+}
+
+/// How mounts made later cross a bind mount (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Propagation {
+    Private,
+    #[default]
+    Rprivate,
+    Slave,
+    Rslave,
+    Shared,
+    Rshared,
+}
+
+/// A device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub source: PathBuf,
+    pub destination: PathBuf,
+    /// Some of `r`, `w`, `m`.
+    pub permissions: String,
+}
+
+/// Limits; none is set where a field is `None`. A limit that the host cannot apply is an error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Memory plus swap in bytes; -1 for no limit on swap.
+    pub memory_swap: Option<i64>,
+    /// Bytes below which memory is not reclaimed first.
+    pub memory_reservation: Option<u64>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<u64>,
+    /// Relative weight as cgroup v1 has it, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    pub cpu_period: Option<u64>,
+    pub cpu_quota: Option<i64>,
+    /// A list as `0-3,7`.
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads; -1 for no limit.
+    pub pids: Option<i64>,
+    pub oom_score_adj: Option<i32>,
+    /// Give in where a controller is missing, with a warning, rather than fail.
+    pub best_effort: bool,
+}
+
+impl Resources {
+    /// Whether any limit is asked for.
+    pub fn is_empty(&self) -> bool {
+        let Resources { oom_score_adj: _, best_effort: _, .. } = self;
+        *self
+            == Resources {
+                oom_score_adj: self.oom_score_adj,
+                best_effort: self.best_effort,
+                ..Resources::default()
+            }
+    }
+}
+
+/// A resource limit of setrlimit(2): `nofile=1024:2048`. `None` is unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Lower case, without `RLIMIT_`: `nofile`, `nproc`, `memlock`.
+    pub name: String,
+    pub soft: Option<u64>,
+    pub hard: Option<u64>,
+}
+
+impl Rlimit {
+    const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+
+    /// Reads `NAME=SOFT[:HARD]` as docker's `--ulimit` has it; -1 and `unlimited` mean no limit.
+    pub fn parse(text: &str) -> Result<Self> {
+        let bad = |why: &str| {
+            Error::new(format!("invalid ulimit '{text}': {why}"))
+                .with_hint("write NAME=SOFT or NAME=SOFT:HARD, for example nofile=1024:2048")
+        };
+        let (name, values) = text.split_once('=').ok_or_else(|| bad("it has no '='"))?;
+        if !Rlimit::NAMES.contains(&name) {
+            return Err(bad("no limit has that name"));
+        }
+        let value = |s: &str| match s {
+            "-1" | "unlimited" => Ok(None),
+            n => n.parse::<u64>().map(Some).map_err(|_| bad("a limit is a number, -1 or 'unlimited'")),
+        };
+        let (soft, hard) = match values.split_once(':') {
+            Some((soft, hard)) => (value(soft)?, value(hard)?),
+            None => (value(values)?, value(values)?),
+        };
+        if soft.unwrap_or(u64::MAX) > hard.unwrap_or(u64::MAX) {
+            return Err(bad("the soft limit is above the hard limit"));
+        }
+        Ok(Rlimit { name: name.to_owned(), soft, hard })
+    }
+}
+
+/// Which network a workload sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// What the engine takes where nothing is said; the host's network until networks come.
+    #[default]
+    Default,
+    /// Only a loopback device of its own.
+    None,
+    Host,
+    Container(String),
+    /// A network namespace by path.
+    Path(PathBuf),
+}
+
+/// Whether a namespace is the workload's own, the host's, or another container's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamespaceMode {
+    #[default]
+    Private,
+    Host,
+    Container(String),
+    Path(PathBuf),
+}
+
+/// How user and group IDs of the workload map to the host's (user_namespaces(7)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserNamespace {
+    /// Root: the host's. Others: their own, with subuids where there are some, else one ID.
+    #[default]
+    Auto,
+    Host,
+    /// The caller's ID is the same inside (as with `--here`).
+    KeepId,
+    /// These mappings.
+    Map {
+        uids: Vec<IdMapping>,
+        gids: Vec<IdMapping>,
+    },
+}
+
+/// `length` IDs from `inside` on are those from `outside` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    pub inside: u32,
+    pub outside: u32,
+    pub length: u32,
+}
+
+/// What a workload may do beyond the ordinary, or not even that.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Security {
+    pub privileged: bool,
+    /// Names with or without `CAP_`, upper or lower case, or `ALL`.
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    /// `None`: on for ordinary users, off for root, as Docker has it.
+    pub no_new_privileges: Option<bool>,
+    pub seccomp: SeccompChoice,
+    /// Leave /proc and /sys unmasked (`systempaths=unconfined`).
+    pub unmask_system_paths: bool,
+}
+
+/// Which system calls are allowed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeccompChoice {
+    #[default]
+    Default,
+    Unconfined,
+    /// A profile in Docker's JSON form.
+    Profile(PathBuf),
+}
+
+/// Which wall stands around a workload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Namespaces of this kernel.
+    #[default]
+    Sandbox,
+    /// A kernel of its own.
+    Vm,
+    /// None: a plain process.
+    None,
+}
+
+/// When an ended container starts again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    OnFailure {
+        max_retries: Option<u32>,
+    },
+    Always,
+    UnlessStopped,
+}
+
+/// When an image is fetched before a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    #[default]
+    Missing,
+    Always,
+    Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_survives_json() {
+        let workload = Workload {
+            root: Root::Image { manifest: Digest::sha256(&[1; 32]), name: "x".into() },
+            mounts: vec![Mount {
+                destination: "/data".into(),
+                kind: MountKind::Tmpfs { size: Some(1), mode: None, options: vec![] },
+                read_only: false,
+            }],
+            restart: RestartPolicy::OnFailure { max_retries: Some(3) },
+            ..Default::default()
+        };
+        let text = serde_json::to_string(&workload).unwrap();
+        assert_eq!(serde_json::from_str::<Workload>(&text).unwrap(), workload);
+        assert_eq!(serde_json::from_str::<Workload>("{}").unwrap(), Workload::default());
+    }
+
+    #[test]
+    fn ulimits() {
+        let r = Rlimit::parse("nofile=1024:2048").unwrap();
+        assert_eq!((r.soft, r.hard), (Some(1024), Some(2048)));
+        assert_eq!(Rlimit::parse("core=-1").unwrap().hard, None);
+        for bad in ["", "nofile", "nofile=", "nofile=2:1", "bogus=1", "nofile=x", "nofile=-1:5"] {
+            assert!(Rlimit::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_limit_is_empty() {
+        assert!(Resources::default().is_empty());
+        assert!(Resources { oom_score_adj: Some(1), ..Default::default() }.is_empty());
+        assert!(!Resources { pids: Some(5), ..Default::default() }.is_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! Images at rest: content-addressed blobs, references, unpacked layers, writable layers.

@@ -1,0 +1,3 @@
+//! Everything a person does to the project: test, bench, conformance.
+
+fn main() {}
