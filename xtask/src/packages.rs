@@ -1,0 +1,87 @@
+//! Installs what the tests' real clients and the benchmarks' peers need, with the system's package manager.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A Debian package and a file that is there once it is installed.
+pub struct Package {
+    pub name: &'static str,
+    pub file: &'static str,
+}
+
+/// What the tests use.
+pub const FOR_TESTS: &[Package] = &[
+    Package { name: "busybox-static", file: "/bin/busybox" },
+    Package { name: "skopeo", file: "/usr/bin/skopeo" },
+    Package { name: "podman", file: "/usr/bin/podman" },
+    Package { name: "crun", file: "/usr/bin/crun" },
+    Package { name: "runc", file: "/usr/sbin/runc" },
+    Package { name: "buildah", file: "/usr/bin/buildah" },
+    Package { name: "umoci", file: "/usr/bin/umoci" },
+    Package { name: "docker.io", file: "/usr/sbin/dockerd" },
+    Package { name: "docker-registry", file: "/usr/bin/docker-registry" },
+    Package { name: "uidmap", file: "/usr/bin/newuidmap" },
+    Package { name: "libseccomp-dev", file: "/usr/include/seccomp.h" },
+    Package { name: "debian-archive-keyring", file: "/usr/share/keyrings/debian-archive-keyring.gpg" },
+    Package { name: "ca-certificates", file: "/etc/ssl/certs/ca-certificates.crt" },
+    Package { name: "xz-utils", file: "/usr/bin/xz" },
+    Package { name: "zstd", file: "/usr/bin/zstd" },
+];
+
+/// What only the benchmarks use.
+pub const FOR_BENCH: &[Package] = &[
+    Package { name: "bubblewrap", file: "/usr/bin/bwrap" },
+    Package { name: "mmdebstrap", file: "/usr/bin/mmdebstrap" },
+    Package { name: "strace", file: "/usr/bin/strace" },
+];
+
+/// Installs those that are missing. Where that cannot be done, says which and goes on: the tests that
+/// need them print why they skip.
+pub fn ensure(lists: &[&[Package]]) {
+    let missing: Vec<&str> = lists
+        .iter()
+        .flat_map(|list| list.iter())
+        .filter(|p| !Path::new(p.file).exists())
+        .map(|p| p.name)
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    eprintln!("xtask: installing {}", missing.join(" "));
+    if !Path::new("/usr/bin/apt-get").exists() {
+        eprintln!(
+            "xtask: this system has no apt-get; the tests that need these programs will say that they skip"
+        );
+        return;
+    }
+    // SAFETY: geteuid(2) has no preconditions and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let apt = |args: &[&str]| {
+        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !root {
+            command.args(["-n", "apt-get"]);
+        }
+        command
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    apt(&["update", "-q"]);
+    let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
+    args.extend(&missing);
+    if apt(&args) {
+        return;
+    }
+    // One package that this release lacks must not keep the others away.
+    for name in &missing {
+        if !apt(&["install", "-y", "-q", "--no-install-recommends", name]) {
+            eprintln!(
+                "xtask: could not install {name}{}; the tests that need it will say that they skip",
+                if root { "" } else { " (not root, and sudo asks for a password)" }
+            );
+        }
+    }
+}
