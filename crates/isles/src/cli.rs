@@ -1,0 +1,108 @@
+//! The command line as a whole: the table of commands, and the way from the arguments to an exit code.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::commands;
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::ui::Ui;
+
+/// Build an environment from a recipe, keep it as an image, run it anywhere.
+#[derive(Debug, Parser)]
+#[command(name = "isles", version, propagate_version = false, subcommand_required = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = false)]
+pub struct Cli {
+    /// Where images and containers are kept [default: /var/lib/isles for root, ~/.local/share/isles for others].
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Say nothing but errors and what was asked for.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command, in the order in which `--help` lists them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Completion(commands::completion::Args),
+    Man(commands::man::Args),
+    Version(commands::version::Args),
+}
+
+impl Command {
+    fn run(&self, cx: &Context) -> Result<Code, Failure> {
+        match self {
+            Command::Completion(args) => commands::completion::cmd_completion(cx, args),
+            Command::Man(args) => commands::man::cmd_man(cx, args),
+            Command::Version(args) => commands::version::cmd_version(cx, args),
+        }
+    }
+}
+
+/// Program names that stand for a command of `isles`, so that a link is enough to be that program.
+const PERSONALITIES: [(&str, &str); 2] = [("isles-oci", "oci"), ("isles-runtime", "oci")];
+
+/// Exit code of `isles run` and of the OCI runtime when Isles itself fails, as docker has it.
+pub const OWN_FAILURE: u8 = 125;
+
+/// Runs the program with `argv` and says how it ended.
+pub fn main(mut argv: Vec<OsString>) -> ExitCode {
+    if let Some(command) = argv.first().and_then(|name| personality(name.as_ref())) {
+        argv.insert(1, command.into());
+    }
+    let own_failure = match argv.iter().skip(1).find(|a| !a.as_encoded_bytes().starts_with(b"-")) {
+        Some(command) if command == "run" => OWN_FAILURE,
+        _ => 1,
+    };
+    let parsed = Cli::command().try_get_matches_from(argv).and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, own_failure),
+    };
+    let cx = Context::new(Ui::new(cli.quiet), cli.root.clone());
+    match cli.command.run(&cx) {
+        Ok(Code(code)) => ExitCode::from(code),
+        Err(failure) => {
+            cx.ui.error(&failure);
+            ExitCode::from(failure.code.unwrap_or(own_failure))
+        }
+    }
+}
+
+fn personality(program: &Path) -> Option<&'static str> {
+    let name = program.file_name()?.to_str()?;
+    PERSONALITIES.iter().find(|(program, _)| *program == name).map(|(_, command)| *command)
+}
+
+/// Prints what clap has to say: help and version are data, the rest is talk.
+fn usage(error: &clap::Error, own_failure: u8) -> ExitCode {
+    // Nothing can be said where the output is closed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ if own_failure == OWN_FAILURE => ExitCode::from(OWN_FAILURE),
+        _ => ExitCode::from(2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn program_names() {
+        assert_eq!(personality(Path::new("/usr/bin/isles-oci")), Some("oci"));
+        assert_eq!(personality(Path::new("isles")), None);
+    }
+}
