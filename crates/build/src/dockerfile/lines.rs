@@ -1,0 +1,381 @@
+//! Physical lines into logical ones: parser directives, comments, continuations, here-document bodies.
+//!
+//! A logical line is the text of one instruction with its continuations joined. It remembers where each
+//! of its bytes came from, so that everything cut out of it later still has a place in the file.
+//! Reference: the Dockerfile frontend 1.26 of BuildKit, by its behaviour.
+
+use std::sync::Arc;
+
+use crate::position::{Diagnostic, SourceText, Span, Spanned};
+
+/// One physical line may have this many bytes, as in the reference.
+pub const MAX_LINE: usize = 65_535;
+
+/// A `# name=value` line at the top of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directive {
+    /// `syntax`, `escape` or `check`.
+    pub name: String,
+    pub value: Spanned,
+}
+
+/// A logical line: its text, and from which places of the file its parts were taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogicalLine {
+    pub text: String,
+    /// (offset in `text`, offset in the file), ascending.
+    parts: Vec<(usize, usize)>,
+    /// First and last physical line, from 1.
+    pub start_line: usize,
+    pub end_line: usize,
+    /// Comments directly above, without `#`, trimmed.
+    pub comments: Vec<String>,
+    /// A continuation was followed by a blank line.
+    pub empty_continuation: bool,
+}
+
+impl LogicalLine {
+    /// Where the bytes `start..end` of the text stand in the file.
+    pub fn span(&self, start: usize, end: usize) -> Span {
+        let place = |offset: usize| match self.parts.partition_point(|(o, _)| *o <= offset) {
+            0 => 0,
+            n => self.parts[n - 1].1 + (offset - self.parts[n - 1].0),
+        };
+        if end > start {
+            Span::new(place(start), place(end - 1) + 1)
+        } else {
+            Span::new(place(start), place(start))
+        }
+    }
+
+    /// The whole of the text in the file.
+    pub fn whole(&self) -> Span {
+        self.span(0, self.text.len())
+    }
+
+    fn push(&mut self, text: &str, at: usize) {
+        self.parts.push((self.text.len(), at));
+        self.text.push_str(text);
+    }
+
+    /// A logical line that is the rest of another one from `start` on.
+    pub fn rest(&self, start: usize) -> LogicalLine {
+        let mut parts = vec![(0, self.span(start, start).start)];
+        parts.extend(self.parts.iter().filter(|(o, _)| *o > start).map(|(o, f)| (o - start, *f)));
+        LogicalLine { text: self.text[start..].to_owned(), parts, comments: Vec::new(), ..*self }
+    }
+
+    /// The line without white space at both ends.
+    pub fn trimmed(&self) -> LogicalLine {
+        let start = self.text.len() - self.text.trim_start().len();
+        let mut line = self.rest(start);
+        line.text.truncate(line.text.trim_end().len());
+        line
+    }
+}
+
+/// Reads logical lines one after another. Here-document bodies are taken by [`Lines::heredoc`] between
+/// two calls of [`Lines::next`], because only the caller knows whether a line opens one.
+pub struct Lines {
+    source: Arc<SourceText>,
+    /// The number of the last physical line read.
+    current: usize,
+    offset: usize,
+    pub directives: Vec<Directive>,
+    directives_over: bool,
+    pub escape: char,
+    comments: Vec<String>,
+}
+
+impl Lines {
+    pub fn new(source: Arc<SourceText>) -> Self {
+        Lines {
+            source,
+            current: 0,
+            offset: 0,
+            directives: Vec::new(),
+            directives_over: false,
+            escape: '\\',
+            comments: Vec::new(),
+        }
+    }
+
+    /// How many physical lines were read.
+    pub fn line_number(&self) -> usize {
+        self.current
+    }
+
+    /// The next physical line with its end, and where it begins.
+    fn physical(&mut self) -> Result<Option<(String, usize)>, Diagnostic> {
+        let text = &self.source.text()[self.offset..];
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let mut at = self.offset;
+        let end = text.find('\n').map_or(text.len(), |i| i + 1);
+        let mut line = &text[..end];
+        self.offset += end;
+        self.current += 1;
+        if line.trim_end_matches('\n').len() > MAX_LINE {
+            let span = self.source.line_span(self.current);
+            return Err(self
+                .source
+                .at(span, format!("the line has more than the {MAX_LINE} bytes that are allowed"))
+                .with_suggestion("break it with a continuation, or put the text into a file and COPY it"));
+        }
+        if self.current == 1 && line.starts_with('\u{feff}') {
+            line = &line['\u{feff}'.len_utf8()..];
+            at += '\u{feff}'.len_utf8();
+        }
+        Ok(Some((line.to_owned(), at)))
+    }
+
+    /// The next instruction, or `None` at the end of the file.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<LogicalLine>, Diagnostic> {
+        while let Some((raw, at)) = self.physical()? {
+            let body = raw.trim_end_matches(['\n', '\r']);
+            let stripped = body.trim_start();
+            let at = at + (body.len() - stripped.len());
+            let is_directive = self.directive(stripped, at)?;
+            if let Some(comment) = stripped.strip_prefix('#') {
+                if !is_directive {
+                    self.comments.push(comment.trim().to_owned());
+                }
+                continue;
+            }
+            let (text, mut more) = self.cut_continuation(stripped);
+            if !more && text.is_empty() {
+                self.comments.clear();
+                continue;
+            }
+            let mut line = LogicalLine {
+                start_line: self.current,
+                comments: std::mem::take(&mut self.comments),
+                ..Default::default()
+            };
+            line.push(text, at);
+            while more {
+                let Some((raw, at)) = self.physical()? else { break };
+                let body = raw.trim_end_matches(['\n', '\r']);
+                let stripped = body.trim_start();
+                if stripped.starts_with('#') {
+                    continue;
+                }
+                if stripped.is_empty() {
+                    line.empty_continuation = true;
+                    continue;
+                }
+                let (text, again) = self.cut_continuation(body);
+                line.push(text, at);
+                more = again;
+            }
+            line.end_line = self.current;
+            if self.source.is_lossy()
+                && let Some(bad) = line.text.find('\u{fffd}')
+            {
+                return Err(self
+                    .source
+                    .at(line.span(bad, bad + 3), "the instruction has bytes that are not UTF-8")
+                    .with_suggestion("save the file as UTF-8"));
+            }
+            return Ok(Some(line));
+        }
+        Ok(None)
+    }
+
+    /// The body of a here-document that ends at a line which is exactly `delimiter` (leading tabs aside
+    /// where `strip_tabs`). `None`: the file ended first.
+    pub fn heredoc(&mut self, delimiter: &str, strip_tabs: bool) -> Result<Option<Spanned>, Diagnostic> {
+        let start = self.offset;
+        let mut text = String::new();
+        let mut end = start;
+        while let Some((raw, _)) = self.physical()? {
+            let bare = raw.trim_end_matches(['\n', '\r']);
+            let candidate = if strip_tabs { bare.trim_start_matches('\t') } else { bare };
+            if candidate == delimiter {
+                return Ok(Some(Spanned::new(text, Span::new(start, end))));
+            }
+            if self.source.is_lossy() && raw.contains('\u{fffd}') {
+                let span = self.source.line_span(self.current);
+                return Err(self.source.at(span, "the here-document has bytes that are not UTF-8"));
+            }
+            text.push_str(&raw);
+            end = self.offset;
+        }
+        Ok(None)
+    }
+
+    /// Cuts the escape character and the blanks after it off the end of a line that goes on. Two escape
+    /// characters in a row do not continue a line.
+    fn cut_continuation<'t>(&self, line: &'t str) -> (&'t str, bool) {
+        let blank = line.trim_end_matches([' ', '\t']);
+        match blank.strip_suffix(self.escape) {
+            Some(head) if !head.ends_with(self.escape) => (head, true),
+            _ => (line, false),
+        }
+    }
+
+    /// Takes a parser directive. Anything else ends the directives for good.
+    fn directive(&mut self, line: &str, at: usize) -> Result<bool, Diagnostic> {
+        if self.directives_over {
+            return Ok(false);
+        }
+        let Some((name, value, value_at)) = split_directive(line, "#") else {
+            self.directives_over = true;
+            return Ok(false);
+        };
+        let span = Span::new(at + value_at, at + value_at + value.len());
+        if self.directives.iter().any(|d| d.name == name) {
+            let whole = Span::new(at, at + line.len());
+            return Err(self
+                .source
+                .at(whole, format!("the parser directive '{name}' stands here a second time")));
+        }
+        if name == "escape" {
+            self.escape = match value {
+                "\\" => '\\',
+                "`" => '`',
+                _ => {
+                    return Err(self
+                        .source
+                        .at(span, format!("invalid escape character '{value}'"))
+                        .with_suggestion("only \\ and ` are allowed"));
+                }
+            };
+        }
+        self.directives.push(Directive { name, value: Spanned::new(value, span) });
+        Ok(true)
+    }
+}
+
+/// `# name = value` into its parts: lower-case name, value, and where the value begins.
+fn split_directive<'t>(line: &'t str, comment: &str) -> Option<(String, &'t str, usize)> {
+    let rest = line.strip_prefix(comment)?.trim_start();
+    let equals = rest.find('=')?;
+    let name = rest[..equals].trim_end();
+    let mut letters = name.chars();
+    let word =
+        letters.next().is_some_and(|c| c.is_ascii_alphabetic()) && letters.all(|c| c.is_ascii_alphanumeric());
+    let name = name.to_ascii_lowercase();
+    let value = rest[equals + 1..].trim();
+    if !word || value.is_empty() || !matches!(name.as_str(), "syntax" | "escape" | "check") {
+        return None;
+    }
+    let at = value.as_ptr() as usize - line.as_ptr() as usize;
+    Some((name, value, at))
+}
+
+/// The frontend that a file asks for: `# syntax=`, `// syntax=` or `{"syntax": …}`, also after a `#!`
+/// line.
+pub fn requested_syntax(text: &str) -> Option<String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = match text.strip_prefix("#!") {
+        Some(rest) => rest.split_once('\n').map_or("", |(_, after)| after),
+        None => text,
+    };
+    for comment in ["#", "//"] {
+        for line in text.lines() {
+            match split_directive(line, comment) {
+                Some((name, value, _)) if name == "syntax" => {
+                    return value.split_whitespace().next().map(str::to_owned);
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    value.get("syntax")?.as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(input: &str) -> Result<Vec<String>, Diagnostic> {
+        let mut lines = Lines::new(SourceText::new("Dockerfile", input.as_bytes()));
+        let mut out = Vec::new();
+        while let Some(line) = lines.next()? {
+            out.push(line.text);
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn continuations() {
+        for (input, expected) in [
+            ("RUN a \\\n  b", vec!["RUN a   b"]),
+            ("RUN a \\ \t\nb", vec!["RUN a b"]),
+            ("RUN a \\\\\nb", vec!["RUN a \\\\", "b"]),
+            ("RUN a \\\n# c\n\n  # d\nb", vec!["RUN a b"]),
+            ("RUN a \\\r\nb\r\n", vec!["RUN a b"]),
+            ("# escape=`\nRUN a `\nb\\\nc", vec!["RUN a b\\", "c"]),
+            ("\u{feff}FROM a", vec!["FROM a"]),
+            ("\\\nFROM a", vec!["FROM a"]),
+            ("RUN a \\", vec!["RUN a "]),
+            ("  # x\n\t\nRUN a # not a comment", vec!["RUN a # not a comment"]),
+        ] {
+            assert_eq!(texts(input).unwrap(), expected, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn joined_text_still_knows_its_place() {
+        let source = SourceText::new("Dockerfile", b"FROM x\nRUN a \\\n  bcd e\n");
+        let mut lines = Lines::new(source.clone());
+        lines.next().unwrap();
+        let line = lines.next().unwrap().unwrap();
+        let at = line.text.find("bcd").unwrap();
+        let span = line.span(at, at + 3);
+        assert_eq!(&source.text()[span.start..span.end], "bcd");
+        assert_eq!((line.start_line, line.end_line), (2, 3));
+        let rest = line.rest(4);
+        let at = rest.text.find("bcd").unwrap();
+        assert_eq!(rest.span(at, at + 3), span);
+    }
+
+    #[test]
+    fn directives_end_at_the_first_other_line() {
+        let count = |input: &str| {
+            let mut lines = Lines::new(SourceText::new("Dockerfile", input.as_bytes()));
+            lines.next().map(|_| (lines.directives.len(), lines.escape))
+        };
+        assert_eq!(count("# syntax=a\n#ESCAPE = `\n# check=skip=all\nFROM a").unwrap(), (3, '`'));
+        assert_eq!(count("# hello\n# escape=`\nFROM a").unwrap(), (0, '\\'));
+        assert_eq!(count("\n# escape=`\nFROM a").unwrap(), (0, '\\'));
+        assert_eq!(count("# unknown=1\n# escape=`\nFROM a").unwrap(), (0, '\\'));
+        assert!(count("# escape=x\nFROM a").unwrap_err().to_string().contains("escape"));
+        assert!(count("# escape=`\n# escape=\\\nFROM a").is_err());
+    }
+
+    #[test]
+    fn the_frontend_may_be_asked_for_in_three_ways() {
+        for (text, want) in [
+            ("# syntax=docker/dockerfile:1\nFROM a", Some("docker/dockerfile:1")),
+            ("#!/usr/bin/env x\n# syntax = a:b --flag\n", Some("a:b")),
+            ("// syntax=a\n", Some("a")),
+            ("{\"syntax\": \"a\"}", Some("a")),
+            ("FROM a\n# syntax=b", None),
+            ("", None),
+        ] {
+            assert_eq!(requested_syntax(text).as_deref(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn odd_bytes_and_long_lines_are_named() {
+        let parse = |bytes: &[u8]| {
+            let mut lines = Lines::new(SourceText::new("Dockerfile", bytes));
+            while lines.next()?.is_some() {}
+            Ok::<(), Diagnostic>(())
+        };
+        assert!(parse(b"# caf\xe9\nFROM a\n").is_ok());
+        assert!(parse(b"FROM a\nRUN caf\xe9\n").unwrap_err().to_string().starts_with("Dockerfile:2:8:"));
+        let long = format!("FROM a\nRUN {}\n", "x".repeat(MAX_LINE));
+        assert!(parse(long.as_bytes()).unwrap_err().to_string().contains("65535"));
+    }
+}
