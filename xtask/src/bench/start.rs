@@ -180,7 +180,11 @@ fn beside_engines(
                 c
             }),
             Case::command("podman run", || {
-                podman(&["run", "--rm", "--network", "none", "localhost/bench", "true"])
+                // Its default limits are above what a process without CAP_SYS_RESOURCE may set.
+                let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+                let mut c = podman(&["run", "--rm", "--network", "none"]);
+                c.args(limits).args(["localhost/bench", "true"]);
+                c
             }),
         ],
         SLOW_ROUNDS,
