@@ -1,0 +1,74 @@
+//! What can go wrong with a container: the operation, its object and the cause.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use isles_spec::Hint;
+use isles_spec::error::Error as Spelling;
+
+/// A result of the engine.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the engine could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {action}: {source}")]
+    System { action: &'static str, source: io::Error },
+    #[error("{0}")]
+    Spelling(#[from] Spelling),
+    #[error("no such container: {0}")]
+    NoContainer(String),
+    #[error("'{0}' is the beginning of several container IDs")]
+    Ambiguous(String),
+    #[error("the container name \"/{name}\" is already in use by container \"{id}\"")]
+    NameInUse { name: String, id: String },
+    #[error("cannot remove container {name}: it is running")]
+    Running { name: String },
+    #[error("the state of container {id} is not readable: {source}")]
+    BadState { id: String, source: serde_json::Error },
+    #[error("no command specified")]
+    NoCommand,
+    #[error("unable to find user {0}: no matching entries in passwd file")]
+    NoUser(String),
+    #[error("unable to find group {0}: no matching entries in group file")]
+    NoGroup(String),
+    #[error("{0} is larger than {1} bytes")]
+    TooLarge(PathBuf, u64),
+    #[error("{wish} is not possible here: {reason}")]
+    Impossible { wish: String, reason: String },
+}
+
+impl Error {
+    pub(crate) fn file(action: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Error::File { action, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    pub(crate) fn system(action: &'static str, source: impl Into<io::Error>) -> Self {
+        Error::System { action, source: source.into() }
+    }
+
+    pub(crate) fn impossible(wish: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Impossible { wish: wish.into(), reason: reason.into() }
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Spelling(e) => e.hint(),
+            Error::NoContainer(_) => Some("'isles ps -a' lists the containers".into()),
+            Error::Ambiguous(_) => Some("write more of the ID, or the name".into()),
+            Error::NameInUse { name, .. } => {
+                Some(format!("choose another name, or remove that container with 'isles rm {name}'"))
+            }
+            Error::Running { .. } => Some("add --force to kill it first".into()),
+            Error::NoCommand => Some("the image names no command, so say which one to run".into()),
+            Error::NoUser(_) | Error::NoGroup(_) => {
+                Some("the user and group are looked up in the image; numbers need no entry there".into())
+            }
+            _ => None,
+        }
+    }
+}

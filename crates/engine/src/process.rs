@@ -1,0 +1,133 @@
+//! What a container runs: the caller's wishes over the image's configuration, as Docker merges them.
+
+use std::path::PathBuf;
+
+use isles_spec::Workload;
+use isles_spec::image::ContainerConfig;
+
+use crate::error::{Error, Result};
+
+/// Where programs are looked for when neither image nor caller says (Docker's default).
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The words of the process: the entrypoint and then the command. An entrypoint of the caller's own
+/// leaves the image's command out.
+pub fn argv(workload: &Workload, image: &ContainerConfig) -> Result<Vec<String>> {
+    let (entrypoint, image_command) = match &workload.entrypoint {
+        Some(own) => (own.as_slice(), &[][..]),
+        None => (image.entrypoint.as_deref().unwrap_or_default(), image.cmd.as_deref().unwrap_or_default()),
+    };
+    let command = if workload.command.is_empty() { image_command } else { &workload.command };
+    let argv: Vec<String> = entrypoint.iter().chain(command).cloned().collect();
+    if argv.is_empty() { Err(Error::NoCommand) } else { Ok(argv) }
+}
+
+/// Variables in the order of their first mention; a later value replaces an earlier one, and a later
+/// name without a value removes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(Vec<String>);
+
+impl Environment {
+    /// Sets `NAME=value`, or removes `NAME`.
+    pub fn apply(&mut self, entry: &str) {
+        let name = entry.split_once('=').map_or(entry, |(name, _)| name);
+        let place = self.0.iter().position(|e| e.split_once('=').is_some_and(|(n, _)| n == name));
+        match (place, entry.contains('=')) {
+            (Some(at), true) => entry.clone_into(&mut self.0[at]),
+            (None, true) => self.0.push(entry.to_owned()),
+            (Some(at), false) => {
+                self.0.remove(at);
+            }
+            (None, false) => {}
+        }
+    }
+
+    /// Sets `name` where nobody did.
+    pub fn add(&mut self, name: &str, value: &str) {
+        if self.get(name).is_none() {
+            self.0.push(format!("{name}={value}"));
+        }
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find_map(|e| e.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v))
+    }
+
+    pub fn into_vec(self) -> Vec<String> {
+        self.0
+    }
+}
+
+/// The environment of the process, before HOME is known.
+pub fn environment(workload: &Workload, image: &ContainerConfig, hostname: &str) -> Environment {
+    let mut env = Environment::default();
+    env.apply(&format!("PATH={DEFAULT_PATH}"));
+    env.apply(&format!("HOSTNAME={hostname}"));
+    if workload.tty {
+        env.apply("TERM=xterm");
+    }
+    for entry in image.env.iter().chain(&workload.env) {
+        env.apply(entry);
+    }
+    env
+}
+
+/// Where the process starts.
+pub fn working_dir(workload: &Workload, image: &ContainerConfig) -> PathBuf {
+    match &workload.working_dir {
+        Some(dir) => dir.clone(),
+        None if image.working_dir.is_empty() => "/".into(),
+        None => crate::stack::absolute(image.working_dir.as_ref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn entrypoint_and_command() {
+        for (image, own_entrypoint, command, expected) in [
+            (("", "sh"), None, "", "sh"),
+            (("", "sh"), None, "ls -l", "ls -l"),
+            (("init", "a b"), None, "", "init a b"),
+            (("init", "a b"), None, "c", "init c"),
+            (("init", "a b"), Some("own"), "", "own"),
+            (("init", "a b"), Some("own"), "x", "own x"),
+            (("init", "a b"), Some(""), "x", "x"),
+        ] {
+            let config = ContainerConfig {
+                entrypoint: Some(words(image.0)),
+                cmd: Some(words(image.1)),
+                ..Default::default()
+            };
+            let workload = Workload {
+                entrypoint: own_entrypoint.map(words),
+                command: words(command),
+                ..Default::default()
+            };
+            assert_eq!(argv(&workload, &config).unwrap(), words(expected));
+        }
+        assert!(matches!(argv(&Workload::default(), &ContainerConfig::default()), Err(Error::NoCommand)));
+    }
+
+    #[test]
+    fn later_variables_win_and_bare_names_remove() {
+        let image = ContainerConfig { env: words("PATH=/bin A=1 B=2"), ..Default::default() };
+        let workload = Workload { env: words("B=3 A C=x=y C=z"), tty: true, ..Default::default() };
+        let env = environment(&workload, &image, "h");
+        assert_eq!(env.into_vec(), ["PATH=/bin", "HOSTNAME=h", "TERM=xterm", "B=3", "C=z"]);
+    }
+
+    #[test]
+    fn working_directories() {
+        let image = ContainerConfig { working_dir: "app".into(), ..Default::default() };
+        assert_eq!(working_dir(&Workload::default(), &image), PathBuf::from("/app"));
+        let own = Workload { working_dir: Some("/w".into()), ..Default::default() };
+        assert_eq!(working_dir(&own, &image), PathBuf::from("/w"));
+    }
+}
