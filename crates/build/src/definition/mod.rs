@@ -1,0 +1,27 @@
+//! The definition file, Apptainer's recipe language: stages of a header and sections.
+//!
+//! [`syntax`] splits text into stages, header fields and sections and keeps all of it with positions;
+//! [`arguments`] replaces `{{ NAME }}` and reads the result again, because the language defines arguments
+//! as textual; [`lint`] names the traps. Reference: Apptainer 1.5, by its behaviour.
+
+pub mod arguments;
+pub mod lint;
+pub mod syntax;
+
+use std::sync::Arc;
+
+pub use arguments::BuildArguments;
+pub use syntax::{Definition, FileCopy, Section, SectionKind, Stage};
+
+use crate::position::{Diagnostic, SourceText};
+
+/// Reads a definition file with its arguments replaced. Warnings are those of [`lint`].
+pub fn parse(
+    source: Arc<SourceText>,
+    arguments: &BuildArguments,
+) -> Result<(Definition, Vec<Diagnostic>), Diagnostic> {
+    let raw = syntax::parse(&source)?;
+    let definition = arguments::resolve(&source, &raw, arguments)?;
+    let warnings = lint::check(&source, &definition);
+    Ok((definition, warnings))
+}

@@ -1,0 +1,178 @@
+//! Finding the recipe that a path means: a Dockerfile, a Containerfile, a definition file, or a folder
+//! that holds exactly one.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use isles_spec::Error as SpecError;
+
+use crate::error::{Error, Result};
+
+/// Which language a recipe is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Dockerfile,
+    Definition,
+}
+
+/// A recipe on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub file: PathBuf,
+    pub language: Language,
+    /// The folder that COPY and `%files` start from.
+    pub context: PathBuf,
+}
+
+/// Recipes may have this many bytes.
+pub const MAX_RECIPE: u64 = 4 << 20;
+
+/// The language that the name of a file tells.
+pub fn language_of(path: &Path) -> Option<Language> {
+    let name = path.file_name()?.to_str()?;
+    let dockerfile = |stem: &str| {
+        name == stem
+            || name
+                .strip_prefix(stem)
+                .is_some_and(|rest| rest.starts_with('.') && !rest.ends_with(".dockerignore"))
+            || name.strip_suffix(stem).is_some_and(|head| head.ends_with('.'))
+    };
+    if name.ends_with(".def") || name == "Singularity" || name == "Apptainer" {
+        Some(Language::Definition)
+    } else if dockerfile("Dockerfile") || dockerfile("Containerfile") || name.ends_with(".dockerfile") {
+        Some(Language::Dockerfile)
+    } else {
+        None
+    }
+}
+
+/// Whether `path` is a recipe or a folder that holds one. Never an error: what cannot be read is none.
+pub fn is_recipe(path: &Path) -> bool {
+    if path.is_dir() {
+        return std::fs::read_dir(path)
+            .is_ok_and(|entries| entries.flatten().any(|e| in_folder(&e.path()) && e.path().is_file()));
+    }
+    path.is_file() && language_of(path).is_some()
+}
+
+/// In a folder only these are looked for.
+fn in_folder(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+    matches!(name, "Dockerfile" | "Containerfile" | "Singularity" | "Apptainer") || name.ends_with(".def")
+}
+
+/// The recipe that `path` means.
+///
+/// # Errors
+/// Nothing is there, or a folder holds several and none is named after the others' rule: a single
+/// `Dockerfile` beside a `Containerfile` or a definition file is ambiguous.
+pub fn find(path: &Path) -> Result<Found> {
+    let metadata = std::fs::metadata(path).map_err(Error::io("find the recipe", path))?;
+    if !metadata.is_dir() {
+        let language = match language_of(path) {
+            Some(language) => language,
+            None => guess(path)?,
+        };
+        let context = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        return Ok(Found { file: path.to_owned(), language, context });
+    }
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
+        let entry = entry.map_err(Error::io("list", path))?.path();
+        if in_folder(&entry) && entry.is_file() {
+            found.push(entry);
+        }
+    }
+    found.sort();
+    match found.as_slice() {
+        [] => Err(SpecError::new(format!("no recipe in '{}'", path.display()))
+            .with_hint("a recipe is called Dockerfile, Containerfile, or something.def")
+            .into()),
+        [file] => Ok(Found {
+            language: language_of(file).unwrap_or(Language::Dockerfile),
+            file: file.clone(),
+            context: path.to_owned(),
+        }),
+        several => {
+            let names: Vec<_> =
+                several.iter().filter_map(|f| f.file_name()).map(|n| n.to_string_lossy()).collect();
+            Err(SpecError::new(format!("'{}' holds several recipes: {}", path.display(), names.join(", ")))
+                .with_hint(format!("name the one you mean, for example -f {}", several[0].display()))
+                .into())
+        }
+    }
+}
+
+/// The language of a file whose name does not tell, by its first words.
+fn guess(path: &Path) -> Result<Language> {
+    let text = String::from_utf8_lossy(&read(path)?).into_owned();
+    let first = text
+        .lines()
+        .map(str::trim)
+        .find(|l| !l.is_empty() && !l.starts_with('#'))
+        .unwrap_or("")
+        .to_ascii_lowercase();
+    Ok(if first.starts_with("bootstrap:") || first.starts_with('%') {
+        Language::Definition
+    } else {
+        Language::Dockerfile
+    })
+}
+
+/// The bytes of a recipe.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_RECIPE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_RECIPE {
+        return Err(SpecError::new(format!(
+            "'{}' is larger than a recipe may be ({MAX_RECIPE} bytes)",
+            path.display()
+        ))
+        .with_hint("is this really a recipe?")
+        .into());
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_the_language() {
+        for (name, language) in [
+            ("Dockerfile", Some(Language::Dockerfile)),
+            ("Dockerfile.dev", Some(Language::Dockerfile)),
+            ("dev.Dockerfile", Some(Language::Dockerfile)),
+            ("x.dockerfile", Some(Language::Dockerfile)),
+            ("Containerfile", Some(Language::Dockerfile)),
+            ("Dockerfile.dockerignore", None),
+            ("x.def", Some(Language::Definition)),
+            ("Singularity", Some(Language::Definition)),
+            ("README", None),
+        ] {
+            assert_eq!(language_of(Path::new(name)), language, "{name}");
+        }
+    }
+
+    #[test]
+    fn folders_hold_exactly_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(find(dir.path()).unwrap_err().to_string().contains("no recipe"));
+        assert!(!is_recipe(dir.path()));
+        std::fs::write(dir.path().join("x.def"), "Bootstrap: scratch\n").unwrap();
+        assert_eq!(find(dir.path()).unwrap().language, Language::Definition);
+        assert!(is_recipe(dir.path()));
+        std::fs::write(dir.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let error = find(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("Dockerfile, x.def"), "{error}");
+        std::fs::write(dir.path().join("odd"), "# c\nbootstrap: docker\n").unwrap();
+        let odd = find(&dir.path().join("odd")).unwrap();
+        assert_eq!((odd.language, odd.context), (Language::Definition, dir.path().to_owned()));
+        assert!(find(&dir.path().join("none")).is_err());
+    }
+}
