@@ -1,1 +1,56 @@
 //! Images at rest: content-addressed blobs, references, unpacked layers, writable layers.
+//!
+//! One idea: everything is a plain file under one directory, and every change is one atomic rename or
+//! link. There is no database and no daemon; several processes use one store at once, and a process that
+//! is killed leaves garbage at most, which the next one collects.
+//!
+//! ```text
+//! version                      the layout below is "1"
+//! blobs/sha256/ab/<hex>        manifests, configurations, layers as they were fetched or committed
+//! layers/<diff-id>[.flavour]/  root/ is the unpacked layer, layer.json says where it came from
+//! images/<alg>-<hex>           one small record per complete image, by manifest digest
+//! refs/<registry>/<repo>/<tag> which manifest or index a name stands for
+//! containers/<id>/             upper/ work/ config.json state.json lock
+//! cache/                       build records and downloads, by last use
+//! leases/                      what running processes hold against garbage collection
+//! partial/                     downloads that can be resumed
+//! tmp/                         work in progress
+//! ```
+//!
+//! Specifications: OCI image-spec 1.1 (layer.md, image-layout.md), docker-archive as written by
+//! `docker save`, kernel Documentation/filesystems/overlayfs.rst for the layers' markers.
+
+mod atomic;
+mod blob;
+mod cache;
+mod commit;
+mod container;
+mod error;
+mod gc;
+mod hash;
+mod image;
+mod ingest;
+mod layer;
+mod lease;
+mod merged;
+mod refs;
+mod remove;
+mod store;
+pub mod tar;
+mod transfer;
+mod verify;
+
+pub use blob::BlobWriter;
+pub use cache::BuildRecord;
+pub use commit::{CommitOptions, CommittedLayer};
+pub use container::Container;
+pub use error::{Error, Result};
+pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine};
+pub use image::{Image, ImageSummary, NewImage};
+pub use ingest::{Fetch, Ingested};
+pub use layer::{LayerInfo, Skipped};
+pub use lease::Lease;
+pub use merged::{DirEntry, FileKind, Merged, Stat};
+pub use store::{Limits, Ownership, Store};
+pub use transfer::{Compression, ExportFormat};
+pub use verify::{Depth, Problem, VerifyOptions, VerifyReport};

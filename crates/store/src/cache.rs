@@ -1,0 +1,147 @@
+//! What may be thrown away: records of the build cache, and downloads by digest. Ordered by last use, which
+//! is the modification time of their files.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use isles_spec::{Algorithm, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::error::At;
+use crate::hash::{Hasher, digest_of};
+use crate::layer::to_json;
+use crate::{Error, Result, Store};
+
+const RECORD_LIMIT: u64 = 4 << 20;
+
+/// What a step of a build gave, kept under the key of everything that went into it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// Blobs and layers (by diff ID) that the record needs. The collector keeps them as long as the record.
+    pub holds: Vec<Digest>,
+    /// Whatever the builder wants to find again.
+    pub value: serde_json::Value,
+}
+
+impl Store {
+    fn record_path(&self, key: &Digest) -> PathBuf {
+        self.root.join("cache/build").join(format!("{}-{}", key.algorithm().name(), key.hex()))
+    }
+
+    /// Looks a build record up and marks it as used now. A record whose layers or blobs are gone counts as
+    /// absent.
+    pub fn build_record(&self, key: &Digest) -> Result<Option<BuildRecord>> {
+        let path = self.record_path(key);
+        let text = match crate::atomic::read_bounded(&path, RECORD_LIMIT) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        // An unreadable record (cut short by a power cut) is as good as none.
+        let Ok(record) = serde_json::from_slice::<BuildRecord>(&text) else { return Ok(None) };
+        if !record.holds.iter().all(|d| self.has_layer(d) || self.has_blob(d)) {
+            return Ok(None);
+        }
+        touch(&path);
+        Ok(Some(record))
+    }
+
+    /// Keeps a build record under its key. Hold what it needs by a lease until this returns.
+    pub fn put_build_record(&self, key: &Digest, record: &BuildRecord) -> Result<()> {
+        self.dir("cache/build")?;
+        let _shared = self.share()?;
+        crate::atomic::replace_volatile(&self.record_path(key), &to_json(record)?)
+    }
+
+    /// Forgets a build record.
+    pub fn remove_build_record(&self, key: &Digest) -> Result<()> {
+        crate::atomic::remove_file(&self.record_path(key))
+    }
+
+    fn download_path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root.join("cache/downloads").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+    }
+
+    /// A downloaded file by its digest, if it is cached; marks it as used now.
+    pub fn download(&self, digest: &Digest) -> Result<Option<File>> {
+        let path = self.download_path(digest);
+        match File::open(&path) {
+            Ok(file) => {
+                touch(&path);
+                Ok(Some(file))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("open", &path, e)),
+        }
+    }
+
+    /// Caches a download: reads `content` to its end, which must have the given digest and at most `limit`
+    /// bytes, and returns the file at its beginning.
+    pub fn put_download(&self, digest: &Digest, content: &mut dyn Read, limit: u64) -> Result<File> {
+        let path = self.download_path(digest);
+        if let Some(parent) = path.parent()
+            && !parent.is_dir()
+        {
+            self.prepare()?;
+            fs::create_dir_all(parent).at("create", parent)?;
+        }
+        let temporary = self.scratch("download")?;
+        let result = (|| {
+            let mut file =
+                File::options().write(true).create_new(true).open(&temporary).at("create", &temporary)?;
+            let mut hasher = Hasher::new(digest.algorithm());
+            let mut buffer = vec![0u8; 128 << 10];
+            let mut size = 0u64;
+            loop {
+                let n = match content.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(source) => return Err(Error::Fetch { digest: digest.clone(), source }),
+                };
+                size += n as u64;
+                if size > limit {
+                    return Err(Error::Limit {
+                        object: digest.to_string(),
+                        what: "the download".into(),
+                        limit,
+                    });
+                }
+                hasher.update(&buffer[..n]);
+                file.write_all(&buffer[..n]).at("write", &temporary)?;
+            }
+            let actual = hasher.finish();
+            if actual != *digest {
+                let object = "the download".to_owned();
+                return Err(Error::WrongDigest { object, expected: digest.clone(), actual });
+            }
+            file.sync_data().at("write to disk", &temporary)?;
+            fs::rename(&temporary, &path).at("write", &path)?;
+            File::open(&path).at("open", &path)
+        })();
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        result
+    }
+
+    /// The key of a build record from its parts; each part is separated from the next by its length.
+    pub fn cache_key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+        let mut bytes = Vec::new();
+        for part in parts {
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        digest_of(Algorithm::Sha256, &bytes)
+    }
+}
+
+/// Marks a file as used now. Where that fails the file only looks older than it is.
+fn touch(path: &std::path::Path) {
+    if let Ok(file) = File::open(path) {
+        let _ = file.set_modified(SystemTime::now());
+    }
+}

@@ -1,0 +1,117 @@
+//! What can go wrong with images at rest: the operation, the object, the cause.
+
+use std::io;
+use std::path::Path;
+
+use isles_spec::{Digest, Hint, Platform};
+
+/// The result of store operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that store operations fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused; `doing` is a verb phrase, `object` what it was done to.
+    #[error("cannot {doing} {object}: {source}")]
+    Io { doing: &'static str, object: String, source: io::Error },
+    /// The stream that a layer comes from failed and could not be continued.
+    #[error("cannot fetch {digest}: {source}")]
+    Fetch { digest: Digest, source: io::Error },
+    #[error("no image '{name}' in the local store")]
+    NoImage { name: String },
+    #[error("'{name}' is ambiguous: it could be {}", candidates.join(", "))]
+    Ambiguous { name: String, candidates: Vec<String> },
+    #[error("image '{name}' is here for {}, not for {wanted}", have.join(", "))]
+    OtherPlatform { name: String, wanted: String, have: Vec<String> },
+    /// An index promised one platform and the configuration behind it is for another.
+    #[error("image {image} is for {actual}, but its index says {promised}")]
+    PlatformConfusion { image: Digest, promised: Platform, actual: Platform },
+    #[error("blob {digest} is not in the local store")]
+    NoBlob { digest: Digest },
+    #[error("layer {diff_id} is not in the local store")]
+    NoLayer { diff_id: Digest },
+    #[error("no container '{id}'")]
+    NoContainer { id: String },
+    #[error("{what} '{name}' exists already")]
+    Exists { what: &'static str, name: String },
+    #[error("{what} '{name}' is in use")]
+    InUse { what: &'static str, name: String },
+    #[error("{object} has digest {actual}, expected {expected}")]
+    WrongDigest { object: String, expected: Digest, actual: Digest },
+    #[error("{object} has {actual} bytes, expected {expected}")]
+    WrongSize { object: String, expected: u64, actual: u64 },
+    /// The content of an archive or layer is malformed or forbidden; `entry` may be empty.
+    #[error("{object} is not a valid archive: {reason}")]
+    Archive { object: String, reason: String },
+    /// A bound that protects against hostile input was reached.
+    #[error("{object}: {what} exceeds the limit of {limit}")]
+    Limit { object: String, what: String, limit: u64 },
+    /// A manifest, index, configuration or record does not say what it must.
+    #[error("{object} is not valid: {reason}")]
+    Document { object: String, reason: String },
+    /// Something valid that this store does not handle.
+    #[error("{object}: {what} is not supported")]
+    Unsupported { object: String, what: String },
+    #[error("the store at {root} has version {found}, this program knows {known}")]
+    Version { root: String, found: String, known: u32 },
+}
+
+impl Error {
+    /// An operating system error with the path it happened on.
+    pub(crate) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Error::Io { doing, object: path.display().to_string(), source: source.into() }
+    }
+
+    pub(crate) fn document(object: impl ToString, reason: impl ToString) -> Self {
+        Error::Document { object: object.to_string(), reason: reason.to_string() }
+    }
+
+    /// Whether the disk or the quota is full.
+    pub fn is_full_disk(&self) -> bool {
+        let (Error::Io { source, .. } | Error::Fetch { source, .. }) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            e if e.is_full_disk() => {
+                "free some space, for example with `isles prune`; nothing that was complete is lost".into()
+            }
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "the store belongs to another user; choose your own with --root or ISLES_ROOT".into()
+            }
+            Error::NoImage { name } => {
+                format!("fetch it with `isles pull {name}`; `isles images` lists what is here")
+            }
+            Error::Ambiguous { .. } => "give more characters of the ID, or a name".into(),
+            Error::OtherPlatform { name, wanted, .. } => {
+                format!("fetch it with `isles pull --platform {wanted} {name}`")
+            }
+            Error::NoBlob { .. } | Error::NoLayer { .. } => {
+                "pull the image again; `isles verify` finds out what else is missing".into()
+            }
+            Error::NoContainer { .. } => "`isles ps -a` lists the containers".into(),
+            Error::WrongDigest { .. } | Error::WrongSize { .. } => {
+                "the content was damaged or changed on its way; try again, or fetch it from another place"
+                    .into()
+            }
+            Error::Limit { .. } => "the limit protects against hostile images".into(),
+            Error::Version { .. } => "use the version of isles that made the store, or another --root".into(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+}
+
+/// Shortens `result.map_err(|e| Error::io(doing, path, e))`.
+pub(crate) trait At<T> {
+    fn at(self, doing: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
+    fn at(self, doing: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|e| Error::io(doing, path, e))
+    }
+}
