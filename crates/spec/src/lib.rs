@@ -10,6 +10,7 @@
 pub mod digest;
 pub mod error;
 pub mod image;
+pub mod mount;
 pub mod platform;
 pub mod progress;
 pub mod quantity;
