@@ -1,1 +1,3 @@
 //! Runs one process tree between Linux namespaces, and ends it.
+pub mod capability;
+pub mod seccomp;
