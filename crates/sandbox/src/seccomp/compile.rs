@@ -30,6 +30,7 @@ const DATA_ARGS: u32 = 16;
 /// # Errors
 /// When the program would be longer than the kernel takes.
 pub fn compile(profile: &Profile) -> Result<Bpf> {
+    let rules = Resolved { rules: resolve(&profile.rules), overrides: resolve(&profile.overrides) };
     let mut code = vec![load(DATA_ARCH)];
     let mut done: Vec<u32> = Vec::new();
     for arch in &profile.arches {
@@ -38,7 +39,7 @@ pub fn compile(profile: &Profile) -> Result<Bpf> {
         }
         done.push(arch.audit());
         let mut section = vec![load(DATA_NR)];
-        section.extend(tree(&ranges(profile, arch.audit())));
+        section.extend(tree(ranges(profile, &rules, arch.audit())));
         // Few sections are short enough for the eight bits of a conditional jump.
         code.push(jump(libc::BPF_JEQ, arch.audit(), 1, 0));
         code.push(statement(libc::BPF_JMP | libc::BPF_JA, section.len() as u32));
@@ -53,6 +54,45 @@ pub fn compile(profile: &Profile) -> Result<Bpf> {
         .with_hint("use fewer conditions on arguments"));
     }
     Ok(Bpf::new(code, profile.flags, profile.listens()))
+}
+
+/// The rules with the numbers of their calls.
+struct Resolved<'a> {
+    rules: Vec<(&'a Rule, Vec<Call>)>,
+    overrides: Vec<(&'a Rule, Vec<Call>)>,
+}
+
+/// The numbers of one name on every interface.
+struct Call {
+    numbers: Option<&'static [i16; 4]>,
+    /// The multiplexer of i386 that carries it, and its number there.
+    carried: Option<(u32, u32)>,
+}
+
+fn resolve(rules: &[Rule]) -> Vec<(&Rule, Vec<Call>)> {
+    rules.iter().map(|rule| (rule, rule.names.iter().map(|name| Call::named(name)).collect())).collect()
+}
+
+impl Call {
+    fn named(name: &str) -> Call {
+        let carrier = |name| syscalls::numbers(name).map_or(0, |n| n[syscalls::I386] as u32);
+        let carried = match (syscalls::socketcall(name), syscalls::ipc(name)) {
+            (Some(call), _) => Some((carrier("socketcall"), call)),
+            (_, Some(call)) => Some((carrier("ipc"), call)),
+            _ => None,
+        };
+        Call { numbers: syscalls::numbers(name), carried }
+    }
+
+    /// Calls `on` with the number on this interface, and with that of the multiplexer where one carries it.
+    fn each(&self, arch: Arch, on: &mut dyn FnMut(u32, Option<u32>)) {
+        if let Some(nr) = self.numbers.and_then(|n| u32::try_from(n[arch.column()]).ok()) {
+            on(nr, None);
+        }
+        if let (Arch::X86, Some((carrier, call))) = (arch, self.carried) {
+            on(carrier, Some(call));
+        }
+    }
 }
 
 /// What is to happen to one number.
@@ -71,7 +111,7 @@ struct Range {
 }
 
 /// All numbers of the interfaces that share `audit`, in order, neighbours with one verdict merged.
-fn ranges(profile: &Profile, audit: u32) -> Vec<Range> {
+fn ranges(profile: &Profile, rules: &Resolved<'_>, audit: u32) -> Vec<Range> {
     let mut out: Vec<Range> = Vec::with_capacity(128);
     let mut add = |start: u32, verdict: Verdict, wide: bool| {
         if out.last().is_none_or(|last| last.verdict != verdict || (last.wide != wide && verdict.is_tested()))
@@ -81,7 +121,7 @@ fn ranges(profile: &Profile, audit: u32) -> Vec<Range> {
     };
     let default = Verdict::Plain(profile.default_action);
     for arch in profile.arches.iter().filter(|a| a.audit() == audit && **a != Arch::X32) {
-        let (calls, beyond) = verdicts(profile, *arch);
+        let (calls, beyond) = verdicts(profile, rules, *arch);
         let count = calls.len() as u32;
         for (nr, verdict) in calls.into_iter().enumerate() {
             add(nr as u32, verdict, arch.wide());
@@ -90,7 +130,7 @@ fn ranges(profile: &Profile, audit: u32) -> Vec<Range> {
     }
     if audit == Arch::X86_64.audit() {
         if profile.arches.contains(&Arch::X32) {
-            let (calls, beyond) = verdicts(profile, Arch::X32);
+            let (calls, beyond) = verdicts(profile, rules, Arch::X32);
             let count = calls.len() as u32;
             for (nr, verdict) in calls.into_iter().enumerate() {
                 add(X32_BIT + nr as u32, verdict, false);
@@ -106,12 +146,12 @@ fn ranges(profile: &Profile, audit: u32) -> Vec<Range> {
 }
 
 /// The verdict of each number from 0 up to the youngest known, and that of all above.
-fn verdicts(profile: &Profile, arch: Arch) -> (Vec<Verdict>, Action) {
+fn verdicts(profile: &Profile, rules: &Resolved<'_>, arch: Arch) -> (Vec<Verdict>, Action) {
     let default = profile.default_action;
     let mut calls: Vec<Verdict> = vec![Verdict::Plain(default); syscalls::BASELINE as usize + 1];
     let mut decided: Vec<bool> = vec![false; calls.len()];
-    for rule in &profile.rules {
-        each_call(rule, arch, &mut |nr, multiplexed| {
+    for (rule, named) in &rules.rules {
+        let mut apply = |nr: u32, multiplexed: Option<u32>| {
             let nr = nr as usize;
             if nr >= calls.len() {
                 calls.resize(nr + 1, Verdict::Plain(default));
@@ -132,11 +172,12 @@ fn verdicts(profile: &Profile, arch: Arch) -> (Vec<Verdict>, Action) {
                     tests.extend(groups.into_iter().map(|g| (g, rule.action)));
                 }
             }
-        });
+        };
+        named.iter().for_each(|call| call.each(arch, &mut apply));
     }
     hide_clone3(profile, arch, &mut calls);
-    for rule in profile.overrides.iter().rev() {
-        each_call(rule, arch, &mut |nr, multiplexed| {
+    for (rule, named) in rules.overrides.iter().rev() {
+        let mut apply = |nr: u32, multiplexed: Option<u32>| {
             let Some(call) = calls.get_mut(nr as usize) else { return };
             let groups = alternatives(&rule.conditions, multiplexed);
             if groups.is_empty() {
@@ -151,28 +192,10 @@ fn verdicts(profile: &Profile, arch: Arch) -> (Vec<Verdict>, Action) {
                     Verdict::Tested(tests, otherwise)
                 }
             };
-        });
+        };
+        named.iter().for_each(|call| call.each(arch, &mut apply));
     }
     (calls, if default.refuses() { ENOSYS } else { default })
-}
-
-/// Calls `on` with each number that the rule is about, and with the call number that a multiplexer takes
-/// as its first argument where it is one.
-fn each_call(rule: &Rule, arch: Arch, on: &mut dyn FnMut(u32, Option<u32>)) {
-    for name in &rule.names {
-        if let Some(nr) = syscalls::numbers(name).and_then(|n| u32::try_from(n[arch.column()]).ok()) {
-            on(nr, None);
-        }
-        if arch == Arch::X86 {
-            for (carried, carrier) in
-                [(syscalls::socketcall(name), "socketcall"), (syscalls::ipc(name), "ipc")]
-            {
-                if let (Some(call), Some(numbers)) = (carried, syscalls::numbers(carrier)) {
-                    on(numbers[syscalls::I386] as u32, Some(call));
-                }
-            }
-        }
-    }
 }
 
 /// The groups of conditions of which one must hold as a whole; none for a rule without conditions.
@@ -216,28 +239,128 @@ impl Verdict {
     }
 }
 
-/// A balanced tree of comparisons whose leaves return. The number is in the accumulator.
-fn tree(ranges: &[Range]) -> Vec<libc::sock_filter> {
-    match ranges {
-        [] => Vec::new(),
-        [leaf] => match &leaf.verdict {
-            Verdict::Plain(action) => vec![ret(*action)],
-            Verdict::Tested(tests, otherwise) => tested(tests, *otherwise, leaf.wide),
-        },
-        _ => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
-            let below = tree(low);
-            let mut code = Vec::with_capacity(below.len() * 2 + 2);
-            match u8::try_from(below.len()) {
-                Ok(distance) => code.push(jump(libc::BPF_JGE, high[0].start, distance, 0)),
-                Err(_) => {
-                    code.push(jump(libc::BPF_JGE, high[0].start, 0, 1));
-                    code.push(statement(libc::BPF_JMP | libc::BPF_JA, below.len() as u32));
-                }
+/// How many single numbers with another verdict a leaf may test before it returns its own.
+const MAX_EXCEPTIONS: usize = 3;
+
+/// Neighbouring numbers with one verdict, but for a few.
+struct Leaf {
+    start: u32,
+    verdict: Verdict,
+    wide: bool,
+    exceptions: Vec<(u32, Verdict)>,
+}
+
+/// Takes single numbers into the range around them: one test instead of two branches of the tree.
+fn leaves(ranges: Vec<Range>) -> Vec<Leaf> {
+    let mut out: Vec<Leaf> = Vec::with_capacity(ranges.len());
+    let mut rest = ranges.into_iter().peekable();
+    while let Some(range) = rest.next() {
+        if let (Some(around), Some(next)) = (out.last_mut(), rest.peek()) {
+            let single = next.start == range.start + 1 && !range.verdict.is_tested();
+            let enclosed = next.verdict == around.verdict && !next.verdict.is_tested();
+            if single && enclosed && around.exceptions.len() < MAX_EXCEPTIONS {
+                around.exceptions.push((range.start, range.verdict));
+                rest.next();
+                continue;
             }
-            code.extend(below);
-            code.extend(tree(high));
-            code
+        }
+        out.push(Leaf {
+            start: range.start,
+            verdict: range.verdict,
+            wide: range.wide,
+            exceptions: Vec::new(),
+        });
+    }
+    out
+}
+
+/// A balanced tree of comparisons whose leaves return. The number is in the accumulator.
+fn tree(ranges: Vec<Range>) -> Vec<libc::sock_filter> {
+    let mut code = Backwards::default();
+    let entry = code.node(&leaves(ranges));
+    code.reach(entry, 0);
+    code.reversed.reverse();
+    code.reversed
+}
+
+/// A program written from its end, so that branches share the returns that they have in reach.
+#[derive(Default)]
+struct Backwards {
+    reversed: Vec<libc::sock_filter>,
+    /// Where a return of an action was written last.
+    returns: Vec<(Action, usize)>,
+}
+
+impl Backwards {
+    /// How far a return may be away to be shared: less than eight bits, with room for a branch before it.
+    const REACH: usize = 200;
+
+    fn push(&mut self, instruction: libc::sock_filter) -> usize {
+        self.reversed.push(instruction);
+        self.reversed.len() - 1
+    }
+
+    /// How many instructions a jump that is written next skips to arrive at `target`.
+    fn distance(&self, target: usize) -> usize {
+        self.reversed.len() - target - 1
+    }
+
+    /// A place at most `distance` away from what is written next, from which `target` is reached.
+    fn reach(&mut self, target: usize, distance: usize) -> usize {
+        match self.distance(target) {
+            near if near <= distance => target,
+            far => self.push(statement(libc::BPF_JMP | libc::BPF_JA, far as u32)),
+        }
+    }
+
+    fn ret(&mut self, action: Action) -> usize {
+        let known = self.returns.iter().position(|(a, _)| *a == action);
+        if let Some(at) = known.map(|i| self.returns[i].1).filter(|at| self.distance(*at) < Self::REACH) {
+            return at;
+        }
+        let at = self.push(ret(action));
+        match known {
+            Some(i) => self.returns[i].1 = at,
+            None => self.returns.push((action, at)),
+        }
+        at
+    }
+
+    fn verdict(&mut self, verdict: &Verdict, wide: bool) -> usize {
+        match verdict {
+            Verdict::Plain(action) => self.ret(*action),
+            Verdict::Tested(tests, otherwise) => {
+                self.reversed.extend(tested(tests, *otherwise, wide).into_iter().rev());
+                self.reversed.len() - 1
+            }
+        }
+    }
+
+    fn branch(&mut self, test: u32, k: u32, yes: usize, no: usize) -> usize {
+        // The second trampoline, where one is needed, moves the first target by one.
+        let yes = self.reach(yes, usize::from(u8::MAX) - 1);
+        let no = self.reach(no, usize::from(u8::MAX));
+        let (jt, jf) = (self.distance(yes), self.distance(no));
+        self.push(jump(test, k, jt as u8, jf as u8))
+    }
+
+    fn node(&mut self, leaves: &[Leaf]) -> usize {
+        match leaves {
+            [] => self.ret(Action::KillThread),
+            [leaf] => {
+                let mut entry = self.verdict(&leaf.verdict, leaf.wide);
+                for (nr, verdict) in leaf.exceptions.iter().rev() {
+                    let other = self.verdict(verdict, leaf.wide);
+                    entry = self.branch(libc::BPF_JEQ, *nr, other, entry);
+                }
+                entry
+            }
+            _ => {
+                let (low, high) = leaves.split_at(leaves.len() / 2);
+                let above = self.node(high);
+                let below = self.node(low);
+                self.branch(libc::BPF_JGE, high[0].start, above, below)
+            }
         }
     }
 }
