@@ -1,1 +1,25 @@
 //! The OCI distribution protocol: a client that pulls and pushes.
+//!
+//! One idea: bytes go from the socket straight into the store, which hashes and unpacks them on the way; what
+//! breaks on the way is continued where it broke. Blocking calls and a few threads, no async runtime.
+//!
+//! A registry is not trusted: every size is bounded, every digest is checked, and credentials never leave
+//! the registry they are for.
+//!
+//! Specifications: OCI distribution-spec 1.1, distribution's token authentication, Docker's `config.json`.
+
+mod auth;
+mod challenge;
+mod client;
+mod credentials;
+mod error;
+mod helper;
+mod http;
+mod location;
+mod proxy;
+pub mod retry;
+mod trust;
+
+pub use client::{Client, ClientOptions};
+pub use credentials::{Credentials, Login};
+pub use error::{Error, Result};

@@ -1,0 +1,264 @@
+//! The client: one conversation with any number of registries, shared by threads.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use isles_spec::Reference;
+use ureq::Body;
+use ureq::http::{HeaderMap, Method, Response, Uri, header};
+
+use crate::auth::{Auth, Place, Scope};
+use crate::error::{Asked, refusal};
+use crate::http::{Http, Payload, lock, permanent, protocol, read_bounded, text_of};
+use crate::{Credentials, Error, Login, Result, location, retry, trust};
+
+/// A refusal's text is for people.
+const REFUSAL_LIMIT: u64 = 64 << 10;
+
+/// How to speak to registries. [`ClientOptions::default`] is right for most.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Check certificates, and refuse plain HTTP except on loopback.
+    pub tls_verify: bool,
+    /// Registries (`host[:port]`) for which neither is demanded.
+    pub insecure: Vec<String>,
+    /// Folders with `<host[:port]>/*.crt`, in Docker's `certs.d` form.
+    pub certificates: Vec<PathBuf>,
+    /// Who we are.
+    pub credentials: Credentials,
+    /// How often and how long to try again.
+    pub retry: retry::Policy,
+    /// How long a connection may be silent before it counts as broken.
+    pub stall: Duration,
+    /// Connections at once in a pull or push.
+    pub connections: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            tls_verify: true,
+            insecure: Vec::new(),
+            certificates: trust::usual_folders(),
+            credentials: Credentials::from_environment(),
+            retry: retry::Policy::default(),
+            stall: Duration::from_secs(60),
+            connections: 6,
+        }
+    }
+}
+
+/// Speaks the distribution protocol. Cheap to make: nothing is read or connected before it is needed.
+pub struct Client {
+    http: Http,
+    auth: Auth,
+    bases: Mutex<HashMap<String, Uri>>,
+    pub(crate) options: ClientOptions,
+}
+
+/// One request to a registry.
+pub(crate) struct Call<'a> {
+    pub method: Method,
+    pub url: Uri,
+    pub headers: HeaderMap,
+    pub payload: Payload<'a>,
+    pub scope: &'a Scope,
+    /// A verb and an object for errors.
+    pub operation: &'static str,
+    pub object: &'a str,
+}
+
+/// One repository of a registry, reached.
+pub(crate) struct Repository<'c> {
+    client: &'c Client,
+    /// As references name it.
+    pub registry: String,
+    pub name: String,
+    pub base: Uri,
+}
+
+impl Client {
+    pub fn new(options: ClientOptions) -> Self {
+        Client {
+            http: Http::new(&options),
+            auth: Auth::new(options.credentials.clone()),
+            bases: Mutex::default(),
+            options,
+        }
+    }
+
+    /// Checks a login with the registry (`docker.io`, `host:port`). What is worth keeping is kept by
+    /// [`Credentials::save`].
+    pub fn check_login(&self, registry: &str, login: &Login) -> Result<()> {
+        let reference = any_in(registry)?;
+        let dir = Credentials::fixed(login.clone());
+        let client = Client::new(ClientOptions { credentials: dir, ..self.options.clone() });
+        let repository = client.repository(&reference)?;
+        let url = repository.url("")?;
+        let scope = Scope::registry();
+        let call = Call::get(url, &scope, "sign in to", registry);
+        match repository.expect(call, &[200]) {
+            Ok(_) => Ok(()),
+            // A registry that answers so knows us all the same.
+            Err(Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The repository of a reference, with the registry's base URL. Asks a registry that may speak plain
+    /// HTTP what it speaks, once.
+    pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository<'_>> {
+        let authority = reference.endpoint();
+        let base = match lock(&self.bases).get(authority) {
+            Some(base) => Some(base.clone()),
+            None => None,
+        };
+        let base = match base {
+            Some(base) => base,
+            None => {
+                let insecure = self.http.is_insecure(authority, reference.is_loopback());
+                let scheme = if !insecure || self.http.speaks_tls(authority)? { "https" } else { "http" };
+                let base: Uri = format!("{scheme}://{authority}/").parse().map_err(|_| Error::Protocol {
+                    host: authority.to_owned(),
+                    why: "its name is not usable in a URL".into(),
+                })?;
+                lock(&self.bases).insert(authority.to_owned(), base.clone());
+                base
+            }
+        };
+        Ok(Repository {
+            client: self,
+            registry: reference.registry().to_owned(),
+            name: reference.repository().to_owned(),
+            base,
+        })
+    }
+}
+
+/// A reference to something in a registry that a person named alone.
+fn any_in(registry: &str) -> Result<Reference> {
+    let bare = registry.trim_start_matches("https://").trim_start_matches("http://");
+    let host = bare.split('/').next().unwrap_or_default();
+    let named = host.contains(['.', ':']) || host == "localhost";
+    if !named {
+        return Err(isles_spec::Error::new(format!("'{registry}' is not a registry"))
+            .with_hint("a registry is written host or host:port, for example docker.io")
+            .into());
+    }
+    Ok(Reference::parse(&format!("{host}/x"))?)
+}
+
+impl<'a> Call<'a> {
+    pub fn get(url: Uri, scope: &'a Scope, operation: &'static str, object: &'a str) -> Self {
+        Call {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            payload: Payload::None,
+            scope,
+            operation,
+            object,
+        }
+    }
+
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+}
+
+impl<'c> Repository<'c> {
+    /// `/v2/<name>/<rest>`, or `/v2/` where `rest` is empty.
+    pub fn url(&self, rest: &str) -> Result<Uri> {
+        let path = if rest.is_empty() { "/v2/".to_owned() } else { format!("/v2/{}/{rest}", self.name) };
+        location::join(&self.base, &path).ok_or_else(|| protocol(&self.base, format!("no URL for {path}")))
+    }
+
+    /// A place that the registry named. Registries behind a proxy that ends TLS name themselves with `http`.
+    pub fn place(&self, text: &str) -> Result<Uri> {
+        let odd = || protocol(&self.base, format!("it names the place '{}'", crate::error::one_line(text)));
+        let url = location::join(&self.base, text).ok_or_else(odd)?;
+        if self.base.scheme_str() == Some("https") && url.scheme_str() == Some("http") {
+            if url.host() != self.base.host() {
+                return Err(odd());
+            }
+            return text.replacen("http://", "https://", 1).parse().map_err(|_| odd());
+        }
+        Ok(url)
+    }
+
+    /// Sends a request, signed as the registry wants it, again where that may help. The answer may have any
+    /// status that is not worth another try.
+    pub fn send(&self, call: &Call<'_>) -> Result<Response<Body>> {
+        let asked = self.asked(call, false);
+        let place = Place { registry: &self.registry, base: &self.base, http: &self.client.http, asked };
+        let auth = &self.client.auth;
+        // Credentials are for the registry; a place elsewhere that it named gets none.
+        let own = location::same_origin(&call.url, &self.base);
+        let mut authorization = if own { auth.header(&place, call.scope)? } else { None };
+        let mut challenged = 0;
+        let mut attempt = 0;
+        loop {
+            let result = self.client.http.exchange(
+                &call.method,
+                &call.url,
+                &call.headers,
+                authorization.as_ref(),
+                call.payload,
+            );
+            let (failure, asked_wait) = match result {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    // Twice: once to learn what is wanted, once to replace a token that ran out.
+                    if status == 401 && own && challenged < 2 {
+                        challenged += 1;
+                        let better =
+                            auth.answer(&place, call.scope, response.headers(), authorization.as_ref())?;
+                        if better.is_some() {
+                            authorization = better;
+                            continue;
+                        }
+                    }
+                    if !retry::is_transient(status) {
+                        return Ok(response);
+                    }
+                    let wait = text_of(response.headers(), &header::RETRY_AFTER)
+                        .and_then(|v| retry::retry_after(v, SystemTime::now()));
+                    (permanent(self.refused(call, response)), wait)
+                }
+                Err(f) if f.transient => (f, None),
+                Err(f) => return Err(f.error),
+            };
+            attempt += 1;
+            match self.client.http.retry.wait(attempt, asked_wait) {
+                Some(wait) => std::thread::sleep(wait),
+                None => return Err(failure.error),
+            }
+        }
+    }
+
+    /// As [`Repository::send`], and any other status than these is an error.
+    pub fn expect(&self, call: Call<'_>, statuses: &[u16]) -> Result<Response<Body>> {
+        let response = self.send(&call)?;
+        if statuses.contains(&response.status().as_u16()) {
+            return Ok(response);
+        }
+        Err(self.refused(&call, response))
+    }
+
+    /// The error that an answer means.
+    pub fn refused(&self, call: &Call<'_>, response: Response<Body>) -> Error {
+        let status = response.status().as_u16();
+        let wait = text_of(response.headers(), &header::RETRY_AFTER)
+            .and_then(|v| retry::retry_after(v, SystemTime::now()));
+        let body = read_bounded(response.into_body(), REFUSAL_LIMIT).ok().flatten().unwrap_or_default();
+        let signed_in = self.client.auth.signed_in(&self.registry, call.scope);
+        refusal(self.asked(call, signed_in), status, &body, wait)
+    }
+
+    fn asked<'b>(&'b self, call: &'b Call<'_>, signed_in: bool) -> Asked<'b> {
+        Asked { host: &self.registry, operation: call.operation, object: call.object, signed_in }
+    }
+}

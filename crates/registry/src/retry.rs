@@ -1,0 +1,116 @@
+//! How often and how long to wait before another try: exponential back-off with jitter, and what the server
+//! asks for in `Retry-After` (RFC 9110, section 10.2.3).
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// When to give up.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Tries after the first one.
+    pub retries: u32,
+    /// The longest wait before the first retry; it doubles each time.
+    pub backoff: Duration,
+    /// The longest single wait, also where the server asks for more.
+    pub patience: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { retries: 5, backoff: Duration::from_millis(500), patience: Duration::from_secs(60) }
+    }
+}
+
+impl Policy {
+    /// How long to wait before retry number `n` (from 1); none when it is time to give up.
+    pub(crate) fn wait(&self, n: u32, asked: Option<Duration>) -> Option<Duration> {
+        if n > self.retries {
+            return None;
+        }
+        match asked {
+            Some(asked) if asked > self.patience => None,
+            Some(asked) => Some(asked),
+            None => {
+                let longest = self.backoff.saturating_mul(1 << (n - 1).min(16)).min(self.patience);
+                Some(longest / 2 + (longest / 2).mul_f64(random()))
+            }
+        }
+    }
+}
+
+/// Whether an answer with this status may be another one later.
+pub(crate) fn is_transient(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// From 0 to 1. Spreads clients; it is no secret.
+fn random() -> f64 {
+    let bits = RandomState::new().build_hasher().finish();
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// The wait that a `Retry-After` value asks for: seconds, or a date.
+pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = UNIX_EPOCH + Duration::from_secs(http_date(value)?);
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+/// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let [_, day, month, year, time, "GMT"] = words[..] else { return None };
+    let day: u64 = day.parse().ok().filter(|d| (1..=31).contains(d))?;
+    let month = MONTHS.iter().position(|m| *m == month)? as u64 + 1;
+    let year: u64 = year.parse().ok().filter(|y| (1970..10_000).contains(y))?;
+    let clock: Vec<u64> = time.split(':').map(|p| p.parse().ok()).collect::<Option<_>>()?;
+    let [hour, minute, second] = clock[..] else { return None };
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Days before the year and month, with the year starting in March so that the leap day is its last.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
+    Some((days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_end() {
+        let p = Policy { retries: 4, ..Policy::default() };
+        for (n, low, high) in [(1, 250, 500), (2, 500, 1000), (4, 2000, 4000)] {
+            let wait = p.wait(n, None).unwrap().as_millis();
+            assert!((low..=high).contains(&wait), "{n}: {wait}");
+        }
+        assert_eq!(p.wait(5, None), None);
+        assert_eq!(p.wait(1, Some(Duration::from_secs(7))), Some(Duration::from_secs(7)));
+        assert_eq!(p.wait(1, Some(Duration::from_secs(3600))), None);
+    }
+
+    #[test]
+    fn servers_say_when() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http_date("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
+        for (value, seconds) in [
+            ("3", Some(3)),
+            (" 120 ", Some(120)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("Sun, 99 Nov 1994 08:49:37 GMT", None),
+        ] {
+            assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+}
