@@ -192,6 +192,15 @@ impl<'c> Repository<'c> {
     /// Sends a request, signed as the registry wants it, again where that may help. The answer may have any
     /// status that is not worth another try.
     pub fn send(&self, call: &Call<'_>) -> Result<Response<Body>> {
+        self.tries(call, &self.client.http.retry)
+    }
+
+    /// As [`Repository::send`] without another try: for content that would have to be sent again in whole.
+    pub fn once(&self, call: &Call<'_>) -> Result<Response<Body>> {
+        self.tries(call, &retry::Policy { retries: 0, ..self.client.http.retry.clone() })
+    }
+
+    fn tries(&self, call: &Call<'_>, policy: &retry::Policy) -> Result<Response<Body>> {
         let asked = self.asked(call, false);
         let place = Place { registry: &self.registry, base: &self.base, http: &self.client.http, asked };
         let auth = &self.client.auth;
@@ -232,7 +241,7 @@ impl<'c> Repository<'c> {
                 Err(f) => return Err(f.error),
             };
             attempt += 1;
-            match self.client.http.retry.wait(attempt, asked_wait) {
+            match policy.wait(attempt, asked_wait) {
                 Some(wait) => std::thread::sleep(wait),
                 None => return Err(failure.error),
             }
@@ -246,6 +255,20 @@ impl<'c> Repository<'c> {
             return Ok(response);
         }
         Err(self.refused(&call, response))
+    }
+
+    /// The repository itself as a name.
+    pub fn reference(&self) -> Result<Reference> {
+        Ok(Reference::parse(&format!("{}/{}", self.registry, self.name))?)
+    }
+
+    pub fn retry(&self) -> &retry::Policy {
+        &self.client.http.retry
+    }
+
+    /// A conversation that broke for good.
+    pub fn broken(&self, operation: String, cause: String) -> Error {
+        Error::Broken { host: self.registry.clone(), operation, cause }
     }
 
     /// The error that an answer means.

@@ -55,7 +55,7 @@ pub(crate) struct Http {
 pub(crate) enum Payload<'a> {
     None,
     Bytes(&'a [u8]),
-    Stream { size: u64, open: &'a dyn Fn() -> io::Result<Box<dyn Read>> },
+    Stream { size: u64, open: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>> },
 }
 
 /// Why an exchange gave no answer.

@@ -9,6 +9,8 @@
 //! Specifications: OCI distribution-spec 1.1, distribution's token authentication, Docker's `config.json`.
 
 mod auth;
+mod blob;
+mod catalog;
 mod challenge;
 mod client;
 mod credentials;
@@ -16,10 +18,16 @@ mod error;
 mod helper;
 mod http;
 mod location;
+mod manifest;
 mod proxy;
+mod pull;
+mod push;
 pub mod retry;
 mod trust;
 
 pub use client::{Client, ClientOptions};
 pub use credentials::{Credentials, Login};
 pub use error::{Error, Result};
+pub use manifest::{Document, Resolved};
+pub use pull::Pulled;
+pub use push::Pushed;
