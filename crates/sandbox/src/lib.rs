@@ -1,4 +1,17 @@
 //! Runs one process tree between Linux namespaces, and ends it.
 pub mod capability;
 pub mod cgroup;
+mod child;
+mod error;
+pub mod identity;
+mod init;
+mod plan;
+pub mod setup;
+mod spawn;
+mod sys;
+mod terminal;
+
+pub use error::{SpawnError, Step};
+pub use setup::Setup;
+pub use spawn::{Child, ExitStatus, Pending, spawn};
 pub mod seccomp;

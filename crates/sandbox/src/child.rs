@@ -1,0 +1,816 @@
+//! Between clone3 and exec. Nothing here allocates, locks or panics: strings are in the [`Plan`], scratch
+//! space is on the stack, and an error is a step, an index into the plan, and an errno.
+
+use std::ffi::CStr;
+
+use crate::error::Step;
+use crate::plan::{CgroupMount, Plan, PlannedMount, PlannedRoot, PlannedSource};
+use crate::sys::mount as m;
+use crate::sys::process as p;
+use crate::sys::{self, Errno, Fd};
+
+/// What the child says before it gives up: step, errno, index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    pub step: Step,
+    pub errno: i32,
+    pub index: u32,
+}
+
+impl Failure {
+    pub(crate) const LEN: usize = 9;
+
+    pub(crate) fn bytes(self) -> [u8; Failure::LEN] {
+        let (e, i) = (self.errno.to_le_bytes(), self.index.to_le_bytes());
+        [self.step as u8, e[0], e[1], e[2], e[3], i[0], i[1], i[2], i[3]]
+    }
+
+    pub(crate) fn from_bytes(b: &[u8; Failure::LEN]) -> Self {
+        Failure {
+            step: Step::from_byte(b[0]),
+            errno: i32::from_le_bytes([b[1], b[2], b[3], b[4]]),
+            index: u32::from_le_bytes([b[5], b[6], b[7], b[8]]),
+        }
+    }
+}
+
+type Done<T = ()> = Result<T, Failure>;
+
+/// Names the step of an error.
+trait At<T> {
+    fn at(self, step: Step) -> Done<T>;
+    fn at_index(self, step: Step, index: usize) -> Done<T>;
+}
+
+impl<T> At<T> for sys::Result<T> {
+    fn at(self, step: Step) -> Done<T> {
+        self.at_index(step, 0)
+    }
+
+    fn at_index(self, step: Step, index: usize) -> Done<T> {
+        self.map_err(|Errno(errno)| Failure { step, errno, index: index as u32 })
+    }
+}
+
+/// The ends of the pipes and sockets that the child has.
+pub(crate) struct Ends {
+    /// Failures go here; it closes when the program starts.
+    pub report: i32,
+    /// A byte comes from here for each gate that is open. -1 without gates.
+    pub go: i32,
+    /// A byte goes here when a gate is reached; the terminal goes here as well. -1 where nobody listens.
+    pub news: i32,
+}
+
+/// The whole start, in order.
+pub(crate) fn start(plan: &Plan<'_>, ends: &Ends) -> ! {
+    let Err(failure) = steps(plan, ends);
+    let _ = sys::write_all(ends.report, &failure.bytes());
+    p::exit(if failure.step == Step::Exec { 127 } else { 125 })
+}
+
+fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
+    if plan.parent_helps() {
+        wait_for_go(ends)?;
+    }
+    ids(plan)?;
+    time(plan)?;
+    if let Some(score) = &plan.oom {
+        write_file(c"/proc/self/oom_score_adj", score).at(Step::OomScore)?;
+    }
+    // Nobody of the container may look into this process, or trace it, while it is half way in (CVE-2019-5736).
+    // Not earlier: the files of /proc/self, the maps among them, would be root's.
+    p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Prepare)?;
+    if plan.process.new_session || plan.process.terminal.is_some() {
+        // SAFETY: setsid(2) has no preconditions; a process that leads its group already stays in its session.
+        unsafe { libc::setsid() };
+    }
+    names(plan)?;
+    if plan.new_network {
+        p::loopback_up().at(Step::Loopback)?;
+    }
+    if plan.setup.gate.before_root {
+        tell(ends, b'r');
+        wait_for_go(ends)?;
+    }
+    if plan.new_mount {
+        let root = root(plan)?;
+        for (index, mount) in plan.mounts.iter().enumerate() {
+            place(plan, root.0, mount, index)?;
+        }
+        devices(plan, root.0)?;
+        sysctls(plan, root.0)?;
+        cover(plan, root.0)?;
+        enter(plan, &root)?;
+    }
+    streams(plan, ends)?;
+    scheduling(plan)?;
+    for (index, (resource, soft, hard)) in plan.rlimits.iter().enumerate() {
+        p::set_rlimit(*resource, *soft, *hard).at_index(Step::Rlimit, index)?;
+    }
+    if let Some(mask) = plan.process.umask {
+        // SAFETY: umask(2) cannot fail.
+        unsafe { libc::umask(mask) };
+    }
+    user(plan)?;
+    working_directory(plan)?;
+    if plan.setup.die_with_parent {
+        // After the change of user, which clears it. The parent may be gone already: then nobody reads reports.
+        p::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).at(Step::Prepare)?;
+        let mut poll = libc::pollfd { fd: ends.report, events: 0, revents: 0 };
+        // SAFETY: the structure lives.
+        if unsafe { libc::poll(&mut poll, 1, 0) } > 0 && poll.revents & libc::POLLERR != 0 {
+            p::exit(125);
+        }
+    }
+    if plan.process.init {
+        crate::init::become_init(ends.report);
+    }
+    p::close_on_exec_from(3 + plan.setup.stdio.further.len() as u32).at(Step::Streams)?;
+    gate(plan, ends)?;
+    reset_signals();
+    if plan.process.no_new_privileges {
+        p::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).at(Step::NoNewPrivileges)?;
+    }
+    for (index, filter) in plan.process.seccomp.iter().enumerate() {
+        filter.install().map_err(Errno).at_index(Step::Seccomp, index)?;
+    }
+    exec(plan)
+}
+
+fn wait_for_go(ends: &Ends) -> Done {
+    let mut byte = [0];
+    match sys::read(ends.go, &mut byte).at(Step::Gate)? {
+        1 => Ok(()),
+        // The parent is gone or gave up.
+        _ => p::exit(125),
+    }
+}
+
+fn tell(ends: &Ends, word: u8) {
+    if ends.news >= 0 {
+        let _ = sys::write_all(ends.news, &[word]);
+    }
+}
+
+fn write_file(path: &CStr, bytes: &[u8]) -> sys::Result<()> {
+    let file = sys::open(path, libc::O_WRONLY, 0)?;
+    sys::write_all(file.0, bytes)
+}
+
+fn ids(plan: &Plan<'_>) -> Done {
+    if let Some((uids, gids)) = &plan.maps {
+        if plan.maps_by_child {
+            // Without this a process could shed a group that is there to deny it something (CVE-2014-8989).
+            match write_file(c"/proc/self/setgroups", b"deny") {
+                Ok(()) | Err(Errno(libc::ENOENT)) => {}
+                Err(e) => return Err(e).at(Step::MapIds),
+            }
+            write_file(c"/proc/self/gid_map", gids).at(Step::MapIds)?;
+            write_file(c"/proc/self/uid_map", uids).at(Step::MapIds)?;
+        } else if plan.become_root {
+            p::set_groups(&[]).at(Step::BecomeRoot)?;
+        }
+        if plan.become_root {
+            p::set_gid(0).at(Step::BecomeRoot)?;
+            p::set_uid(0).at(Step::BecomeRoot)?;
+        }
+    }
+    Ok(())
+}
+
+fn time(plan: &Plan<'_>) -> Done {
+    match &plan.time_offsets {
+        Some(lines) => write_file(c"/proc/self/timens_offsets", lines).at(Step::TimeOffsets),
+        None => Ok(()),
+    }
+}
+
+fn names(plan: &Plan<'_>) -> Done {
+    if let Some(name) = &plan.hostname {
+        // SAFETY: the name lives and has the length that is given.
+        sys::check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }.into())
+            .at(Step::Hostname)?;
+    }
+    if let Some(name) = &plan.domainname {
+        // SAFETY: the name lives and has the length that is given.
+        sys::check(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())
+            .at(Step::Hostname)?;
+    }
+    Ok(())
+}
+
+/// Mounts the root file system and returns a descriptor of it, attached in this namespace.
+fn root(plan: &Plan<'_>) -> Done<Fd> {
+    if plan.host_propagation != 0 {
+        m::propagation_of_all(plan.host_propagation).at(Step::Propagation)?;
+    }
+    let (mount, place) = match &plan.root {
+        PlannedRoot::Directory(path) => {
+            let place = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
+            (m::clone_tree(place.0, c"", true).at(Step::Root)?, place)
+        }
+        PlannedRoot::Overlay { lowers, joined, upper, work, volatile, userxattr } => {
+            let place = sys::open(upper, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
+            if lowers.is_empty() {
+                let mount = m::clone_tree(place.0, c"", false).at(Step::Root)?;
+                (mount, place)
+            } else {
+                let context = m::fsopen(c"overlay").at(Step::Root)?;
+                // `lowerdir+` takes paths one by one (Linux 6.7); before that they are joined by colons.
+                for (index, lower) in lowers.iter().enumerate() {
+                    match m::set_string(&context, c"lowerdir+", lower) {
+                        Ok(()) => {}
+                        Err(Errno(libc::EINVAL)) if index == 0 => {
+                            m::set_string(&context, c"lowerdir", joined).at(Step::Root)?;
+                            break;
+                        }
+                        Err(e) => return Err(e).at_index(Step::Root, index),
+                    }
+                }
+                m::set_string(&context, c"upperdir", upper).at(Step::Root)?;
+                m::set_string(&context, c"workdir", work).at(Step::Root)?;
+                if *userxattr {
+                    m::set_flag(&context, c"userxattr").at(Step::Root)?;
+                }
+                if *volatile {
+                    match m::set_flag(&context, c"volatile") {
+                        // Linux 5.10 and younger know it; without it the container is only slower.
+                        Ok(()) | Err(Errno(libc::EINVAL)) => {}
+                        Err(e) => return Err(e).at(Step::Root),
+                    }
+                }
+                (m::create(&context, 0).at(Step::Root)?, place)
+            }
+        }
+    };
+    m::attach(&mount, place.0).at(Step::Root)?;
+    // pivot_root(2) wants a root whose mount does not propagate.
+    m::set_attributes(mount.0, false, 0, 0, libc::MS_PRIVATE, 0).at(Step::Root)?;
+    Ok(mount)
+}
+
+const PATH_ROOM: usize = 4096;
+
+/// The place at `path` below the root, made where it is missing: a folder, or an empty file.
+fn mount_point(root: i32, path: &CStr, directory: bool, no_link: bool) -> sys::Result<Fd> {
+    let flags = libc::O_PATH | if directory { libc::O_DIRECTORY } else { 0 };
+    let open = |path: &CStr, flags: i32| {
+        if no_link {
+            sys::open_in_root_no_links(root, path, flags, 0)
+        } else {
+            sys::open_in_root(root, path, flags)
+        }
+    };
+    match open(path, flags) {
+        Err(Errno(libc::ENOENT)) => {}
+        other => return other,
+    }
+    let bytes = path.to_bytes_with_nul();
+    if bytes.len() > PATH_ROOM {
+        return Err(Errno(libc::ENAMETOOLONG));
+    }
+    let mut room = [0u8; PATH_ROOM];
+    room[..bytes.len()].copy_from_slice(bytes);
+    let mut parent = open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
+    let mut begin = 0;
+    for end in 0..bytes.len() {
+        if room[end] != b'/' && room[end] != 0 {
+            continue;
+        }
+        let last = room[end] == 0;
+        room[end] = 0;
+        let prefix = CStr::from_bytes_until_nul(&room).map_err(|_| Errno(libc::EINVAL))?;
+        let want_directory = directory || !last;
+        let flags = libc::O_PATH | if want_directory { libc::O_DIRECTORY } else { 0 };
+        let next = match open(prefix, flags) {
+            Err(Errno(libc::ENOENT)) => {
+                let name = CStr::from_bytes_until_nul(&room[begin..]).map_err(|_| Errno(libc::EINVAL))?;
+                if want_directory {
+                    match sys::mkdirat(parent.0, name, 0o755) {
+                        Ok(()) | Err(Errno(libc::EEXIST)) => {}
+                        Err(e) => return Err(e),
+                    }
+                } else {
+                    match sys::openat(
+                        parent.0,
+                        name,
+                        libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW,
+                        0o644,
+                    ) {
+                        Ok(_) | Err(Errno(libc::EEXIST)) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                // A link that dangles is refused here, so nothing is made where it points.
+                sys::open_in_root_no_links(parent.0, name, flags, 0)?
+            }
+            other => other?,
+        };
+        parent = next;
+        if !last {
+            room[end] = b'/';
+        }
+        begin = end + 1;
+    }
+    Ok(parent)
+}
+
+/// Makes one mount and puts it in its place.
+fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Done {
+    let made = match &mount.source {
+        PlannedSource::Bind { source, recursive, fd, .. } => {
+            let opened;
+            let from = match fd {
+                Some(fd) => *fd,
+                None => {
+                    opened = sys::open(source, libc::O_PATH, 0).at_index(Step::Mount, index)?;
+                    opened.0
+                }
+            };
+            m::clone_tree(from, c"", *recursive).at_index(Step::Mount, index)?
+        }
+        PlannedSource::Filesystem { kind, source, options } => {
+            let context = m::fsopen(kind).at_index(Step::Mount, index)?;
+            m::set_string(&context, c"source", source).at_index(Step::Mount, index)?;
+            for (key, value) in options {
+                match value {
+                    Some(value) => m::set_string(&context, key, value),
+                    None => m::set_flag(&context, key),
+                }
+                .at_index(Step::Mount, index)?;
+            }
+            m::create(&context, 0).at_index(Step::Mount, index)?
+        }
+        PlannedSource::Proc => proc(plan).at_index(Step::Mount, index)?,
+        PlannedSource::Sysfs => {
+            simple(c"sysfs").or_else(|e| fallback(e, c"/sys", plan)).at_index(Step::Mount, index)?
+        }
+        PlannedSource::Mqueue => {
+            simple(c"mqueue").or_else(|e| fallback(e, c"/dev/mqueue", plan)).at_index(Step::Mount, index)?
+        }
+        PlannedSource::Devpts { gid } => {
+            let context = m::fsopen(c"devpts").at_index(Step::Mount, index)?;
+            let set = || -> sys::Result<Fd> {
+                m::set_flag(&context, c"newinstance")?;
+                m::set_string(&context, c"ptmxmode", c"0666")?;
+                m::set_string(&context, c"mode", c"0620")?;
+                if let Some(gid) = gid {
+                    m::set_string(&context, c"gid", gid)?;
+                }
+                m::create(&context, 0)
+            };
+            set().at_index(Step::Mount, index)?
+        }
+        PlannedSource::Dev => tmpfs(c"65536k", c"755").at_index(Step::Mount, index)?,
+        PlannedSource::Cgroup => return cgroup(plan, root, mount, index),
+    };
+    let directory = !matches!(mount.source, PlannedSource::Bind { directory: false, .. });
+    let point =
+        mount_point(root, &mount.destination, directory, mount.no_link).at_index(Step::MountPoint, index)?;
+    if let Some(userns) = mount.idmap_userns {
+        m::set_attributes(made.0, mount.recursive, m::ATTR_IDMAP, 0, 0, userns)
+            .at_index(Step::MountFlags, index)?;
+    }
+    m::attach(&made, point.0).at_index(Step::Mount, index)?;
+    if matches!(mount.source, PlannedSource::Dev) {
+        populate_dev(plan, made.0).at_index(Step::Device, usize::MAX)?;
+    }
+    restrict(&made, mount, index)
+}
+
+/// The options and the propagation of a mount.
+fn restrict(made: &Fd, mount: &PlannedMount, index: usize) -> Done {
+    if mount.set != 0 || mount.clear != 0 {
+        let recursive = mount.recursive || mount.recursive_read_only;
+        m::set_attributes(made.0, recursive, mount.set, mount.clear, 0, 0)
+            .at_index(Step::MountFlags, index)?;
+    }
+    if mount.propagation != 0 {
+        m::set_attributes(made.0, true, 0, 0, mount.propagation, 0).at_index(Step::MountFlags, index)?;
+    }
+    Ok(())
+}
+
+fn simple(kind: &CStr) -> sys::Result<Fd> {
+    let context = m::fsopen(kind)?;
+    m::create(&context, m::ATTR_NOSUID | m::ATTR_NODEV | m::ATTR_NOEXEC)
+}
+
+fn tmpfs(size: &CStr, mode: &CStr) -> sys::Result<Fd> {
+    let context = m::fsopen(c"tmpfs")?;
+    m::set_string(&context, c"size", size)?;
+    m::set_string(&context, c"mode", mode)?;
+    m::create(&context, 0)
+}
+
+fn proc(plan: &Plan<'_>) -> sys::Result<Fd> {
+    // With the caller's PID namespace, the caller's /proc says the same, and a new one may be forbidden.
+    simple(c"proc").or_else(|e| {
+        let own_pids = plan.flags & libc::CLONE_NEWPID as u64 != 0 || plan.joins_pid.is_some();
+        if own_pids { Err(e) } else { fallback(e, c"/proc", plan) }
+    })
+}
+
+/// The caller's own mount, where the kernel does not let this user namespace make one because it does not
+/// own the namespace that the file system is of.
+fn fallback(error: Errno, path: &CStr, _plan: &Plan<'_>) -> sys::Result<Fd> {
+    if error != Errno(libc::EPERM) {
+        return Err(error);
+    }
+    let place = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    m::clone_tree(place.0, c"", true)
+}
+
+fn cgroup(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Done {
+    let point =
+        mount_point(root, &mount.destination, true, mount.no_link).at_index(Step::MountPoint, index)?;
+    let made = match &plan.cgroup_mount {
+        CgroupMount::V2 => simple(c"cgroup2"),
+        CgroupMount::V1(_) => tmpfs(c"64k", c"755"),
+    };
+    let made = match made {
+        Ok(made) => made,
+        Err(e) => fallback(e, c"/sys/fs/cgroup", plan).at_index(Step::Mount, index)?,
+    };
+    m::attach(&made, point.0).at_index(Step::Mount, index)?;
+    if let CgroupMount::V1(hierarchies) = &plan.cgroup_mount {
+        for h in hierarchies {
+            let make = || -> sys::Result<Fd> {
+                let context = m::fsopen(c"cgroup")?;
+                for option in &h.options {
+                    m::set_flag(&context, option)?;
+                }
+                if let Some(name) = &h.name {
+                    m::set_flag(&context, c"none")?;
+                    m::set_string(&context, c"name", name)?;
+                }
+                m::create(&context, m::ATTR_NOSUID | m::ATTR_NODEV | m::ATTR_NOEXEC)
+            };
+            // A user namespace may not mount v1 hierarchies; the folder then stays away.
+            let Ok(hierarchy) = make() else { continue };
+            sys::mkdirat(made.0, &h.folder, 0o755).at_index(Step::MountPoint, index)?;
+            let place = sys::openat(made.0, &h.folder, libc::O_PATH | libc::O_DIRECTORY, 0)
+                .at_index(Step::MountPoint, index)?;
+            m::attach(&hierarchy, place.0).at_index(Step::Mount, index)?;
+            restrict(&hierarchy, mount, index)?;
+            for link in &h.links {
+                let _ = sys::symlinkat(&h.folder, made.0, link);
+            }
+        }
+    }
+    restrict(&made, mount, index)
+}
+
+const STANDARD_NODES: [(&CStr, &CStr, u32, u32); 6] = [
+    (c"null", c"/dev/null", 1, 3),
+    (c"zero", c"/dev/zero", 1, 5),
+    (c"full", c"/dev/full", 1, 7),
+    (c"random", c"/dev/random", 1, 8),
+    (c"urandom", c"/dev/urandom", 1, 9),
+    (c"tty", c"/dev/tty", 5, 0),
+];
+
+const STANDARD_LINKS: [(&CStr, &CStr); 5] = [
+    (c"fd", c"/proc/self/fd"),
+    (c"stdin", c"/proc/self/fd/0"),
+    (c"stdout", c"/proc/self/fd/1"),
+    (c"stderr", c"/proc/self/fd/2"),
+    (c"ptmx", c"pts/ptmx"),
+];
+
+fn populate_dev(plan: &Plan<'_>, dev: i32) -> sys::Result<()> {
+    for (name, source, major, minor) in STANDARD_NODES {
+        let mode = libc::S_IFCHR | 0o666;
+        node(plan, dev, name, source, mode, libc::makedev(major, minor))?;
+    }
+    for (name, target) in STANDARD_LINKS {
+        sys::symlinkat(target, dev, name)?;
+    }
+    for name in [c"pts", c"shm", c"mqueue"] {
+        sys::mkdirat(dev, name, 0o755)?;
+    }
+    Ok(())
+}
+
+/// Makes a node, or binds the host's where making is not allowed.
+fn node(plan: &Plan<'_>, dir: i32, name: &CStr, source: &CStr, mode: u32, device: u64) -> sys::Result<()> {
+    if plan.make_nodes || mode & libc::S_IFMT == libc::S_IFIFO {
+        match sys::mknodat(dir, name, mode, device) {
+            Ok(()) => return sys::chmodat(dir, name, mode & 0o7777),
+            Err(Errno(libc::EPERM)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let host = sys::open(source, libc::O_PATH, 0)?;
+    let stat = sys::stat(host.0)?;
+    if stat.st_mode & libc::S_IFMT != mode & libc::S_IFMT || stat.st_rdev != device {
+        return Err(Errno(libc::ENODEV));
+    }
+    let mount = m::clone_tree(host.0, c"", false)?;
+    drop(sys::openat(dir, name, libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW, 0o644)?);
+    let place = sys::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
+    m::attach(&mount, place.0)
+}
+
+fn devices(plan: &Plan<'_>, root: i32) -> Done {
+    for (index, device) in plan.devices.iter().enumerate() {
+        let bytes = device.destination.to_bytes_with_nul();
+        let mut room = [0u8; PATH_ROOM];
+        if bytes.len() > PATH_ROOM {
+            return Err(Errno(libc::ENAMETOOLONG)).at_index(Step::Device, index);
+        }
+        room[..bytes.len()].copy_from_slice(bytes);
+        let slash = bytes.iter().rposition(|b| *b == b'/');
+        let (folder, name) = match slash {
+            Some(at) => {
+                room[at] = 0;
+                (CStr::from_bytes_until_nul(&room), CStr::from_bytes_until_nul(&room[at + 1..]))
+            }
+            None => (Ok(c"."), CStr::from_bytes_until_nul(&room)),
+        };
+        let (Ok(folder), Ok(name)) = (folder, name) else {
+            return Err(Errno(libc::EINVAL)).at_index(Step::Device, index);
+        };
+        let dir = mount_point(root, folder, true, false).at_index(Step::Device, index)?;
+        match sys::unlinkat(dir.0, name) {
+            Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY)) => {}
+            Err(e) => return Err(e).at_index(Step::Device, index),
+        }
+        match node(plan, dir.0, name, &device.source, device.mode, device.device) {
+            Ok(()) => {}
+            // One of the standard nodes, bound there before.
+            Err(Errno(libc::EEXIST)) => continue,
+            Err(e) => return Err(e).at_index(Step::Device, index),
+        }
+        if plan.make_nodes {
+            sys::chownat(dir.0, name, device.uid, device.gid).at_index(Step::Device, index)?;
+        }
+    }
+    Ok(())
+}
+
+/// Kernel parameters are written through a /proc of our own, so that nothing mounted over the container's can
+/// catch the write (CVE-2019-19921, CVE-2025-52881).
+fn sysctls(plan: &Plan<'_>, _root: i32) -> Done {
+    if plan.sysctls.is_empty() {
+        return Ok(());
+    }
+    let proc = simple(c"proc").at(Step::Sysctl)?;
+    for (index, (path, value)) in plan.sysctls.iter().enumerate() {
+        let file =
+            sys::open_in_root_no_links(proc.0, path, libc::O_WRONLY, 0).at_index(Step::Sysctl, index)?;
+        sys::write_all(file.0, value).at_index(Step::Sysctl, index)?;
+    }
+    Ok(())
+}
+
+/// Hides masked paths and protects read-only ones. A path that is not there needs neither.
+fn cover(plan: &Plan<'_>, root: i32) -> Done {
+    for (index, hidden) in plan.protected.iter().enumerate() {
+        let place = match sys::open_in_root(root, &hidden.path, libc::O_PATH) {
+            Err(Errno(libc::ENOENT | libc::ENOTDIR)) => continue,
+            other => other.at_index(Step::ReadOnlyPath, index)?,
+        };
+        let copy = m::clone_tree(place.0, c"", true).at_index(Step::ReadOnlyPath, index)?;
+        m::set_attributes(copy.0, true, m::ATTR_RDONLY, 0, 0, 0).at_index(Step::ReadOnlyPath, index)?;
+        m::attach(&copy, place.0).at_index(Step::ReadOnlyPath, index)?;
+    }
+    if plan.masked.is_empty() {
+        return Ok(());
+    }
+    // Our own /dev/null, looked at, because the container's may be anything (CVE-2025-31133).
+    let null = sys::open(c"/dev/null", libc::O_PATH, 0).at(Step::Mask)?;
+    let stat = sys::stat(null.0).at(Step::Mask)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Err(Errno(libc::ENODEV)).at(Step::Mask);
+    }
+    let mut empty: Option<Fd> = None;
+    for (index, hidden) in plan.masked.iter().enumerate() {
+        let place = match sys::open_in_root(root, &hidden.path, libc::O_PATH) {
+            Err(Errno(libc::ENOENT | libc::ENOTDIR)) => continue,
+            other => other.at_index(Step::Mask, index)?,
+        };
+        let stat = sys::stat(place.0).at_index(Step::Mask, index)?;
+        let cover = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            // One empty file system serves all folders (opencontainers/runc#5275: one each is slow).
+            if let Some(first) = &empty {
+                m::clone_tree(first.0, c"", false).at_index(Step::Mask, index)?
+            } else {
+                let context = m::fsopen(c"tmpfs").at_index(Step::Mask, index)?;
+                m::set_string(&context, c"size", c"0k").at_index(Step::Mask, index)?;
+                m::set_string(&context, c"nr_blocks", c"1").at_index(Step::Mask, index)?;
+                m::set_string(&context, c"nr_inodes", c"1").at_index(Step::Mask, index)?;
+                m::set_string(&context, c"mode", c"555").at_index(Step::Mask, index)?;
+                let made =
+                    m::create(&context, m::ATTR_RDONLY | m::ATTR_NOSUID | m::ATTR_NODEV | m::ATTR_NOEXEC)
+                        .at_index(Step::Mask, index)?;
+                m::attach(&made, place.0).at_index(Step::Mask, index)?;
+                empty = Some(made);
+                continue;
+            }
+        } else {
+            m::clone_tree(null.0, c"", false).at_index(Step::Mask, index)?
+        };
+        m::attach(&cover, place.0).at_index(Step::Mask, index)?;
+    }
+    Ok(())
+}
+
+fn enter(plan: &Plan<'_>, root: &Fd) -> Done {
+    if plan.read_only_root {
+        m::set_attributes(root.0, false, m::ATTR_RDONLY, 0, 0, 0).at(Step::Root)?;
+    }
+    sys::fchdir(root.0).at(Step::PivotRoot)?;
+    m::pivot_here().at(Step::PivotRoot)?;
+    sys::chdir(c"/").at(Step::PivotRoot)?;
+    if plan.root_propagation != 0 {
+        m::propagation_of_all(plan.root_propagation).at(Step::Propagation)?;
+    }
+    Ok(())
+}
+
+fn streams(plan: &Plan<'_>, ends: &Ends) -> Done {
+    if let Some((rows, columns)) = plan.process.terminal {
+        return crate::terminal::in_child(ends.news, rows, columns).at(Step::Terminal);
+    }
+    use std::os::fd::AsRawFd;
+    let stdio = &plan.setup.stdio;
+    // The givers may themselves be 0 to 2: lift them out of the way first.
+    let mut lifted = [-1; 3];
+    for (slot, given) in lifted.iter_mut().zip([&stdio.stdin, &stdio.stdout, &stdio.stderr]) {
+        if let Some(fd) = given {
+            // SAFETY: fcntl(2) of numbers has no memory effects.
+            *slot = sys::check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64) }.into())
+                .at(Step::Streams)? as i32;
+        }
+    }
+    for (target, fd) in lifted.into_iter().enumerate() {
+        if fd >= 0 {
+            p::dup_to(fd, target as i32).at(Step::Streams)?;
+        } else {
+            // A stream that the caller had closed is /dev/null, never the first file that is opened later.
+            // SAFETY: fcntl(2) of numbers has no memory effects.
+            if unsafe { libc::fcntl(target as i32, libc::F_GETFD) } < 0 {
+                let null = sys::open(c"/dev/null", libc::O_RDWR, 0).at(Step::Streams)?;
+                p::dup_to(null.0, target as i32).at(Step::Streams)?;
+                if null.0 == target as i32 {
+                    std::mem::forget(null);
+                }
+            }
+        }
+    }
+    for (index, fd) in stdio.further.iter().enumerate() {
+        p::dup_to(fd.as_raw_fd(), 3 + index as i32).at(Step::Streams)?;
+    }
+    Ok(())
+}
+
+fn scheduling(plan: &Plan<'_>) -> Done {
+    let s = &plan.process.scheduling;
+    if let Some((class, level)) = s.io_priority {
+        let value = i64::from(class) << 13 | i64::from(level);
+        // SAFETY: the call takes numbers; 1 is IOPRIO_WHO_PROCESS.
+        sys::check(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, value) }).at(Step::Scheduling)?;
+    }
+    if let Some(policy) = &s.policy {
+        let attr: [u64; 6] = [
+            48 | u64::from(policy.policy) << 32,
+            policy.flags,
+            u64::from(policy.nice as u32) | u64::from(policy.priority) << 32,
+            policy.runtime,
+            policy.deadline,
+            policy.period,
+        ];
+        // SAFETY: the array has the layout of the first 48 bytes of struct sched_attr, and lives.
+        sys::check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attr.as_ptr(), 0) })
+            .at(Step::Scheduling)?;
+    }
+    if let Some(cpus) = &s.affinity {
+        let mut mask = [0u64; 16];
+        for cpu in cpus {
+            if let Some(word) = mask.get_mut(*cpu as usize / 64) {
+                *word |= 1 << (cpu % 64);
+            }
+        }
+        // SAFETY: the mask lives and has the size that is given.
+        sys::check(unsafe {
+            libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr())
+        })
+        .at(Step::Scheduling)?;
+    }
+    if let Some(personality) = s.personality {
+        // SAFETY: the call takes a number.
+        sys::check(unsafe { libc::syscall(libc::SYS_personality, personality) }).at(Step::Scheduling)?;
+    }
+    Ok(())
+}
+
+/// Groups, user and capabilities: the bounding set first, while there is still the right to shrink it.
+fn user(plan: &Plan<'_>) -> Done {
+    let process = plan.process;
+    let caps = &process.capabilities;
+    for bit in 0..=40u8 {
+        if !caps.bounding.has(bit) {
+            match p::prctl(libc::PR_CAPBSET_DROP, bit.into()) {
+                // A kernel older than this capability.
+                Ok(()) | Err(Errno(libc::EINVAL)) => {}
+                Err(e) => return Err(e).at(Step::Capabilities),
+            }
+        }
+    }
+    p::prctl(libc::PR_SET_KEEPCAPS, 1).at(Step::Capabilities)?;
+    // In a user namespace of one ID setgroups(2) is denied, and there is no group to give anyway.
+    if !plan.maps_by_child && plan.may_set_groups() {
+        p::set_groups(&process.groups).at(Step::User)?;
+    } else if !process.groups.is_empty() && !plan.maps_by_child {
+        return Err(Errno(libc::EPERM)).at(Step::User);
+    }
+    p::set_gid(process.gid).at(Step::User)?;
+    p::set_uid(process.uid).at(Step::User)?;
+    p::prctl(libc::PR_SET_KEEPCAPS, 0).at(Step::Capabilities)?;
+    // What the caller itself does not have cannot be given; asking for it would fail as a whole.
+    let (_, have, _) = p::capget().at(Step::Capabilities)?;
+    let known = have;
+    p::capset(caps.effective.0 & known, caps.permitted.0 & known, caps.inheritable.0 & known)
+        .at(Step::Capabilities)?;
+    let _ = p::prctl_ambient_clear();
+    for bit in 0..=40u8 {
+        if caps.ambient.has(bit) && caps.inheritable.has(bit) && known >> bit & 1 == 1 {
+            p::raise_ambient(bit).at(Step::Capabilities)?;
+        }
+    }
+    Ok(())
+}
+
+fn working_directory(plan: &Plan<'_>) -> Done {
+    let cwd = &plan.cwd;
+    match sys::chdir(cwd) {
+        Ok(()) => {}
+        Err(Errno(libc::ENOENT)) if plan.process.create_cwd && plan.new_mount => {
+            let root = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::WorkingDirectory)?;
+            mount_point(root.0, cwd, true, false).at(Step::WorkingDirectory)?;
+            sys::chdir(cwd).at(Step::WorkingDirectory)?;
+        }
+        Err(e) => return Err(e).at(Step::WorkingDirectory),
+    }
+    // A folder outside the root has no path from it (CVE-2024-21626).
+    let mut room = [0u8; PATH_ROOM];
+    // SAFETY: the buffer lives and has the length that is given.
+    let length = sys::check(unsafe { libc::syscall(libc::SYS_getcwd, room.as_mut_ptr(), room.len()) })
+        .at(Step::WorkingDirectory)?;
+    if length < 1 || room[0] != b'/' {
+        return Err(Errno(libc::ENOENT)).at(Step::WorkingDirectory);
+    }
+    Ok(())
+}
+
+fn gate(plan: &Plan<'_>, ends: &Ends) -> Done {
+    use std::os::fd::AsRawFd;
+    if let Some(fifo) = &plan.setup.gate.before_exec {
+        tell(ends, b'x');
+        let mut byte = [0];
+        // Descriptor paths work on what the descriptor holds, here the FIFO that `start` opens.
+        match sys::read(fifo.as_raw_fd(), &mut byte).at(Step::Gate)? {
+            0 => p::exit(125),
+            _ => Ok(()),
+        }
+    } else {
+        Ok(())
+    }
+}
+
+/// Signals as a program expects to find them: the Rust runtime ignores SIGPIPE, and masks are inherited.
+fn reset_signals() {
+    // SAFETY: SIG_DFL is a valid disposition, the set lives and is initialised before it is used.
+    unsafe {
+        for signal in 1..=64 {
+            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Tries the program in each folder of PATH, as execvp(3) does.
+fn exec(plan: &Plan<'_>) -> Done<std::convert::Infallible> {
+    let mut denied = false;
+    let mut last = Errno(libc::ENOENT);
+    for path in &plan.candidates {
+        // SAFETY: both arrays were made with a null pointer at their end, over strings that live in the plan.
+        let errno = unsafe { p::execve(path, plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
+        match errno.0 {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => denied = true,
+            _ => {
+                last = errno;
+                break;
+            }
+        }
+    }
+    let errno = if denied && last.0 == libc::ENOENT { Errno(libc::EACCES) } else { last };
+    Err(errno).at(Step::Exec)
+}

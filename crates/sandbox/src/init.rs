@@ -1,0 +1,51 @@
+//! Process 1 of a container that asked for an init: reaps orphans, hands signals on, ends with the program.
+
+use crate::sys::process as p;
+
+/// Splits this process: the child goes on to become the program, the parent stays as init and never returns.
+pub(crate) fn become_init(report: i32) {
+    // SAFETY: the child shares nothing with the parent but what is read-only from here on, and this process has
+    // one thread.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        return;
+    }
+    if child < 0 {
+        p::exit(125);
+    }
+    // SAFETY: close(2) of numbers has no memory effects. Nothing of the start may stay open here, or the parent
+    // would wait for a report that does not come.
+    unsafe {
+        libc::close(report);
+        libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+    }
+    // SAFETY: the sets and the status live; every signal is blocked so that it can be waited for.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+        loop {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let signal = libc::sigwaitinfo(&all, &mut info);
+            if signal == libc::SIGCHLD {
+                loop {
+                    let mut status = 0;
+                    let pid = libc::waitpid(-1, &mut status, libc::WNOHANG);
+                    if pid <= 0 {
+                        break;
+                    }
+                    if pid == child {
+                        let code = if libc::WIFSIGNALED(status) {
+                            128 + libc::WTERMSIG(status)
+                        } else {
+                            libc::WEXITSTATUS(status)
+                        };
+                        p::exit(code);
+                    }
+                }
+            } else if signal > 0 {
+                libc::kill(child, signal);
+            }
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! A [`Setup`] made flat: terminated strings and numbers, so that the child has nothing to compute.
+
+use std::ffi::{CString, c_char};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+
+use isles_spec::{IdMapping, Propagation};
+
+use crate::error::{SpawnError, Step};
+use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
+use crate::sys::mount as m;
+use crate::sys::process::CLONE_NEWTIME;
+
+/// Strings in the form that execve(2) wants, with their terminating null pointer.
+pub(crate) struct Strings {
+    pub pointers: Vec<*const c_char>,
+    pub strings: Vec<CString>,
+}
+
+impl Strings {
+    fn new(items: &[Vec<u8>], what: &'static str) -> Result<Self, SpawnError> {
+        let strings: Vec<CString> = items
+            .iter()
+            .map(|s| CString::new(s.as_slice()).map_err(|_| SpawnError::nul(what, s)))
+            .collect::<Result<_, _>>()?;
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Ok(Strings { pointers, strings })
+    }
+}
+
+pub(crate) enum PlannedRoot {
+    Overlay {
+        lowers: Vec<CString>,
+        joined: CString,
+        upper: CString,
+        work: CString,
+        volatile: bool,
+        userxattr: bool,
+    },
+    Directory(CString),
+}
+
+pub(crate) enum PlannedSource {
+    Bind {
+        source: CString,
+        recursive: bool,
+        directory: bool,
+        fd: Option<RawFd>,
+    },
+    Filesystem {
+        kind: CString,
+        source: CString,
+        options: Vec<(CString, Option<CString>)>,
+    },
+    Proc,
+    Sysfs,
+    Dev,
+    /// Options of devpts: the group of terminals where it is mapped.
+    Devpts {
+        gid: Option<CString>,
+    },
+    Mqueue,
+    Cgroup,
+}
+
+pub(crate) struct PlannedMount {
+    /// Below the root, without a leading slash.
+    pub destination: CString,
+    /// A link at the destination is an attack, not a convenience (/proc, /sys, /dev).
+    pub no_link: bool,
+    pub source: PlannedSource,
+    pub set: u64,
+    pub clear: u64,
+    pub recursive: bool,
+    pub recursive_read_only: bool,
+    pub propagation: u64,
+    pub idmap_userns: Option<RawFd>,
+}
+
+pub(crate) struct PlannedDevice {
+    pub destination: CString,
+    pub source: CString,
+    pub mode: u32,
+    pub device: u64,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A path on whose place something is put that hides or protects it.
+pub(crate) struct Hidden {
+    pub path: CString,
+}
+
+/// A hierarchy of cgroup v1 and where it is mounted in the container.
+pub(crate) struct Hierarchy {
+    pub folder: CString,
+    pub options: Vec<CString>,
+    pub name: Option<CString>,
+    /// `cpu` and `cpuacct` beside `cpu,cpuacct`.
+    pub links: Vec<CString>,
+}
+
+pub(crate) enum CgroupMount {
+    V2,
+    V1(Vec<Hierarchy>),
+}
+
+pub(crate) struct Plan<'a> {
+    pub flags: u64,
+    /// Descriptors of namespaces to enter and their kinds, the user namespace first.
+    pub joins: Vec<(RawFd, i32)>,
+    pub joins_pid: Option<RawFd>,
+    /// `uid_map` and `gid_map` of a new user namespace.
+    pub maps: Option<(Vec<u8>, Vec<u8>)>,
+    /// The maps have one line of one ID, the caller's: the child may write them itself.
+    pub maps_by_child: bool,
+    pub become_root: bool,
+    pub root: PlannedRoot,
+    pub read_only_root: bool,
+    pub root_propagation: u64,
+    pub host_propagation: u64,
+    pub mounts: Vec<PlannedMount>,
+    pub devices: Vec<PlannedDevice>,
+    pub make_nodes: bool,
+    pub masked: Vec<Hidden>,
+    pub protected: Vec<Hidden>,
+    /// Path below /proc/sys and value.
+    pub sysctls: Vec<(CString, Vec<u8>)>,
+    pub hostname: Option<Vec<u8>>,
+    pub domainname: Option<Vec<u8>>,
+    pub setgroups_allowed: bool,
+    pub new_network: bool,
+    pub new_mount: bool,
+    pub cgroup_mount: CgroupMount,
+    pub cwd: CString,
+    pub argv: Strings,
+    pub env: Strings,
+    /// Where the program may be, in the order of PATH.
+    pub candidates: Vec<CString>,
+    pub rlimits: Vec<(u32, u64, u64)>,
+    pub oom: Option<Vec<u8>>,
+    pub time_offsets: Option<Vec<u8>>,
+    pub process: &'a Process,
+    pub setup: &'a Setup,
+}
+
+fn c(path: &Path) -> Result<CString, SpawnError> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| SpawnError::nul("path", path.as_os_str().as_bytes()))
+}
+
+fn text(s: &str) -> Result<CString, SpawnError> {
+    CString::new(s).map_err(|_| SpawnError::nul("value", s.as_bytes()))
+}
+
+/// An absolute path as one below the root: no leading slash, no `.`, and `..` resolved as text (it could not
+/// leave the root anyway). The root itself is `.`.
+fn below(path: &Path) -> Result<CString, SpawnError> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => parts.push(name.as_bytes()),
+            Component::ParentDir => {
+                parts.pop();
+            }
+            _ => {}
+        }
+    }
+    let joined = if parts.is_empty() { b".".to_vec() } else { parts.join(&b'/') };
+    CString::new(joined).map_err(|_| SpawnError::nul("path", path.as_os_str().as_bytes()))
+}
+
+pub(crate) fn propagation_flag(p: Propagation) -> u64 {
+    match p {
+        Propagation::Private | Propagation::Rprivate => libc::MS_PRIVATE,
+        Propagation::Slave | Propagation::Rslave => libc::MS_SLAVE,
+        Propagation::Shared | Propagation::Rshared => libc::MS_SHARED,
+    }
+}
+
+/// Attributes to set and to clear.
+fn attributes(f: &MountFlags) -> (u64, u64) {
+    let mut set = 0;
+    let mut clear = 0;
+    for (on, bit) in [
+        (f.read_only || f.recursive_read_only, m::ATTR_RDONLY),
+        (f.nosuid, m::ATTR_NOSUID),
+        (f.nodev, m::ATTR_NODEV),
+        (f.noexec, m::ATTR_NOEXEC),
+        (f.nodiratime, m::ATTR_NODIRATIME),
+        (f.nosymfollow, m::ATTR_NOSYMFOLLOW),
+    ] {
+        if on {
+            set |= bit;
+        }
+    }
+    if f.noatime || f.strictatime || f.relatime {
+        clear |= m::ATTR_ATIME_MASK;
+        if f.noatime {
+            set |= m::ATTR_NOATIME;
+        } else if f.strictatime {
+            set |= m::ATTR_STRICTATIME;
+        }
+    }
+    (set, clear)
+}
+
+fn map_text(map: &[IdMapping]) -> Vec<u8> {
+    map.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.length)).collect::<String>().into_bytes()
+}
+
+fn contains(map: &[IdMapping], id: u32) -> bool {
+    map.iter().any(|m| id >= m.inside && u64::from(id) < u64::from(m.inside) + u64::from(m.length))
+}
+
+impl<'a> Plan<'a> {
+    pub(crate) fn new(setup: &'a Setup) -> Result<Plan<'a>, SpawnError> {
+        let ns = &setup.namespaces;
+        let mut flags = 0u64;
+        let mut joins = Vec::new();
+        if let UserNs::Join(fd) = &ns.user {
+            joins.push((fd.as_raw_fd(), libc::CLONE_NEWUSER));
+        }
+        for (namespace, kind) in [
+            (&ns.ipc, libc::CLONE_NEWIPC),
+            (&ns.uts, libc::CLONE_NEWUTS),
+            (&ns.network, libc::CLONE_NEWNET),
+            (&ns.cgroup, libc::CLONE_NEWCGROUP),
+            (&ns.mount, libc::CLONE_NEWNS),
+        ] {
+            match namespace {
+                Namespace::New => flags |= kind as u32 as u64,
+                Namespace::Host => {}
+                Namespace::Join(fd) => joins.push((fd.as_raw_fd(), kind)),
+            }
+        }
+        let mut joins_pid = None;
+        match &ns.pid {
+            Namespace::New => flags |= libc::CLONE_NEWPID as u64,
+            Namespace::Host => {}
+            Namespace::Join(fd) => joins_pid = Some(fd.as_raw_fd()),
+        }
+        let mut maps = None;
+        let (mut maps_by_child, mut become_root) = (false, false);
+        if let UserNs::New { uids, gids } = &ns.user {
+            flags |= libc::CLONE_NEWUSER as u64;
+            // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
+            let (euid, egid) = unsafe { (libc::geteuid(), libc::getegid()) };
+            let own =
+                |map: &[IdMapping], id: u32| matches!(map, [one] if one.outside == id && one.length == 1);
+            maps_by_child = own(uids, euid) && own(gids, egid);
+            become_root = contains(uids, 0) && contains(gids, 0);
+            maps = Some((map_text(uids), map_text(gids)));
+        }
+        let in_own_userns = !matches!(ns.user, UserNs::Host) || !initial_user_namespace();
+
+        let root = match &setup.root {
+            RootFs::Overlay { lowers, upper, work, volatile, userxattr } => {
+                // The kernel wants the topmost first.
+                let lowers: Vec<CString> = lowers.iter().rev().map(|p| c(p)).collect::<Result<_, _>>()?;
+                let joined: Vec<&[u8]> = lowers.iter().map(|l| l.as_bytes()).collect();
+                let joined = CString::new(joined.join(&b':')).unwrap_or_default();
+                PlannedRoot::Overlay {
+                    lowers,
+                    joined,
+                    upper: c(upper)?,
+                    work: c(work)?,
+                    volatile: *volatile,
+                    userxattr: *userxattr,
+                }
+            }
+            RootFs::Directory(path) => PlannedRoot::Directory(c(path)?),
+        };
+
+        let tty_group = match &ns.user {
+            UserNs::New { gids, .. } => contains(gids, 5),
+            _ => group_is_mapped(5),
+        };
+        let mut mounts = Vec::with_capacity(setup.mounts.len());
+        for mount in &setup.mounts {
+            mounts.push(plan_mount(mount, tty_group)?);
+        }
+        let shares = setup
+            .mounts
+            .iter()
+            .any(|m| matches!(m.propagation, Some(Propagation::Shared | Propagation::Rshared)));
+        let mut devices = Vec::new();
+        for device in &setup.devices {
+            devices.push(PlannedDevice {
+                destination: below(&device.path)?,
+                source: c(device.source.as_deref().unwrap_or(&device.path))?,
+                mode: device.kind | device.mode & 0o7777,
+                device: libc::makedev(device.major, device.minor),
+                uid: device.uid,
+                gid: device.gid,
+            });
+        }
+        let hidden = |paths: &[String]| -> Result<Vec<Hidden>, SpawnError> {
+            paths.iter().map(|p| Ok(Hidden { path: below(Path::new(p))? })).collect()
+        };
+        let mut sysctls = Vec::new();
+        for (name, value) in &setup.sysctls {
+            if name.is_empty() || name.split(['.', '/']).any(|part| part.is_empty() || part == "..") {
+                return Err(SpawnError::value("sysctl", name));
+            }
+            // A slash in a name stands for a dot in a part, as sysctl(8) has it.
+            let path: String = name
+                .chars()
+                .map(|ch| {
+                    if ch == '.' {
+                        '/'
+                    } else if ch == '/' {
+                        '.'
+                    } else {
+                        ch
+                    }
+                })
+                .collect();
+            let path = if name.contains('/') && !name.contains('.') { name.clone() } else { path };
+            sysctls.push((text(&format!("sys/{path}"))?, value.clone().into_bytes()));
+        }
+        let process = &setup.process;
+        let argv = Strings::new(&process.args, "argument")?;
+        let env = Strings::new(&process.env, "environment variable")?;
+        let candidates = candidates(process, &argv)?;
+        let rlimits = process
+            .rlimits
+            .iter()
+            .map(|l| {
+                if l.clamp
+                    && let Ok((_, hard)) = crate::sys::process::get_rlimit(l.resource)
+                {
+                    return (l.resource, l.soft.min(hard), l.hard.min(hard));
+                }
+                (l.resource, l.soft, l.hard)
+            })
+            .collect();
+        let time_offsets = ns.time.map(|t| {
+            let line = |name: &str, ns: i128| {
+                format!("{name} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000))
+            };
+            (line("monotonic", t.monotonic) + &line("boottime", t.boottime)).into_bytes()
+        });
+        if ns.time.is_some() {
+            flags |= CLONE_NEWTIME;
+        }
+        let wants_cgroup = setup.mounts.iter().any(|m| matches!(m.source, MountSource::Cgroup));
+        let setgroups_allowed = !maps_by_child
+            && (maps.is_some()
+                || std::fs::read("/proc/self/setgroups").map_or(true, |s| s.starts_with(b"allow")));
+        Ok(Plan {
+            setgroups_allowed,
+            new_network: matches!(ns.network, Namespace::New),
+            new_mount: matches!(ns.mount, Namespace::New),
+            flags,
+            joins,
+            joins_pid,
+            maps,
+            maps_by_child,
+            become_root,
+            root,
+            read_only_root: setup.read_only_root,
+            root_propagation: setup.root_propagation.map_or(0, propagation_flag),
+            host_propagation: if shares { 0 } else { libc::MS_SLAVE },
+            mounts,
+            devices,
+            make_nodes: !in_own_userns,
+            masked: hidden(&setup.masked_paths)?,
+            protected: hidden(&setup.read_only_paths)?,
+            sysctls,
+            hostname: setup.hostname.clone().map(String::into_bytes),
+            domainname: setup.domainname.clone().map(String::into_bytes),
+            cgroup_mount: if wants_cgroup { cgroup_layout()? } else { CgroupMount::V2 },
+            cwd: c(&process.cwd)?,
+            argv,
+            env,
+            candidates,
+            rlimits,
+            oom: process.oom_score_adj.map(|n| n.to_string().into_bytes()),
+            time_offsets,
+            process,
+            setup,
+        })
+    }
+}
+
+fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMount, SpawnError> {
+    let (set, clear) = attributes(&mount.flags);
+    let source = match &mount.source {
+        MountSource::Bind { source, recursive } => {
+            let metadata = std::fs::metadata(source).map_err(|e| SpawnError::source(source, &e))?;
+            PlannedSource::Bind {
+                source: c(source)?,
+                recursive: *recursive,
+                directory: metadata.is_dir(),
+                fd: None,
+            }
+        }
+        MountSource::Filesystem { kind, source, options } => PlannedSource::Filesystem {
+            kind: text(kind)?,
+            source: text(source)?,
+            options: options
+                .iter()
+                .map(|(k, v)| Ok((text(k)?, if v.is_empty() { None } else { Some(text(v)?) })))
+                .collect::<Result<_, SpawnError>>()?,
+        },
+        MountSource::Proc => PlannedSource::Proc,
+        MountSource::Sysfs => PlannedSource::Sysfs,
+        MountSource::Dev => PlannedSource::Dev,
+        MountSource::Devpts => PlannedSource::Devpts { gid: if tty_group { Some(text("5")?) } else { None } },
+        MountSource::Mqueue => PlannedSource::Mqueue,
+        MountSource::Cgroup => PlannedSource::Cgroup,
+    };
+    let destination = below(&mount.destination)?;
+    let no_link = matches!(
+        destination.as_bytes(),
+        b"proc" | b"sys" | b"dev" | b"dev/pts" | b"dev/shm" | b"dev/mqueue" | b"sys/fs/cgroup"
+    );
+    Ok(PlannedMount {
+        destination,
+        no_link,
+        source,
+        set,
+        clear,
+        recursive: mount.flags.recursive,
+        recursive_read_only: mount.flags.recursive_read_only,
+        propagation: mount.propagation.map_or(0, propagation_flag),
+        idmap_userns: None,
+    })
+}
+
+/// The places to try for the program: the word itself if it has a slash, else each folder of PATH.
+fn candidates(process: &Process, argv: &Strings) -> Result<Vec<CString>, SpawnError> {
+    let Some(program) = argv.strings.first() else { return Err(SpawnError::value("command", "(nothing)")) };
+    let program = program.as_bytes();
+    if program.contains(&b'/') || program.is_empty() {
+        return Ok(vec![argv.strings[0].clone()]);
+    }
+    let path = process
+        .env
+        .iter()
+        .find_map(|e| e.strip_prefix(b"PATH="))
+        .unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let mut out = Vec::new();
+    for folder in path.split(|b| *b == b':') {
+        let folder = if folder.is_empty() { b".".as_slice() } else { folder };
+        out.push(
+            CString::new([folder, b"/", program].concat()).map_err(|_| SpawnError::nul("PATH", folder))?,
+        );
+    }
+    Ok(out)
+}
+
+/// Whether this process is in the first user namespace, which maps all IDs to themselves.
+pub(crate) fn initial_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let mut words = map.split_whitespace();
+        words.next() == Some("0") && words.next() == Some("0") && words.next() == Some("4294967295")
+    })
+}
+
+fn group_is_mapped(gid: u32) -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/gid_map") else { return false };
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        matches!(numbers[..], [inside, _, length] if u64::from(gid) >= inside && u64::from(gid) - inside < length)
+    })
+}
+
+/// The hierarchies as /proc/self/cgroup lists them (cgroups(7)).
+fn cgroup_layout() -> Result<CgroupMount, SpawnError> {
+    let list = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut out = Vec::new();
+    for line in list.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers)) = (fields.next(), fields.next()) else { continue };
+        if controllers.is_empty() {
+            continue;
+        }
+        let name = controllers.strip_prefix("name=");
+        let folder = name.unwrap_or(controllers);
+        let several: Vec<&str> = controllers.split(',').collect();
+        out.push(Hierarchy {
+            folder: text(folder)?,
+            options: if name.is_some() {
+                Vec::new()
+            } else {
+                several.iter().map(|o| text(o)).collect::<Result<_, _>>()?
+            },
+            name: name.map(text).transpose()?,
+            links: if several.len() > 1 {
+                several.iter().map(|o| text(o)).collect::<Result<_, _>>()?
+            } else {
+                Vec::new()
+            },
+        });
+    }
+    Ok(if out.is_empty() { CgroupMount::V2 } else { CgroupMount::V1(out) })
+}
+
+impl Plan<'_> {
+    /// Whether the child waits for the parent before anything else.
+    pub(crate) fn parent_helps(&self) -> bool {
+        (self.maps.is_some() && !self.maps_by_child) || !self.setup.cgroup.v1_procs.is_empty()
+    }
+
+    /// Whether setgroups(2) is allowed: not where a map was written without the right to it.
+    pub(crate) fn may_set_groups(&self) -> bool {
+        self.setgroups_allowed
+    }
+
+    /// Puts words to what the child reported.
+    pub(crate) fn explain(&self, failure: crate::child::Failure) -> SpawnError {
+        let index = failure.index as usize;
+        let s = |c: &CString| c.to_string_lossy().into_owned();
+        let object = match failure.step {
+            Step::Mount | Step::MountFlags => self.mounts.get(index).map(|m| match &m.source {
+                PlannedSource::Bind { source, .. } => format!("{} at /{}", s(source), s(&m.destination)),
+                _ => format!("/{}", s(&m.destination)),
+            }),
+            Step::MountPoint => self.mounts.get(index).map(|m| format!("/{}", s(&m.destination))),
+            Step::Device => self.devices.get(index).map(|d| format!("/{}", s(&d.destination))),
+            Step::Mask => self.masked.get(index).map(|h| format!("/{}", s(&h.path))),
+            Step::ReadOnlyPath => self.protected.get(index).map(|h| format!("/{}", s(&h.path))),
+            Step::Sysctl => self.setup.sysctls.get(index).map(|(name, _)| name.clone()),
+            Step::Rlimit => self.process.rlimits.get(index).map(|l| l.resource.to_string()),
+            Step::WorkingDirectory => Some(s(&self.cwd)),
+            Step::User => Some(format!("{}:{}", self.process.uid, self.process.gid)),
+            Step::Hostname => self.setup.hostname.clone(),
+            Step::Exec => self.argv.strings.first().map(s),
+            Step::Root => match &self.root {
+                PlannedRoot::Directory(path) => Some(s(path)),
+                PlannedRoot::Overlay { lowers, upper, .. } => {
+                    Some(lowers.get(index).map_or_else(|| s(upper), s))
+                }
+            },
+            _ => None,
+        };
+        SpawnError::new(failure.step, object.unwrap_or_default(), failure.errno)
+    }
+}

@@ -1,0 +1,283 @@
+//! What the sandbox is told: everything decided, nothing left to look up but paths in the root.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::capability::CapabilitySet;
+use crate::seccomp::Bpf;
+use isles_spec::{IdMapping, Propagation};
+
+/// One start of one process tree.
+#[derive(Debug)]
+pub struct Setup {
+    pub root: RootFs,
+    pub read_only_root: bool,
+    /// Propagation of the container's root (`rootfsPropagation`); private where not given.
+    pub root_propagation: Option<Propagation>,
+    pub namespaces: Namespaces,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    /// In this order; /proc, /dev, /sys are entries like any other.
+    pub mounts: Vec<Mount>,
+    /// Made in /dev of the container, beside those of [`MountSource::Dev`].
+    pub devices: Vec<DeviceNode>,
+    /// Paths in the container that show nothing: files read as /dev/null, folders as empty ones.
+    pub masked_paths: Vec<String>,
+    /// Paths in the container that cannot be written through.
+    pub read_only_paths: Vec<String>,
+    /// Name with dots, and value.
+    pub sysctls: Vec<(String, String)>,
+    pub process: Process,
+    pub stdio: Stdio,
+    /// Folders of cgroup hierarchies: the first is a v2 group for `CLONE_INTO_CGROUP`, the others are the
+    /// `cgroup.procs` files of v1 hierarchies that the parent writes the process to before it goes on.
+    pub cgroup: CgroupEntry,
+    /// The process tree is killed when the process that called [`crate::spawn`] dies.
+    pub die_with_parent: bool,
+    /// Before the root is entered, and before the program starts.
+    pub gate: Gate,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone)]
+pub enum RootFs {
+    /// Unpacked layers, base first, below a writable one. With no lowers, `upper` is the root itself.
+    Overlay {
+        lowers: Vec<PathBuf>,
+        upper: PathBuf,
+        work: PathBuf,
+        /// Skip all synchronisation: what was written is lost when the machine crashes.
+        volatile: bool,
+        /// Markers are in `user.overlay.*` (in a user namespace).
+        userxattr: bool,
+    },
+    /// A folder as it is.
+    Directory(PathBuf),
+}
+
+/// Where a namespace comes from.
+#[derive(Debug, Default)]
+pub enum Namespace {
+    #[default]
+    New,
+    /// That of the caller.
+    Host,
+    /// That behind this descriptor (a file of /proc/PID/ns or a bind of one).
+    Join(OwnedFd),
+}
+
+/// The eight namespaces; the mount namespace is new unless joined.
+#[derive(Debug, Default)]
+pub struct Namespaces {
+    pub mount: Namespace,
+    pub pid: Namespace,
+    pub network: Namespace,
+    pub ipc: Namespace,
+    pub uts: Namespace,
+    pub cgroup: Namespace,
+    pub user: UserNs,
+    /// `None` leaves the caller's; offsets are of the monotonic and boot-time clocks.
+    pub time: Option<TimeOffsets>,
+}
+
+/// The user namespace.
+#[derive(Debug, Default)]
+pub enum UserNs {
+    /// That of the caller.
+    #[default]
+    Host,
+    New {
+        uids: Vec<IdMapping>,
+        gids: Vec<IdMapping>,
+    },
+    Join(OwnedFd),
+}
+
+/// Offsets of the clocks of a time namespace, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TimeOffsets {
+    pub monotonic: i128,
+    pub boottime: i128,
+}
+
+/// Something mounted in the container.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// Absolute, in the container; made where it is missing.
+    pub destination: PathBuf,
+    pub source: MountSource,
+    pub flags: MountFlags,
+    pub propagation: Option<Propagation>,
+    /// IDs of the source appear mapped (needs privileges over the source's file system).
+    pub idmap: Option<(Vec<IdMapping>, Vec<IdMapping>)>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone)]
+pub enum MountSource {
+    /// A file or folder of the host; `recursive` takes along what is mounted below it.
+    Bind {
+        source: PathBuf,
+        recursive: bool,
+    },
+    /// A new file system of a type that the kernel makes from nothing, with its options
+    /// (`("size", "65536k")`, flags with an empty value).
+    Filesystem {
+        kind: String,
+        source: String,
+        options: Vec<(String, String)>,
+    },
+    Proc,
+    Sysfs,
+    /// A tmpfs with the standard nodes, links, pts and shm folders.
+    Dev,
+    Devpts,
+    Mqueue,
+    /// The container's own cgroup hierarchy, as the host lays it out.
+    Cgroup,
+}
+
+/// Flags of a mount (mount_setattr(2)); `recursive_*` hold for what is mounted below as well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountFlags {
+    pub read_only: bool,
+    pub recursive_read_only: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    pub noatime: bool,
+    pub nodiratime: bool,
+    pub relatime: bool,
+    pub strictatime: bool,
+    pub nosymfollow: bool,
+    /// The other flags hold below, too.
+    pub recursive: bool,
+    /// A tmpfs shows what the image has at its place (copied before it is mounted).
+    pub copy_up: bool,
+}
+
+/// A device node.
+#[derive(Debug, Clone)]
+pub struct DeviceNode {
+    pub path: PathBuf,
+    /// `libc::S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub kind: u32,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// The host's node, bound where nodes cannot be made; the node's own path where not given.
+    pub source: Option<PathBuf>,
+}
+
+/// The process that the container is for.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub args: Vec<Vec<u8>>,
+    /// `NAME=value`; PATH of it is searched for the program.
+    pub env: Vec<Vec<u8>>,
+    pub cwd: PathBuf,
+    /// Make the working folder where it is missing.
+    pub create_cwd: bool,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub umask: Option<u32>,
+    pub capabilities: Capabilities,
+    pub no_new_privileges: bool,
+    pub rlimits: Vec<Rlimit>,
+    pub oom_score_adj: Option<i32>,
+    /// Installed in this order, after everything else.
+    pub seccomp: Vec<Bpf>,
+    /// A terminal of the container's own, of this many rows and columns.
+    pub terminal: Option<(u16, u16)>,
+    /// Process 1 is our own: it reaps orphans, forwards signals, and ends with the program's code.
+    pub init: bool,
+    /// Leave the parent's session and process group: always with a terminal.
+    pub new_session: bool,
+    pub scheduling: Scheduling,
+}
+
+/// Scheduling attributes that OCI's process object knows.
+#[derive(Debug, Clone, Default)]
+pub struct Scheduling {
+    /// Class and level as ioprio_set(2) wants them.
+    pub io_priority: Option<(u8, u8)>,
+    /// Policy, nice, priority, flags, runtime, deadline, period as sched_setattr(2) wants them.
+    pub policy: Option<SchedulingPolicy>,
+    /// CPU indices for the program.
+    pub affinity: Option<Vec<u32>>,
+    /// personality(2).
+    pub personality: Option<u64>,
+}
+
+/// sched_setattr(2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SchedulingPolicy {
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// The five sets (capabilities(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    pub bounding: CapabilitySet,
+    pub effective: CapabilitySet,
+    pub permitted: CapabilitySet,
+    pub inheritable: CapabilitySet,
+    pub ambient: CapabilitySet,
+}
+
+impl Capabilities {
+    /// One set as bounding, effective and permitted; nothing is inherited (CVE-2022-29162).
+    pub fn of(set: CapabilitySet) -> Self {
+        Capabilities { bounding: set, effective: set, permitted: set, ..Default::default() }
+    }
+}
+
+/// setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    /// `libc::RLIMIT_*`.
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+    /// A default gives in to the caller's own hard limit; a wish of the user's fails.
+    pub clamp: bool,
+}
+
+/// Standard streams. With a terminal, all three are the terminal.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// `None` inherits the caller's.
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+    /// Further descriptors, which become 3, 4, … of the program.
+    pub further: Vec<OwnedFd>,
+}
+
+/// How the process gets into its cgroups.
+#[derive(Debug, Default)]
+pub struct CgroupEntry {
+    /// A folder of a v2 hierarchy.
+    pub v2: Option<OwnedFd>,
+    /// Open `cgroup.procs` files of v1 hierarchies.
+    pub v1_procs: Vec<OwnedFd>,
+}
+
+/// Where the child waits for the parent.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// When the namespaces exist, before the root is entered: [`crate::Pending::proceed`] lets it go on.
+    pub before_root: bool,
+    /// When all is set up, before the program: [`crate::Pending::proceed`] again, or a byte read from this
+    /// descriptor (a FIFO that `start` opens).
+    pub before_exec: Option<OwnedFd>,
+}

@@ -1,0 +1,395 @@
+//! The parent's side of a start: one clone3, the help that only it can give, and the verdict of the child.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::child::{self, Ends, Failure};
+use crate::error::{SpawnError, Step};
+use crate::plan::Plan;
+use crate::setup::Setup;
+use crate::sys::process::{self as p, Side};
+use crate::sys::{self, Errno, Fd};
+use crate::terminal;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(u8),
+    Signal(u8),
+}
+
+impl ExitStatus {
+    /// The code, or 128 and the signal, as shells give it.
+    pub fn code(self) -> u8 {
+        match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128u8.wrapping_add(signal),
+        }
+    }
+}
+
+/// A running process tree. Dropping it neither waits nor kills.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// The master of the process's terminal, where it has one.
+    pub terminal: Option<OwnedFd>,
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    /// The process ID as the caller sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Readable when the process has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.pidfd.as_fd()
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.reap(0)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// The status, when the process has ended.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.reap(libc::WNOHANG)
+    }
+
+    fn reap(&mut self, flags: i32) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            self.status = reap(self.pid, flags)?;
+        }
+        Ok(self.status)
+    }
+
+    /// Sends a signal through the descriptor, so it never hits a stranger with the same number.
+    pub fn kill(&self, signal: i32) -> io::Result<()> {
+        if self.status.is_some() {
+            return Ok(());
+        }
+        // SAFETY: the call takes numbers, and the signal information may be null.
+        let answer =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, 0usize, 0) };
+        match sys::check(answer) {
+            Ok(_) | Err(Errno(libc::ESRCH)) => Ok(()),
+            Err(Errno(e)) => Err(io::Error::from_raw_os_error(e)),
+        }
+    }
+}
+
+fn reap(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status lives.
+        match unsafe { libc::waitpid(pid, &mut status, flags | libc::__WALL) } {
+            0 => return Ok(None),
+            n if n > 0 && libc::WIFSIGNALED(status) => {
+                return Ok(Some(ExitStatus::Signal(libc::WTERMSIG(status) as u8)));
+            }
+            n if n > 0 && libc::WIFEXITED(status) => {
+                return Ok(Some(ExitStatus::Code(libc::WEXITSTATUS(status) as u8)));
+            }
+            n if n > 0 => return Ok(None),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Starts a process tree and comes back when the program runs.
+pub fn spawn(setup: &Setup) -> Result<Child, SpawnError> {
+    Pending::new(setup)?.finish()
+}
+
+/// A start on its way. Dropped before [`Pending::finish`], it is given up: the child ends by itself, because
+/// the pipes that it waits on close.
+pub struct Pending<'a> {
+    plan: Plan<'a>,
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+    report: Fd,
+    go: Option<Fd>,
+    news: Option<Fd>,
+    terminal: Option<OwnedFd>,
+    done: bool,
+}
+
+impl<'a> Pending<'a> {
+    /// Makes the process. It goes on by itself up to the first gate of [`crate::setup::Gate`].
+    pub fn new(setup: &'a Setup) -> Result<Pending<'a>, SpawnError> {
+        let plan = Plan::new(setup)?;
+        let fail = |step| move |Errno(e)| SpawnError::new(step, "", e);
+        let (report_read, report_write) = sys::pipe().map_err(fail(Step::Prepare))?;
+        let gated = setup.gate.before_root || setup.gate.before_exec.is_some();
+        let go = if plan.parent_helps() || setup.gate.before_root {
+            Some(sys::pipe().map_err(fail(Step::Prepare))?)
+        } else {
+            None
+        };
+        let joins = !plan.joins.is_empty() || plan.joins_pid.is_some();
+        let news = if gated || joins || setup.process.terminal.is_some() {
+            Some(socket_pair().map_err(fail(Step::Prepare))?)
+        } else {
+            None
+        };
+        let ends = Ends {
+            report: report_write.0,
+            go: go.as_ref().map_or(-1, |(read, _)| read.0),
+            news: news.as_ref().map_or(-1, |(_, child)| child.0),
+        };
+        let cgroup = setup.cgroup.v2.as_ref().map(AsRawFd::as_raw_fd);
+        let (pid, pidfd) = if joins {
+            through_another(
+                &plan,
+                &ends,
+                cgroup,
+                news.as_ref().map_or(-1, |(parent, _)| parent.0),
+                &report_read,
+            )?
+        } else {
+            match p::clone3(plan.flags, cgroup).map_err(fail(Step::Clone))? {
+                Side::Child => {
+                    // The parent's ends must not stay open here, or its death would go unnoticed.
+                    close_parents_ends(
+                        &report_read,
+                        go.as_ref().map(|(_, w)| w),
+                        news.as_ref().map(|(p, _)| p),
+                    );
+                    child::start(&plan, &ends)
+                }
+                Side::Parent { pid, pidfd } => (pid, pidfd),
+            }
+        };
+        let pidfd_raw = pidfd.0;
+        std::mem::forget(pidfd);
+        drop(report_write);
+        let mut pending = Pending {
+            plan,
+            pid,
+            // SAFETY: the descriptor was just given by the kernel and is owned by nobody else.
+            pidfd: Some(unsafe { OwnedFd::from_raw_fd(pidfd_raw) }),
+            report: report_read,
+            go: go.map(|(_, write)| write),
+            news: news.map(|(parent, _)| parent),
+            terminal: None,
+            done: false,
+        };
+        pending.help()?;
+        Ok(pending)
+    }
+
+    /// The process, stopped at a gate or under way.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What only the parent may do: the maps of a user namespace, and the groups of cgroup v1.
+    fn help(&mut self) -> Result<(), SpawnError> {
+        if !self.plan.parent_helps() {
+            return Ok(());
+        }
+        if let Some((uids, gids)) = &self.plan.maps
+            && !self.plan.maps_by_child
+        {
+            for (file, text) in [("gid_map", gids), ("uid_map", uids)] {
+                std::fs::write(format!("/proc/{}/{file}", self.pid), text).map_err(|e| SpawnError {
+                    step: Step::MapIds,
+                    object: String::from_utf8_lossy(text).trim().replace('\n', ", "),
+                    cause: e,
+                })?;
+            }
+        }
+        let pid = self.pid.to_string();
+        for group in &self.plan.setup.cgroup.v1_procs {
+            sys::write_all(group.as_raw_fd(), pid.as_bytes())
+                .map_err(|Errno(e)| SpawnError::new(Step::EnterCgroup, "", e))?;
+        }
+        self.proceed()
+    }
+
+    /// Lets the child pass the gate that it waits at.
+    pub fn proceed(&self) -> Result<(), SpawnError> {
+        match &self.go {
+            Some(go) => sys::write_all(go.0, b"g").or_else(|e| {
+                // The child is gone; what it reported says why.
+                if e == Errno(libc::EPIPE) { Ok(()) } else { Err(SpawnError::new(Step::Gate, "", e.0)) }
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the child is at the gate `word` (`r` before the root, `x` before the program), keeping the
+    /// terminal that may come first.
+    fn reach(&mut self, word: u8) -> Result<(), SpawnError> {
+        let Some(news) = &self.news else { return Ok(()) };
+        loop {
+            let said = terminal::receive(news.0).map_err(|Errno(e)| SpawnError::new(Step::Gate, "", e))?;
+            match said {
+                None => return self.verdict(),
+                Some((b't', Some(fd))) => self.terminal = Some(owned(fd)),
+                Some((got, _)) if got == word => return Ok(()),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Waits until the namespaces exist and the child waits before it enters the root.
+    pub fn wait_before_root(&mut self) -> Result<(), SpawnError> {
+        self.reach(b'r')
+    }
+
+    /// Waits until all is set up and the child waits for its FIFO; then the child is on its own.
+    pub fn wait_before_exec(mut self) -> Result<Child, SpawnError> {
+        self.reach(b'x')?;
+        self.into_child()
+    }
+
+    /// Waits until the program runs.
+    pub fn finish(mut self) -> Result<Child, SpawnError> {
+        self.verdict()?;
+        if self.plan.process.terminal.is_some() && self.terminal.is_none() {
+            self.reach(0)?;
+        }
+        self.into_child()
+    }
+
+    fn into_child(mut self) -> Result<Child, SpawnError> {
+        self.done = true;
+        let Some(pidfd) = self.pidfd.take() else {
+            return Err(SpawnError::new(Step::Clone, "", libc::ECHILD));
+        };
+        Ok(Child { pid: self.pid, pidfd, terminal: self.terminal.take(), status: None })
+    }
+
+    /// Reads the report: nothing at all when the program was started.
+    fn verdict(&mut self) -> Result<(), SpawnError> {
+        let mut bytes = [0; Failure::LEN];
+        let mut have = 0;
+        while have < bytes.len() {
+            match sys::read(self.report.0, &mut bytes[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(Errno(e)) => return Err(SpawnError::new(Step::Prepare, "", e)),
+            }
+        }
+        if have == 0 {
+            return Ok(());
+        }
+        self.done = true;
+        let _ = reap(self.pid, 0);
+        Err(self.plan.explain(Failure::from_bytes(&bytes)))
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // SAFETY: the child has not been waited for, so the number is still its own.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            let _ = reap(self.pid, 0);
+        }
+    }
+}
+
+fn owned(fd: Fd) -> OwnedFd {
+    let raw = fd.0;
+    std::mem::forget(fd);
+    // SAFETY: the descriptor was owned by the value that was just forgotten.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+fn socket_pair() -> sys::Result<(Fd, Fd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: the array has room for both descriptors.
+    sys::check(
+        unsafe {
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
+        }
+        .into(),
+    )?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+fn close_parents_ends(report: &Fd, go: Option<&Fd>, news: Option<&Fd>) {
+    for fd in [Some(report), go, news].into_iter().flatten() {
+        // SAFETY: close(2) of a number has no memory effects; the child never drops the owners of these.
+        unsafe { libc::close(fd.0) };
+    }
+}
+
+/// A start that joins namespaces: a short-lived process enters them and makes the child, which becomes the
+/// caller's own. A PID namespace holds only for children, and new namespaces belong to the user namespace of
+/// whoever makes them, so the caller cannot do this itself without being changed.
+fn through_another(
+    plan: &Plan<'_>,
+    ends: &Ends,
+    cgroup: Option<i32>,
+    news: i32,
+    report: &Fd,
+) -> Result<(i32, Fd), SpawnError> {
+    let fail = |step| move |Errno(e)| SpawnError::new(step, "", e);
+    match p::clone3(0, None).map_err(fail(Step::Clone))? {
+        Side::Child => {
+            let enter = || -> Result<i32, Failure> {
+                let at = |step: Step, index: usize| {
+                    move |Errno(errno): Errno| Failure { step, errno, index: index as u32 }
+                };
+                p::prctl(libc::PR_SET_DUMPABLE, 0).map_err(at(Step::Prepare, 0))?;
+                for (index, (fd, kind)) in plan.joins.iter().enumerate() {
+                    p::setns(*fd, *kind).map_err(at(Step::JoinNamespace, index))?;
+                    if *kind == libc::CLONE_NEWUSER {
+                        // Root of the joined namespace, where it has one.
+                        let _ = p::set_gid(0);
+                        let _ = p::set_uid(0);
+                    }
+                }
+                if let Some(fd) = plan.joins_pid {
+                    p::setns(fd, libc::CLONE_NEWPID).map_err(at(Step::JoinNamespace, plan.joins.len()))?;
+                }
+                p::clone_sibling(plan.flags, cgroup).map_err(at(Step::Clone, 0))
+            };
+            match enter() {
+                Ok(0) => child::start(plan, ends),
+                Ok(pid) => {
+                    let _ = sys::write_all(ends.news, &pid.to_le_bytes());
+                    p::exit(0)
+                }
+                Err(failure) => {
+                    let _ = sys::write_all(ends.report, &failure.bytes());
+                    p::exit(125)
+                }
+            }
+        }
+        Side::Parent { pid, pidfd: _ } => {
+            let status = reap(pid, 0);
+            let mut bytes = [0; 4];
+            if !matches!(status, Ok(Some(ExitStatus::Code(0)))) || sys::read(news, &mut bytes) != Ok(4) {
+                // Every writer is gone, so this read ends.
+                let mut failure = [0; Failure::LEN];
+                return Err(match sys::read(report.0, &mut failure) {
+                    Ok(n) if n == failure.len() => plan.explain(Failure::from_bytes(&failure)),
+                    _ => SpawnError::new(Step::Clone, "", libc::ECHILD),
+                });
+            }
+            let pid = i32::from_le_bytes(bytes);
+            // The child has not been waited for, so its number is still its own.
+            // SAFETY: the call takes numbers.
+            let fd = sys::check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+                .map_err(fail(Step::Clone))?;
+            Ok((pid, Fd(fd as i32)))
+        }
+    }
+}
