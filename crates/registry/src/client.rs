@@ -111,11 +111,8 @@ impl Client {
     /// HTTP what it speaks, once.
     pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository<'_>> {
         let authority = reference.endpoint();
-        let base = match lock(&self.bases).get(authority) {
-            Some(base) => Some(base.clone()),
-            None => None,
-        };
-        let base = match base {
+        let known = lock(&self.bases).get(authority).cloned();
+        let base = match known {
             Some(base) => base,
             None => {
                 let insecure = self.http.is_insecure(authority, reference.is_loopback());

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use isles_spec::{Digest, Hint, Platform};
+use isles_spec::{Digest, Hint};
 use serde::Deserialize;
 
 /// A result whose error is a [`Error`].
@@ -41,9 +41,9 @@ pub enum Error {
     #[error("{object} is kept in the old schema 1 format")]
     Schema1 { object: String },
     #[error("{object} has no image for {wanted}; it has {available}")]
-    NoPlatform { object: String, wanted: Platform, available: String },
+    NoPlatform { object: String, wanted: String, available: String },
     #[error("{object} is for {found}, not for {wanted}")]
-    WrongPlatform { object: String, wanted: Platform, found: Platform },
+    WrongPlatform { object: String, wanted: String, found: String },
     #[error("{object} is not an image: {why}")]
     NotAnImage { object: String, why: String },
     #[error("cannot {operation} {}: {cause}", path.display())]
@@ -53,7 +53,13 @@ pub enum Error {
     #[error(transparent)]
     Name(#[from] isles_spec::Error),
     #[error(transparent)]
-    Store(#[from] isles_store::Error),
+    Store(Box<isles_store::Error>),
+}
+
+impl From<isles_store::Error> for Error {
+    fn from(e: isles_store::Error) -> Self {
+        Error::Store(Box::new(e))
+    }
 }
 
 impl Hint for Error {

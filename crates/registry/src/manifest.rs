@@ -186,7 +186,7 @@ impl Repository<'_> {
             let parsed: Index = serde_json::from_slice(&found.bytes).map_err(odd)?;
             let chosen = choose(&parsed, platform).ok_or_else(|| Error::NoPlatform {
                 object: object.clone(),
-                wanted: platform.clone(),
+                wanted: platform.to_string(),
                 available: platforms_of(&parsed),
             })?;
             promised = chosen.platform.clone().or(promised);

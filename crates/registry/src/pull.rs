@@ -153,7 +153,11 @@ fn configuration(
     // Configurations made by hand often leave the platform out.
     let unsaid = config.architecture.is_empty() || config.os.is_empty();
     if resolved.promised.is_none() && !unsaid && !platform.accepts(&found) {
-        return Err(Error::WrongPlatform { object: reference.familiar(), wanted: platform.clone(), found });
+        return Err(Error::WrongPlatform {
+            object: reference.familiar(),
+            wanted: platform.to_string(),
+            found: found.to_string(),
+        });
     }
     Ok(config)
 }
@@ -230,9 +234,9 @@ fn own_error(error: isles_store::Error) -> Error {
     match error {
         isles_store::Error::Fetch { digest, source } => match source.downcast::<Error>() {
             Ok(ours) => ours,
-            Err(source) => Error::Store(isles_store::Error::Fetch { digest, source }),
+            Err(source) => isles_store::Error::Fetch { digest, source }.into(),
         },
-        other => Error::Store(other),
+        other => other.into(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The conversation itself against a registry that misbehaves: names, manifests, tokens, redirects, waits.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake;
 mod sample;
 

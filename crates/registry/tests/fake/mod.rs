@@ -1,6 +1,7 @@
 //! A registry that does what a test tells it, also what no registry should do. Standard library only.
 
-#![allow(dead_code)]
+// Every test program uses its own part of this.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,6 +34,8 @@ impl Request {
 /// How a connection ends after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
+    /// Closed before there is any answer.
+    NoAnswer,
     KeepAlive,
     /// Closed as if all were said.
     Close,
@@ -121,6 +124,9 @@ fn serve(stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Request>>) -> st
         };
         seen.lock().unwrap().push(request.clone());
         let reply = handler(&request);
+        if reply.end == End::NoAnswer {
+            return Ok(());
+        }
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
         for (name, value) in &reply.headers {
             head += &format!("{name}: {value}\r\n");
@@ -148,7 +154,7 @@ fn serve(stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Request>>) -> st
         }
         match reply.end {
             End::KeepAlive => {}
-            End::Close => return Ok(()),
+            End::Close | End::NoAnswer => return Ok(()),
             End::Reset => {
                 // Closing a socket that does not linger at all resets the connection.
                 rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;

@@ -1,6 +1,7 @@
 //! Images made in a test: layers as tar files, and the documents around them.
 
-#![allow(dead_code)]
+// Every test program uses its own part of this.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -78,7 +79,7 @@ pub struct Sample {
 }
 
 /// How the layers of a sample are written.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
     Gzip,
     Plain,
@@ -176,6 +177,18 @@ impl Sample {
             "digest": self.digest, "size": self.manifest.len(),
             "annotations": {"org.opencontainers.image.ref.name": tag}}]});
         std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    }
+}
+
+impl Sample {
+    /// Writes the folder that skopeo calls `dir:`, which takes Docker's media types too.
+    pub fn write_dir(&self, dir: &Path) {
+        std::fs::create_dir_all(dir).unwrap();
+        for (digest, bytes) in &self.blobs {
+            std::fs::write(dir.join(digest.trim_start_matches("sha256:")), bytes).unwrap();
+        }
+        std::fs::write(dir.join("manifest.json"), &self.manifest).unwrap();
+        std::fs::write(dir.join("version"), "Directory Transport Version: 1.1\n").unwrap();
     }
 }
 
