@@ -3,6 +3,7 @@ pub mod capability;
 pub mod cgroup;
 mod child;
 mod error;
+pub mod explain;
 pub mod identity;
 mod init;
 mod plan;
