@@ -632,7 +632,7 @@ fn enter(plan: &Plan<'_>, root: &Fd) -> Done {
 
 fn streams(plan: &Plan<'_>, ends: &Ends) -> Done {
     if let Some((rows, columns)) = plan.process.terminal {
-        return crate::terminal::in_child(ends.news, rows, columns).at(Step::Terminal);
+        return crate::terminal::in_child(ends.news, rows, columns, plan.new_mount).at(Step::Terminal);
     }
     use std::os::fd::AsRawFd;
     let stdio = &plan.setup.stdio;

@@ -1,6 +1,9 @@
 //! What the sandbox is told: everything decided, nothing left to look up but paths in the root.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::capability::CapabilitySet;
@@ -78,6 +81,31 @@ pub struct Namespaces {
     pub user: UserNs,
     /// `None` leaves the caller's; offsets are of the monotonic and boot-time clocks.
     pub time: Option<TimeOffsets>,
+}
+
+impl Namespaces {
+    /// Those of a running process, for another one to join: what `exec` does. Those that the caller is in
+    /// already are left as they are. The root of [`Setup`] and its mounts are not used then.
+    pub fn of_process(pid: i32) -> io::Result<Namespaces> {
+        let open = |name: &str| -> io::Result<Option<OwnedFd>> {
+            let theirs = File::open(format!("/proc/{pid}/ns/{name}"))?;
+            let own = std::fs::metadata(format!("/proc/self/ns/{name}"))?;
+            let metadata = theirs.metadata()?;
+            let same = metadata.ino() == own.ino() && metadata.dev() == own.dev();
+            Ok(if same { None } else { Some(theirs.into()) })
+        };
+        let join = |name: &str| open(name).map(|fd| fd.map_or(Namespace::Host, Namespace::Join));
+        Ok(Namespaces {
+            user: open("user")?.map_or(UserNs::Host, UserNs::Join),
+            mount: join("mnt")?,
+            pid: join("pid")?,
+            network: join("net")?,
+            ipc: join("ipc")?,
+            uts: join("uts")?,
+            cgroup: join("cgroup")?,
+            time: None,
+        })
+    }
 }
 
 /// The user namespace.

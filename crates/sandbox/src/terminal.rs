@@ -4,9 +4,9 @@ use crate::sys::{self, Errno, Fd, mount as m, process as p};
 
 const TIOCGPTPEER: libc::Ioctl = 0x5441;
 
-/// Makes a terminal of the given size the controlling one and the three standard streams, binds it at
-/// /dev/console, and sends the master over `socket`.
-pub(crate) fn in_child(socket: i32, rows: u16, columns: u16) -> sys::Result<()> {
+/// Makes a terminal of the given size the controlling one and the three standard streams, sends the master
+/// over `socket`, and binds it at /dev/console where that is wanted.
+pub(crate) fn in_child(socket: i32, rows: u16, columns: u16, at_console: bool) -> sys::Result<()> {
     let master = sys::open(c"/dev/pts/ptmx", libc::O_RDWR | libc::O_NOCTTY, 0)?;
     let unlock = 0i32;
     // SAFETY: the request reads an int, which lives.
@@ -23,7 +23,9 @@ pub(crate) fn in_child(socket: i32, rows: u16, columns: u16) -> sys::Result<()> 
     send(socket, master.0)?;
     // SAFETY: the request takes a number.
     sys::check(unsafe { libc::ioctl(slave.0, libc::TIOCSCTTY, 0) }.into())?;
-    console(&slave)?;
+    if at_console {
+        console(&slave)?;
+    }
     for target in 0..3 {
         p::dup_to(slave.0, target)?;
     }

@@ -209,3 +209,68 @@ fn a_failed_start_names_step_and_object() {
     s.mounts.push(mount("/x", MountSource::Bind { source: "/nosuch".into(), recursive: true }));
     assert!(spawn(&s).unwrap_err().to_string().contains("/nosuch"));
 }
+
+#[test]
+fn another_process_joins_a_container() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    let mut first = setup(RootFs::Directory(root.clone()), "read wait", UserNs::Host);
+    let (read, write) = std::io::pipe().unwrap();
+    first.stdio.stdin = Some(OwnedFd::from(read));
+    let mut container = spawn(&first).unwrap();
+    drop(first);
+    let script = "hostname; id -u; test -e /proc/1/stat; test $$ != 1; echo /proc/[0-9]*";
+    let mut second = setup(RootFs::Directory(root), script, UserNs::Host);
+    second.namespaces = Namespaces::of_process(container.pid()).unwrap();
+    second.hostname = None;
+    let (status, output) = run(&mut second);
+    assert_eq!(status, ExitStatus::Code(0), "{output}");
+    assert!(output.starts_with("isle\n0\n/proc/1 "), "{output}");
+    second.process.terminal = Some((33, 99));
+    second.process.args = ["sh", "-c", "test -t 0 && exit 5"].map(|s| s.as_bytes().to_vec()).to_vec();
+    let mut joined = spawn(&second).unwrap();
+    assert!(joined.terminal.is_some());
+    assert_eq!(joined.wait().unwrap(), ExitStatus::Code(5));
+    drop(write);
+    assert_eq!(container.wait().unwrap(), ExitStatus::Code(1));
+}
+
+#[test]
+fn a_terminal_has_its_size_before_the_program_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    symlink("busybox", root.join("bin/stty")).unwrap();
+    let mut s = setup(RootFs::Directory(root), "stty size; test -c /dev/console; test -t 2", UserNs::Host);
+    s.process.terminal = Some((33, 99));
+    let mut child = spawn(&s).unwrap();
+    let mut master = fs::File::from(child.terminal.take().unwrap());
+    assert_eq!(child.wait().unwrap(), ExitStatus::Code(0));
+    let mut text = Vec::new();
+    // The end of a terminal is an error (EIO), after all that was written.
+    let _ = std::io::Read::read_to_end(&mut master, &mut text);
+    assert_eq!(String::from_utf8_lossy(&text), "33 99\r\n");
+}
+
+#[test]
+fn an_init_reaps_and_keeps_the_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    let mut s = setup(RootFs::Directory(root.clone()), "test $$ != 1; (sleep 0.1 &) ; exit 9", UserNs::Host);
+    s.process.init = true;
+    assert_eq!(run(&mut s).0, ExitStatus::Code(9));
+    let mut s = setup(RootFs::Directory(root), "kill -15 $$", UserNs::Host);
+    s.process.init = true;
+    assert_eq!(run(&mut s).0, ExitStatus::Code(128 + 15));
+}
