@@ -749,7 +749,10 @@ fn working_directory(plan: &Plan<'_>) -> Done {
         Ok(()) => {}
         Err(Errno(libc::ENOENT)) if plan.process.create_cwd && plan.new_mount => {
             let root = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::WorkingDirectory)?;
-            mount_point(root.0, cwd, true, false).at(Step::WorkingDirectory)?;
+            let below = cwd.to_bytes_with_nul();
+            let below = below.strip_prefix(b"/").unwrap_or(below);
+            let below = CStr::from_bytes_with_nul(below).unwrap_or(c".");
+            mount_point(root.0, below, true, false).at(Step::WorkingDirectory)?;
             sys::chdir(cwd).at(Step::WorkingDirectory)?;
         }
         Err(e) => return Err(e).at(Step::WorkingDirectory),

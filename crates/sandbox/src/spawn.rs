@@ -141,7 +141,7 @@ impl<'a> Pending<'a> {
         };
         let joins = !plan.joins.is_empty() || plan.joins_pid.is_some();
         let news = if gated || joins || setup.process.terminal.is_some() {
-            Some(socket_pair().map_err(fail(Step::Prepare))?)
+            Some(sys::socket_pair().map_err(fail(Step::Prepare))?)
         } else {
             None
         };
@@ -309,18 +309,6 @@ fn owned(fd: Fd) -> OwnedFd {
     std::mem::forget(fd);
     // SAFETY: the descriptor was owned by the value that was just forgotten.
     unsafe { OwnedFd::from_raw_fd(raw) }
-}
-
-fn socket_pair() -> sys::Result<(Fd, Fd)> {
-    let mut ends = [-1; 2];
-    // SAFETY: the array has room for both descriptors.
-    sys::check(
-        unsafe {
-            libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
-        }
-        .into(),
-    )?;
-    Ok((Fd(ends[0]), Fd(ends[1])))
 }
 
 fn close_parents_ends(report: &Fd, go: Option<&Fd>, news: Option<&Fd>) {

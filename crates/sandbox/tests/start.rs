@@ -1,104 +1,14 @@
 //! Starts of real processes, as root and as an ordinary user.
 
+mod busybox;
+
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
 
-use isles_sandbox::capability::CapabilitySet;
+use busybox::*;
 use isles_sandbox::setup::*;
-use isles_sandbox::{ExitStatus, Setup, spawn};
-use isles_spec::IdMapping;
-
-/// A root file system of one static busybox, or the reason why there is none.
-fn tree(at: &Path) -> Option<PathBuf> {
-    if !Path::new("/bin/busybox").exists() {
-        println!("skip: /bin/busybox is not installed (package busybox-static)");
-        return None;
-    }
-    let root = at.join("root");
-    for dir in ["bin", "etc", "tmp"] {
-        fs::create_dir_all(root.join(dir)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for applet in [
-        "sh", "true", "echo", "cat", "ls", "id", "mount", "hostname", "grep", "test", "stat", "kill", "sleep",
-    ] {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
-    Some(root)
-}
-
-fn mount(destination: &str, source: MountSource) -> Mount {
-    Mount {
-        destination: destination.into(),
-        source,
-        flags: MountFlags::default(),
-        propagation: None,
-        idmap: None,
-    }
-}
-
-fn setup(root: RootFs, script: &str, user: UserNs) -> Setup {
-    Setup {
-        root,
-        read_only_root: false,
-        root_propagation: None,
-        namespaces: Namespaces { user, ..Default::default() },
-        hostname: Some("isle".into()),
-        domainname: None,
-        mounts: vec![
-            mount("/proc", MountSource::Proc),
-            mount("/dev", MountSource::Dev),
-            mount("/dev/pts", MountSource::Devpts),
-            mount("/dev/mqueue", MountSource::Mqueue),
-            mount("/sys", MountSource::Sysfs),
-        ],
-        devices: vec![],
-        masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into(), "/proc/nothing-here".into()],
-        read_only_paths: vec!["/proc/sys".into()],
-        sysctls: vec![],
-        process: Process {
-            args: ["sh", "-ec", script].map(|s| s.as_bytes().to_vec()).to_vec(),
-            env: vec![b"PATH=/bin".to_vec()],
-            cwd: "/".into(),
-            create_cwd: false,
-            uid: 0,
-            gid: 0,
-            groups: vec![],
-            umask: None,
-            capabilities: Capabilities::of(CapabilitySet::CONTAINER),
-            no_new_privileges: true,
-            rlimits: vec![],
-            oom_score_adj: None,
-            seccomp: vec![],
-            terminal: None,
-            init: false,
-            new_session: true,
-            scheduling: Scheduling::default(),
-        },
-        stdio: Stdio::default(),
-        cgroup: CgroupEntry::default(),
-        die_with_parent: true,
-        gate: Gate::default(),
-    }
-}
-
-fn run(setup: &mut Setup) -> (ExitStatus, String) {
-    let (mut read, write) = std::io::pipe().unwrap();
-    setup.stdio.stdout = Some(OwnedFd::from(write.try_clone().unwrap()));
-    setup.stdio.stderr = Some(OwnedFd::from(write));
-    let mut child = spawn(setup).unwrap_or_else(|e| panic!("{e}: {}", e.cause));
-    setup.stdio = Stdio::default();
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut read, &mut text).unwrap();
-    (child.wait().unwrap(), text)
-}
-
-fn is_root() -> bool {
-    isles_sandbox::identity::detect() == isles_sandbox::identity::Identity::Root
-}
+use isles_sandbox::{ExitStatus, spawn};
 
 const LOOK: &str = "test $$ = 1; hostname; id -u; grep -q ' / overlay\\| / ext4\\| / ' /proc/self/mounts; ls /dev; echo x > /tmp/x; cat /tmp/x
     test ! -s /proc/kcore; echo seen; if echo 1 > /proc/sys/kernel/panic; then echo writable; fi 2>/dev/null; grep NoNewPrivs /proc/self/status";
@@ -145,11 +55,7 @@ fn an_ordinary_user_needs_one_id() {
     let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
     fs::create_dir(&upper).unwrap();
     fs::create_dir(&work).unwrap();
-    let go = || {
-        // SAFETY: no preconditions.
-        let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let one = |outside| vec![IdMapping { inside: 0, outside, length: 1 }];
-        let user = || UserNs::New { uids: one(uid), gids: one(gid) };
+    as_ordinary_user(&[&root, &upper, &work], || {
         let overlay = RootFs::Overlay {
             lowers: vec![root.clone()],
             upper: upper.clone(),
@@ -157,33 +63,10 @@ fn an_ordinary_user_needs_one_id() {
             volatile: true,
             userxattr: true,
         };
-        let (status, output) = run(&mut setup(overlay, LOOK, user()));
+        let (status, output) = run(&mut setup(overlay, LOOK, one_id()));
         look(&output);
         assert_eq!(status, ExitStatus::Code(0), "{output}");
-    };
-    if !is_root() {
-        return go();
-    }
-    let owned =
-        std::process::Command::new("chown").args(["-R", "4242:4242"]).args([&upper, &work, &root]).status();
-    assert!(owned.unwrap().success());
-    // SAFETY: the child only runs the closure above and leaves.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        // SAFETY: the calls take numbers.
-        unsafe {
-            libc::setgroups(0, std::ptr::null());
-            libc::setgid(4242);
-            libc::setuid(4242);
-            libc::prctl(libc::PR_SET_DUMPABLE, 1);
-        }
-        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(go)).is_ok();
-        std::process::exit(i32::from(!ok));
-    }
-    let mut status = 0;
-    // SAFETY: the status lives.
-    unsafe { libc::waitpid(pid, &mut status, 0) };
-    assert_eq!(status, 0);
+    });
 }
 
 #[test]

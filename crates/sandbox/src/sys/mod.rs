@@ -168,10 +168,29 @@ pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// A pipe whose ends close on exec: read end, write end.
+/// A pipe whose ends close on exec: read end, write end. Neither is a standard stream.
 pub fn pipe() -> Result<(Fd, Fd)> {
     let mut ends = [-1; 2];
     // SAFETY: the array has room for both descriptors.
     check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }.into())?;
-    Ok((Fd(ends[0]), Fd(ends[1])))
+    Ok((above_streams(Fd(ends[0]))?, above_streams(Fd(ends[1]))?))
+}
+
+/// Two connected sockets that keep the bounds of messages and close on exec. Neither is a standard stream.
+pub fn socket_pair() -> Result<(Fd, Fd)> {
+    let mut ends = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the array has room for both descriptors.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) }.into())?;
+    Ok((above_streams(Fd(ends[0]))?, above_streams(Fd(ends[1]))?))
+}
+
+/// The same file at a number above 2. A caller with closed standard streams would else find our pipes there,
+/// and the child would cover them with the streams of the program.
+fn above_streams(fd: Fd) -> Result<Fd> {
+    if fd.0 > 2 {
+        return Ok(fd);
+    }
+    // SAFETY: fcntl(2) of numbers has no memory effects.
+    check(unsafe { libc::fcntl(fd.0, libc::F_DUPFD_CLOEXEC, 3) }.into()).map(|lifted| Fd(lifted as i32))
 }
