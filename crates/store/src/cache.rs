@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::At;
 use crate::hash::{Hasher, digest_of};
 use crate::layer::to_json;
-use crate::{Error, Result, Store};
+use crate::{Error, Lease, Result, Store};
 
 const RECORD_LIMIT: u64 = 4 << 20;
 
@@ -30,9 +30,9 @@ impl Store {
         self.root.join("cache/build").join(format!("{}-{}", key.algorithm().name(), key.hex()))
     }
 
-    /// Looks a build record up and marks it as used now. A record whose layers or blobs are gone counts as
-    /// absent.
-    pub fn build_record(&self, key: &Digest) -> Result<Option<BuildRecord>> {
+    /// Looks a build record up, lets the lease hold what it needs, and marks it as used now. A record whose
+    /// layers or blobs are gone counts as absent.
+    pub fn build_record(&self, lease: &Lease, key: &Digest) -> Result<Option<BuildRecord>> {
         let path = self.record_path(key);
         let text = match crate::atomic::read_bounded(&path, RECORD_LIMIT) {
             Ok(text) => text,
@@ -41,6 +41,7 @@ impl Store {
         };
         // An unreadable record (cut short by a power cut) is as good as none.
         let Ok(record) = serde_json::from_slice::<BuildRecord>(&text) else { return Ok(None) };
+        record.holds.iter().try_for_each(|digest| lease.hold(digest))?;
         if !record.holds.iter().all(|d| self.has_layer(d) || self.has_blob(d)) {
             return Ok(None);
         }
@@ -137,6 +138,12 @@ impl Store {
         }
         digest_of(Algorithm::Sha256, &bytes)
     }
+}
+
+/// What a build record needs; nothing where it cannot be read.
+pub(crate) fn holds_of(path: &std::path::Path) -> Vec<Digest> {
+    let text = crate::atomic::read_bounded(path, RECORD_LIMIT).unwrap_or_default();
+    serde_json::from_slice::<BuildRecord>(&text).map(|r| r.holds).unwrap_or_default()
 }
 
 /// Marks a file as used now. Where that fails the file only looks older than it is.

@@ -1,12 +1,20 @@
-//! A layer out of a folder: what a container wrote, or any tree.
+//! A layer out of a folder: what a container wrote, or any tree; or out of an archive as it is.
 
-use std::io::Read;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use isles_spec::Digest;
-use isles_spec::image::Descriptor;
+use isles_spec::image::{Descriptor, media_type};
+use isles_spec::{Algorithm, Digest};
+use rustix::fs::{Mode, OFlags};
 
-use crate::{Error, Lease, Result, Store};
+use crate::error::At;
+use crate::pack::{Packed, Packing, pack};
+use crate::{BlobWriter, Error, LayerInfo, Lease, Merged, Result, Store};
 
 /// How a folder becomes a layer.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +24,7 @@ pub struct CommitOptions {
     /// The layers below an upper directory, base first. Needed where overlay recorded renames or changes of
     /// metadata only (`redirect_dir`, `metacopy`).
     pub lowers: Vec<PathBuf>,
-    /// Paths, relative and without leading `./`, that do not become part of the layer, with all below them.
+    /// Paths below the folder that do not become part of the layer, with all below them.
     pub exclude: Vec<PathBuf>,
 }
 
@@ -33,20 +41,41 @@ pub struct CommittedLayer {
 }
 
 impl Store {
-    /// Makes a layer of an overlay's upper directory, which must lie on the store's file system. The folder
-    /// moves into the store (it is gone afterwards) and its content is also written as an uncompressed blob.
-    /// The same content gives the same digest.
+    /// Makes a layer of an overlay's upper directory. The folder moves into the store (it is gone afterwards)
+    /// and its content is also written as an uncompressed blob. The same content gives the same digest.
     pub fn commit_layer(
         &self,
         lease: &Lease,
         upper: &Path,
         options: &CommitOptions,
     ) -> Result<CommittedLayer> {
-        let _ = (lease, upper, options);
-        Err(Error::Unsupported {
-            object: upper.display().to_string(),
-            what: "commit, for some minutes,".into(),
-        })
+        let (layer, packed) = self.archive_tree(lease, upper, options, true)?;
+        if self.has_layer(&layer.diff_id) {
+            crate::remove::tree(upper)?;
+            return self.known(layer);
+        }
+        let work = self.work_dir()?;
+        let root = work.join("root");
+        let result = (|| {
+            if packed.relocated {
+                // The folder means what it should on these lowers only; the archive means it anywhere.
+                self.unpack_blob(&layer, &work)?;
+                return crate::remove::tree(upper);
+            }
+            match fs::rename(upper, &root) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                    self.unpack_blob(&layer, &work)?;
+                    return crate::remove::tree(upper);
+                }
+                Err(e) => return Err(Error::io("move", upper, e)),
+            }
+            for path in &packed.left_out {
+                crate::remove::tree(&root.join(std::ffi::OsStr::from_bytes(path)))?;
+            }
+            self.place_layer(&work, &info(&layer, &packed))
+        })();
+        self.finish(layer, &work, result)
     }
 
     /// Makes a layer of a folder anywhere, which stays as it is.
@@ -56,16 +85,170 @@ impl Store {
         tree: &Path,
         options: &CommitOptions,
     ) -> Result<CommittedLayer> {
-        let _ = (lease, tree, options);
-        Err(Error::Unsupported {
-            object: tree.display().to_string(),
-            what: "commit, for some minutes,".into(),
-        })
+        let (layer, _) = self.archive_tree(lease, tree, options, false)?;
+        if self.has_layer(&layer.diff_id) {
+            return self.known(layer);
+        }
+        let work = self.work_dir()?;
+        let result = self.unpack_blob(&layer, &work);
+        self.finish(layer, &work, result)
+    }
+
+    /// Makes a layer of a folder in the store's `tmp/` (see [`Store::scratch_dir`]) by moving it, as
+    /// [`Store::commit_layer`] does, but without reading overlay's markers: the folder is a plain tree.
+    pub fn layer_from_scratch(
+        &self,
+        lease: &Lease,
+        tree: &Path,
+        options: &CommitOptions,
+    ) -> Result<CommittedLayer> {
+        let (layer, packed) = self.archive_tree(lease, tree, options, false)?;
+        if self.has_layer(&layer.diff_id) {
+            crate::remove::tree(tree)?;
+            return self.known(layer);
+        }
+        let work = self.work_dir()?;
+        let result = (|| {
+            let root = work.join("root");
+            fs::rename(tree, &root).at("move", tree)?;
+            for path in &packed.left_out {
+                crate::remove::tree(&root.join(std::ffi::OsStr::from_bytes(path)))?;
+            }
+            self.place_layer(&work, &info(&layer, &packed))
+        })();
+        self.finish(layer, &work, result)
     }
 
     /// Makes a layer of an uncompressed tar stream, kept byte for byte.
-    pub fn layer_from_tar(&self, lease: &Lease, tar: &mut dyn Read) -> Result<CommittedLayer> {
-        let _ = (lease, tar);
-        Err(Error::Unsupported { object: "tar".into(), what: "commit, for some minutes,".into() })
+    pub fn layer_from_tar(&self, lease: &Lease, tar: &mut (dyn Read + Send)) -> Result<CommittedLayer> {
+        let work = self.work_dir()?;
+        let mut blob = self.blob_writer(lease, Algorithm::Sha256)?;
+        let result = (|| {
+            let unpacked = crate::ingest::unpack_plain(self, &work, tar, |bytes| {
+                blob.write_all(bytes).at("write a blob in", self.root())
+            })?;
+            let layer = self.committed(lease, blob, unpacked.entries)?;
+            if !self.has_layer(&layer.diff_id) {
+                let info = LayerInfo {
+                    diff_id: layer.diff_id.clone(),
+                    size: layer.size,
+                    content: unpacked.content,
+                    entries: unpacked.entries,
+                    blobs: vec![layer.blob.clone()],
+                    opaque: unpacked.opaque,
+                    skipped: unpacked.skipped,
+                };
+                self.place_layer(&work, &info)?;
+            }
+            Ok(layer)
+        })();
+        match result {
+            Ok(layer) => {
+                if work.exists() {
+                    crate::remove::tree(&work)?;
+                }
+                self.known(layer)
+            }
+            Err(e) => {
+                let _ = crate::remove::tree(&work);
+                Err(e)
+            }
+        }
+    }
+
+    /// A fresh folder on the store's file system, for a tree that becomes a layer. Whoever asks removes it,
+    /// or [`Store::collect`] does when that process is gone.
+    pub fn scratch_dir(&self) -> Result<PathBuf> {
+        self.work_dir()
+    }
+
+    fn work_dir(&self) -> Result<PathBuf> {
+        let work = self.scratch("layer")?;
+        fs::DirBuilder::new().mode(0o700).create(&work).at("create", &work)?;
+        Ok(work)
+    }
+
+    fn archive_tree(
+        &self,
+        lease: &Lease,
+        tree: &Path,
+        options: &CommitOptions,
+        upper: bool,
+    ) -> Result<(CommittedLayer, Packed)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root: OwnedFd = rustix::fs::open(tree, flags, Mode::empty()).at("open", tree)?;
+        let mut exclude = BTreeSet::new();
+        for path in &options.exclude {
+            let mut clean = Vec::new();
+            crate::dirs::clean(path.as_os_str().as_bytes(), &mut clean)
+                .map_err(|reason| Error::document(path.display(), reason))?;
+            exclude.insert(clean);
+        }
+        let lowers = if upper && !options.lowers.is_empty() {
+            Some(Merged::open(&options.lowers, self.ownership)?)
+        } else {
+            None
+        };
+        let what = Packing {
+            ownership: self.ownership,
+            upper,
+            lowers: lowers.as_ref(),
+            clamp_mtime: options.clamp_mtime,
+            exclude: &exclude,
+        };
+        let out = BufWriter::with_capacity(64 << 10, self.blob_writer(lease, Algorithm::Sha256)?);
+        let (packed, out) = pack(root, &what, out)?;
+        let blob = out.into_inner().map_err(|e| Error::io("write a blob in", self.root(), e.into_error()))?;
+        let layer = self.committed(lease, blob, packed.entries)?;
+        Ok((layer, packed))
+    }
+
+    fn committed(&self, lease: &Lease, blob: BlobWriter, entries: u64) -> Result<CommittedLayer> {
+        let (diff_id, size) = blob.finish(lease, None)?;
+        let blob = Descriptor::new(media_type::OCI_LAYER, diff_id.clone(), size);
+        Ok(CommittedLayer { diff_id, size, entries, blob })
+    }
+
+    fn unpack_blob(&self, layer: &CommittedLayer, work: &Path) -> Result<()> {
+        let mut file = self.open_blob(&layer.diff_id)?;
+        let unpacked = crate::ingest::unpack_plain(self, work, &mut file, |_| Ok(()))?;
+        let info = LayerInfo {
+            diff_id: layer.diff_id.clone(),
+            size: layer.size,
+            content: unpacked.content,
+            entries: unpacked.entries,
+            blobs: vec![layer.blob.clone()],
+            opaque: unpacked.opaque,
+            skipped: unpacked.skipped,
+        };
+        self.place_layer(work, &info)
+    }
+
+    fn finish(&self, layer: CommittedLayer, work: &Path, result: Result<()>) -> Result<CommittedLayer> {
+        match result {
+            Ok(()) => self.known(layer),
+            Err(e) => {
+                let _ = crate::remove::tree(work);
+                Err(e)
+            }
+        }
+    }
+
+    /// A layer that was here before may not know its uncompressed blob.
+    fn known(&self, layer: CommittedLayer) -> Result<CommittedLayer> {
+        self.remember_blob(&layer.diff_id, &layer.blob)?;
+        Ok(layer)
+    }
+}
+
+fn info(layer: &CommittedLayer, packed: &Packed) -> LayerInfo {
+    LayerInfo {
+        diff_id: layer.diff_id.clone(),
+        size: layer.size,
+        content: packed.content,
+        entries: packed.entries,
+        blobs: vec![layer.blob.clone()],
+        opaque: packed.opaque,
+        skipped: Vec::new(),
     }
 }

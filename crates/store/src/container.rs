@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use isles_spec::Digest;
@@ -16,6 +16,8 @@ use crate::error::At;
 use crate::{Error, Result, Store};
 
 const FILE_LIMIT: u64 = 16 << 20;
+/// A collector cannot be unlucky for a new container more often than this.
+const TRIES: u32 = 16;
 
 /// A container's folder. Dropping it releases its lock, if it holds it, and removes nothing.
 #[derive(Debug)]
@@ -34,45 +36,71 @@ impl Store {
         check_id(id)?;
         let containers = self.dir("containers")?;
         let target = containers.join(id);
-        let work = self.scratch("container")?;
-        let mkdir = |path: &Path, mode: u32| fs::DirBuilder::new().mode(mode).create(path).at("create", path);
-        mkdir(&work, 0o700)?;
-        let made = (|| {
-            let lock_path = work.join("lock");
-            let lock =
-                File::options().write(true).create_new(true).open(&lock_path).at("create", &lock_path)?;
-            flock(&lock, FlockOperation::LockExclusive).at("lock", &lock_path)?;
-            for name in ["upper", "work"] {
-                mkdir(&work.join(name), 0o755)?;
-            }
-            let text: String = holds.iter().map(|d| format!("{d}\n")).collect();
-            fs::write(work.join("holds"), text).at("write", &work)?;
-            if ephemeral {
-                fs::write(work.join("ephemeral"), "").at("write", &work)?;
-            }
-            let _shared = self.share()?;
-            match fs::rename(&work, &target) {
-                Ok(()) => Ok(lock),
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
-                    ) =>
-                {
-                    Err(Error::Exists { what: "container", name: id.to_owned() })
+        for _ in 0..TRIES {
+            let work = containers.join(format!(".new-{}", crate::atomic::random_name()));
+            match self.fill_container(&work, &target, id, holds, ephemeral) {
+                Ok(lock) => {
+                    return Ok(Container {
+                        id: id.to_owned(),
+                        path: target,
+                        lock: Some(lock),
+                        store: self.clone(),
+                    });
                 }
-                Err(e) => Err(Error::io("create the container", &target, e)),
-            }
-        })();
-        match made {
-            Ok(lock) => {
-                Ok(Container { id: id.to_owned(), path: target, lock: Some(lock), store: self.clone() })
-            }
-            Err(e) => {
-                let _ = crate::remove::tree(&work);
-                Err(e)
+                // A collector took the folder for a leftover before it was locked.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    let _ = crate::remove::tree(&work);
+                    return Err(e);
+                }
             }
         }
+        Err(Error::InUse { what: "container", name: id.to_owned() })
+    }
+
+    fn fill_container(
+        &self,
+        work: &Path,
+        target: &Path,
+        id: &str,
+        holds: &[Digest],
+        ephemeral: bool,
+    ) -> Result<File> {
+        let mkdir = |path: &Path, mode: u32| fs::DirBuilder::new().mode(mode).create(path).at("create", path);
+        mkdir(work, 0o700)?;
+        let lock_path = work.join("lock");
+        let lock = File::options().write(true).create_new(true).open(&lock_path).at("create", &lock_path)?;
+        flock(&lock, FlockOperation::LockExclusive).at("lock", &lock_path)?;
+        for name in ["upper", "work"] {
+            mkdir(&work.join(name), 0o755)?;
+        }
+        let upper = work.join("upper");
+        // Whatever the umask says: this is the mode of the container's root.
+        fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).at("set the mode of", &upper)?;
+        let text: String = holds.iter().map(|d| format!("{d}\n")).collect();
+        fs::write(work.join("holds"), text).at("write", work)?;
+        if ephemeral {
+            fs::write(work.join("ephemeral"), "").at("write", work)?;
+        }
+        let _shared = self.share()?;
+        match fs::rename(work, target) {
+            Ok(()) => Ok(lock),
+            Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
+                Err(Error::Exists { what: "container", name: id.to_owned() })
+            }
+            Err(e) => Err(Error::io("create the container", target, e)),
+        }
+    }
+
+    /// What the containers stand on.
+    pub(crate) fn held_by_containers(&self) -> Result<Vec<Digest>> {
+        let mut held = Vec::new();
+        for id in self.containers()? {
+            let path = self.root.join("containers").join(id).join("holds");
+            let text = crate::atomic::read_bounded(&path, FILE_LIMIT).unwrap_or_default();
+            held.extend(String::from_utf8_lossy(&text).lines().filter_map(|l| l.parse::<Digest>().ok()));
+        }
+        Ok(held)
     }
 
     /// Opens a container by its whole ID. It is not locked.
@@ -115,6 +143,12 @@ impl Store {
             if container.path.join("ephemeral").exists() && container.try_lock()? {
                 container.remove()?;
                 removed.push(id);
+            }
+        }
+        for name in crate::refs::names_in(&self.root.join("containers"))? {
+            let path = self.root.join("containers").join(&name);
+            if name.starts_with(".new-") && !is_locked(&path.join("lock")) {
+                crate::remove::tree(&path)?;
             }
         }
         crate::gc::clear_tmp(self)?;
@@ -172,10 +206,7 @@ impl Container {
 
     /// Whether some process, perhaps this one, owns the container's life.
     pub fn is_locked(&self) -> bool {
-        self.lock.is_some()
-            || File::options().write(true).open(self.path.join("lock")).is_ok_and(|file| {
-                flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-            })
+        self.lock.is_some() || is_locked(&self.path.join("lock"))
     }
 
     /// The lock's file, to hand to another process (which then owns it too).
@@ -211,6 +242,12 @@ impl Container {
         }
         self.store.discard_dir(&self.path)
     }
+}
+
+fn is_locked(path: &Path) -> bool {
+    File::options().write(true).open(path).is_ok_and(|file| {
+        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    })
 }
 
 /// An ID becomes a file name.

@@ -1,13 +1,28 @@
 //! Garbage collection: what no name, container, lease or cache record reaches goes.
+//!
+//! Marking and taking out of sight happen in short turns under the store's `gc.lock`, held alone; each turn
+//! marks afresh, so that what became reachable in between stays. The deleting of trees happens outside.
 
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use isles_spec::Digest;
+use isles_spec::{Algorithm, Digest, Reference};
+use rustix::fs::{FlockOperation, flock};
 
+use crate::refs::names_in;
 use crate::{Error, Result, Store};
 
-/// What a pruning takes away.
-#[derive(Debug, Clone)]
+/// Objects that one turn takes away.
+const TURN: usize = 256;
+/// A download that nobody has continued for so long is given up.
+const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// What a pruning takes away, besides blobs and layers that nothing needs.
+#[derive(Debug, Clone, Default)]
 pub struct PruneOptions {
     /// Also images that have a name but no container, not only nameless ones.
     pub all_images: bool,
@@ -15,22 +30,10 @@ pub struct PruneOptions {
     pub cache: bool,
     /// Bytes of cache that may stay, the most recently used first.
     pub cache_budget: u64,
-    /// Younger unreachable objects stay; protects nothing that a lease does not protect already.
+    /// Younger unreachable objects stay.
     pub grace: Duration,
     /// Only say what would go.
     pub dry_run: bool,
-}
-
-impl Default for PruneOptions {
-    fn default() -> Self {
-        PruneOptions {
-            all_images: false,
-            cache: false,
-            cache_budget: 0,
-            grace: Duration::ZERO,
-            dry_run: false,
-        }
-    }
 }
 
 /// What went, or would go.
@@ -52,13 +55,14 @@ pub struct UsageLine {
     pub count: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Bytes that a pruning would free.
+    /// Bytes that nothing needs, or for caches all.
     pub reclaimable: u64,
 }
 
 /// What the store takes on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskUsage {
+    /// Images; their bytes are those of layers and blobs that some image needs.
     pub images: UsageLine,
     pub blobs: UsageLine,
     pub layers: UsageLine,
@@ -67,31 +71,510 @@ pub struct DiskUsage {
     pub downloads: UsageLine,
 }
 
+/// What can be reached.
+#[derive(Default)]
+struct Reach {
+    blobs: HashSet<Digest>,
+    layers: HashSet<Digest>,
+}
+
+/// Which roots count.
+struct Roots<'a> {
+    /// Manifests of images that go.
+    dropped: &'a HashSet<Digest>,
+    /// Files of build records that go; all where `None`.
+    evicted: Option<&'a HashSet<PathBuf>>,
+}
+
+/// Something in a cache, with when it was last used.
+struct Cached {
+    path: PathBuf,
+    used: SystemTime,
+    /// A build record's needs; a download has none.
+    holds: Option<Vec<Digest>>,
+    bytes: u64,
+}
+
 impl Store {
     /// Removes what is not needed. Runs beside everything else; stops others for moments only.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
-        let _ = options;
-        Err(Error::Unsupported { object: "the store".into(), what: "pruning, for some minutes,".into() })
+        let mut pruned = Pruned::default();
+        let mut sizes = Sizes::default();
+        let (dropped, names) = self.images_to_drop(options.all_images, &mut pruned)?;
+        let mut evicted = HashSet::new();
+        if options.cache {
+            for item in self.over_budget(&dropped, options.cache_budget, &mut sizes)? {
+                match item.holds {
+                    Some(_) => pruned.build_records += 1,
+                    None => pruned.downloads += 1,
+                }
+                pruned.freed += item.bytes;
+                evicted.insert(item.path);
+            }
+        }
+        if options.dry_run {
+            let roots = Roots { dropped: &dropped, evicted: Some(&evicted) };
+            let (blobs, layers) = self.garbage(&roots, options.grace, None)?;
+            pruned.freed += sizes.of_all(self, &blobs, &layers);
+            pruned.blobs = blobs;
+            pruned.layers = layers.into_iter().map(|(digest, _)| digest).collect();
+            pruned.freed += self.old_partials(true)?;
+            return Ok(pruned);
+        }
+        for path in &evicted {
+            crate::atomic::remove_file(path)?;
+        }
+        for reference in &names {
+            self.remove_ref(reference)?;
+        }
+        self.drop_images(&dropped)?;
+        self.sweep(options.grace, None, &mut sizes, &mut pruned)?;
+        pruned.freed += self.old_partials(false)?;
+        clear_tmp(self)?;
+        Ok(pruned)
     }
 
     /// Removes an image by name (only the name, while others stand for it) or by ID (with all its names if
-    /// `force`), then frees what it alone needed.
+    /// `force`, else only while it has one at most), then frees what it alone needed. A container that
+    /// stands on the image forbids it; with `force` only the name goes.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Pruned> {
-        let _ = force;
-        self.resolve(name, None)?;
-        let _ = Store::remove_record;
-        Err(Error::Unsupported { object: name.into(), what: "removal, for some minutes,".into() })
+        let named = name.parse::<Reference>().ok().filter(|r| matches!(self.lookup(r), Ok(Some(_))));
+        let names = self.references()?;
+        let mut manifests = HashSet::new();
+        let mut going = Vec::new();
+        match &named {
+            Some(reference) => {
+                if let Some(target) = self.lookup(reference)? {
+                    manifests.extend(self.manifests_behind(&target)?);
+                }
+                going.push(reference.normalized());
+            }
+            None => {
+                let image = self.resolve(name, None)?;
+                let same = self.images()?.into_iter().filter(|i| i.id == *image.id());
+                manifests.extend(same.map(|i| i.manifest_digest));
+                for (reference, target) in &names {
+                    if !self.manifests_behind(target)?.is_disjoint(&manifests) {
+                        going.push(reference.clone());
+                    }
+                }
+                if going.len() > 1 && !force {
+                    let what = "an image with several names";
+                    return Err(Error::InUse { what, name: name.to_owned() });
+                }
+            }
+        }
+        let mut kept = HashSet::new();
+        for (reference, target) in &names {
+            if !going.iter().any(|g| g == reference || g == &reference.normalized()) {
+                kept.extend(self.manifests_behind(target)?);
+            }
+        }
+        let mut dropped: HashSet<Digest> = manifests.difference(&kept).cloned().collect();
+        let held: HashSet<Digest> = self.held_by_containers()?.into_iter().collect();
+        if !dropped.is_disjoint(&held) {
+            if !force {
+                return Err(Error::InUse { what: "image", name: name.to_owned() });
+            }
+            dropped.retain(|d| !held.contains(d));
+        }
+        let mut candidates = HashSet::new();
+        for manifest in &dropped {
+            let image = self.image(manifest)?;
+            candidates.insert(manifest.clone());
+            candidates.insert(image.id().clone());
+            candidates.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
+            for diff_id in &image.config.rootfs.diff_ids {
+                candidates.insert(diff_id.clone());
+                candidates.extend(self.blobs_of(diff_id));
+            }
+        }
+        let mut pruned = Pruned::default();
+        for reference in &going {
+            if let Some(target) = self.lookup(reference)? {
+                candidates.insert(target);
+            }
+            self.remove_ref(reference)?;
+            pruned.images.push(reference.familiar());
+        }
+        if going.is_empty() {
+            pruned.images.push(name.to_owned());
+        }
+        self.drop_images(&dropped)?;
+        self.sweep(Duration::ZERO, Some(&candidates), &mut Sizes::default(), &mut pruned)?;
+        Ok(pruned)
     }
 
     /// Counts and sizes by kind.
     pub fn disk_usage(&self) -> Result<DiskUsage> {
-        Ok(DiskUsage::default())
+        let mut sizes = Sizes::default();
+        let (none, nothing) = (HashSet::new(), HashSet::new());
+        let reach = self.mark(&Roots { dropped: &none, evicted: Some(&nothing) })?;
+        let images = self.mark(&Roots { dropped: &none, evicted: None })?;
+        let mut usage = DiskUsage::default();
+        usage.images.count = self.images()?.len() as u64;
+        for digest in self.all_blobs()? {
+            let bytes = sizes.blob(self, &digest);
+            usage.blobs.count += 1;
+            usage.blobs.bytes += bytes;
+            usage.blobs.reclaimable += if reach.blobs.contains(&digest) { 0 } else { bytes };
+            usage.images.bytes += if images.blobs.contains(&digest) { bytes } else { 0 };
+        }
+        for (digest, path) in self.all_layers()? {
+            let bytes = sizes.layer(&path);
+            usage.layers.count += 1;
+            usage.layers.bytes += bytes;
+            usage.layers.reclaimable += if reach.layers.contains(&digest) { 0 } else { bytes };
+            usage.images.bytes += if images.layers.contains(&digest) { bytes } else { 0 };
+        }
+        for id in self.containers()? {
+            let container = self.container(&id)?;
+            let bytes = disk_bytes(container.path());
+            usage.containers.count += 1;
+            usage.containers.bytes += bytes;
+            usage.containers.reclaimable += if container.is_locked() { 0 } else { bytes };
+        }
+        let mut counted = Reach::default();
+        for item in self.cached()? {
+            match item.holds {
+                None => {
+                    usage.downloads.count += 1;
+                    usage.downloads.bytes += item.bytes;
+                    usage.downloads.reclaimable += item.bytes;
+                }
+                Some(holds) => {
+                    let bytes = item.bytes + self.extra(&holds, &images, &mut counted, &mut sizes);
+                    usage.build_cache.count += 1;
+                    usage.build_cache.bytes += bytes;
+                    usage.build_cache.reclaimable += bytes;
+                }
+            }
+        }
+        Ok(usage)
     }
+
+    /// The images that a pruning drops, and the names that go with them.
+    fn images_to_drop(&self, all: bool, pruned: &mut Pruned) -> Result<(HashSet<Digest>, Vec<Reference>)> {
+        let mut held: HashSet<Digest> = self.held_by_containers()?.into_iter().collect();
+        held.extend(self.leased()?);
+        let mut dropped = HashSet::new();
+        let mut names = Vec::new();
+        for image in self.images()? {
+            if held.contains(&image.manifest_digest) || (!all && !image.references.is_empty()) {
+                continue;
+            }
+            if image.references.is_empty() {
+                pruned.images.push(image.id.to_string());
+            }
+            names.extend(image.references);
+            dropped.insert(image.manifest_digest);
+        }
+        names.sort();
+        names.dedup();
+        pruned.images.extend(names.iter().map(Reference::familiar));
+        Ok((dropped, names))
+    }
+
+    fn drop_images(&self, manifests: &HashSet<Digest>) -> Result<()> {
+        let _alone = self.exclude()?;
+        manifests.iter().try_for_each(|manifest| self.remove_record(manifest))
+    }
+
+    /// Takes garbage away, turn by turn. With `candidates`, nothing else.
+    fn sweep(
+        &self,
+        grace: Duration,
+        candidates: Option<&HashSet<Digest>>,
+        sizes: &mut Sizes,
+        pruned: &mut Pruned,
+    ) -> Result<()> {
+        let (none, nothing) = (HashSet::new(), HashSet::new());
+        loop {
+            let mut aside = Vec::new();
+            let mut taken = 0;
+            {
+                let _alone = self.exclude()?;
+                let roots = Roots { dropped: &none, evicted: Some(&nothing) };
+                let (blobs, layers) = self.garbage(&roots, grace, candidates)?;
+                for (digest, path) in layers.into_iter().take(TURN) {
+                    if let Some(gone) = self.set_aside(&path)? {
+                        aside.push(gone);
+                        taken += 1;
+                        pruned.layers.push(digest);
+                    }
+                }
+                for digest in blobs.into_iter().take(TURN) {
+                    pruned.freed += sizes.blob(self, &digest);
+                    self.remove_blob(&digest)?;
+                    taken += 1;
+                    pruned.blobs.push(digest);
+                }
+            }
+            for path in aside {
+                pruned.freed += disk_bytes(&path);
+                crate::remove::tree(&path)?;
+            }
+            if taken == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What nothing reaches: blobs, and layers with their folders.
+    fn garbage(
+        &self,
+        roots: &Roots<'_>,
+        grace: Duration,
+        candidates: Option<&HashSet<Digest>>,
+    ) -> Result<(Vec<Digest>, Vec<(Digest, PathBuf)>)> {
+        let reach = self.mark(roots)?;
+        let old = |path: &Path| {
+            grace.is_zero()
+                || fs::symlink_metadata(path)
+                    .and_then(|m| m.modified())
+                    .is_ok_and(|t| t.elapsed().is_ok_and(|age| age >= grace))
+        };
+        let asked = |digest: &Digest| candidates.is_none_or(|c| c.contains(digest));
+        let mut blobs = match candidates {
+            Some(candidates) => candidates.iter().filter(|d| self.has_blob(d)).cloned().collect(),
+            None => self.all_blobs()?,
+        };
+        blobs.retain(|d| !reach.blobs.contains(d) && old(&self.blob_path(d)));
+        let mut layers = self.all_layers()?;
+        layers.retain(|(d, path)| asked(d) && !reach.layers.contains(d) && old(&path.join("layer.json")));
+        Ok((blobs, layers))
+    }
+
+    fn mark(&self, roots: &Roots<'_>) -> Result<Reach> {
+        let mut reach = Reach::default();
+        let mut held = self.leased()?;
+        held.extend(self.held_by_containers()?);
+        if let Some(evicted) = roots.evicted {
+            for item in self.cached()? {
+                if let Some(holds) = item.holds.filter(|_| !evicted.contains(&item.path)) {
+                    held.extend(holds);
+                }
+            }
+        }
+        for image in self.images()? {
+            if roots.dropped.contains(&image.manifest_digest) {
+                continue;
+            }
+            self.mark_image(&image.manifest_digest, &mut reach);
+        }
+        for (_, target) in self.references()? {
+            if !roots.dropped.contains(&target) {
+                reach.blobs.insert(target);
+            }
+        }
+        for digest in held {
+            if self.has_image(&digest) {
+                self.mark_image(&digest, &mut reach);
+            }
+            self.mark_layer(&digest, &mut reach);
+            reach.blobs.insert(digest);
+        }
+        Ok(reach)
+    }
+
+    fn mark_image(&self, manifest: &Digest, reach: &mut Reach) {
+        reach.blobs.insert(manifest.clone());
+        // A damaged image keeps what can still be read of it.
+        if let Ok(image) = self.image(manifest) {
+            reach.blobs.insert(image.id().clone());
+            reach.blobs.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
+            image.config.rootfs.diff_ids.iter().for_each(|d| self.mark_layer(d, reach));
+        }
+    }
+
+    fn mark_layer(&self, diff_id: &Digest, reach: &mut Reach) {
+        if reach.layers.insert(diff_id.clone()) {
+            reach.blobs.extend(self.blobs_of(diff_id));
+        }
+    }
+
+    fn blobs_of(&self, diff_id: &Digest) -> Vec<Digest> {
+        let info = self.layer_info(diff_id).map(|i| i.blobs).unwrap_or_default();
+        info.into_iter().map(|b| b.digest).collect()
+    }
+
+    /// The manifests of local images that a name's target stands for.
+    fn manifests_behind(&self, target: &Digest) -> Result<HashSet<Digest>> {
+        if self.has_image(target) {
+            return Ok(HashSet::from([target.clone()]));
+        }
+        Ok(self.manifests_of_index(target)?.into_iter().collect())
+    }
+
+    /// What exceeds a budget, when the most recently used stay.
+    fn over_budget(&self, dropped: &HashSet<Digest>, budget: u64, sizes: &mut Sizes) -> Result<Vec<Cached>> {
+        let base = self.mark(&Roots { dropped, evicted: None })?;
+        let mut items = self.cached()?;
+        items.sort_by_key(|item| std::cmp::Reverse(item.used));
+        let mut counted = Reach::default();
+        let mut total = 0u64;
+        items.retain(|item| {
+            total += item.bytes;
+            if let Some(holds) = &item.holds {
+                total += self.extra(holds, &base, &mut counted, sizes);
+            }
+            total > budget
+        });
+        Ok(items)
+    }
+
+    /// Bytes of what `holds` names beyond `base` and what has been counted.
+    fn extra(&self, holds: &[Digest], base: &Reach, counted: &mut Reach, sizes: &mut Sizes) -> u64 {
+        let mut reach = Reach::default();
+        for digest in holds {
+            self.mark_layer(digest, &mut reach);
+            reach.blobs.insert(digest.clone());
+        }
+        let mut bytes = 0;
+        for digest in reach.layers {
+            if !base.layers.contains(&digest) && counted.layers.insert(digest.clone()) {
+                bytes += sizes.layer(&self.layer_dir(&digest));
+            }
+        }
+        for digest in reach.blobs {
+            if !base.blobs.contains(&digest) && counted.blobs.insert(digest.clone()) {
+                bytes += sizes.blob(self, &digest);
+            }
+        }
+        bytes
+    }
+
+    /// Everything in the caches.
+    fn cached(&self) -> Result<Vec<Cached>> {
+        let mut out = Vec::new();
+        let mut add = |path: PathBuf, record: bool| {
+            let Ok(meta) = fs::metadata(&path) else { return };
+            let holds = record.then(|| crate::cache::holds_of(&path));
+            let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            out.push(Cached { path, used, holds, bytes: meta.blocks() * 512 });
+        };
+        let records = self.root.join("cache/build");
+        for name in names_in(&records)? {
+            add(records.join(name), true);
+        }
+        let downloads = self.root.join("cache/downloads");
+        for algorithm in names_in(&downloads)? {
+            for two in names_in(&downloads.join(&algorithm))? {
+                let dir = downloads.join(&algorithm).join(&two);
+                for name in names_in(&dir)? {
+                    add(dir.join(name), false);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn all_blobs(&self) -> Result<Vec<Digest>> {
+        let mut out = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let dir = self.root.join("blobs").join(algorithm.name());
+            for two in names_in(&dir)? {
+                let names = names_in(&dir.join(two))?;
+                out.extend(names.iter().filter_map(|hex| format!("{}:{hex}", algorithm.name()).parse().ok()));
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// All unpacked layers, in every flavour of ownership, with their folders.
+    pub(crate) fn all_layers(&self) -> Result<Vec<(Digest, PathBuf)>> {
+        let dir = self.root.join("layers");
+        let mut out = Vec::new();
+        for name in names_in(&dir)? {
+            let hex = name.split('.').next().unwrap_or_default();
+            let algorithm = if hex.len() == Algorithm::Sha512.hex_len() { "sha512" } else { "sha256" };
+            if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
+                out.push((digest, dir.join(&name)));
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// Removes downloads that nobody continues. Returns their bytes.
+    fn old_partials(&self, dry_run: bool) -> Result<u64> {
+        let dir = self.root.join("partial");
+        let mut freed = 0;
+        for name in names_in(&dir)? {
+            let path = dir.join(&name);
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            let age = meta.modified().ok().and_then(|t| t.elapsed().ok()).unwrap_or_default();
+            let Ok(file) = File::open(&path) else { continue };
+            let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if free && (age > PARTIAL_AGE || name.ends_with(".lock")) {
+                freed += meta.blocks() * 512;
+                if !dry_run {
+                    crate::atomic::remove_file(&path)?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// Sizes on disk, measured once.
+#[derive(Default)]
+struct Sizes {
+    layers: HashMap<PathBuf, u64>,
+}
+
+impl Sizes {
+    fn blob(&mut self, store: &Store, digest: &Digest) -> u64 {
+        fs::metadata(store.blob_path(digest)).map(|m| m.blocks() * 512).unwrap_or_default()
+    }
+
+    fn layer(&mut self, path: &Path) -> u64 {
+        *self.layers.entry(path.to_owned()).or_insert_with(|| disk_bytes(path))
+    }
+
+    fn of_all(&mut self, store: &Store, blobs: &[Digest], layers: &[(Digest, PathBuf)]) -> u64 {
+        let of_layers: u64 = layers.iter().map(|(_, path)| self.layer(path)).sum();
+        of_layers + blobs.iter().map(|d| self.blob(store, d)).sum::<u64>()
+    }
+}
+
+/// Bytes on disk of a tree; files with several names count once. What cannot be read counts nothing.
+fn disk_bytes(path: &Path) -> u64 {
+    let mut seen = HashSet::new();
+    let mut todo = vec![path.to_owned()];
+    let mut bytes = 0;
+    while let Some(path) = todo.pop() {
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        if meta.nlink() < 2 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {
+            bytes += meta.blocks() * 512;
+        }
+        if meta.is_dir()
+            && let Ok(entries) = fs::read_dir(&path)
+        {
+            todo.extend(entries.flatten().map(|e| e.path()));
+        }
+    }
+    bytes
 }
 
 /// Removes leftovers of dead processes from `tmp/`.
 pub(crate) fn clear_tmp(store: &Store) -> Result<()> {
-    let _ = store.exclude()?;
-    let _ = store.leased()?;
+    let tmp = store.root.join("tmp");
+    for name in names_in(&tmp)? {
+        let path = tmp.join(&name);
+        if name.starts_with("work-") {
+            match File::open(&path) {
+                Ok(dir) if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() => {
+                    crate::remove::tree(&path)?;
+                }
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("open", &path, e)),
+            }
+        } else if name.starts_with("gone-") {
+            crate::remove::tree(&path)?;
+        }
+    }
     Ok(())
 }

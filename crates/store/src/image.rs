@@ -350,7 +350,7 @@ impl Store {
     }
 
     /// The manifests of an index whose images are here. None where the index itself is not here.
-    fn manifests_of_index(&self, index: &Digest) -> Result<Vec<Digest>> {
+    pub(crate) fn manifests_of_index(&self, index: &Digest) -> Result<Vec<Digest>> {
         let bytes = match self.read_document(index) {
             Err(Error::NoBlob { .. }) => return Ok(Vec::new()),
             other => other?,

@@ -48,8 +48,8 @@ pub struct Skipped {
 }
 
 impl Store {
-    /// The folder of a layer's tree, whether or not it exists.
-    fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
+    /// The folder of a layer, whether or not it exists.
+    pub(crate) fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
         self.root.join("layers").join(format!("{}{}", diff_id.hex(), self.ownership.flavour()))
     }
 
@@ -147,16 +147,6 @@ impl Store {
     /// Takes a layer's folder out of sight and deletes it.
     pub(crate) fn discard_layer(&self, diff_id: &Digest) -> Result<()> {
         self.discard_dir(&self.layer_dir(diff_id))
-    }
-
-    /// Moves a folder into `tmp/`, then deletes it; a crash in between leaves work for the collector.
-    pub(crate) fn discard_dir(&self, dir: &Path) -> Result<()> {
-        let gone = self.scratch("gone")?;
-        match fs::rename(dir, &gone) {
-            Ok(()) => crate::remove::tree(&gone),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(Error::io("remove", dir, e)),
-        }
     }
 
     /// Whether a folder's data is on disk, or at least in the memory of the running kernel.

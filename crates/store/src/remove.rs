@@ -22,7 +22,10 @@ pub(crate) fn tree(path: &Path) -> Result<()> {
         return Err(crate::Error::io("remove", path, std::io::Error::from(std::io::ErrorKind::InvalidInput)));
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = openat(CWD, parent, flags, Mode::empty()).at("open", parent)?;
+    let parent = match openat(CWD, parent, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.at("open", parent)?,
+    };
     let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name))
         .map_err(|e| crate::Error::io("remove", path, std::io::Error::from(e)))?;
     below(parent.as_fd(), &name).at("remove", path)
@@ -35,7 +38,9 @@ pub(crate) fn below(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(e),
     }
-    let Some(top) = open_for_deletion(parent, name)? else { return unlink(parent, name, AtFlags::empty()) };
+    let Some(top) = open_for_deletion(parent, name)? else {
+        return gone_is_fine(unlink(parent, name, AtFlags::empty()));
+    };
     let mut moved = 0;
     // Directories too deep to hold open are moved to the top; the loop comes round for them.
     loop {
@@ -45,7 +50,12 @@ pub(crate) fn below(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io
             break;
         }
     }
-    unlink(parent, name, AtFlags::REMOVEDIR)
+    gone_is_fine(unlink(parent, name, AtFlags::REMOVEDIR))
+}
+
+/// Two may delete the same tree at once.
+fn gone_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    if result == Err(Errno::NOENT) { Ok(()) } else { result }
 }
 
 fn empty(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, depth: usize, moved: &mut u64) -> rustix::io::Result<()> {
@@ -75,10 +85,10 @@ fn empty(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, depth: usize, moved: &mut u64
                 *moved += 1;
                 let aside = format!(".deep-{}-{moved}", crate::atomic::random_name());
                 drop(child);
-                rustix::fs::renameat(dir, name, top, aside)?;
+                gone_is_fine(rustix::fs::renameat(dir, name, top, aside))?;
             } else {
                 empty(child.as_fd(), top, depth + 1, moved)?;
-                unlink(dir, name, AtFlags::REMOVEDIR)?;
+                gone_is_fine(unlink(dir, name, AtFlags::REMOVEDIR))?;
             }
             progress = true;
         }

@@ -1,9 +1,12 @@
 //! The store itself: where it is, who owns its files, and the bounds it enforces.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::At;
 use crate::{Error, Result};
@@ -77,7 +80,7 @@ impl Default for Limits {
         Limits {
             layer_bytes: 256 << 30,
             ratio: 1200,
-            entries: 20_000_000,
+            entries: 5_000_000,
             path: 4096,
             xattrs: 1 << 20,
             pax: 2 << 20,
@@ -94,6 +97,22 @@ pub struct Store {
     pub(crate) ownership: Ownership,
     pub(crate) limits: Limits,
     present: bool,
+    worker: Arc<Mutex<Option<Worker>>>,
+}
+
+/// A folder in `tmp/` for the work in progress of this process, locked for as long as that lives. Folders
+/// whose lock is free are leftovers.
+#[derive(Debug)]
+struct Worker {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Fails, rightly, while something is left in it.
+        let _ = fs::remove_dir(&self.path);
+    }
 }
 
 impl Store {
@@ -114,7 +133,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
             Err(e) => return Err(Error::io("open", &path, e)),
         };
-        Ok(Store { root, ownership, limits: Limits::default(), present })
+        Ok(Store { root, ownership, limits: Limits::default(), present, worker: Arc::default() })
     }
 
     /// The same store with other bounds on what images may demand.
@@ -164,9 +183,52 @@ impl Store {
         Ok(path)
     }
 
-    /// A fresh path in `tmp/` that nobody else uses; `what` makes leftovers recognisable.
+    /// A fresh path in this process's folder under `tmp/`, which nobody else uses; `what` makes leftovers
+    /// recognisable.
     pub(crate) fn scratch(&self, what: &str) -> Result<PathBuf> {
-        Ok(self.dir("tmp")?.join(format!("{what}-{}", crate::atomic::random_name())))
+        let mut worker = self.worker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if worker.is_none() {
+            *worker = Some(self.start_worker()?);
+        }
+        let folder = worker.as_ref().map(|w| w.path.as_path()).unwrap_or(&self.root);
+        Ok(folder.join(format!("{what}-{}", crate::atomic::random_name())))
+    }
+
+    fn start_worker(&self) -> Result<Worker> {
+        let tmp = self.dir("tmp")?;
+        loop {
+            let path = tmp.join(format!("work-{}", crate::atomic::random_name()));
+            fs::DirBuilder::new().mode(0o700).create(&path).at("create", &path)?;
+            let lock = match File::open(&path) {
+                Ok(lock) => lock,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("open", &path, e)),
+            };
+            flock(&lock, FlockOperation::LockExclusive).at("lock", &path)?;
+            // A collector may have taken the folder for a dead one before it was locked.
+            if path.exists() {
+                return Ok(Worker { path, _lock: lock });
+            }
+        }
+    }
+
+    /// Moves a folder out of sight, then deletes it; a crash in between leaves work for the collector, and a
+    /// collector that is faster does no harm.
+    pub(crate) fn discard_dir(&self, dir: &Path) -> Result<()> {
+        match self.set_aside(dir)? {
+            Some(gone) => crate::remove::tree(&gone),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves a folder to where anyone may delete it. `None` where it does not exist.
+    pub(crate) fn set_aside(&self, dir: &Path) -> Result<Option<PathBuf>> {
+        let gone = self.dir("tmp")?.join(format!("gone-{}", crate::atomic::random_name()));
+        match fs::rename(dir, &gone) {
+            Ok(()) => Ok(Some(gone)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("remove", dir, e)),
+        }
     }
 
     /// Makes everything written so far survive a power cut.

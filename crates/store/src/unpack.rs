@@ -303,7 +303,10 @@ impl Unpacker {
                 return Err(missing());
             }
             Occupant::Whiteout => {
-                return Err(refuse(path, format!("it is a link to '{}', which is deleted", display(&target))));
+                return Err(refuse(
+                    path,
+                    format!("it is a link to '{}', which is deleted", display(&target)),
+                ));
             }
             Occupant::Dir => return Err(refuse(path, "it is a link to a directory")),
         }

@@ -83,3 +83,61 @@ pub(crate) fn parse_owner(value: &[u8]) -> Option<(u32, u32)> {
     let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
     Some((uid.parse().ok()?, gid.parse().ok()?))
 }
+
+/// All extended attributes of a file by path, with their values. With `follow` a link is followed, which is
+/// meant for `/proc/self/fd/N`.
+pub(crate) fn list(path: &[u8], follow: bool) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let names = sized(|buffer| {
+        if follow { rustix::fs::listxattr(path, buffer) } else { rustix::fs::llistxattr(path, buffer) }
+    });
+    let names = match names {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    read_values(&names, |name, buffer| {
+        if follow {
+            rustix::fs::getxattr(path, name, buffer)
+        } else {
+            rustix::fs::lgetxattr(path, name, buffer)
+        }
+    })
+}
+
+/// All extended attributes of an open file.
+pub(crate) fn list_fd(fd: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let names = match sized(|buffer| rustix::fs::flistxattr(fd.as_fd(), buffer)) {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    read_values(&names, |name, buffer| rustix::fs::fgetxattr(fd.as_fd(), name, buffer))
+}
+
+fn read_values(
+    names: &[u8],
+    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut out = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        match sized(|buffer| get(name, buffer)) {
+            Ok(value) => out.push((name.to_vec(), value)),
+            // Gone since it was listed, or not for us to read.
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(out)
+}
+
+/// Calls with a larger buffer until the answer fits; nothing is larger than 64 KiB (xattr(7)).
+fn sized(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut small = [0u8; 256];
+    match call(&mut small) {
+        Ok(n) => return Ok(small[..n].to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(e) => return Err(e),
+    }
+    let mut large = vec![0u8; 64 << 10];
+    let n = call(&mut large)?;
+    large.truncate(n);
+    Ok(large)
+}

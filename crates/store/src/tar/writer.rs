@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::{BLOCK, Entry, Kind};
+use super::{BLOCK, Entry, Kind, Segment};
 
 /// An archive being written.
 pub struct Writer<W> {
@@ -24,17 +24,31 @@ impl<W: Write> Writer<W> {
         self.entries
     }
 
-    /// Writes an entry's headers. A file's data follows through [`Writer::data`], exactly `entry.size` bytes.
-    /// Holes of sparse files are written as zeros.
+    /// Writes an entry's headers. A file's data follows through [`Writer::data`], exactly `entry.size` bytes,
+    /// or what the segments of a sparse file add up to (which is written in GNU's version 1.0).
     pub fn begin(&mut self, entry: &Entry) -> io::Result<()> {
         if self.remaining != 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file before has not all its data"));
         }
         let mut block = [0u8; BLOCK];
         let mut pax = Vec::new();
-        let size = if entry.kind == Kind::File { entry.size } else { 0 };
-        if !place_path(&mut block, &entry.path) {
-            pax_record(&mut pax, b"path", &entry.path);
+        let mut size = if entry.kind == Kind::File { entry.size } else { 0 };
+        let map = match &entry.sparse {
+            Some(map) if entry.kind == Kind::File => sparse_map(map),
+            _ => Vec::new(),
+        };
+        if map.is_empty() {
+            if !place_path(&mut block, &entry.path) {
+                pax_record(&mut pax, b"path", &entry.path);
+            }
+        } else {
+            pax_record(&mut pax, b"GNU.sparse.major", b"1");
+            pax_record(&mut pax, b"GNU.sparse.minor", b"0");
+            pax_record(&mut pax, b"GNU.sparse.name", &entry.path);
+            pax_record(&mut pax, b"GNU.sparse.realsize", size.to_string().as_bytes());
+            place_path(&mut block, &beside(b"GNUSparseFile.0/", &entry.path));
+            let stored: u64 = entry.sparse.iter().flatten().map(|s| s.length).sum();
+            size = map.len() as u64 + stored;
         }
         if entry.link.len() <= 100 {
             block[157..157 + entry.link.len()].copy_from_slice(&entry.link);
@@ -84,7 +98,7 @@ impl<W: Write> Writer<W> {
         self.entries += 1;
         self.remaining = size;
         self.padding = padding(size);
-        self.pad()
+        if map.is_empty() { self.pad() } else { self.data(&map) }
     }
 
     /// Writes some of the current file's data.
@@ -121,9 +135,7 @@ impl<W: Write> Writer<W> {
 
     fn pax_header(&mut self, entry: &Entry, records: &[u8]) -> io::Result<()> {
         let mut block = [0u8; BLOCK];
-        let trimmed = entry.path.strip_suffix(b"/").unwrap_or(&entry.path);
-        let base = trimmed.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        let name = [b"PaxHeaders.0/", &base[..base.len().min(80)]].concat();
+        let name = beside(b"PaxHeaders.0/", &entry.path);
         block[..name.len()].copy_from_slice(&name);
         octal(&mut block[100..108], 0o644);
         octal(&mut block[108..116], 0);
@@ -136,6 +148,24 @@ impl<W: Write> Writer<W> {
         self.output.write_all(records)?;
         self.output.write_all(&[0; BLOCK][..padding(records.len() as u64)])
     }
+}
+
+/// A name for readers that do not know an extension, in a folder of its own.
+fn beside(folder: &[u8], path: &[u8]) -> Vec<u8> {
+    let trimmed = path.strip_suffix(b"/").unwrap_or(path);
+    let base = trimmed.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    [folder, &base[..base.len().min(80)]].concat()
+}
+
+/// The map of a sparse file as it stands before the data, padded to whole blocks.
+fn sparse_map(map: &[Segment]) -> Vec<u8> {
+    let mut text = format!("{}\n", map.len());
+    for segment in map {
+        text.push_str(&format!("{}\n{}\n", segment.offset, segment.length));
+    }
+    let mut bytes = text.into_bytes();
+    bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    bytes
 }
 
 fn padding(size: u64) -> usize {

@@ -1,0 +1,310 @@
+//! Images into files that Docker, podman and skopeo read: OCI layouts (image-spec, image-layout.md) and
+//! archives that are a Docker archive and an OCI layout at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use isles_spec::image::{Descriptor, Index, Manifest, media_type};
+use isles_spec::{Digest, Progress, Reference};
+use serde::Serialize;
+
+use crate::error::At;
+use crate::hash::{Hasher, digest_of};
+use crate::layer::to_json;
+use crate::tar::{Entry, Kind, Writer};
+use crate::{Error, Image, Result, Store};
+
+const BUFFER: usize = 256 << 10;
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+const INDEX_LIMIT: u64 = 64 << 20;
+
+/// The formats that images are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// A tar file with an OCI layout, layers as they are in the store; what podman, skopeo and Docker 25 and
+    /// later read.
+    OciArchive,
+    /// A tar file that every Docker reads, and that is an OCI layout too; layers uncompressed.
+    DockerArchive,
+}
+
+/// One image of Docker's `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Vec<String>,
+    layers: Vec<String>,
+}
+
+/// A manifest that can be written: every blob it names is at hand.
+struct Portable {
+    bytes: Vec<u8>,
+    media_type: String,
+    manifest: Manifest,
+}
+
+impl Store {
+    /// Writes images, with names, as one archive.
+    pub fn export_archive(
+        &self,
+        images: &[(Image, Vec<Reference>)],
+        format: ExportFormat,
+        out: &mut dyn Write,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let mut archive = Archive { writer: Writer::new(out), written: HashSet::new(), progress, id: 0 };
+        archive.id = progress.begin("writing the archive", None);
+        let mut index = empty_index();
+        let mut docker = Vec::new();
+        archive.bytes("oci-layout", LAYOUT)?;
+        for (image, names) in images {
+            let portable = match format {
+                ExportFormat::OciArchive => self.portable(image)?,
+                ExportFormat::DockerArchive => self.uncompressed(image)?,
+            };
+            let config = self.read_document(image.id())?;
+            archive.blob_bytes(image.id(), &config)?;
+            for (layer, diff_id) in portable.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
+                if archive.written.contains(&layer.digest) {
+                    continue;
+                }
+                let mut data: Box<dyn Read> = match format {
+                    ExportFormat::OciArchive => Box::new(self.open_blob(&layer.digest)?),
+                    ExportFormat::DockerArchive => self.open_layer_tar(diff_id)?,
+                };
+                archive.blob(&layer.digest, layer.size, &mut *data)?;
+            }
+            let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
+            archive.blob_bytes(&digest, &portable.bytes)?;
+            let descriptor = Descriptor::new(&portable.media_type, digest, portable.bytes.len() as u64);
+            add(&mut index, &descriptor, image, names);
+            docker.push(DockerImage {
+                config: blob_name(image.id()),
+                repo_tags: tags(names),
+                layers: portable.manifest.layers.iter().map(|l| blob_name(&l.digest)).collect(),
+            });
+        }
+        archive.bytes("index.json", &to_json(&index)?)?;
+        if format == ExportFormat::DockerArchive {
+            archive.bytes("manifest.json", &to_json(&docker)?)?;
+        }
+        archive.writer.finish().map_err(written)?.flush().map_err(written)?;
+        progress.end(archive.id, "written");
+        Ok(())
+    }
+
+    /// Adds images to an OCI layout folder, which is created where missing. A name that the layout has
+    /// already moves to the new image.
+    pub fn export_oci_dir(
+        &self,
+        images: &[(Image, Vec<Reference>)],
+        dir: &Path,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        fs::create_dir_all(dir).at("create", dir)?;
+        let index_path = dir.join("index.json");
+        let mut index = match crate::atomic::read_bounded(&index_path, INDEX_LIMIT) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|e| Error::document(index_path.display(), e))?
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => empty_index(),
+            Err(e) => return Err(Error::io("read", &index_path, e)),
+        };
+        let id = progress.begin("writing the layout", None);
+        for (image, names) in images {
+            let portable = self.portable(image)?;
+            let config = self.read_document(image.id())?;
+            self.blob_into(dir, image.id(), &mut &config[..])?;
+            for layer in &portable.manifest.layers {
+                self.blob_into(dir, &layer.digest, &mut self.open_blob(&layer.digest)?)?;
+                progress.advance(id, layer.size);
+            }
+            let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
+            self.blob_into(dir, &digest, &mut &portable.bytes[..])?;
+            let descriptor = Descriptor::new(&portable.media_type, digest, portable.bytes.len() as u64);
+            add(&mut index, &descriptor, image, names);
+        }
+        crate::atomic::replace(&dir.join("oci-layout"), LAYOUT)?;
+        crate::atomic::replace(&index_path, &to_json(&index)?)?;
+        progress.end(id, "written");
+        Ok(())
+    }
+
+    /// The image's own manifest where all its blobs are here; else one with the blobs that are. The image ID
+    /// is the same either way.
+    fn portable(&self, image: &Image) -> Result<Portable> {
+        let mut manifest = image.manifest.clone();
+        let mut own = true;
+        for (layer, diff_id) in manifest.layers.iter_mut().zip(&image.config.rootfs.diff_ids) {
+            if self.blob_size(&layer.digest) == Some(layer.size) {
+                continue;
+            }
+            let here = self.blob_of_layer(diff_id, None)?;
+            *layer = here.ok_or_else(|| Error::NoBlob { digest: layer.digest.clone() })?;
+            own = false;
+        }
+        if own {
+            let bytes = self.read_document(&image.manifest_digest)?;
+            return Ok(Portable { bytes, media_type: image.manifest_media_type.clone(), manifest });
+        }
+        rewritten(manifest)
+    }
+
+    /// The image with its layers as plain archives.
+    fn uncompressed(&self, image: &Image) -> Result<Portable> {
+        let mut manifest = image.manifest.clone();
+        for (layer, diff_id) in manifest.layers.iter_mut().zip(&image.config.rootfs.diff_ids) {
+            *layer = Descriptor::new(media_type::OCI_LAYER, diff_id.clone(), self.layer_info(diff_id)?.size);
+        }
+        rewritten(manifest)
+    }
+
+    /// Copies a blob into a layout, checking it on the way.
+    fn blob_into(&self, dir: &Path, digest: &Digest, data: &mut dyn Read) -> Result<()> {
+        let path = dir.join(blob_name(digest));
+        if path.exists() {
+            return Ok(());
+        }
+        let folder = dir.join("blobs").join(digest.algorithm().name());
+        fs::create_dir_all(&folder).at("create", &folder)?;
+        let temporary = folder.join(format!(".new-{}", crate::atomic::random_name()));
+        let result = (|| {
+            let mut file = fs::File::create_new(&temporary).at("create", &temporary)?;
+            copy_checked(digest, data, |bytes| file.write_all(bytes).at("write", &temporary))?;
+            file.sync_data().at("write", &temporary)?;
+            fs::rename(&temporary, &path).at("write", &path)
+        })();
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        result
+    }
+}
+
+fn rewritten(mut manifest: Manifest) -> Result<Portable> {
+    manifest.media_type = Some(media_type::OCI_MANIFEST.into());
+    manifest.config.media_type = media_type::OCI_CONFIG.into();
+    Ok(Portable { bytes: to_json(&manifest)?, media_type: media_type::OCI_MANIFEST.into(), manifest })
+}
+
+/// An archive being written, in which every blob stands once.
+struct Archive<'a> {
+    writer: Writer<&'a mut dyn Write>,
+    written: HashSet<Digest>,
+    progress: &'a dyn Progress,
+    id: u64,
+}
+
+impl Archive<'_> {
+    fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.begin(name, bytes.len() as u64)?;
+        self.writer.data(bytes).map_err(written)
+    }
+
+    fn blob_bytes(&mut self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        if self.written.insert(digest.clone()) { self.bytes(&blob_name(digest), bytes) } else { Ok(()) }
+    }
+
+    fn blob(&mut self, digest: &Digest, size: u64, data: &mut dyn Read) -> Result<()> {
+        self.written.insert(digest.clone());
+        self.begin(&blob_name(digest), size)?;
+        let (writer, progress, id) = (&mut self.writer, self.progress, self.id);
+        copy_checked(digest, data, |bytes| {
+            progress.advance(id, bytes.len() as u64);
+            writer.data(bytes).map_err(written)
+        })?;
+        match self.writer.remaining() {
+            0 => Ok(()),
+            missing => Err(Error::WrongSize {
+                object: format!("blob {digest}"),
+                expected: size,
+                actual: size - missing,
+            }),
+        }
+    }
+
+    fn begin(&mut self, name: &str, size: u64) -> Result<()> {
+        let path = name.as_bytes().to_vec();
+        let entry = Entry { path, kind: Kind::File, mode: 0o644, size, ..Entry::default() };
+        self.writer.begin(&entry).map_err(written)
+    }
+}
+
+/// Copies content that must have a digest.
+fn copy_checked(
+    digest: &Digest,
+    data: &mut dyn Read,
+    mut out: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let object = || format!("blob {digest}");
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let n = crate::pipe::read_full(data, &mut buffer).map_err(|source| Error::Io {
+            doing: "read",
+            object: object(),
+            source,
+        })?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+        out(&buffer[..n])?;
+    }
+    let actual = hasher.finish();
+    if actual == *digest {
+        return Ok(());
+    }
+    Err(Error::WrongDigest { object: object(), expected: digest.clone(), actual })
+}
+
+/// Lists an image under each of its names, or once without any.
+fn add(index: &mut Index, manifest: &Descriptor, image: &Image, names: &[Reference]) {
+    let named: Vec<String> =
+        names.iter().filter(|n| n.digest().is_none()).map(|n| n.normalized().to_string()).collect();
+    let is =
+        |d: &Descriptor, name: &String| d.annotations.get("org.opencontainers.image.ref.name") == Some(name);
+    index.manifests.retain(|d| !named.iter().any(|n| is(d, n)));
+    let mut descriptor = manifest.clone();
+    descriptor.platform = Some(image.config.platform());
+    if named.is_empty() {
+        if !index.manifests.iter().any(|d| d.digest == descriptor.digest) {
+            index.manifests.push(descriptor);
+        }
+        return;
+    }
+    for name in named {
+        let mut descriptor = descriptor.clone();
+        // The first is what podman and skopeo read, the second what containerd and Docker do.
+        descriptor.annotations.insert("org.opencontainers.image.ref.name".into(), name.clone());
+        descriptor.annotations.insert("io.containerd.image.name".into(), name);
+        index.manifests.push(descriptor);
+    }
+}
+
+fn empty_index() -> Index {
+    Index {
+        schema_version: 2,
+        media_type: Some(media_type::OCI_INDEX.into()),
+        artifact_type: None,
+        manifests: Vec::new(),
+        subject: None,
+        annotations: BTreeMap::new(),
+    }
+}
+
+/// Names as Docker's list has them.
+fn tags(names: &[Reference]) -> Vec<String> {
+    names.iter().filter(|n| n.digest().is_none()).map(|n| n.normalized().familiar()).collect()
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+fn written(source: io::Error) -> Error {
+    Error::Io { doing: "write", object: "the archive".into(), source }
+}
