@@ -21,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A plain HTTP server answers a TLS greeting at once.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// One read of the socket; larger gains nothing, smaller costs system calls.
+/// Registries that keep blobs elsewhere hash and copy a large one before they answer its last request.
+const DIGESTION: Duration = Duration::from_secs(15 * 60);
 const INPUT_BUFFER: usize = 128 << 10;
 const OUTPUT_BUFFER: usize = 128 << 10;
 const IDLE_CONNECTIONS: usize = 16;
@@ -172,7 +174,9 @@ impl Http {
                     })
                 })?;
                 let request = request.header(header::CONTENT_LENGTH, size);
-                agent.run(request.body(SendBody::from_reader(&mut reader)).map_err(malformed)?)
+                let request = request.body(SendBody::from_reader(&mut reader)).map_err(malformed)?;
+                let patience = Some(self.stall.max(DIGESTION));
+                agent.run(agent.configure_request(request).timeout_per_read(patience).build())
             }
         };
         sent.map_err(|e| failure(url, "waiting for its answer", e))

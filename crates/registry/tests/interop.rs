@@ -6,13 +6,14 @@ mod fake;
 mod sample;
 
 use std::io::{BufRead, BufReader};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use isles_registry::{Client, ClientOptions, Credentials, Error, Login};
-use isles_spec::{Platform, Quiet, Reference};
+use isles_spec::{Hint, Platform, Quiet, Reference};
 use isles_store::{Ownership, Store};
 use sample::{Packing, Sample, noise, tar};
 
@@ -30,15 +31,19 @@ struct Server {
 
 impl Server {
     /// None, with a word on why, where it is not installed.
-    fn start(auth: &str) -> Option<Server> {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().display();
+    fn start() -> Option<Server> {
+        Server::start_in(tempfile::tempdir().unwrap(), "", "")
+    }
+
+    /// With more settings, in whose text `ROOT` stands for the folder.
+    fn start_in(dir: tempfile::TempDir, http: &str, more: &str) -> Option<Server> {
         let config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{delete: {{enabled: true}}, filesystem: {{rootdirectory: {root}/data}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n{auth}"
+            "version: 0.1\nlog: {{level: info}}\n\
+             storage: {{delete: {{enabled: true}}, filesystem: {{rootdirectory: ROOT/data}}}}\n\
+             http: {{addr: '127.0.0.1:0'{http}}}\n{more}"
         );
         let file = dir.path().join("config.yml");
-        std::fs::write(&file, config.replace("ROOT", &root.to_string())).unwrap();
+        std::fs::write(&file, config.replace("ROOT", &dir.path().display().to_string())).unwrap();
         let mut command = Command::new("docker-registry");
         command.args(["serve".as_ref(), file.as_os_str()]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
@@ -143,7 +148,7 @@ fn there_and_back(home: &Path, server: &Server) {
         assert_eq!(raw, sample.manifest);
 
         // To a registry that has nothing: everything is sent, and comes back the same.
-        let Some(empty) = Server::start("") else { return };
+        let Some(empty) = Server::start() else { return };
         let target = empty.name("x:1");
         let pushed = client.push(&store, &first.to_string(), None, &target, &Quiet).unwrap();
         assert_eq!(pushed.uploaded, 4);
@@ -164,11 +169,11 @@ fn there_and_back(home: &Path, server: &Server) {
 fn images_go_there_and_back() {
     if let Ok(home) = std::env::var(HOME) {
         // This is the copy of the program that runs as an ordinary user.
-        let Some(server) = Server::start("") else { return };
+        let Some(server) = Server::start() else { return };
         return there_and_back(Path::new(&home), &server);
     }
     let home = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = Server::start() else { return };
     there_and_back(home.path(), &server);
 }
 
@@ -205,10 +210,10 @@ fn images_go_there_and_back_as_an_ordinary_user() {
 fn a_registry_with_passwords() {
     // As `htpasswd -nbB me secret` prints it.
     let hash = "me:$2b$04$51LZMXTseuzFG2ON5viWQe9UA2RPR.inhzunDJRO0yHXDvc3XTwtm";
-    let Some(server) = Server::start("auth: {htpasswd: {realm: here, path: ROOT/passwords}}\n") else {
-        return;
-    };
-    std::fs::write(server.dir.path().join("passwords"), hash).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("passwords"), hash).unwrap();
+    let auth = "auth: {htpasswd: {realm: here, path: ROOT/passwords}}\n";
+    let Some(server) = Server::start_in(dir, "", auth) else { return };
     let sample = three_layers(Packing::Gzip);
     let layout = server.dir.path().join("layout");
     sample.write_layout(&layout, "x");
@@ -232,4 +237,81 @@ fn a_registry_with_passwords() {
     credentials.save(&server.address, &login("secret")).unwrap();
     client.pull(&store, &name, &Platform::host(), &Quiet).unwrap();
     client.push(&store, &name.to_string(), None, &server.name("b:1"), &Quiet).unwrap();
+}
+
+/// A name of this machine that does not look like one, so that certificates count.
+fn other_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let near = (name.as_str(), 0).to_socket_addrs().is_ok_and(|mut all| all.all(|a| a.ip().is_loopback()));
+    (near && name != "localhost").then_some(name)
+}
+
+/// A certificate authority and, signed by it, a certificate for `name`. Needs openssl.
+fn certificates(dir: &Path, name: &str) -> bool {
+    std::fs::write(dir.join("names"), format!("subjectAltName=DNS:{name}\n")).unwrap();
+    let new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    [
+        format!("{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.crt"),
+        format!("{new} -subj /CN=server -keyout server.key -out server.csr"),
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -days 2 -extfile names -out server.crt".to_owned(),
+    ]
+    .iter()
+    .all(|line| {
+        let run =
+            Command::new("openssl").args(line.split(' ')).current_dir(dir).stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
+    })
+}
+
+#[test]
+fn certificates_are_checked() {
+    let Some(host) = other_name() else {
+        println!("skip: this machine's name does not lead to loopback");
+        return;
+    };
+    let tls = ", tls: {certificate: ROOT/server.crt, key: ROOT/server.key}";
+    let start = |name: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        if !certificates(dir.path(), name) {
+            println!("skip: openssl makes no certificates");
+            return None;
+        }
+        Server::start_in(dir, tls, "")
+    };
+    let Some(server) = start(&host) else { return };
+    let port = |server: &Server| server.address.rsplit(':').next().unwrap().to_owned();
+    let at = |server: &Server| format!("{host}:{}", port(server));
+    let ask = |server: &Server, options: ClientOptions| {
+        let options = ClientOptions { credentials: Credentials::none(), ..options };
+        Client::new(options).tags(&Reference::parse(&format!("{}/x", at(server))).unwrap()).unwrap_err()
+    };
+    // Whoever is trusted gets as far as hearing that there is no such repository.
+    let trusted = |e: Error| assert!(matches!(e, Error::NotFound { .. }), "{e}");
+
+    let e = ask(&server, ClientOptions::default());
+    assert!(matches!(e, Error::Untrusted { intercepted: true, .. }), "{e}");
+    assert!(e.hint().unwrap().contains("/usr/local/share/ca-certificates"));
+    trusted(ask(&server, ClientOptions { tls_verify: false, ..ClientOptions::default() }));
+    trusted(ask(&server, ClientOptions { insecure: vec![at(&server)], ..ClientOptions::default() }));
+    let folder = server.dir.path().join("certs.d").join(at(&server));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(server.dir.path().join("ca.crt"), folder.join("ca.crt")).unwrap();
+    let certificates = vec![server.dir.path().join("certs.d")];
+    trusted(ask(&server, ClientOptions { certificates: certificates.clone(), ..ClientOptions::default() }));
+    // On loopback, TLS is used where it is spoken, and not insisted on.
+    let near = Reference::parse(&format!("127.0.0.1:{}/x", port(&server))).unwrap();
+    trusted(client().tags(&near).unwrap_err());
+
+    let Some(other) = start("elsewhere.example") else { return };
+    let folder = server.dir.path().join("certs.d").join(at(&other));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(other.dir.path().join("ca.crt"), folder.join("ca.crt")).unwrap();
+    let e = ask(&other, ClientOptions { certificates, ..ClientOptions::default() });
+    assert!(e.to_string().ends_with("its certificate is for another name"), "{e}");
+
+    let Some(plain) = Server::start() else { return };
+    let e = ask(&plain, ClientOptions::default());
+    assert!(e.to_string().ends_with("it does not speak TLS"), "{e}");
+    assert!(e.hint().unwrap().contains("--tls-verify=false"));
+    trusted(ask(&plain, ClientOptions { insecure: vec![at(&plain)], ..ClientOptions::default() }));
 }

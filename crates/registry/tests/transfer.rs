@@ -167,6 +167,51 @@ fn another_process_goes_on_with_what_is_here() {
     assert!(pulled.bytes < 2_000_000, "{} bytes again", pulled.bytes);
 }
 
+/// Tells a copy of this program what to pull, and where to.
+const CHILD: &str = "ISLES_TEST_PULL";
+
+#[test]
+fn a_killed_pull_leaves_nothing_broken() {
+    if let Ok(text) = std::env::var(CHILD) {
+        let (dir, name) = text.split_once('=').unwrap();
+        let store = Store::open(dir, Ownership::Single).unwrap();
+        let client = Client::new(ClientOptions { credentials: Credentials::none(), ..Default::default() });
+        let pulled = client.pull(&store, &Reference::parse(name).unwrap(), &Platform::host(), &Quiet);
+        panic!("the pull was to last: {pulled:?}");
+    }
+    let sample = Sample::large(6_000_000, 13);
+    let size = sample.blobs[&sample.layers[0]].len();
+    let here = here();
+    for part in [1, 2, 3] {
+        let (told, heard) = std::sync::mpsc::channel();
+        let whole = sample.clone();
+        let fake = Fake::start(sample.clone().serving(move |r| {
+            is_layer(r, &whole).then(|| {
+                let _ = told.send(());
+                // The rest never comes.
+                let from = r.range().unwrap_or_default();
+                whole.answer(r).cut(size * part / 4 - from.min(size * part / 4), End::Silence)
+            })
+        }));
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_killed_pull_leaves_nothing_broken"])
+            .env(CHILD, format!("{}={}", here.store.root().display(), fake.name("a/b:1")))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        heard.recv().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(here.is_empty());
+        assert!(!here.store.has_blob(&sample.layers[0].parse().unwrap()));
+    }
+    let fake = Fake::start(sample.clone().serving(|_| None));
+    let pulled = here.pull(&fake).unwrap();
+    assert_eq!(pulled.image.id().to_string(), sample.id);
+    assert_eq!(std::fs::read_dir(here.store.root().join("partial")).map_or(0, Iterator::count), 0);
+}
+
 #[test]
 fn wrong_content_is_refused_and_leaves_nothing() {
     let sample = Sample::large(500_000, 10);
