@@ -368,8 +368,9 @@ fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Done
     let directory = !matches!(mount.source, PlannedSource::Bind { directory: false, .. });
     let point =
         mount_point(root, &mount.destination, directory, mount.no_link).at_index(Step::MountPoint, index)?;
-    if let Some(userns) = mount.idmap_userns {
-        m::set_attributes(made.0, mount.recursive, m::ATTR_IDMAP, 0, 0, userns)
+    if let Some(userns) = &mount.idmap_userns {
+        use std::os::fd::AsRawFd;
+        m::set_attributes(made.0, mount.recursive, m::ATTR_IDMAP, 0, 0, userns.as_raw_fd())
             .at_index(Step::MountFlags, index)?;
     }
     m::attach(&made, point.0).at_index(Step::Mount, index)?;

@@ -5,6 +5,7 @@ mod child;
 mod error;
 pub mod explain;
 pub mod identity;
+mod idmap;
 mod init;
 mod plan;
 pub mod setup;

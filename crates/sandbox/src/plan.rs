@@ -1,7 +1,7 @@
 //! A [`Setup`] made flat: terminated strings and numbers, so that the child has nothing to compute.
 
 use std::ffi::{CString, c_char};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -75,7 +75,7 @@ pub(crate) struct PlannedMount {
     pub recursive: bool,
     pub recursive_read_only: bool,
     pub propagation: u64,
-    pub idmap_userns: Option<RawFd>,
+    pub idmap_userns: Option<OwnedFd>,
 }
 
 pub(crate) struct PlannedDevice {
@@ -206,7 +206,7 @@ fn attributes(f: &MountFlags) -> (u64, u64) {
     (set, clear)
 }
 
-fn map_text(map: &[IdMapping]) -> Vec<u8> {
+pub(crate) fn map_text(map: &[IdMapping]) -> Vec<u8> {
     map.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.length)).collect::<String>().into_bytes()
 }
 
@@ -426,7 +426,11 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
         recursive: mount.flags.recursive,
         recursive_read_only: mount.flags.recursive_read_only,
         propagation: mount.propagation.map_or(0, propagation_flag),
-        idmap_userns: None,
+        idmap_userns: mount
+            .idmap
+            .as_ref()
+            .map(|(uids, gids)| crate::idmap::namespace(uids, gids))
+            .transpose()?,
     })
 }
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::symlink;
 use busybox::*;
 use isles_sandbox::setup::*;
 use isles_sandbox::{ExitStatus, spawn};
+use isles_spec::IdMapping;
 
 const LOOK: &str = "test $$ = 1; hostname; id -u; grep -q ' / overlay\\| / ext4\\| / ' /proc/self/mounts; ls /dev; echo x > /tmp/x; cat /tmp/x
     test ! -s /proc/kcore; echo seen; if echo 1 > /proc/sys/kernel/panic; then echo writable; fi 2>/dev/null; grep NoNewPrivs /proc/self/status";
@@ -156,4 +157,29 @@ fn an_init_reaps_and_keeps_the_code() {
     let mut s = setup(RootFs::Directory(root), "kill -15 $$", UserNs::Host);
     s.process.init = true;
     assert_eq!(run(&mut s).0, ExitStatus::Code(128 + 15));
+}
+
+#[test]
+fn a_mount_shows_other_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    let host = dir.path().join("host");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "").unwrap();
+    let mut s = setup(RootFs::Directory(root), "stat -c %u:%g /data/file; echo x > /data/new", UserNs::Host);
+    let map = vec![IdMapping { inside: 0, outside: 1000, length: 1 }];
+    s.mounts.push(Mount {
+        idmap: Some((map.clone(), map)),
+        ..mount("/data", MountSource::Bind { source: host, recursive: false })
+    });
+    let (_, output) = run(&mut s);
+    if output.is_empty() {
+        println!("skip: the file system of the test does not support idmapped mounts");
+        return;
+    }
+    assert!(output.starts_with("1000:1000\n"), "{output}");
 }
