@@ -22,6 +22,8 @@ const CLIENT_ID: &str = "isles";
 const ANSWER_LIMIT: u64 = 1 << 20;
 /// What a token without a word on its age is worth (token specification).
 const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+/// Longer than any client runs.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// A token is renewed this long before its end, so that it survives the way there.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -263,7 +265,7 @@ fn fetch(
     }
     let token: Token = serde_json::from_slice(&text)
         .map_err(|e| broken(&format!("its token service answers oddly: {e}")))?;
-    let life = token.expires_in.map_or(SHORTEST_LIFE, Duration::from_secs).max(SHORTEST_LIFE);
+    let life = token.expires_in.map_or(SHORTEST_LIFE, Duration::from_secs).clamp(SHORTEST_LIFE, LONGEST_LIFE);
     let text = token.token.filter(|t| !t.is_empty()).or(token.access_token);
     let text = text.ok_or_else(|| broken("its token service gives no token"))?;
     Ok((text, life))

@@ -71,6 +71,15 @@ impl<'a> Download<'a> {
     /// number of tries that brought nothing.
     pub fn open(&self, offset: u64) -> Result<Incoming<'_>> {
         self.settle(offset)?;
+        if offset == self.blob.size {
+            return Ok(Incoming {
+                download: self,
+                reader: Box::new(io::empty()),
+                skip: 0,
+                left: 0,
+                ended: true,
+            });
+        }
         let url = self.repository.url(&format!("blobs/{}", self.blob.digest))?;
         let mut call = Call::get(url, &self.scope, "pull", &self.object);
         if offset > 0

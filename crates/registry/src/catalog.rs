@@ -5,7 +5,7 @@ use serde::Deserialize;
 use ureq::http::{Method, header};
 
 use crate::auth::Scope;
-use crate::client::Call;
+use crate::client::{Call, object_name};
 use crate::http::{read_bounded, sentence, text_of};
 use crate::manifest::manifest_name;
 use crate::{Client, Error, Result, location};
@@ -25,7 +25,7 @@ impl Client {
     /// All tags of the reference's repository, in the registry's order.
     pub fn tags(&self, reference: &Reference) -> Result<Vec<String>> {
         let repository = self.repository(reference)?;
-        let object = reference.familiar_name();
+        let object = format!("repository {}", repository.name);
         let scope = Scope::of(&repository.name, "pull");
         let mut tags = Vec::new();
         let mut url = location::with_query(&repository.url("tags/list")?, "n", PAGE);
@@ -51,7 +51,7 @@ impl Client {
     /// Removes a tag, or with a digest the manifest and every tag that stands for it, from the registry.
     pub fn delete(&self, reference: &Reference) -> Result<()> {
         let repository = self.repository(reference)?;
-        let object = reference.normalized().familiar();
+        let object = object_name(reference);
         let scope = Scope::of(&repository.name, "delete,pull");
         let url = repository.url(&format!("manifests/{}", manifest_name(reference)))?;
         let call = Call::get(url, &scope, "delete", &object).method(Method::DELETE);

@@ -10,7 +10,7 @@ use ureq::Body;
 use ureq::http::{HeaderMap, Method, Response, Uri, header};
 
 use crate::auth::{Auth, Place, Scope};
-use crate::error::{Asked, refusal};
+use crate::error::{Asked, SIGN_IN, refusal};
 use crate::http::{Http, Payload, lock, permanent, protocol, read_bounded, text_of};
 use crate::{Credentials, Error, Login, Result, location, retry, trust};
 
@@ -98,13 +98,7 @@ impl Client {
         let repository = client.repository(&reference)?;
         let url = repository.url("")?;
         let scope = Scope::registry();
-        let call = Call::get(url, &scope, "sign in to", registry);
-        match repository.expect(call, &[200]) {
-            Ok(_) => Ok(()),
-            // A registry that answers so knows us all the same.
-            Err(Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e),
-        }
+        repository.expect(Call::get(url, &scope, SIGN_IN, registry), &[200]).map(|_| ())
     }
 
     /// The repository of a reference, with the registry's base URL. Asks a registry that may speak plain
@@ -131,6 +125,15 @@ impl Client {
             name: reference.repository().to_owned(),
             base,
         })
+    }
+}
+
+/// What a name is called in errors that name its registry anyway.
+pub(crate) fn object_name(reference: &Reference) -> String {
+    let name = reference.normalized().familiar();
+    match name.strip_prefix(reference.registry()).and_then(|rest| rest.strip_prefix('/')) {
+        Some(rest) => rest.to_owned(),
+        None => name,
     }
 }
 

@@ -12,6 +12,9 @@ use serde::Deserialize;
 /// A result whose error is a [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The operation whose refusal means that the login is wrong.
+pub(crate) const SIGN_IN: &str = "sign in to";
+
 /// Why a conversation with a registry failed. Every message names the object; the host stands in it where
 /// the object alone does not say it.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +25,7 @@ pub enum Error {
     Untrusted { host: String, cause: String, intercepted: bool },
     #[error("the connection to {host} broke while {operation}: {cause}")]
     Broken { host: String, operation: String, cause: String },
-    #[error("{host} does not let us {operation} {object} without signing in")]
+    #[error("{}", unauthorized(host, operation, object, *signed_in))]
     Unauthorized { host: String, operation: &'static str, object: String, signed_in: bool },
     #[error("{host} denies us to {operation} {object}: {message}")]
     Denied { host: String, operation: &'static str, object: String, message: String },
@@ -69,18 +72,22 @@ impl Hint for Error {
             Error::Untrusted { intercepted: true, host, .. } => format!(
                 "if this network inspects TLS, put its certificate authority (PEM, *.crt) into \
                  /usr/local/share/ca-certificates and run update-ca-certificates, or name the file in SSL_CERT_FILE; \
-                 for {host} alone, put it into /etc/docker/certs.d/{host}/"
+                 for {host} alone, put it into /etc/docker/certs.d/{host}/; a machine without any authorities needs the \
+                 package ca-certificates"
             ),
             Error::Untrusted { .. } => {
                 "check the name and the clock; --tls-verify=false skips the check for a registry of your own"
                     .into()
             }
             Error::Broken { .. } => "try again: what has arrived is kept and the rest is fetched".into(),
+            Error::Unauthorized { operation: SIGN_IN, .. } => {
+                "check both; many registries want an access token in place of the password".into()
+            }
             Error::Unauthorized { host, signed_in: false, .. } => {
                 format!("check the name; if the repository is private, sign in with: isles login {host}")
             }
             Error::Unauthorized { host, .. } => {
-                format!("the stored name or password is not accepted; sign in again with: isles login {host}")
+                format!("check the name; sign in again, or as someone else, with: isles login {host}")
             }
             Error::Denied { host, .. } => {
                 format!(
@@ -109,6 +116,16 @@ impl Hint for Error {
             Error::Store(e) => return e.hint(),
             _ => return None,
         })
+    }
+}
+
+fn unauthorized(host: &str, operation: &str, object: &str, signed_in: bool) -> String {
+    match (operation, signed_in) {
+        (SIGN_IN, _) => format!("{host} does not accept this name and password"),
+        (_, true) => {
+            format!("{host} does not let us {operation} {object} with the login that is stored for it")
+        }
+        (_, false) => format!("{host} does not let us {operation} {object} without signing in"),
     }
 }
 

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 
 use crate::auth::Scope;
-use crate::client::{Call, Repository};
+use crate::client::{Call, Repository, object_name};
 use crate::http::{read_bounded, sentence, text_of};
 use crate::{Client, Error, Result};
 
@@ -64,7 +64,7 @@ impl Client {
     /// what tells whether a local image is still the current one.
     pub fn head_manifest(&self, reference: &Reference) -> Result<Descriptor> {
         let repository = self.repository(reference)?;
-        let object = reference.normalized().familiar();
+        let object = object_name(reference);
         let scope = Scope::of(&repository.name, "pull");
         let call = manifest_call(&repository, reference, &scope, &object)?.method(Method::HEAD);
         let response = repository.send(&call)?;
@@ -98,7 +98,7 @@ impl Client {
 
 impl Repository<'_> {
     pub(crate) fn manifest(&self, reference: &Reference) -> Result<Document> {
-        let object = reference.normalized().familiar();
+        let object = object_name(reference);
         let scope = Scope::of(&self.name, "pull");
         let mut attempt = 0;
         loop {
@@ -169,7 +169,7 @@ impl Repository<'_> {
     }
 
     pub(crate) fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
-        let object = reference.normalized().familiar();
+        let object = object_name(reference);
         let mut found = self.manifest(reference)?;
         let target = found.digest.clone();
         let mut index = None;

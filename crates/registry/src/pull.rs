@@ -9,7 +9,7 @@ use isles_spec::{Digest, Platform, Progress, Reference};
 use isles_store::{Image, Ingested, Lease, NewImage, Skipped, Store};
 
 use crate::blob::{Download, Shared};
-use crate::client::Repository;
+use crate::client::{Repository, object_name};
 use crate::http::lock;
 use crate::manifest::Resolved;
 use crate::{Client, Error, Result};
@@ -125,7 +125,7 @@ fn configuration(
     resolved: &Resolved,
 ) -> Result<ImageConfig> {
     let blob = &resolved.parsed.config;
-    let odd = |why: String| Error::NotAnImage { object: reference.familiar(), why };
+    let odd = |why: String| Error::NotAnImage { object: object_name(reference), why };
     lease.hold(&blob.digest)?;
     let bytes = if store.has_blob(&blob.digest) {
         store.read_document(&blob.digest)?
@@ -146,6 +146,11 @@ fn configuration(
     if layers > most {
         return Err(odd(format!("it has {layers} layers, and {most} is the limit")));
     }
+    let largest = store.limits().layer_bytes;
+    if let Some(layer) = resolved.parsed.layers.iter().find(|l| l.size > largest) {
+        let (host, object) = (repository.registry.clone(), format!("layer {}", layer.digest));
+        return Err(Error::TooLarge { host, object, limit: largest });
+    }
     let found = config.platform();
     if let Some(promised) = resolved.promised.as_ref().filter(|p| !p.accepts(&found)) {
         return Err(odd(format!("its index says {promised}, its configuration says {found}")));
@@ -154,7 +159,7 @@ fn configuration(
     let unsaid = config.architecture.is_empty() || config.os.is_empty();
     if resolved.promised.is_none() && !unsaid && !platform.accepts(&found) {
         return Err(Error::WrongPlatform {
-            object: reference.familiar(),
+            object: object_name(reference),
             wanted: platform.to_string(),
             found: found.to_string(),
         });

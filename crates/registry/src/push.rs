@@ -13,11 +13,12 @@ use isles_store::{Compression, Image, Lease, Store};
 use ureq::http::{HeaderMap, HeaderValue, Method, Uri, header};
 
 use crate::auth::Scope;
-use crate::client::{Call, Repository};
+use crate::client::{Call, Repository, object_name};
 use crate::http::{Payload, lock, sentence, text_of};
 use crate::manifest::{digest_of, manifest_name};
 use crate::{Client, Error, Result, location};
 
+const DOCKER_TYPES: &str = "application/vnd.docker.";
 /// Repositories that are tried as the source of a mount.
 const MOUNT_SOURCES: usize = 3;
 
@@ -227,10 +228,16 @@ impl Push<'_> {
         match part {
             Part::Blob(blob) => self.blob(blob),
             Part::Layer { place, blob, diff_id } => {
+                let docker = blob.media_type.starts_with(DOCKER_TYPES);
                 if !matches!(blob.media_type.as_str(), media_type::OCI_LAYER | media_type::DOCKER_LAYER) {
-                    return self.blob(blob);
+                    match self.blob(blob) {
+                        // The same layer is here under another compression, and the registry has neither.
+                        Err(Error::Store(e)) if matches!(*e, isles_store::Error::NoBlob { .. }) => {}
+                        other => return other,
+                    }
                 }
-                let compressed = self.store.compressed_layer(self.lease, diff_id, Compression::Gzip)?;
+                let mut compressed = self.store.compressed_layer(self.lease, diff_id, Compression::Gzip)?;
+                compressed.media_type = twin(&compressed.media_type, docker).to_owned();
                 self.blob(&compressed)?;
                 let mut layers = lock(layers);
                 let plain = layers[*place].digest.clone();
@@ -436,7 +443,7 @@ impl Push<'_> {
 
     /// Sends a manifest or an index under a name.
     fn document(&self, kind: &str, bytes: &[u8], target: &Reference) -> Result<Descriptor> {
-        let object = target.familiar();
+        let object = object_name(target);
         let scope = Scope::of(&self.repository.name, "pull,push");
         let url = self.repository.url(&format!("manifests/{}", manifest_name(target)))?;
         let call = Call { payload: Payload::Bytes(bytes), ..Call::get(url, &scope, "push", &object) };
@@ -456,6 +463,18 @@ impl Push<'_> {
         }
         Ok(Descriptor::new(kind, digest, bytes.len() as u64))
     }
+}
+
+/// Docker's name for an OCI layer type, or the other way round; what it is already stays.
+fn twin(kind: &str, docker: bool) -> &str {
+    use media_type as t;
+    let pairs = [
+        (t::OCI_LAYER, t::DOCKER_LAYER),
+        (t::OCI_LAYER_GZIP, t::DOCKER_LAYER_GZIP),
+        (t::OCI_LAYER_ZSTD, t::DOCKER_LAYER_ZSTD),
+    ];
+    let found = pairs.iter().find(|(oci, other)| kind == *oci || kind == *other);
+    found.map_or(kind, |(oci, other)| if docker { other } else { oci })
 }
 
 enum Mounted {

@@ -419,6 +419,38 @@ fn nobody_there() {
     assert!(matches!(e, Error::Unreachable { .. }), "{e}");
 }
 
+/// Tells a copy of this program that its environment has a proxy.
+const CHILD: &str = "ISLES_TEST_PROXIED";
+
+#[test]
+fn a_proxy_is_used_where_there_is_one() {
+    if std::env::var_os(CHILD).is_some() {
+        let insecure = vec!["registry.invalid:5000".to_owned()];
+        let client = Client::new(ClientOptions { insecure, ..options() });
+        let far = Reference::parse("registry.invalid:5000/a/b:1").unwrap();
+        client.manifest(&far).unwrap();
+        let excepted = Reference::parse("direct.invalid/a/b:1").unwrap();
+        assert!(matches!(client.manifest(&excepted), Err(Error::Unreachable { .. })));
+        return;
+    }
+    let fake = Fake::start(Sample::small().serving(|_| None));
+    let proxy = format!("http://{}", fake.address);
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_proxy_is_used_where_there_is_one"])
+        .env(CHILD, "1")
+        .env("HTTP_PROXY", &proxy)
+        .env("HTTPS_PROXY", &proxy)
+        .env("NO_PROXY", "direct.invalid")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let asked = asked(&fake);
+    assert!(asked.iter().any(|r| r.method == "CONNECT" && r.target == "registry.invalid:5000"));
+    assert!(asked.iter().any(|r| r.target == "/v2/a/b/manifests/1"));
+    assert!(asked.iter().all(|r| !r.target.contains("direct.invalid")));
+}
+
 #[test]
 fn tags_come_in_pages_and_go() {
     let fake = Fake::start(|r| match (r.method.as_str(), r.target.as_str()) {

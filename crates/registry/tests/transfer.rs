@@ -411,6 +411,47 @@ fn plain_layers_are_compressed_once() {
 }
 
 #[test]
+fn a_layer_that_is_here_in_another_compression_is_sent_so() {
+    let base = tar(&[("etc/hello", b"hello\n")]);
+    let first = Sample::new(&[base.clone()], &Platform::host(), Packing::Docker);
+    let (here, _) = filled(&first);
+    let second = Sample::new(&[tar(&[("b", b"b")]), base], &Platform::host(), Packing::Gzip);
+    let mut other = second.clone();
+    // As if another tool had compressed the same layer.
+    let plain = Sample::new(
+        &[tar(&[("b", b"b")]), tar(&[("etc/hello", b"hello\n")])],
+        &Platform::host(),
+        Packing::Plain,
+    );
+    let zipped = [
+        sample::gzip_better(&plain.blobs[&plain.layers[0]]),
+        sample::gzip_better(&plain.blobs[&plain.layers[1]]),
+    ];
+    let mut text = String::from_utf8(second.manifest.clone()).unwrap();
+    for (old, new) in second.layers.iter().zip(&zipped) {
+        text = text
+            .replace(old, &sha256(new))
+            .replace(&format!("\"size\":{}", second.blobs[old].len()), &format!("\"size\":{}", new.len()));
+        other.blobs.insert(sha256(new), new.clone());
+    }
+    other.manifest = text.into_bytes();
+    other.digest = sha256(&other.manifest);
+    let fake = Fake::start(other.clone().serving(|_| None));
+    let pulled = here.pull(&fake).unwrap();
+    assert_eq!((pulled.layers_fetched, pulled.layers_reused), (1, 1));
+    let receiver = Arc::new(Receiver::default());
+    let inner = receiver.clone();
+    let target = Fake::start(move |r| inner.answer(r));
+    let pushed = push(&here, &fake.name("a/b:1"), &target).unwrap();
+    assert_eq!(pushed.uploaded, 3);
+    let manifests = receiver.manifests.lock().unwrap();
+    let manifest: isles_spec::image::Manifest = serde_json::from_slice(&manifests["new"].1).unwrap();
+    assert_eq!(manifest.config.digest.to_string(), other.id);
+    assert_eq!(manifest.layers[1].digest.to_string(), first.layers[0]);
+    assert!(manifest.layers.iter().all(|l| l.media_type == media_type::OCI_LAYER_GZIP));
+}
+
+#[test]
 fn an_upload_goes_on_where_it_broke() {
     let sample = Sample::large(2_000_000, 12);
     let (here, name) = filled(&sample);

@@ -52,6 +52,13 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// The same as another tool would write it.
+pub fn gzip_better(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::GzBuilder::new().filename("layer.tar").write(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// Bytes that do not compress, the same for the same seed.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
