@@ -122,6 +122,19 @@ impl Http {
         authorization: Option<&HeaderValue>,
         payload: Payload<'_>,
     ) -> std::result::Result<Response<Body>, Failure> {
+        self.exchange_within(method, url, headers, authorization, payload, None)
+    }
+
+    /// As [`Http::exchange`]; `within` bounds the time until an answer begins, with its redirects.
+    pub fn exchange_within(
+        &self,
+        method: &Method,
+        url: &Uri,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+        payload: Payload<'_>,
+        within: Option<Duration>,
+    ) -> std::result::Result<Response<Body>, Failure> {
         let mut target = url.clone();
         for _ in 0..=REDIRECTS {
             let mut request = Request::builder().method(method).uri(&target);
@@ -131,7 +144,7 @@ impl Http {
             if let Some(value) = authorization.filter(|_| location::same_origin(url, &target)) {
                 request = request.header(header::AUTHORIZATION, value);
             }
-            let response = self.send(request, &target, payload)?;
+            let response = self.send(request, &target, payload, within)?;
             let follows = matches!(*method, Method::GET | Method::HEAD);
             if !follows || !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -159,11 +172,22 @@ impl Http {
         request: ureq::http::request::Builder,
         url: &Uri,
         payload: Payload<'_>,
+        within: Option<Duration>,
     ) -> std::result::Result<Response<Body>, Failure> {
         let agent = self.agent(url).map_err(permanent)?;
         let malformed = |e: ureq::http::Error| permanent(protocol(url, e.to_string()));
         let sent = match payload {
-            Payload::None => agent.run(request.body(()).map_err(malformed)?),
+            Payload::None => {
+                let request = request.body(()).map_err(malformed)?;
+                agent.run(match within {
+                    Some(_) => agent
+                        .configure_request(request)
+                        .timeout_connect(within)
+                        .timeout_recv_response(within)
+                        .build(),
+                    None => agent.configure_request(request).build(),
+                })
+            }
             Payload::Bytes(bytes) => agent.run(request.body(bytes).map_err(malformed)?),
             Payload::Stream { size, open } => {
                 let mut reader = open().map_err(|e| {

@@ -24,6 +24,7 @@ mod pull;
 mod push;
 pub mod retry;
 mod trust;
+pub mod web;
 
 pub use client::{Client, ClientOptions};
 pub use credentials::{Credentials, Login};
