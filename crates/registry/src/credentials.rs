@@ -117,7 +117,12 @@ impl Credentials {
             return Ok(self.fixed.clone());
         }
         for path in &self.files {
-            let Some(text) = read(path)? else { continue };
+            // A file of another user, as after `sudo -u`, is not ours to use.
+            let text = match read(path) {
+                Err(Error::File { denied: true, .. }) => None,
+                other => other?,
+            };
+            let Some(text) = text else { continue };
             let config: ConfigFile = serde_json::from_slice(&text).map_err(|e| unreadable(path, e))?;
             if let Some(login) = config.lookup(registry, repository, path)? {
                 return Ok(Some(login));
@@ -178,6 +183,7 @@ impl Credentials {
             operation: "find",
             path: "config.json".into(),
             cause: "neither HOME nor DOCKER_CONFIG is set".into(),
+            denied: false,
         })?;
         // A link, as people keep their settings elsewhere, stays a link.
         Ok(fs::canonicalize(&path).unwrap_or(path))
@@ -277,7 +283,12 @@ fn section<'a>(document: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<
 }
 
 fn unreadable(path: &Path, cause: impl ToString) -> Error {
-    Error::File { operation: "understand", path: path.to_owned(), cause: cause.to_string() }
+    Error::File { operation: "understand", path: path.to_owned(), cause: cause.to_string(), denied: false }
+}
+
+fn failed(operation: &'static str, path: &Path, e: &io::Error) -> Error {
+    let denied = e.kind() == io::ErrorKind::PermissionDenied;
+    Error::File { operation, path: path.to_owned(), cause: e.to_string(), denied }
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
@@ -287,7 +298,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        Err(e) => return Err(Error::File { operation: "read", path: path.to_owned(), cause: e.to_string() }),
+        Err(e) => return Err(failed("read", path, &e)),
     };
     file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(|e| Error::File {
         operation: "read",
@@ -310,8 +321,7 @@ fn read_document(path: &Path) -> Result<Map<String, Value>> {
 
 /// Replaces the file by one that only its owner can read.
 fn write(path: &Path, document: &Map<String, Value>) -> Result<()> {
-    let failed =
-        |e: io::Error| Error::File { operation: "write", path: path.to_owned(), cause: e.to_string() };
+    let failed = |e: io::Error| failed("write", path, &e);
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed)?;
     let temporary = parent.join(format!(".config.json.{}", std::process::id()));

@@ -50,7 +50,7 @@ pub enum Error {
     #[error("{object} is not an image: {why}")]
     NotAnImage { object: String, why: String },
     #[error("cannot {operation} {}: {cause}", path.display())]
-    File { operation: &'static str, path: PathBuf, cause: String },
+    File { operation: &'static str, path: PathBuf, cause: String, denied: bool },
     #[error("the credential helper {helper} failed: {cause}")]
     Helper { helper: String, cause: String },
     #[error(transparent)]

@@ -110,7 +110,10 @@ impl Helper {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => self.failed("it is not installed"),
+                // A folder of PATH that is closed to us gives the latter.
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                    self.failed("it is not installed, or not executable")
+                }
                 _ => self.failed(e.to_string()),
             })?;
         let result = self.converse(&mut child, input);

@@ -271,8 +271,9 @@ impl Push<'_> {
                 self.counts.existing.fetch_add(1, Ordering::Relaxed);
                 return Ok("already there");
             }
-            404 => {}
-            _ => return Err(self.repository.refused(&call, response)),
+            401 => return Err(self.repository.refused(&call, response)),
+            // Stores that the question was redirected to may refuse it. The upload then says more.
+            _ => {}
         }
         let mut session = None;
         for source in self.sources.get(&blob.digest).map_or(&[][..], Vec::as_slice) {

@@ -93,6 +93,7 @@ fn client_certificate(path: &Path) -> Result<ClientCert> {
         operation: "use",
         path: path.to_owned(),
         cause: cause.to_owned(),
+        denied: false,
     };
     let key_path = path.with_extension("key");
     let chain = certificates(path);

@@ -243,6 +243,22 @@ fn wrong_content_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn two_pulls_at_once_fetch_once() {
+    let tars: Vec<Vec<u8>> = (0..4).map(|i| tar(&[("data", &noise(400_000, i))])).collect();
+    let sample = Sample::new(&tars, &Platform::host(), Packing::Gzip);
+    let fake = Fake::start(sample.clone().serving(|_| None));
+    let here = here();
+    std::thread::scope(|scope| {
+        let pulls = [scope.spawn(|| here.pull(&fake)), scope.spawn(|| here.pull_as(&fake, "a/b:2"))];
+        let pulled = pulls.map(|p| p.join().unwrap().unwrap());
+        assert_eq!(pulled.iter().map(|p| p.layers_fetched).sum::<usize>(), 4);
+    });
+    let layers = fake.requests().iter().filter(|r| is_layer(r, &sample)).count();
+    assert_eq!(layers, 4);
+    assert_eq!(here.store.references().unwrap().len(), 2);
+}
+
+#[test]
 fn one_bad_layer_stops_the_others() {
     let tars: Vec<Vec<u8>> = (0..8).map(|i| tar(&[("data", &noise(300_000, i))])).collect();
     let sample = Sample::new(&tars, &Platform::host(), Packing::Gzip);
@@ -413,7 +429,7 @@ fn plain_layers_are_compressed_once() {
 #[test]
 fn a_layer_that_is_here_in_another_compression_is_sent_so() {
     let base = tar(&[("etc/hello", b"hello\n")]);
-    let first = Sample::new(&[base.clone()], &Platform::host(), Packing::Docker);
+    let first = Sample::new(std::slice::from_ref(&base), &Platform::host(), Packing::Docker);
     let (here, _) = filled(&first);
     let second = Sample::new(&[tar(&[("b", b"b")]), base], &Platform::host(), Packing::Gzip);
     let mut other = second.clone();
