@@ -300,11 +300,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         }
         Err(e) => return Err(failed("read", path, &e)),
     };
-    file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(|e| Error::File {
-        operation: "read",
-        path: path.to_owned(),
-        cause: e.to_string(),
-    })?;
+    file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(|e| failed("read", path, &e))?;
     if text.len() as u64 > FILE_LIMIT {
         return Err(unreadable(path, "it is larger than 4 MiB"));
     }
