@@ -179,14 +179,16 @@ impl Http {
         let sent = match payload {
             Payload::None => {
                 let request = request.body(()).map_err(malformed)?;
-                agent.run(match within {
-                    Some(_) => agent
-                        .configure_request(request)
-                        .timeout_connect(within)
-                        .timeout_recv_response(within)
-                        .build(),
-                    None => agent.configure_request(request).build(),
-                })
+                match within {
+                    None => agent.run(request),
+                    Some(_) => agent.run(
+                        agent
+                            .configure_request(request)
+                            .timeout_connect(within)
+                            .timeout_recv_response(within)
+                            .build(),
+                    ),
+                }
             }
             Payload::Bytes(bytes) => agent.run(request.body(bytes).map_err(malformed)?),
             Payload::Stream { size, open } => {
