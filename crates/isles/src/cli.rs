@@ -32,6 +32,7 @@ pub struct Cli {
 pub enum Command {
     Completion(commands::completion::Args),
     Man(commands::man::Args),
+    Oci(commands::oci::Args),
     Version(commands::version::Args),
 }
 
@@ -40,6 +41,7 @@ impl Command {
         match self {
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
             Command::Man(args) => commands::man::cmd_man(cx, args),
+            Command::Oci(args) => commands::oci::cmd_oci(cx, args),
             Command::Version(args) => commands::version::cmd_version(cx, args),
         }
     }

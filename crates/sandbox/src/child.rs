@@ -65,6 +65,9 @@ pub(crate) struct Ends {
 /// The whole start, in order.
 pub(crate) fn start(plan: &Plan<'_>, ends: &Ends) -> ! {
     let Err(failure) = steps(plan, ends);
+    // After a gate nobody may be left who reads.
+    // SAFETY: ignoring a signal has no preconditions.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let _ = sys::write_all(ends.report, &failure.bytes());
     p::exit(if failure.step == Step::Exec { 127 } else { 125 })
 }
@@ -81,6 +84,11 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     // Nobody of the container may look into this process, or trace it, while it is half way in (CVE-2019-5736).
     // Not earlier: the files of /proc/self, the maps among them, would be root's.
     p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Prepare)?;
+    if plan.setup.new_keyring {
+        // Without keyrings in the kernel there is nothing to share either. 1 is KEYCTL_JOIN_SESSION_KEYRING.
+        // SAFETY: a null name asks for an anonymous keyring.
+        let _ = unsafe { libc::syscall(libc::SYS_keyctl, 1, 0usize) };
+    }
     if plan.process.new_session || plan.process.terminal.is_some() {
         // SAFETY: setsid(2) has no preconditions; a process that leads its group already stays in its session.
         unsafe { libc::setsid() };
@@ -127,13 +135,18 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         crate::init::become_init(ends.report);
     }
     p::close_on_exec_from(3 + plan.setup.stdio.further.len() as u32).at(Step::Streams)?;
-    gate(plan, ends)?;
-    reset_signals();
     if plan.process.no_new_privileges {
         p::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).at(Step::NoNewPrivileges)?;
     }
-    for (index, filter) in plan.process.seccomp.iter().enumerate() {
-        filter.install().map_err(Errno).at_index(Step::Seccomp, index)?;
+    // A listener is handed over while somebody is there to take it; other filters come as late as they can.
+    let early = plan.setup.gate.before_exec.is_some() && plan.process.seccomp.iter().any(|f| f.listens());
+    if early {
+        filters(plan, ends)?;
+    }
+    gate(plan, ends)?;
+    reset_signals();
+    if !early {
+        filters(plan, ends)?;
     }
     exec(plan)
 }
@@ -769,12 +782,59 @@ fn working_directory(plan: &Plan<'_>) -> Done {
     Ok(())
 }
 
+fn filters(plan: &Plan<'_>, ends: &Ends) -> Done {
+    use std::os::fd::AsRawFd;
+    for (index, filter) in plan.process.seccomp.iter().enumerate() {
+        if let Some(listener) = filter.install().map_err(Errno).at_index(Step::Seccomp, index)? {
+            crate::terminal::send(ends.news, b's', listener.as_raw_fd()).at_index(Step::Seccomp, index)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the program is there and may be run, so that `create` can say what `start` no longer could.
+fn program_exists(plan: &Plan<'_>) -> sys::Result<()> {
+    let mut answer = Err(Errno(libc::ENOENT));
+    for path in &plan.candidates {
+        let found = sys::open(path, libc::O_PATH, 0).and_then(|file| {
+            let kind = sys::stat(file.0)?.st_mode & libc::S_IFMT;
+            if kind != libc::S_IFREG {
+                return Err(Errno(libc::EACCES));
+            }
+            // SAFETY: the path is terminated; AT_EACCESS asks for the rights of this process as it is now.
+            sys::check(
+                unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) }
+                    .into(),
+            )
+            .map(drop)
+        });
+        match found {
+            Ok(()) => return Ok(()),
+            Err(Errno(libc::ENOENT | libc::ENOTDIR)) => {}
+            Err(e) => answer = Err(e),
+        }
+    }
+    answer
+}
+
 fn gate(plan: &Plan<'_>, ends: &Ends) -> Done {
     use std::os::fd::AsRawFd;
     if let Some(fifo) = &plan.setup.gate.before_exec {
+        program_exists(plan).at(Step::Exec)?;
+        // Whoever opens the gate may come much later. Until then nothing of the caller's stays open here, neither
+        // its locks nor its folders; and it is closed before the caller hears that it may go on.
+        let kept = [ends.news.min(fifo.as_raw_fd()), ends.news.max(fifo.as_raw_fd())];
+        let first = 3 + plan.setup.stdio.further.len() as i32;
+        for (from, to) in [(first, kept[0] - 1), (kept[0] + 1, kept[1] - 1), (kept[1] + 1, i32::MAX)] {
+            if from <= to {
+                // SAFETY: close_range(2) of numbers has no memory effects; nothing here owns what is closed.
+                unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+            }
+        }
         tell(ends, b'x');
+        // SAFETY: as above.
+        unsafe { libc::close(ends.news) };
         let mut byte = [0];
-        // Descriptor paths work on what the descriptor holds, here the FIFO that `start` opens.
         match sys::read(fifo.as_raw_fd(), &mut byte).at(Step::Gate)? {
             0 => p::exit(125),
             _ => Ok(()),

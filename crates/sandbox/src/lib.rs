@@ -7,6 +7,7 @@ pub mod explain;
 pub mod identity;
 mod idmap;
 mod init;
+pub mod oci;
 mod plan;
 pub mod setup;
 mod spawn;

@@ -176,6 +176,7 @@ pub(crate) fn propagation_flag(p: Propagation) -> u64 {
         Propagation::Private | Propagation::Rprivate => libc::MS_PRIVATE,
         Propagation::Slave | Propagation::Rslave => libc::MS_SLAVE,
         Propagation::Shared | Propagation::Rshared => libc::MS_SHARED,
+        Propagation::Unbindable | Propagation::Runbindable => libc::MS_UNBINDABLE,
     }
 }
 
@@ -193,6 +194,18 @@ fn attributes(f: &MountFlags) -> (u64, u64) {
     ] {
         if on {
             set |= bit;
+        }
+    }
+    for (on, bit) in [
+        (f.writable, m::ATTR_RDONLY),
+        (f.suid, m::ATTR_NOSUID),
+        (f.dev, m::ATTR_NODEV),
+        (f.exec, m::ATTR_NOEXEC),
+        (f.diratime, m::ATTR_NODIRATIME),
+        (f.symfollow, m::ATTR_NOSYMFOLLOW),
+    ] {
+        if on {
+            clear |= bit;
         }
     }
     if f.noatime || f.strictatime || f.relatime {

@@ -37,6 +37,8 @@ pub struct Setup {
     pub cgroup: CgroupEntry,
     /// The process tree is killed when the process that called [`crate::spawn`] dies.
     pub die_with_parent: bool,
+    /// The process gets a session keyring of its own, so that it does not share the caller's (keyrings(7)).
+    pub new_keyring: bool,
     /// Before the root is entered, and before the program starts.
     pub gate: Gate,
 }
@@ -178,6 +180,13 @@ pub struct MountFlags {
     pub relatime: bool,
     pub strictatime: bool,
     pub nosymfollow: bool,
+    /// The opposites: a copy of a mount has the flags of its source until they are taken away.
+    pub writable: bool,
+    pub suid: bool,
+    pub dev: bool,
+    pub exec: bool,
+    pub diratime: bool,
+    pub symfollow: bool,
     /// The other flags hold below, too.
     pub recursive: bool,
     /// A tmpfs shows what the image has at its place (copied before it is mounted).

@@ -35,6 +35,8 @@ pub struct Child {
     pidfd: OwnedFd,
     /// The master of the process's terminal, where it has one.
     pub terminal: Option<OwnedFd>,
+    /// The listener of a filter that notifies, where the start had a gate before the program.
+    pub seccomp_listener: Option<OwnedFd>,
     status: Option<ExitStatus>,
 }
 
@@ -124,6 +126,7 @@ pub struct Pending<'a> {
     go: Option<Fd>,
     news: Option<Fd>,
     terminal: Option<OwnedFd>,
+    seccomp_listener: Option<OwnedFd>,
     done: bool,
 }
 
@@ -185,6 +188,7 @@ impl<'a> Pending<'a> {
             go: go.map(|(_, write)| write),
             news: news.map(|(parent, _)| parent),
             terminal: None,
+            seccomp_listener: None,
             done: false,
         };
         pending.help()?;
@@ -240,6 +244,7 @@ impl<'a> Pending<'a> {
             match said {
                 None => return self.verdict(),
                 Some((b't', Some(fd))) => self.terminal = Some(owned(fd)),
+                Some((b's', Some(fd))) => self.seccomp_listener = Some(owned(fd)),
                 Some((got, _)) if got == word => return Ok(()),
                 Some(_) => {}
             }
@@ -271,7 +276,13 @@ impl<'a> Pending<'a> {
         let Some(pidfd) = self.pidfd.take() else {
             return Err(SpawnError::new(Step::Clone, "", libc::ECHILD));
         };
-        Ok(Child { pid: self.pid, pidfd, terminal: self.terminal.take(), status: None })
+        Ok(Child {
+            pid: self.pid,
+            pidfd,
+            terminal: self.terminal.take(),
+            seccomp_listener: self.seccomp_listener.take(),
+            status: None,
+        })
     }
 
     /// Reads the report: nothing at all when the program was started.

@@ -20,7 +20,7 @@ pub(crate) fn in_child(socket: i32, rows: u16, columns: u16, at_console: bool) -
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the request reads a winsize, which lives.
     sys::check(unsafe { libc::ioctl(slave.0, libc::TIOCSWINSZ, &raw const size) }.into())?;
-    send(socket, master.0)?;
+    send(socket, b't', master.0)?;
     // SAFETY: the request takes a number.
     sys::check(unsafe { libc::ioctl(slave.0, libc::TIOCSCTTY, 0) }.into())?;
     if at_console {
@@ -59,8 +59,8 @@ fn console(slave: &Fd) -> sys::Result<()> {
 struct Control([u8; 24]);
 
 /// Sends one byte and a descriptor over a socket (unix(7), SCM_RIGHTS).
-pub(crate) fn send(socket: i32, fd: i32) -> sys::Result<()> {
-    let mut word = *b"t";
+pub(crate) fn send(socket: i32, word: u8, fd: i32) -> sys::Result<()> {
+    let mut word = [word];
     let mut vector = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = Control([0; 24]);
     // SAFETY: all zeroes is a valid msghdr.

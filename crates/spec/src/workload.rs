@@ -126,6 +126,8 @@ pub enum Propagation {
     Rslave,
     Shared,
     Rshared,
+    Unbindable,
+    Runbindable,
 }
 
 /// A device of the host.

@@ -2,4 +2,5 @@
 
 pub mod completion;
 pub mod man;
+pub mod oci;
 pub mod version;

@@ -130,6 +130,21 @@ impl Group {
         self.v1.iter().try_for_each(|m| enter(m, pid))
     }
 
+    /// What a start needs to put its process into the group: the v2 directory to be born in, and the open
+    /// `cgroup.procs` of every v1 directory.
+    pub fn entry(&self) -> Result<crate::setup::CgroupEntry> {
+        let v2 = match &self.unified {
+            Some(m) => Some(m.dir.try_clone().map_err(|e| m.error("open", e))?),
+            None => None,
+        };
+        let mut v1_procs = Vec::with_capacity(self.v1.len());
+        for m in &self.v1 {
+            let procs = files::open_file(&m.dir, "cgroup.procs", rustix::fs::OFlags::WRONLY);
+            v1_procs.push(procs.map_err(|e| m.error("open", e))?);
+        }
+        Ok(crate::setup::CgroupEntry { v2, v1_procs })
+    }
+
     /// Moves a process into all directories.
     pub fn enter(&self, pid: i32) -> Result<()> {
         self.unified.iter().chain(&self.v1).try_for_each(|m| enter(m, pid))

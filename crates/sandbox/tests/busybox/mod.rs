@@ -82,6 +82,7 @@ pub fn setup(root: RootFs, script: &str, user: UserNs) -> Setup {
         stdio: Stdio::default(),
         cgroup: CgroupEntry::default(),
         die_with_parent: true,
+        new_keyring: false,
         gate: Gate::default(),
     }
 }

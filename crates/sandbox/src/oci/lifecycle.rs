@@ -1,0 +1,592 @@
+//! The commands of a container's life (runtime.md#operations), each from the lock to the answer.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::config::{self, Config};
+use super::hooks::{self, Place};
+use super::state::{Folder, Record, Status, process_start, read_bounded};
+use super::{Error, Result, bundle, console, process, resources};
+use crate::cgroup::{Group, Layout, Limits, Request};
+use crate::setup::Gate;
+use crate::spawn::{Child, Pending};
+
+/// The runtime over one folder of containers.
+pub struct Runtime {
+    /// Where containers are remembered.
+    pub root: PathBuf,
+    /// Takes what is worth saying but no reason to stop.
+    pub warn: Box<dyn Fn(&str)>,
+}
+
+/// What `create` is told besides the bundle.
+#[derive(Debug, Default, Clone)]
+pub struct CreateOptions {
+    pub bundle: PathBuf,
+    pub pid_file: Option<PathBuf>,
+    /// A unix socket that takes the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+    pub no_new_keyring: bool,
+}
+
+/// What `exec` is told.
+#[derive(Debug, Default, Clone)]
+pub struct ExecOptions {
+    /// The process; [`Runtime::exec_process`] makes one of single options.
+    pub process: config::Process,
+    pub pid_file: Option<PathBuf>,
+    pub console_socket: Option<PathBuf>,
+    pub preserve_fds: u32,
+    pub ignore_paused: bool,
+    /// Below the container's control group.
+    pub cgroup: Option<String>,
+}
+
+impl Runtime {
+    /// The folder that is used where none is named: `/run/isles-oci`, or below `XDG_RUNTIME_DIR`.
+    pub fn default_root() -> PathBuf {
+        let uid = rustix::process::geteuid();
+        if uid.is_root() {
+            return "/run/isles-oci".into();
+        }
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+            Some(dir) => PathBuf::from(dir).join("isles-oci"),
+            None => std::env::temp_dir().join(format!("isles-oci-{}", uid.as_raw())),
+        }
+    }
+
+    fn folder(&self, id: &str) -> Result<Folder> {
+        Folder::new(&self.root, id)
+    }
+
+    fn load(&self, id: &str) -> Result<(Folder, Record)> {
+        let folder = self.folder(id)?;
+        let record = folder.load()?;
+        Ok((folder, record))
+    }
+
+    /// Creates a container: its process is set up and waits for [`Runtime::start`].
+    pub fn create(&self, id: &str, options: &CreateOptions) -> Result<Child> {
+        let bundle = options.bundle.canonicalize().map_err(|source| Error::State {
+            operation: "find the bundle",
+            path: options.bundle.clone(),
+            source,
+        })?;
+        let path = bundle.join("config.json");
+        let text = read_bounded(&path, config::MAX_BYTES).map_err(|source| Error::State {
+            operation: "read",
+            path,
+            source,
+        })?;
+        let config = Config::parse(&text)?;
+        check_console(config.process.as_ref(), options.console_socket.as_deref())?;
+        let folder = self.folder(id)?;
+        let _lock = folder.create()?;
+        folder.write("config.json", &text)?;
+        let made = self.create_locked(&folder, &config, &bundle, options);
+        if made.is_err() {
+            folder.remove()?;
+        }
+        made
+    }
+
+    fn create_locked(
+        &self,
+        folder: &Folder,
+        config: &Config,
+        bundle: &Path,
+        options: &CreateOptions,
+    ) -> Result<Child> {
+        let mut setup = bundle::plan(config, bundle, &mut |w| (self.warn)(&w))?;
+        let mut record = Record {
+            oci_version: config.oci_version.clone(),
+            id: folder.id().to_owned(),
+            pid: 0,
+            pid_start: 0,
+            bundle: bundle.to_owned(),
+            rootfs: bundle::rootfs(config, bundle)?,
+            created: now(),
+            owner: rustix::process::getuid().as_raw().to_string(),
+            cgroup: resources::group_path(&config.linux.cgroups_path, folder.id()),
+            annotations: config.annotations.clone(),
+        };
+        let limits = match &config.linux.resources {
+            Some(r) => resources::limits(r)?,
+            None => Limits::default(),
+        };
+        let layout = layout()?;
+        let request =
+            Request { path: &record.cgroup, limits: &limits, accounting: false, best_effort: false };
+        let (group, _) = Group::create(&layout, &request)?;
+        let result = self.start_process(folder, config, &mut record, &mut setup, &group, options);
+        if let Err(error) = &result {
+            // Whoever was told of the container is told of its end (runtime.md#lifecycle, step 12).
+            if record.pid != 0 {
+                let state = state_json(&record, Status::Stopped);
+                if let Err(e) = hooks::run("poststop", &config.hooks.poststop, &state, Place::Runtime) {
+                    (self.warn)(&e.to_string());
+                }
+            }
+            if let Err(e) = clear(group) {
+                (self.warn)(&format!("after '{error}': {e}"));
+            }
+        }
+        result
+    }
+
+    fn start_process(
+        &self,
+        folder: &Folder,
+        config: &Config,
+        record: &mut Record,
+        setup: &mut crate::Setup,
+        group: &Group,
+        options: &CreateOptions,
+    ) -> Result<Child> {
+        let hooks = &config.hooks;
+        let early = !hooks.prestart.is_empty()
+            || !hooks.create_runtime.is_empty()
+            || !hooks.create_container.is_empty();
+        setup.cgroup = group.entry()?;
+        setup.stdio.further = process::preserved(options.preserve_fds)?;
+        setup.new_keyring = !options.no_new_keyring;
+        setup.gate = Gate { before_root: early, before_exec: Some(make_fifo(folder)?) };
+        let mut pending = Pending::new(setup)?;
+        record.pid = pending.pid();
+        record.pid_start = process_start(record.pid).unwrap_or(0);
+        if early {
+            pending.wait_before_root()?;
+            let state = state_json(record, Status::Creating);
+            hooks::run("prestart", &hooks.prestart, &state, Place::Runtime)?;
+            hooks::run("createRuntime", &hooks.create_runtime, &state, Place::Runtime)?;
+            if !hooks.create_container.is_empty() {
+                let pidfd = pidfd(record.pid)?;
+                hooks::run("createContainer", &hooks.create_container, &state, Place::Container(&pidfd))?;
+            }
+            pending.proceed()?;
+        }
+        let mut child = pending.wait_before_exec()?;
+        let finish = |child: &mut Child| -> Result<()> {
+            hand_over_terminal(child, options.console_socket.as_deref())?;
+            hand_over_listener(config, record, child.seccomp_listener.take())?;
+            if let Some(path) = &options.pid_file {
+                write_pid_file(path, record.pid)?;
+            }
+            folder.save(record)
+        };
+        if let Err(error) = finish(&mut child) {
+            let _ = child.kill(libc::SIGKILL);
+            let _ = child.wait();
+            return Err(error);
+        }
+        Ok(child)
+    }
+
+    /// Lets a created container's program run.
+    pub fn start(&self, id: &str) -> Result<()> {
+        let folder = self.folder(id)?;
+        let _lock = folder.lock()?;
+        let record = folder.load()?;
+        expect(&folder, &record, "start", &[Status::Created])?;
+        let config = saved_config(&folder)?;
+        let state = state_json(&record, Status::Created);
+        if !config.hooks.start_container.is_empty() {
+            let pidfd = pidfd(record.pid)?;
+            let ran =
+                hooks::run("startContainer", &config.hooks.start_container, &state, Place::Container(&pidfd));
+            if let Err(error) = ran {
+                kill_and_wait(&record)?;
+                let state = state_json(&record, Status::Stopped);
+                self.warn_of(hooks::run("poststop", &config.hooks.poststop, &state, Place::Runtime));
+                return Err(error);
+            }
+        }
+        let fifo = folder.fifo();
+        let open = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&fifo);
+        let mut gate = open.map_err(|source| match source.raw_os_error() {
+            // Nobody reads: the process has ended.
+            Some(libc::ENXIO) => Error::Status { operation: "start", id: id.to_owned(), status: "stopped" },
+            _ => Error::State { operation: "open", path: fifo.clone(), source },
+        })?;
+        gate.write_all(b"g").map_err(|source| Error::State {
+            operation: "open",
+            path: fifo.clone(),
+            source,
+        })?;
+        fs::remove_file(&fifo).map_err(|source| Error::State { operation: "remove", path: fifo, source })?;
+        let state = state_json(&record, Status::Running);
+        self.warn_of(hooks::run("poststart", &config.hooks.poststart, &state, Place::Runtime));
+        Ok(())
+    }
+
+    fn warn_of(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            (self.warn)(&error.to_string());
+        }
+    }
+
+    /// The container's state as JSON (runtime.md#state).
+    pub fn state(&self, id: &str) -> Result<String> {
+        let (folder, record) = self.load(id)?;
+        Ok(state_json(&record, status(&folder, &record)?))
+    }
+
+    /// All containers with their states.
+    pub fn list(&self) -> Result<Vec<(Record, Status)>> {
+        let mut out = Vec::new();
+        for folder in Folder::all(&self.root) {
+            match folder.load() {
+                Ok(record) => {
+                    let status = status(&folder, &record)?;
+                    out.push((record, status));
+                }
+                // Deleted meanwhile.
+                Err(Error::NotFound(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sends a signal to the container's process 1, or to all its processes.
+    pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+        let (folder, record) = self.load(id)?;
+        let status = status(&folder, &record)?;
+        if all {
+            return Ok(Group::open(&layout()?, &record.cgroup)?.signal(signal)?);
+        }
+        if matches!(status, Status::Stopped | Status::Creating) {
+            return Err(Error::Status { operation: "kill", id: id.to_owned(), status: status.name() });
+        }
+        // A container without a PID namespace of its own does not end with its first process.
+        if signal == libc::SIGKILL && !saved_config(&folder)?.has_namespace("pid") {
+            return Ok(Group::open(&layout()?, &record.cgroup)?.signal(signal)?);
+        }
+        send_signal(&record, signal)
+    }
+
+    /// Removes a container that has ended; by force also one that runs. By force, one that is not there is no error.
+    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        let folder = self.folder(id)?;
+        let _lock = match folder.lock() {
+            Err(Error::NotFound(_)) if force => return Ok(()),
+            other => other?,
+        };
+        let record = folder.load()?;
+        let status = status(&folder, &record)?;
+        if status != Status::Stopped && !force {
+            return Err(Error::Status { operation: "delete", id: id.to_owned(), status: status.name() });
+        }
+        kill_and_wait(&record)?;
+        clear(Group::open(&layout()?, &record.cgroup)?)?;
+        let config = saved_config(&folder);
+        folder.remove()?;
+        let state = state_json(&record, Status::Stopped);
+        match config {
+            Ok(config) => {
+                self.warn_of(hooks::run("poststop", &config.hooks.poststop, &state, Place::Runtime));
+            }
+            Err(e) => (self.warn)(&e.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Freezes all processes.
+    pub fn pause(&self, id: &str) -> Result<()> {
+        let folder = self.folder(id)?;
+        let _lock = folder.lock()?;
+        let record = folder.load()?;
+        expect(&folder, &record, "pause", &[Status::Created, Status::Running])?;
+        Ok(Group::open(&layout()?, &record.cgroup)?.freeze()?)
+    }
+
+    /// Lets a paused container go on.
+    pub fn resume(&self, id: &str) -> Result<()> {
+        let folder = self.folder(id)?;
+        let _lock = folder.lock()?;
+        let record = folder.load()?;
+        expect(&folder, &record, "resume", &[Status::Paused])?;
+        Ok(Group::open(&layout()?, &record.cgroup)?.thaw()?)
+    }
+
+    /// The processes of the container, as the host counts them.
+    pub fn processes(&self, id: &str) -> Result<Vec<i32>> {
+        let (_, record) = self.load(id)?;
+        Ok(Group::open(&layout()?, &record.cgroup)?.processes()?)
+    }
+
+    /// What the container has used.
+    pub fn stats(&self, id: &str) -> Result<crate::cgroup::Stats> {
+        let (_, record) = self.load(id)?;
+        Ok(Group::open(&layout()?, &record.cgroup)?.stats())
+    }
+
+    /// Changes limits; those that are not given stay.
+    pub fn update(&self, id: &str, limits: &Limits) -> Result<()> {
+        let folder = self.folder(id)?;
+        let _lock = folder.lock()?;
+        let record = folder.load()?;
+        expect(&folder, &record, "update", &[Status::Created, Status::Running, Status::Paused])?;
+        Group::open(&layout()?, &record.cgroup)?.update(limits, false)?;
+        Ok(())
+    }
+
+    /// The process of a container, to be changed and given to [`Runtime::exec`].
+    pub fn exec_process(&self, id: &str) -> Result<config::Process> {
+        let (folder, _) = self.load(id)?;
+        Ok(saved_config(&folder)?.process.unwrap_or_default())
+    }
+
+    /// Starts a further process in a running container.
+    pub fn exec(&self, id: &str, options: &ExecOptions) -> Result<Child> {
+        let (folder, record) = self.load(id)?;
+        let allowed: &[Status] = if options.ignore_paused {
+            &[Status::Created, Status::Running, Status::Paused]
+        } else {
+            &[Status::Created, Status::Running]
+        };
+        expect(&folder, &record, "exec in", allowed)?;
+        options.process.check()?;
+        check_console(Some(&options.process), options.console_socket.as_deref())?;
+        let config = saved_config(&folder)?;
+        let mut setup = bundle::join(&config, record.pid, &options.process, &mut |w| (self.warn)(&w))?;
+        let path = match &options.cgroup {
+            Some(below) => format!("{}/{below}", record.cgroup),
+            None => record.cgroup.clone(),
+        };
+        setup.cgroup = Group::open(&layout()?, &path)?.entry()?;
+        setup.stdio.further = process::preserved(options.preserve_fds)?;
+        let mut child = crate::spawn(&setup)?;
+        let finish = |child: &mut Child| -> Result<()> {
+            hand_over_terminal(child, options.console_socket.as_deref())?;
+            match &options.pid_file {
+                Some(path) => write_pid_file(path, child.pid()),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = finish(&mut child) {
+            let _ = child.kill(libc::SIGKILL);
+            let _ = child.wait();
+            return Err(error);
+        }
+        Ok(child)
+    }
+}
+
+fn layout() -> Result<Layout> {
+    Layout::detect().map_err(|source| Error::Io { operation: "find the control groups".into(), source })
+}
+
+fn saved_config(folder: &Folder) -> Result<Config> {
+    Config::parse(&folder.read("config.json", config::MAX_BYTES)?)
+}
+
+/// The status, with paused containers told from running ones.
+fn status(folder: &Folder, record: &Record) -> Result<Status> {
+    let status = record.status(folder);
+    if matches!(status, Status::Running | Status::Created)
+        && Group::open(&layout()?, &record.cgroup)?.is_frozen()
+    {
+        return Ok(Status::Paused);
+    }
+    Ok(status)
+}
+
+fn expect(folder: &Folder, record: &Record, operation: &'static str, allowed: &[Status]) -> Result<()> {
+    let status = status(folder, record)?;
+    if allowed.contains(&status) {
+        return Ok(());
+    }
+    Err(Error::Status { operation, id: record.id.clone(), status: status.name() })
+}
+
+/// Kills everything in a group and removes it.
+fn clear(mut group: Group) -> Result<()> {
+    if group.is_absent() {
+        return Ok(());
+    }
+    group.kill()?;
+    Ok(group.remove()?)
+}
+
+fn pidfd(pid: i32) -> Result<OwnedFd> {
+    let gone =
+        || Error::Io { operation: format!("find process {pid}"), source: io::ErrorKind::NotFound.into() };
+    let pid = Pid::from_raw(pid).ok_or_else(gone)?;
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())
+}
+
+/// Through a descriptor, with a look at the start time in between: never a stranger with the same number.
+fn send_signal(record: &Record, signal: i32) -> Result<()> {
+    let fd = pidfd(record.pid)?;
+    if !record.is_alive() {
+        return Err(Error::Status { operation: "kill", id: record.id.clone(), status: "stopped" });
+    }
+    // SAFETY: the call takes numbers, and the signal information may be null.
+    let answer = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, 0usize, 0) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let source = io::Error::last_os_error();
+    Err(Error::Io { operation: format!("send signal {signal} to container '{}'", record.id), source })
+}
+
+fn kill_and_wait(record: &Record) -> Result<()> {
+    if !record.is_alive() {
+        return Ok(());
+    }
+    let Ok(fd) = pidfd(record.pid) else { return Ok(()) };
+    // A frozen process dies only when it is let go.
+    let mut group = Group::open(&layout()?, &record.cgroup)?;
+    match send_signal(record, libc::SIGKILL) {
+        Ok(()) | Err(Error::Status { .. }) => {}
+        Err(e) => return Err(e),
+    }
+    if group.is_frozen() {
+        group.thaw()?;
+    }
+    loop {
+        match rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// A FIFO that both `create`'s child and `start` open. Opened for both directions, so that neither waits for the other.
+fn make_fifo(folder: &Folder) -> Result<OwnedFd> {
+    let path = folder.fifo();
+    let error = |source| Error::State { operation: "make", path: path.clone(), source };
+    let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
+        .map_err(|e| error(e.into()))?;
+    // SAFETY: the path is terminated.
+    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
+        return Err(error(io::Error::last_os_error()));
+    }
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).map_err(error)?;
+    Ok(file.into())
+}
+
+fn check_console(process: Option<&config::Process>, socket: Option<&Path>) -> Result<()> {
+    match (process.is_some_and(|p| p.terminal), socket) {
+        (true, None) => {
+            Err(config::invalid("process.terminal needs --console-socket to hand the terminal to"))
+        }
+        (false, Some(_)) => Err(config::invalid("--console-socket needs process.terminal")),
+        _ => Ok(()),
+    }
+}
+
+fn hand_over_terminal(child: &mut Child, socket: Option<&Path>) -> Result<()> {
+    let (Some(terminal), Some(socket)) = (child.terminal.take(), socket) else { return Ok(()) };
+    console::send(socket, b"/dev/ptmx", &[terminal.as_fd()]).map_err(|source| Error::State {
+        operation: "send the terminal to",
+        path: socket.to_owned(),
+        source,
+    })
+}
+
+/// The listener of a notifying filter goes to the agent at `listenerPath` (config-linux.md#seccomp).
+fn hand_over_listener(config: &Config, record: &Record, listener: Option<OwnedFd>) -> Result<()> {
+    let Some(fd) = listener else { return Ok(()) };
+    let member = |name: &str| {
+        let value = config.linux.seccomp.as_ref().and_then(|s| s.get(name));
+        value.and_then(|v| v.as_str()).unwrap_or_default().to_owned()
+    };
+    let path = PathBuf::from(member("listenerPath"));
+    if path.as_os_str().is_empty() {
+        return Err(config::invalid("SCMP_ACT_NOTIFY is used, but linux.seccomp.listenerPath is not set"));
+    }
+    let state: serde_json::Value =
+        serde_json::from_str(&state_json(record, Status::Creating)).unwrap_or_default();
+    let message = serde_json::json!({
+        "ociVersion": record.oci_version,
+        "fds": ["seccompFd"],
+        "pid": record.pid,
+        "metadata": member("listenerMetadata"),
+        "state": state,
+    });
+    console::send(&path, message.to_string().as_bytes(), &[fd.as_fd()]).map_err(|source| Error::State {
+        operation: "send the seccomp listener to",
+        path,
+        source,
+    })
+}
+
+/// Replaced by rename, so that whoever waits for it never reads half a number.
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let error = |source| Error::State { operation: "write", path: path.to_owned(), source };
+    let name = path.file_name().ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
+    let temporary = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    fs::write(&temporary, pid.to_string()).and_then(|()| fs::rename(&temporary, path)).map_err(error)
+}
+
+fn state_json(record: &Record, status: Status) -> String {
+    let pid = if status == Status::Stopped { 0 } else { record.pid };
+    serde_json::json!({
+        "ociVersion": record.oci_version,
+        "id": record.id,
+        "status": status.name(),
+        "pid": pid,
+        "bundle": record.bundle,
+        "rootfs": record.rootfs,
+        "created": record.created,
+        "owner": record.owner,
+        "annotations": record.annotations,
+    })
+    .to_string()
+}
+
+/// The time as RFC 3339 with nanoseconds.
+pub fn now() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    timestamp(now.as_secs(), now.subsec_nanos())
+}
+
+/// Days of the Gregorian calendar from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms").
+fn timestamp(seconds: u64, nanoseconds: u32) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanoseconds:09}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps() {
+        assert_eq!(timestamp(0, 0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(timestamp(951_827_696, 7), "2000-02-29T12:34:56.000000007Z");
+        assert_eq!(timestamp(1_795_507_200, 0), "2026-11-24T08:00:00.000000000Z");
+    }
+
+    #[test]
+    fn a_terminal_needs_somebody_to_take_it() {
+        let process = config::Process { terminal: true, ..config::Process::default() };
+        assert!(check_console(Some(&process), None).is_err());
+        assert!(check_console(None, Some(Path::new("/x"))).is_err());
+        assert!(check_console(Some(&process), Some(Path::new("/x"))).is_ok());
+    }
+}
