@@ -132,7 +132,7 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         }
     }
     if plan.process.init {
-        crate::init::become_init(ends.report);
+        crate::init::become_init(plan, ends.report);
     }
     p::close_on_exec_from(3 + plan.setup.stdio.further.len() as u32).at(Step::Streams)?;
     if plan.process.no_new_privileges {
@@ -746,7 +746,9 @@ fn user(plan: &Plan<'_>) -> Done {
     // What the caller itself does not have cannot be given; asking for it would fail as a whole.
     let (_, have, _) = p::capget().at(Step::Capabilities)?;
     let known = have;
-    p::capset(caps.effective.0 & known, caps.permitted.0 & known, caps.inheritable.0 & known)
+    // Without no_new_privs a filter needs CAP_SYS_ADMIN, so that is kept in reserve until the filter is on.
+    let reserve = if plan.filters_need_admin() { SYS_ADMIN & known } else { 0 };
+    p::capset(caps.effective.0 & known, caps.permitted.0 & known | reserve, caps.inheritable.0 & known)
         .at(Step::Capabilities)?;
     let _ = p::prctl_ambient_clear();
     for bit in 0..=40u8 {
@@ -782,12 +784,29 @@ fn working_directory(plan: &Plan<'_>) -> Done {
     Ok(())
 }
 
+const SYS_ADMIN: u64 = 1 << 21;
+
 fn filters(plan: &Plan<'_>, ends: &Ends) -> Done {
     use std::os::fd::AsRawFd;
+    if plan.filters_need_admin() {
+        let (effective, permitted, inheritable) = p::capget().at(Step::Capabilities)?;
+        p::capset(effective | SYS_ADMIN & permitted, permitted, inheritable).at(Step::Capabilities)?;
+    }
     for (index, filter) in plan.process.seccomp.iter().enumerate() {
         if let Some(listener) = filter.install().map_err(Errno).at_index(Step::Seccomp, index)? {
             crate::terminal::send(ends.news, b's', listener.as_raw_fd()).at_index(Step::Seccomp, index)?;
         }
+    }
+    drop_reserve(plan)
+}
+
+/// Gives up what [`user`] kept for [`filters`].
+pub(crate) fn drop_reserve(plan: &Plan<'_>) -> Done {
+    if plan.filters_need_admin() {
+        let caps = &plan.process.capabilities;
+        let (_, permitted, _) = p::capget().at(Step::Capabilities)?;
+        p::capset(caps.effective.0 & permitted, caps.permitted.0 & permitted, caps.inheritable.0 & permitted)
+            .at(Step::Capabilities)?;
     }
     Ok(())
 }

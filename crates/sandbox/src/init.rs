@@ -1,16 +1,19 @@
 //! Process 1 of a container that asked for an init: reaps orphans, hands signals on, ends with the program.
 
+use crate::child;
+use crate::plan::Plan;
 use crate::sys::process as p;
 
 /// Splits this process: the child goes on to become the program, the parent stays as init and never returns.
-pub(crate) fn become_init(report: i32) {
+pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
     // SAFETY: the child shares nothing with the parent but what is read-only from here on, and this process has
     // one thread.
     let child = unsafe { libc::fork() };
     if child == 0 {
         return;
     }
-    if child < 0 {
+    // Only the program's side installs filters.
+    if child < 0 || child::drop_reserve(plan).is_err() {
         p::exit(125);
     }
     // SAFETY: close(2) of numbers has no memory effects. Nothing of the start may stay open here, or the parent

@@ -522,6 +522,11 @@ impl Plan<'_> {
         (self.maps.is_some() && !self.maps_by_child) || !self.setup.cgroup.v1_procs.is_empty()
     }
 
+    /// Whether filters are installed by right of CAP_SYS_ADMIN, which the program itself does not get.
+    pub(crate) fn filters_need_admin(&self) -> bool {
+        !self.process.no_new_privileges && !self.process.seccomp.is_empty()
+    }
+
     /// Whether setgroups(2) is allowed: not where a map was written without the right to it.
     pub(crate) fn may_set_groups(&self) -> bool {
         self.setgroups_allowed
