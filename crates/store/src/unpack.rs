@@ -78,7 +78,8 @@ struct Unpacker {
 
 struct PendingDir {
     path: Box<[u8]>,
-    mode: u32,
+    /// Where it was made with another mode, or may have been.
+    mode: Option<u32>,
     mtime: (i64, u32),
 }
 
@@ -159,7 +160,7 @@ impl Unpacker {
             Ok(Parent::Found(fd)) => Ok(fd),
             Ok(Parent::Made(fd, made)) => {
                 for path in made {
-                    self.pending.push(PendingDir { path, mode: 0o755, mtime: (0, 0) });
+                    self.pending.push(PendingDir { path, mode: Some(0o755), mtime: (0, 0) });
                 }
                 Ok(fd)
             }
@@ -177,7 +178,7 @@ impl Unpacker {
         });
         done.map_err(|e| failed("set the owner of", b"/", e))?;
         self.set_xattrs(entry, root.as_fd(), b"/")?;
-        self.pending.push(PendingDir { path: Box::default(), mode: entry.mode, mtime: entry.mtime });
+        self.pending.push(PendingDir { path: Box::default(), mode: Some(entry.mode), mtime: entry.mtime });
         Ok(())
     }
 
@@ -222,10 +223,11 @@ impl Unpacker {
         let first_mode = (entry.mode & 0o777) | 0o700;
         let make = || mkdirat(parent, name, Mode::from(first_mode));
         let mut hide = false;
+        let mut mode_is_set = entry.mode == first_mode & !self.umask;
         match make() {
             Ok(()) => {}
             Err(Errno::EXIST) => match self.occupant(parent, name, path)? {
-                Occupant::Dir => {}
+                Occupant::Dir => mode_is_set = false,
                 occupant => {
                     // A deleted directory and a new one of the same name: nothing of the old shows through.
                     hide = matches!(occupant, Occupant::Whiteout);
@@ -246,7 +248,8 @@ impl Unpacker {
         } else if let Some((uid, gid)) = owner.chown {
             self.chown_at(parent, name, uid, gid, path)?;
         }
-        self.pending.push(PendingDir { path: path.into(), mode: entry.mode, mtime: entry.mtime });
+        let mode = (!mode_is_set).then_some(entry.mode);
+        self.pending.push(PendingDir { path: path.into(), mode, mtime: entry.mtime });
         Ok(())
     }
 
@@ -569,10 +572,8 @@ impl Unpacker {
                 }
                 Err(e) => return Err(failed("open", path, e)),
             };
-            let made_with = ((dir.mode & 0o777) | 0o700) & !self.umask;
-            if dir.mode != made_with || dir.path.is_empty() {
-                rustix::fs::fchmod(&fd, Mode::from(dir.mode))
-                    .map_err(|e| failed("set the mode of", path, e))?;
+            if let Some(mode) = dir.mode {
+                rustix::fs::fchmod(&fd, Mode::from(mode)).map_err(|e| failed("set the mode of", path, e))?;
             }
             rustix::fs::futimens(&fd, &times(dir.mtime)).map_err(|e| failed("set the time of", path, e))?;
         }
