@@ -1,5 +1,6 @@
 //! Recipes to images: the parsers, the build graph, its cache, and the Debian bootstrap.
 
+pub mod debian;
 pub mod definition;
 pub mod dockerfile;
 pub mod error;

@@ -22,7 +22,12 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// How long to wait before retry number `n` (from 1); none when it is time to give up.
+    /// How long to wait before retry number `n` (from 1) of a download; none when it is time to give up.
+    pub fn wait_before(&self, n: u32) -> Option<Duration> {
+        self.wait(n, None)
+    }
+
+    /// As [`Policy::wait_before`], where the server may have said how long.
     pub(crate) fn wait(&self, n: u32, asked: Option<Duration>) -> Option<Duration> {
         if n > self.retries {
             return None;

@@ -64,5 +64,7 @@ pub use ingest::{Fetch, Ingested};
 pub use layer::{LayerInfo, Skipped};
 pub use lease::Lease;
 pub use merged::{DirEntry, FileKind, Merged, Stat};
+pub use remove::tree as remove_tree;
 pub use store::{Limits, Ownership, Store};
+pub use xattr::record_owner;
 pub use verify::{Depth, Problem, VerifyOptions, VerifyReport};

@@ -17,7 +17,7 @@ use crate::error::At;
 const DEPTH: usize = 48;
 
 /// Deletes a file or a tree. What is gone already is fine.
-pub(crate) fn tree(path: &Path) -> Result<()> {
+pub fn tree(path: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(crate::Error::io("remove", path, std::io::Error::from(std::io::ErrorKind::InvalidInput)));
     };

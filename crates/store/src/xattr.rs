@@ -74,7 +74,7 @@ pub(crate) fn is_refusal(e: Errno) -> bool {
 }
 
 /// Keeps the true owner of a file with the file.
-pub(crate) fn record_owner(fd: impl AsFd, uid: u32, gid: u32) -> rustix::io::Result<()> {
+pub fn record_owner(fd: impl AsFd, uid: u32, gid: u32) -> rustix::io::Result<()> {
     fsetxattr(fd, OWNER, format!("{uid}:{gid}").as_bytes(), XattrFlags::empty())
 }
 

@@ -1,0 +1,115 @@
+//! Text with its signatures below it (RFC 9580, section 7), as `InRelease` files have it.
+//!
+//! What is handed out is exactly what was signed. Anything before, between or after the framework's own
+//! lines is refused: readers that skipped over it have been fooled that way.
+
+use super::openpgp::{LIMIT, Malformed, Signature, signatures};
+
+const BEGIN: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
+const SIGNATURE: &str = "-----BEGIN PGP SIGNATURE-----";
+
+/// A text and the signatures that claim to be over it; nothing has been verified.
+#[derive(Debug)]
+pub struct Signed {
+    /// Lines with LF at their ends.
+    pub text: String,
+    /// The same as it is hashed: CR LF between lines, none at the end.
+    pub canonical: Vec<u8>,
+    pub signatures: Vec<Signature>,
+}
+
+/// Takes a signed message apart.
+pub fn parse(message: &[u8]) -> Result<Signed, Malformed> {
+    let message = std::str::from_utf8(message).map_err(|_| Malformed("it is not UTF-8"))?;
+    let mut lines = message.split_inclusive('\n');
+    if lines.next().map(str::trim_end) != Some(BEGIN) {
+        return Err(Malformed("it does not begin with a signed message"));
+    }
+    let mut position = message.find('\n').map_or(message.len(), |at| at + 1);
+    for line in lines.by_ref() {
+        position += line.len();
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        if !line.starts_with("Hash: ") {
+            return Err(Malformed("there is something between its first line and its text"));
+        }
+    }
+    let mut text = String::with_capacity(message.len());
+    let mut canonical = Vec::with_capacity(message.len() + message.len() / 32);
+    let mut block = None;
+    for line in lines {
+        let content = line.trim_end_matches(['\n', '\r', ' ', '\t']);
+        if content == SIGNATURE {
+            block = Some(&message[position..]);
+            break;
+        }
+        position += line.len();
+        let content = match content.strip_prefix("- ") {
+            Some(escaped) => escaped,
+            None if content.starts_with('-') => {
+                return Err(Malformed("a line of its text begins with a dash"));
+            }
+            None => content,
+        };
+        if !canonical.is_empty() || !text.is_empty() {
+            canonical.extend_from_slice(b"\r\n");
+        }
+        canonical.extend_from_slice(content.as_bytes());
+        text.push_str(content);
+        text.push('\n');
+    }
+    let block = block.ok_or(Malformed("it has no signature"))?;
+    let (packets, after) = armored(block, "SIGNATURE")?;
+    if !after.trim().is_empty() {
+        return Err(Malformed("there is something after its signature"));
+    }
+    Ok(Signed { text, canonical, signatures: signatures(&packets)? })
+}
+
+/// Decodes the armored block that `text` begins with, and gives the rest behind it (RFC 9580, section 6.2).
+/// The checksum is optional and protects against nothing, so it is not looked at.
+pub fn armored<'a>(text: &'a str, kind: &str) -> Result<(Vec<u8>, &'a str), Malformed> {
+    let (begin, end) = (format!("-----BEGIN PGP {kind}-----"), format!("-----END PGP {kind}-----"));
+    let body = text.strip_prefix(begin.as_str()).ok_or(Malformed("an armored block is missing"))?;
+    let close = body.find(end.as_str()).ok_or(Malformed("an armored block is cut short"))?;
+    let after = &body[close + end.len()..];
+    if close > 2 * LIMIT {
+        return Err(Malformed("an armored block is too long"));
+    }
+    let mut packets = Vec::with_capacity(close * 3 / 4);
+    let mut in_headers = true;
+    let (mut buffer, mut bits) = (0u32, 0);
+    for line in body[..close].lines().skip(1) {
+        let line = line.trim();
+        if in_headers {
+            in_headers = line.contains(": ");
+            if line.is_empty() || in_headers {
+                continue;
+            }
+        }
+        if line.starts_with('=') {
+            break;
+        }
+        for byte in line.bytes() {
+            let value = match byte {
+                b'A'..=b'Z' => byte - b'A',
+                b'a'..=b'z' => byte - b'a' + 26,
+                b'0'..=b'9' => byte - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                b'=' => continue,
+                _ => return Err(Malformed("an armored block has a character that is not base64")),
+            };
+            buffer = buffer << 6 | u32::from(value);
+            bits += 6;
+            if bits >= 8 {
+                bits -= 8;
+                packets.push((buffer >> bits) as u8);
+                buffer &= (1 << bits) - 1;
+            }
+        }
+    }
+    Ok((packets, after))
+}
