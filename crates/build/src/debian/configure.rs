@@ -53,12 +53,20 @@ pub fn restore(tree: &Tree) -> std::io::Result<()> {
 
 /// The shell script that configures everything: the base first, then what was included.
 pub fn script(packages: &[Installed<'_>], is_base: impl Fn(&str) -> bool) -> String {
+    // Scripts run from where dpkg has them, because debconf finds their package by that.
     let mut script = String::from(
         "set -e\numask 022\ncd /\n\
          preinst() {\n\
+         ci=/var/lib/dpkg/tmp.ci\n\
+         mkdir -p $ci\n\
+         for part in preinst config templates; do\n\
+         if [ -e \"$3.$part\" ]; then cp -p \"$3.$part\" $ci/$part; fi\n\
+         done\n\
+         printf 'Package: %s\\nArchitecture: %s\\n' \"$1\" \"$2\" > $ci/control\n\
          DPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_MAINTSCRIPT_ARCH=$2 \\\n\
-         DPKG_MAINTSCRIPT_NAME=preinst DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= \"$3\" install || {\n\
-         echo \"the preinst script of $1 failed\" >&2; exit 1; }\n}\n",
+         DPKG_MAINTSCRIPT_NAME=preinst DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= $ci/preinst install || {\n\
+         echo \"the preinst script of $1 failed\" >&2; exit 1; }\n\
+         rm -r $ci\n}\n",
     );
     let (mut base, rest): (Vec<_>, Vec<_>) = packages.iter().partition(|p| is_base(p.name));
     // The users that other scripts give files to come from here.
@@ -66,7 +74,8 @@ pub fn script(packages: &[Installed<'_>], is_base: impl Fn(&str) -> bool) -> Str
     let preinsts = |packages: &[&Installed<'_>]| -> String {
         let line = |package: &&Installed<'_>| {
             let path = package.script("preinst").filter(|_| !preinst_is_idle(package))?;
-            Some(format!("preinst {} {} {path}\n", package.name, package.architecture))
+            let stem = path.trim_end_matches(".preinst");
+            Some(format!("preinst {} {} {stem}\n", package.name, package.architecture))
         };
         packages.iter().filter_map(line).collect()
     };
