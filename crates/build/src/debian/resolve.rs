@@ -273,7 +273,10 @@ impl<'i, 'a> Resolver<'i, 'a> {
         // The tree is merged into /usr from the start; usrmerge would bring perl along to do it again.
         let merged = self.index.get("usr-is-merged").filter(|p| fits(p) && !excluded(p));
         let mut found = merged.filter(|p| alternatives.iter().any(|a| a.name == p.name));
-        for alternative in alternatives.iter().filter(|_| found.is_none()) {
+        for alternative in &alternatives {
+            if found.is_some() {
+                break;
+            }
             let real = self.index.get(alternative.name).filter(|p| alternative.allows(p.version));
             // Which of several providers is arbitrary, so it is made certain.
             let virtual_one = || {
@@ -283,9 +286,6 @@ impl<'i, 'a> Resolver<'i, 'a> {
                     .min_by_key(|p| (rank(p.priority), p.name))
             };
             found = real.filter(|p| fits(p) && !excluded(p)).or_else(virtual_one);
-            if found.is_some() {
-                break;
-            }
         }
         if let Some(found) = found {
             self.choose(found, Some(package.name));
@@ -423,7 +423,12 @@ mod tests {
             ("b 1 E\ny 1 / Provides: virt", "virt", "", "apt b y"),
             ("b 1 E\nx 1 / Provides: m; Conflicts: m", "x", "", "apt b x"),
             ("b 1 E\nx 1 / Breaks: b (<< 1)", "x", "", "apt b x"),
-            ("b 1 E / Depends: usrmerge | usr-is-merged\nusrmerge 1\nusr-is-merged 1", "", "", "apt b usr-is-merged"),
+            (
+                "b 1 E / Depends: usrmerge | usr-is-merged\nusrmerge 1\nusr-is-merged 1",
+                "",
+                "",
+                "apt b usr-is-merged",
+            ),
         ] {
             assert_eq!(
                 outcome(&format!("{base}{more}"), include, exclude).as_deref(),
