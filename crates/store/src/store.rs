@@ -205,6 +205,7 @@ impl Store {
                 Err(e) => return Err(Error::io("open", &path, e)),
             };
             flock(&lock, FlockOperation::LockExclusive).at("lock", &path)?;
+            spread(&lock);
             // A collector may have taken the folder for a dead one before it was locked.
             if path.exists() {
                 return Ok(Worker { path, _lock: lock });
@@ -235,5 +236,16 @@ impl Store {
     pub(crate) fn sync(&self) -> Result<()> {
         let dir = fs::File::open(&self.root).at("open", &self.root)?;
         rustix::fs::syncfs(&dir).at("write to disk", &self.root)
+    }
+}
+
+/// Asks the file system to put each tree made in `dir` somewhere else on the disk, instead of beside the last
+/// one (ext4's `FS_TOPDIR_FL`). Layers are unpacked by several threads, which then do not wait for each
+/// other's inode bitmap. Without a journal, ext4 also looks at every inode of the neighbourhood that was freed
+/// in the last minutes before it takes one, which makes unpacking soon after a removal ten times slower.
+/// Other file systems do not know the flag, and need not.
+fn spread(dir: &File) {
+    if let Ok(flags) = rustix::fs::ioctl_getflags(dir) {
+        let _ = rustix::fs::ioctl_setflags(dir, flags | rustix::fs::IFlags::TOPDIR);
     }
 }
