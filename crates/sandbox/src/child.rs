@@ -363,7 +363,7 @@ fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Done
             simple(c"mqueue").or_else(|e| fallback(e, c"/dev/mqueue", plan)).at_index(Step::Mount, index)?
         }
         PlannedSource::Devpts { gid } => {
-            let context = m::fsopen(c"devpts").at_index(Step::Mount, index)?;
+            let context = m::fsopen_named(c"devpts").at_index(Step::Mount, index)?;
             let set = || -> sys::Result<Fd> {
                 m::set_flag(&context, c"newinstance")?;
                 m::set_string(&context, c"ptmxmode", c"0666")?;
@@ -407,12 +407,12 @@ fn restrict(made: &Fd, mount: &PlannedMount, index: usize) -> Done {
 }
 
 fn simple(kind: &CStr) -> sys::Result<Fd> {
-    let context = m::fsopen(kind)?;
+    let context = m::fsopen_named(kind)?;
     m::create(&context, m::ATTR_NOSUID | m::ATTR_NODEV | m::ATTR_NOEXEC)
 }
 
 fn tmpfs(size: &CStr, mode: &CStr) -> sys::Result<Fd> {
-    let context = m::fsopen(c"tmpfs")?;
+    let context = m::fsopen_named(c"tmpfs")?;
     m::set_string(&context, c"size", size)?;
     m::set_string(&context, c"mode", mode)?;
     m::create(&context, 0)
@@ -451,7 +451,7 @@ fn cgroup(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Don
     if let CgroupMount::V1(hierarchies) = &plan.cgroup_mount {
         for h in hierarchies {
             let make = || -> sys::Result<Fd> {
-                let context = m::fsopen(c"cgroup")?;
+                let context = m::fsopen_named(c"cgroup")?;
                 for option in &h.options {
                     m::set_flag(&context, option)?;
                 }
@@ -611,7 +611,7 @@ fn cover(plan: &Plan<'_>, root: i32) -> Done {
             if let Some(first) = &empty {
                 m::clone_tree(first.0, c"", false).at_index(Step::Mask, index)?
             } else {
-                let context = m::fsopen(c"tmpfs").at_index(Step::Mask, index)?;
+                let context = m::fsopen_named(c"tmpfs").at_index(Step::Mask, index)?;
                 m::set_string(&context, c"size", c"0k").at_index(Step::Mask, index)?;
                 m::set_string(&context, c"nr_blocks", c"1").at_index(Step::Mask, index)?;
                 m::set_string(&context, c"nr_inodes", c"1").at_index(Step::Mask, index)?;
@@ -811,44 +811,25 @@ pub(crate) fn drop_reserve(plan: &Plan<'_>) -> Done {
     Ok(())
 }
 
-/// Whether the program is there and may be run, so that `create` can say what `start` no longer could.
-fn program_exists(plan: &Plan<'_>) -> sys::Result<()> {
-    let mut answer = Err(Errno(libc::ENOENT));
-    for path in &plan.candidates {
-        let found = sys::open(path, libc::O_PATH, 0).and_then(|file| {
-            let kind = sys::stat(file.0)?.st_mode & libc::S_IFMT;
-            if kind != libc::S_IFREG {
-                return Err(Errno(libc::EACCES));
-            }
-            // SAFETY: the path is terminated; AT_EACCESS asks for the rights of this process as it is now.
-            sys::check(
-                unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) }
-                    .into(),
-            )
-            .map(drop)
-        });
-        match found {
-            Ok(()) => return Ok(()),
-            Err(Errno(libc::ENOENT | libc::ENOTDIR)) => {}
-            Err(e) => answer = Err(e),
-        }
-    }
-    answer
-}
-
 fn gate(plan: &Plan<'_>, ends: &Ends) -> Done {
     use std::os::fd::AsRawFd;
     if let Some(fifo) = &plan.setup.gate.before_exec {
-        program_exists(plan).at(Step::Exec)?;
         // Whoever opens the gate may come much later. Until then nothing of the caller's stays open here, neither
         // its locks nor its folders; and it is closed before the caller hears that it may go on.
-        let kept = [ends.news.min(fifo.as_raw_fd()), ends.news.max(fifo.as_raw_fd())];
-        let first = 3 + plan.setup.stdio.further.len() as i32;
-        for (from, to) in [(first, kept[0] - 1), (kept[0] + 1, kept[1] - 1), (kept[1] + 1, i32::MAX)] {
-            if from <= to {
+        if let Some(late) = &plan.setup.gate.late_report {
+            // SAFETY: dup3(2) of numbers has no memory effects.
+            let moved = unsafe { libc::dup3(late.as_raw_fd(), ends.report, libc::O_CLOEXEC) };
+            sys::check(moved.into()).at(Step::Gate)?;
+        }
+        let mut kept = [ends.news, fifo.as_raw_fd(), ends.report];
+        kept.sort_unstable();
+        let mut from = 3 + plan.setup.stdio.further.len() as i32;
+        for next in kept.into_iter().chain([i32::MAX]) {
+            if from < next {
                 // SAFETY: close_range(2) of numbers has no memory effects; nothing here owns what is closed.
-                unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+                unsafe { libc::syscall(libc::SYS_close_range, from, next - 1, 0) };
             }
+            from = next.saturating_add(1);
         }
         tell(ends, b'x');
         // SAFETY: as above.

@@ -16,5 +16,5 @@ mod terminal;
 
 pub use error::{SpawnError, Step};
 pub use setup::Setup;
-pub use spawn::{Child, ExitStatus, Pending, spawn};
+pub use spawn::{Child, ExitStatus, Pending, late_failure, spawn};
 pub mod seccomp;

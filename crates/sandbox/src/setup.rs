@@ -317,4 +317,6 @@ pub struct Gate {
     /// When all is set up, before the program: [`crate::Pending::proceed`] again, or a byte read from this
     /// descriptor (a FIFO that `start` opens).
     pub before_exec: Option<OwnedFd>,
+    /// Where a failure after that gate is reported, for [`crate::late_failure`]: it closes when the program runs.
+    pub late_report: Option<OwnedFd>,
 }

@@ -116,6 +116,13 @@ pub fn spawn(setup: &Setup) -> Result<Child, SpawnError> {
     Pending::new(setup)?.finish()
 }
 
+/// What the child said on [`crate::setup::Gate::late_report`]: `None` when it said nothing, so the program runs.
+pub fn late_failure(said: &[u8], program: &str) -> Option<SpawnError> {
+    let failure = Failure::from_bytes(said.first_chunk()?);
+    let object = if failure.step == Step::Exec { program } else { "" };
+    Some(SpawnError::new(failure.step, object, failure.errno))
+}
+
 /// A start on its way. Dropped before [`Pending::finish`], it is given up: the child ends by itself, because
 /// the pipes that it waits on close.
 pub struct Pending<'a> {

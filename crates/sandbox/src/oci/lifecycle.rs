@@ -159,14 +159,20 @@ impl Runtime {
         setup.cgroup = group.entry()?;
         setup.stdio.further = process::preserved(options.preserve_fds)?;
         setup.new_keyring = !options.no_new_keyring;
-        setup.gate = Gate { before_root: early, before_exec: Some(make_fifo(folder)?) };
+        setup.gate = Gate {
+            before_root: early,
+            before_exec: Some(make_fifo(folder, &folder.fifo())?),
+            late_report: Some(make_fifo(folder, &folder.report())?),
+        };
         let mut pending = Pending::new(setup)?;
         record.pid = pending.pid();
         record.pid_start = process_start(record.pid).unwrap_or(0);
         if early {
             pending.wait_before_root()?;
+            // Prestart hooks are older than the status "creating".
+            let created = state_json(record, Status::Created);
+            hooks::run("prestart", &hooks.prestart, &created, Place::Runtime)?;
             let state = state_json(record, Status::Creating);
-            hooks::run("prestart", &hooks.prestart, &state, Place::Runtime)?;
             hooks::run("createRuntime", &hooks.create_runtime, &state, Place::Runtime)?;
             if !hooks.create_container.is_empty() {
                 let pidfd = pidfd(record.pid)?;
@@ -210,22 +216,34 @@ impl Runtime {
                 return Err(error);
             }
         }
-        let fifo = folder.fifo();
-        let open = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&fifo);
-        let mut gate = open.map_err(|source| match source.raw_os_error() {
-            // Nobody reads: the process has ended.
-            Some(libc::ENXIO) => Error::Status { operation: "start", id: id.to_owned(), status: "stopped" },
-            _ => Error::State { operation: "open", path: fifo.clone(), source },
-        })?;
-        gate.write_all(b"g").map_err(|source| Error::State {
-            operation: "open",
-            path: fifo.clone(),
-            source,
-        })?;
-        fs::remove_file(&fifo).map_err(|source| Error::State { operation: "remove", path: fifo, source })?;
+        self.open_gate(&folder, &record)?;
+        let program = config.process.as_ref().and_then(|p| p.args.first()).cloned().unwrap_or_default();
+        if let Some(error) = await_program(&folder, &record, &program)? {
+            let state = state_json(&record, Status::Stopped);
+            self.warn_of(hooks::run("poststop", &config.hooks.poststop, &state, Place::Runtime));
+            return Err(error.into());
+        }
         let state = state_json(&record, Status::Running);
         self.warn_of(hooks::run("poststart", &config.hooks.poststart, &state, Place::Runtime));
         Ok(())
+    }
+
+    fn open_gate(&self, folder: &Folder, record: &Record) -> Result<()> {
+        let fifo = folder.fifo();
+        let error = |operation| {
+            let path = fifo.clone();
+            move |source| Error::State { operation, path, source }
+        };
+        let open = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&fifo);
+        let mut gate = open.map_err(|source| match source.raw_os_error() {
+            // Nobody reads: the process has ended.
+            Some(libc::ENXIO) => {
+                Error::Status { operation: "start", id: record.id.clone(), status: Status::Stopped.name() }
+            }
+            _ => error("open")(source),
+        })?;
+        gate.write_all(b"g").map_err(error("open"))?;
+        fs::remove_file(&fifo).map_err(error("remove"))
     }
 
     fn warn_of(&self, outcome: Result<()>) {
@@ -462,9 +480,34 @@ fn kill_and_wait(record: &Record) -> Result<()> {
     }
 }
 
+/// Waits until the program runs, or says why it does not.
+fn await_program(folder: &Folder, record: &Record, program: &str) -> Result<Option<crate::SpawnError>> {
+    let path = folder.report();
+    let error = |source| Error::State { operation: "read", path: path.clone(), source };
+    let mut report =
+        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).map_err(error)?;
+    // The process itself as well, which may end between the two.
+    let process = pidfd(record.pid).ok();
+    let mut said = [0; 16];
+    loop {
+        match io::Read::read(&mut report, &mut said) {
+            // Closed without a word.
+            Ok(0) => break,
+            Ok(n) => return Ok(crate::late_failure(&said[..n], program)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(error(e)),
+        }
+        let mut fds = vec![PollFd::from_borrowed_fd(report.as_fd(), PollFlags::IN)];
+        fds.extend(process.as_ref().map(|p| PollFd::from_borrowed_fd(p.as_fd(), PollFlags::IN)));
+        let _ = rustix::event::poll(&mut fds, None);
+    }
+    let _ = fs::remove_file(&path);
+    Ok(None)
+}
+
 /// A FIFO that both `create`'s child and `start` open. Opened for both directions, so that neither waits for the other.
-fn make_fifo(folder: &Folder) -> Result<OwnedFd> {
-    let path = folder.fifo();
+fn make_fifo(folder: &Folder, path: &Path) -> Result<OwnedFd> {
+    let path = folder.path().join(path);
     let error = |source| Error::State { operation: "make", path: path.clone(), source };
     let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
         .map_err(|e| error(e.into()))?;

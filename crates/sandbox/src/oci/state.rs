@@ -106,6 +106,11 @@ impl Folder {
         self.path.join("exec.fifo")
     }
 
+    /// Where the process says after the gate why its program does not run.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("exec.report")
+    }
+
     fn error(&self, operation: &'static str, source: io::Error) -> Error {
         Error::State { operation, path: self.path.clone(), source }
     }
@@ -131,6 +136,7 @@ impl Folder {
         }
         // What a killed create left has no process: that died with its parent.
         let _ = fs::remove_file(self.fifo());
+        let _ = fs::remove_file(self.report());
         Ok(lock)
     }
 

@@ -31,6 +31,13 @@ pub fn fsopen(kind: &CStr) -> Result<Fd> {
     check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1) }).map(|fd| Fd(fd as i32))
 }
 
+/// Begins a file system that shows its type as its source, as tools that list mounts expect.
+pub fn fsopen_named(kind: &CStr) -> Result<Fd> {
+    let context = fsopen(kind)?;
+    set_string(&context, c"source", kind)?;
+    Ok(context)
+}
+
 /// Sets an option with a value.
 pub fn set_string(context: &Fd, key: &CStr, value: &CStr) -> Result<()> {
     // SAFETY: both strings are terminated.
