@@ -811,9 +811,34 @@ pub(crate) fn drop_reserve(plan: &Plan<'_>) -> Done {
     Ok(())
 }
 
+/// Whether the program is there and may be run.
+fn program_exists(plan: &Plan<'_>) -> sys::Result<()> {
+    let mut answer = Err(Errno(libc::ENOENT));
+    for path in &plan.candidates {
+        let found = sys::open(path, libc::O_PATH, 0).and_then(|file| {
+            if sys::stat(file.0)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+                return Err(Errno(libc::EACCES));
+            }
+            let flags = libc::AT_EACCESS;
+            // SAFETY: the path is terminated; AT_EACCESS asks for the rights of this process as it is now.
+            sys::check(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, flags) }.into())
+                .map(drop)
+        });
+        match found {
+            Ok(()) => return Ok(()),
+            Err(Errno(libc::ENOENT | libc::ENOTDIR)) => {}
+            Err(e) => answer = Err(e),
+        }
+    }
+    answer
+}
+
 fn gate(plan: &Plan<'_>, ends: &Ends) -> Done {
     use std::os::fd::AsRawFd;
     if let Some(fifo) = &plan.setup.gate.before_exec {
+        if plan.setup.gate.check_program {
+            program_exists(plan).at(Step::Exec)?;
+        }
         // Whoever opens the gate may come much later. Until then nothing of the caller's stays open here, neither
         // its locks nor its folders; and it is closed before the caller hears that it may go on.
         if let Some(late) = &plan.setup.gate.late_report {

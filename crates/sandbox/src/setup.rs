@@ -317,6 +317,8 @@ pub struct Gate {
     /// When all is set up, before the program: [`crate::Pending::proceed`] again, or a byte read from this
     /// descriptor (a FIFO that `start` opens).
     pub before_exec: Option<OwnedFd>,
+    /// Look before that gate whether the program is there and may be run.
+    pub check_program: bool,
     /// Where a failure after that gate is reported, for [`crate::late_failure`]: it closes when the program runs.
     pub late_report: Option<OwnedFd>,
 }

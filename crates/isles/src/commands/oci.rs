@@ -228,10 +228,13 @@ pub fn cmd_oci(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let Some(command) = &args.command else { return Ok(Code::SUCCESS) };
     let log = args.log.clone();
     let json = args.log_format == "json";
+    // What a further process runs with was said at the container's creation.
+    let quiet = matches!(command, Command::Exec(_));
     let runtime = Runtime {
         root: args.root.clone().unwrap_or_else(Runtime::default_root),
         warn: Box::new(move |text| match &log {
             Some(file) => write_log(file, json, "warning", text),
+            None if quiet => {}
             None => eprintln!("warning: {text}"),
         }),
     };
@@ -277,7 +280,8 @@ fn foreground(runtime: &Runtime, create: &Create, detach: bool, keep: bool) -> R
     let mut child = runtime.create(&create.id, &create.options())?;
     if let Err(error) = runtime.start(&create.id) {
         runtime.delete(&create.id, true)?;
-        return Err(error.into());
+        let code = if let oci::Error::Spawn { error } = &error { error.exit_code() } else { 1 };
+        return Err(Failure::from(error).with_code(code));
     }
     if detach {
         return Ok(Code::SUCCESS);

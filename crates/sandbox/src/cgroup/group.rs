@@ -120,6 +120,21 @@ impl Group {
         self.v1.iter().chain(&self.unified).map(|m| (m.controllers.as_slice(), m.full_path()))
     }
 
+    /// What a container of this group may see of the v1 hierarchies: their names and the folders that are the
+    /// group's, or this process's where the group has none.
+    pub fn v1_views(&self) -> Vec<(String, PathBuf)> {
+        let view = |h: &Hierarchy| {
+            let member = self.v1.iter().find(|m| m.controllers == h.controllers);
+            let own = || h.mount.join(h.own.trim_start_matches('/'));
+            let name = h.controllers.join(",");
+            (
+                name.strip_prefix("name=").unwrap_or(&name).to_owned(),
+                member.map_or_else(own, Member::full_path),
+            )
+        };
+        self.layout.v1.iter().map(view).collect()
+    }
+
     /// Whether no directory of the group exists.
     pub fn is_absent(&self) -> bool {
         self.v1.is_empty() && self.unified.is_none()
@@ -412,7 +427,11 @@ fn has_v2_form(write: &Write) -> bool {
     !matches!(write.controller, "net_cls" | "net_prio")
         && !matches!(
             write.file.as_str(),
-            "memory.swappiness" | "memory.oom_control" | "cpu.rt_period_us" | "cpu.rt_runtime_us"
+            "memory.swappiness"
+                | "memory.oom_control"
+                | "memory.kmem.tcp.limit_in_bytes"
+                | "cpu.rt_period_us"
+                | "cpu.rt_runtime_us"
         )
 }
 

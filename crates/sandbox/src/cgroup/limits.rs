@@ -33,6 +33,8 @@ pub struct Limits {
     /// Memory plus swap, bytes.
     pub memory_swap: Option<i64>,
     pub memory_reservation: Option<i64>,
+    /// Buffers of TCP, bytes; only on v1.
+    pub memory_tcp: Option<i64>,
     /// 0 to 100.
     pub swappiness: Option<u64>,
     pub disable_oom_killer: bool,
@@ -130,6 +132,9 @@ impl Limits {
         }
         if let Some(bytes) = self.memory_reservation.filter(|b| *b != 0) {
             out.push(Write::new("memory", "memory reservation", "memory.soft_limit_in_bytes", bytes));
+        }
+        if let Some(bytes) = self.memory_tcp.filter(|b| *b != 0) {
+            out.push(Write::new("memory", "memory of TCP", "memory.kmem.tcp.limit_in_bytes", bytes));
         }
         if let Some(value) = self.swappiness {
             out.push(Write::new("memory", "swappiness", "memory.swappiness", value));

@@ -28,7 +28,9 @@ const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
 /// Everything that a start needs but its control group, its gates and its streams.
 pub(super) fn plan(config: &Config, bundle: &Path, warn: &mut dyn FnMut(String)) -> Result<Setup> {
     let linux = &config.linux;
-    let process = config.process.as_ref().ok_or_else(|| invalid("there is no process"))?;
+    // A container may be created without a process; only its start is then an error.
+    let none = config::Process { args: vec!["none".into()], cwd: "/".into(), ..config::Process::default() };
+    let process = config.process.as_ref().unwrap_or(&none);
     if !linux.mount_label.is_empty() {
         if selinux() {
             return Err(invalid("linux.mountLabel is not supported"));

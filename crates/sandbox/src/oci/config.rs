@@ -325,6 +325,8 @@ pub struct Memory {
     pub swappiness: Option<u64>,
     #[serde(rename = "disableOOMKiller")]
     pub disable_oom_killer: Option<bool>,
+    #[serde(rename = "kernelTCP")]
+    pub kernel_tcp: Option<i64>,
     pub check_before_update: Option<bool>,
 }
 

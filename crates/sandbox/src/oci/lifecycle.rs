@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::config::{self, Config};
 use super::hooks::{self, Place};
 use super::state::{Folder, Record, Status, process_start, read_bounded};
-use super::{Error, Result, bundle, console, process, resources};
+use super::{Error, Result, bundle, console, mounts, process, resources};
 use crate::cgroup::{Group, Layout, Limits, Request};
 use crate::setup::Gate;
 use crate::spawn::{Child, Pending};
@@ -157,11 +157,16 @@ impl Runtime {
             || !hooks.create_runtime.is_empty()
             || !hooks.create_container.is_empty();
         setup.cgroup = group.entry()?;
+        if matches!(setup.namespaces.cgroup, crate::setup::Namespace::Host) {
+            setup.mounts = mounts::own_cgroups(std::mem::take(&mut setup.mounts), group);
+        }
         setup.stdio.further = process::preserved(options.preserve_fds)?;
         setup.new_keyring = !options.no_new_keyring;
         setup.gate = Gate {
             before_root: early,
             before_exec: Some(make_fifo(folder, &folder.fifo())?),
+            // Engines know from an error of create, not of start, that a command was not found.
+            check_program: config.process.is_some(),
             late_report: Some(make_fifo(folder, &folder.report())?),
         };
         let mut pending = Pending::new(setup)?;
@@ -204,6 +209,9 @@ impl Runtime {
         let record = folder.load()?;
         expect(&folder, &record, "start", &[Status::Created])?;
         let config = saved_config(&folder)?;
+        if config.process.is_none() {
+            return Err(config::invalid("there is no process to start"));
+        }
         let state = state_json(&record, Status::Created);
         if !config.hooks.start_container.is_empty() {
             let pidfd = pidfd(record.pid)?;

@@ -43,15 +43,15 @@ pub enum Error {
     Exists(String),
     #[error("cannot {operation} container '{id}': it is {status}")]
     Status { operation: &'static str, id: String, status: &'static str },
-    #[error("cannot {operation} {path}: {source}")]
+    #[error("cannot {operation} {path}: {cause}", path = path.display(), cause = plain(source))]
     State { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("{stage} hook {path} failed: {why}", path = path.display())]
     Hook { stage: &'static str, path: PathBuf, why: String },
-    #[error("cannot {operation}: {source}")]
+    #[error("cannot {operation}: {cause}", cause = plain(source))]
     Io { operation: String, source: io::Error },
     #[error("unknown signal '{0}'")]
     Signal(String),
-    #[error("{error}: {cause}", cause = error.cause)]
+    #[error("{error}: {cause}", cause = plain(&error.cause))]
     Spawn { error: crate::SpawnError },
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
@@ -79,6 +79,14 @@ impl Hint for Error {
             _ => None,
         }
     }
+}
+
+/// What the kernel said, spelled as C programs spell it: engines look for "no such file or directory".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -6,6 +6,7 @@ use isles_spec::{IdMapping, Propagation};
 
 use super::Result;
 use super::config::{Config, Mount, invalid};
+use crate::cgroup::Group;
 use crate::setup::{self, MountFlags, MountSource};
 
 /// What the options say together; later ones win.
@@ -155,6 +156,39 @@ pub(super) fn plan(mount: &Mount, config: &Config, bundle: &Path) -> Result<setu
         _ => None,
     };
     Ok(setup::Mount { destination, source, flags: o.flags, propagation: o.propagation, idmap })
+}
+
+/// Shows a container that shares the host's cgroup namespace its own groups, and nothing of the others: in place of the
+/// whole v1 hierarchies their folders that are its own. A v2 tree is shown as a whole, as runc and crun do.
+pub(super) fn own_cgroups(planned: Vec<setup::Mount>, group: &Group) -> Vec<setup::Mount> {
+    let hierarchies = group.v1_views();
+    if hierarchies.is_empty() {
+        return planned;
+    }
+    let mut out = Vec::with_capacity(planned.len());
+    for mount in planned {
+        if !matches!(mount.source, MountSource::Cgroup) {
+            out.push(mount);
+            continue;
+        }
+        let folder = setup::Mount {
+            source: MountSource::Filesystem {
+                kind: "tmpfs".into(),
+                source: "tmpfs".into(),
+                options: vec![("mode".into(), "755".into()), ("size".into(), "64k".into())],
+            },
+            // It must be written to until all are in their places, and holds nothing of worth.
+            flags: MountFlags { read_only: false, ..mount.flags },
+            ..mount.clone()
+        };
+        out.push(folder);
+        out.extend(hierarchies.iter().map(|(name, path)| setup::Mount {
+            destination: mount.destination.join(name),
+            source: MountSource::Bind { source: path.clone(), recursive: false },
+            ..mount.clone()
+        }));
+    }
+    out
 }
 
 /// Every option that is understood, for `features`.

@@ -20,6 +20,7 @@ pub fn limits(resources: &Resources) -> Result<Limits> {
         memory: memory.limit,
         memory_swap: memory.swap,
         memory_reservation: memory.reservation,
+        memory_tcp: memory.kernel_tcp,
         // Engines write -1, as an unsigned number, for "as the host has it".
         swappiness: memory.swappiness.filter(|n| *n <= 200),
         disable_oom_killer: memory.disable_oom_killer.unwrap_or(false),
