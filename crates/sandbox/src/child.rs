@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use crate::error::Step;
 use crate::plan::{CgroupMount, Plan, PlannedMount, PlannedRoot, PlannedSource};
 use crate::sys::mount as m;
-use crate::sys::process as p;
+use crate::sys::process::{self as p, CLONE_NEWTIME};
 use crate::sys::{self, Errno, Fd};
 
 /// What the child says before it gives up: step, errno, index.
@@ -81,6 +81,7 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     if let Some(score) = &plan.oom {
         write_file(c"/proc/self/oom_score_adj", score).at(Step::OomScore)?;
     }
+    let owner_may_look = plan.setup.gate.open_to_owner;
     // Nobody of the container may look into this process, or trace it, while it is half way in (CVE-2019-5736).
     // Not earlier: the files of /proc/self, the maps among them, would be root's.
     p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Prepare)?;
@@ -98,8 +99,10 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         p::loopback_up().at(Step::Loopback)?;
     }
     if plan.setup.gate.before_root {
+        p::prctl(libc::PR_SET_DUMPABLE, owner_may_look.into()).at(Step::Gate)?;
         tell(ends, b'r');
         wait_for_go(ends)?;
+        p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Gate)?;
     }
     if plan.new_mount {
         let root = root(plan)?;
@@ -110,6 +113,15 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         sysctls(plan, root.0)?;
         cover(plan, root.0)?;
         enter(plan, &root)?;
+    } else if let PlannedRoot::Directory(path) = &plan.root
+        && !plan.joins.iter().any(|(_, kind)| *kind == libc::CLONE_NEWNS)
+        && path.as_bytes() != b"/"
+    {
+        // In the caller's mount namespace nothing is mounted, and the root can only be changed.
+        let root = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
+        sys::fchdir(root.0).at(Step::PivotRoot)?;
+        sys::chroot(c".").at(Step::PivotRoot)?;
+        sys::chdir(c"/").at(Step::PivotRoot)?;
     }
     streams(plan, ends)?;
     scheduling(plan)?;
@@ -194,7 +206,12 @@ fn ids(plan: &Plan<'_>) -> Done {
 
 fn time(plan: &Plan<'_>) -> Done {
     match &plan.time_offsets {
-        Some(lines) => write_file(c"/proc/self/timens_offsets", lines).at(Step::TimeOffsets),
+        Some(lines) => {
+            // Whoever enters a time namespace freezes its clocks, so this process only prepares it: its children
+            // and, since Linux 6.2, the program that it becomes are in it.
+            p::unshare(CLONE_NEWTIME as i32).at(Step::TimeOffsets)?;
+            write_file(c"/proc/self/timens_offsets", lines).at(Step::TimeOffsets)
+        }
         None => Ok(()),
     }
 }
@@ -736,7 +753,11 @@ fn user(plan: &Plan<'_>) -> Done {
     p::prctl(libc::PR_SET_KEEPCAPS, 1).at(Step::Capabilities)?;
     // In a user namespace of one ID setgroups(2) is denied, and there is no group to give anyway.
     if !plan.maps_by_child && plan.may_set_groups() {
-        p::set_groups(&process.groups).at(Step::User)?;
+        match p::set_groups(&process.groups) {
+            // The joined namespace was made without the right to it, like any that one ID is mapped in.
+            Err(Errno(libc::EPERM)) if process.groups.is_empty() && plan.joins_user() => {}
+            other => other.at(Step::User)?,
+        }
     } else if !process.groups.is_empty() && !plan.maps_by_child {
         return Err(Errno(libc::EPERM)).at(Step::User);
     }
@@ -856,13 +877,14 @@ fn gate(plan: &Plan<'_>, ends: &Ends) -> Done {
             }
             from = next.saturating_add(1);
         }
+        p::prctl(libc::PR_SET_DUMPABLE, plan.setup.gate.open_to_owner.into()).at(Step::Gate)?;
         tell(ends, b'x');
         // SAFETY: as above.
         unsafe { libc::close(ends.news) };
         let mut byte = [0];
         match sys::read(fifo.as_raw_fd(), &mut byte).at(Step::Gate)? {
             0 => p::exit(125),
-            _ => Ok(()),
+            _ => p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Gate),
         }
     } else {
         Ok(())

@@ -10,7 +10,6 @@ use isles_spec::{IdMapping, Propagation};
 use crate::error::{SpawnError, Step};
 use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
-use crate::sys::process::CLONE_NEWTIME;
 
 /// Strings in the form that execve(2) wants, with their terminating null pointer.
 pub(crate) struct Strings {
@@ -355,9 +354,6 @@ impl<'a> Plan<'a> {
             };
             (line("monotonic", t.monotonic) + &line("boottime", t.boottime)).into_bytes()
         });
-        if ns.time.is_some() {
-            flags |= CLONE_NEWTIME;
-        }
         let wants_cgroup = setup.mounts.iter().any(|m| matches!(m.source, MountSource::Cgroup));
         let setgroups_allowed = !maps_by_child
             && (maps.is_some()
@@ -520,6 +516,10 @@ impl Plan<'_> {
     /// Whether the child waits for the parent before anything else.
     pub(crate) fn parent_helps(&self) -> bool {
         (self.maps.is_some() && !self.maps_by_child) || !self.setup.cgroup.v1_procs.is_empty()
+    }
+
+    pub(crate) fn joins_user(&self) -> bool {
+        matches!(self.setup.namespaces.user, UserNs::Join(_))
     }
 
     /// Whether filters are installed by right of CAP_SYS_ADMIN, which the program itself does not get.

@@ -71,7 +71,8 @@ pub enum Namespace {
     Join(OwnedFd),
 }
 
-/// The eight namespaces; the mount namespace is new unless joined.
+/// The eight namespaces. In a new mount namespace everything of the set-up is mounted, in a joined one all is there
+/// already, and in the caller's nothing is mounted: the process only changes its root to a [`RootFs::Directory`].
 #[derive(Debug, Default)]
 pub struct Namespaces {
     pub mount: Namespace,
@@ -317,6 +318,9 @@ pub struct Gate {
     /// When all is set up, before the program: [`crate::Pending::proceed`] again, or a byte read from this
     /// descriptor (a FIFO that `start` opens).
     pub before_exec: Option<OwnedFd>,
+    /// While it waits at a gate, the process may be looked into and joined by the user who owns its user namespace,
+    /// as hooks in the container need it.
+    pub open_to_owner: bool,
     /// Look before that gate whether the program is there and may be run.
     pub check_program: bool,
     /// Where a failure after that gate is reported, for [`crate::late_failure`]: it closes when the program runs.

@@ -277,11 +277,15 @@ fn run(cx: &Context, runtime: &Runtime, command: &Command) -> Result<Code, Failu
 }
 
 fn foreground(runtime: &Runtime, create: &Create, detach: bool, keep: bool) -> Result<Code, Failure> {
-    let mut child = runtime.create(&create.id, &create.options())?;
+    // 126 and 127 as shells have them, where it is the program that cannot be run.
+    let failed = |error: oci::Error| {
+        let code = if let oci::Error::Spawn { error } = &error { error.exit_code() } else { 1 };
+        Failure::from(error).with_code(code)
+    };
+    let mut child = runtime.create(&create.id, &create.options()).map_err(failed)?;
     if let Err(error) = runtime.start(&create.id) {
         runtime.delete(&create.id, true)?;
-        let code = if let oci::Error::Spawn { error } = &error { error.exit_code() } else { 1 };
-        return Err(Failure::from(error).with_code(code));
+        return Err(failed(error));
     }
     if detach {
         return Ok(Code::SUCCESS);

@@ -56,6 +56,13 @@ pub(super) fn plan(config: &Config, bundle: &Path, warn: &mut dyn FnMut(String))
         ),
     };
     check_sysctls(config)?;
+    if !config.has_namespace("mount") {
+        // What is mounted in the host's own namespace would stay there, and be everybody's.
+        let nothing = planned.is_empty() && linux.masked_paths.is_empty() && linux.readonly_paths.is_empty();
+        if !nothing || config.root.as_ref().is_some_and(|r| r.readonly) {
+            warn("the mount namespace is the host's, so nothing is mounted, hidden or made read-only".into());
+        }
+    }
     let text = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
     Ok(Setup {
         root: RootFs::Directory(rootfs(config, bundle)?),
@@ -106,13 +113,18 @@ pub(super) fn join(
             planned.scheduling.affinity = Some(process::cpu_list(list)?);
         }
     }
+    let mount = namespace("mount", "mnt")?;
+    // A mount namespace that is joined has its root; in the host's the container has only changed its own.
+    let root = match mount {
+        Namespace::Host => format!("/proc/{pid}/root").into(),
+        _ => PathBuf::from("/"),
+    };
     Ok(Setup {
-        // Not looked at: the mount namespace that is joined has its root.
-        root: RootFs::Directory("/".into()),
+        root: RootFs::Directory(root),
         read_only_root: false,
         root_propagation: None,
         namespaces: Namespaces {
-            mount: namespace("mount", "mnt")?,
+            mount,
             pid: namespace("pid", "pid")?,
             network: namespace("network", "net")?,
             ipc: namespace("ipc", "ipc")?,

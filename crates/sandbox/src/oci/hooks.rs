@@ -23,8 +23,26 @@ const MAX_STDERR: u64 = 16 << 10;
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
     Runtime,
-    /// Those of the process behind this descriptor, except for its PID namespace.
-    Container(&'a OwnedFd),
+    /// Those of the process behind this descriptor that the flags of setns(2) name.
+    Container(&'a OwnedFd, i32),
+}
+
+/// The namespaces of a process that are others than ours, as flags of setns(2). One's own user namespace cannot be
+/// joined, and the host's others only by those who rule over them. A PID namespace would hold only for children.
+pub fn others_namespaces(pid: i32) -> i32 {
+    let kinds = [
+        ("user", libc::CLONE_NEWUSER),
+        ("mnt", libc::CLONE_NEWNS),
+        ("uts", libc::CLONE_NEWUTS),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("net", libc::CLONE_NEWNET),
+        ("cgroup", libc::CLONE_NEWCGROUP),
+    ];
+    let name = |who: &str, kind: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
+    kinds
+        .iter()
+        .filter(|(kind, _)| name(&pid.to_string(), kind) != name("self", kind))
+        .fold(0, |all, k| all | k.1)
 }
 
 /// Runs hooks one after the other; the first that fails ends it.
@@ -48,10 +66,18 @@ fn one(stage: &'static str, hook: &Hook, state: &str, place: Place<'_>) -> Resul
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(name, value);
     }
-    if let Place::Container(pidfd) = place {
+    if let Place::Container(pidfd, flags) = place {
         let fd = pidfd.as_raw_fd();
+        let enter = move || {
+            // SAFETY: a plain system call on numbers.
+            if flags == 0 || unsafe { libc::setns(fd, flags) } == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        };
         // SAFETY: the closure only makes system calls.
-        unsafe { command.pre_exec(move || enter(fd)) };
+        unsafe { command.pre_exec(enter) };
     }
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let limit = hook.timeout.and_then(|t| u64::try_from(t).ok()).map(Duration::from_secs);
@@ -78,22 +104,6 @@ fn memory(content: &[u8]) -> io::Result<File> {
     file.write_all(content)?;
     file.rewind()?;
     Ok(file)
-}
-
-/// Joins the namespaces of the container, its user namespace only where it is another one.
-fn enter(pidfd: i32) -> io::Result<()> {
-    let all = libc::CLONE_NEWNS
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWCGROUP;
-    for flags in [all | libc::CLONE_NEWUSER, all] {
-        // SAFETY: a plain system call; joining one's own user namespace fails with EINVAL, hence the second try.
-        if unsafe { libc::setns(pidfd, flags) } == 0 {
-            return Ok(());
-        }
-    }
-    Err(io::Error::last_os_error())
 }
 
 /// Waits; `None` where it had to be killed because its time was over.

@@ -165,6 +165,9 @@ impl Runtime {
         setup.gate = Gate {
             before_root: early,
             before_exec: Some(make_fifo(folder, &folder.fifo())?),
+            // Root may join it in any case.
+            open_to_owner: !(rustix::process::geteuid().is_root()
+                || hooks.create_container.is_empty() && hooks.start_container.is_empty()),
             // Engines know from an error of create, not of start, that a command was not found.
             check_program: config.process.is_some(),
             late_report: Some(make_fifo(folder, &folder.report())?),
@@ -181,7 +184,8 @@ impl Runtime {
             hooks::run("createRuntime", &hooks.create_runtime, &state, Place::Runtime)?;
             if !hooks.create_container.is_empty() {
                 let pidfd = pidfd(record.pid)?;
-                hooks::run("createContainer", &hooks.create_container, &state, Place::Container(&pidfd))?;
+                let place = Place::Container(&pidfd, hooks::others_namespaces(record.pid));
+                hooks::run("createContainer", &hooks.create_container, &state, place)?;
             }
             pending.proceed()?;
         }
@@ -215,8 +219,8 @@ impl Runtime {
         let state = state_json(&record, Status::Created);
         if !config.hooks.start_container.is_empty() {
             let pidfd = pidfd(record.pid)?;
-            let ran =
-                hooks::run("startContainer", &config.hooks.start_container, &state, Place::Container(&pidfd));
+            let place = Place::Container(&pidfd, hooks::others_namespaces(record.pid));
+            let ran = hooks::run("startContainer", &config.hooks.start_container, &state, place);
             if let Err(error) = ran {
                 kill_and_wait(&record)?;
                 let state = state_json(&record, Status::Stopped);

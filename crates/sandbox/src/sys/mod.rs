@@ -123,6 +123,12 @@ pub fn chownat(dir: i32, name: &CStr, uid: u32, gid: u32) -> Result<()> {
     check(unsafe { libc::fchownat(dir, name.as_ptr(), uid, gid, libc::AT_SYMLINK_NOFOLLOW) }.into()).map(drop)
 }
 
+/// chroot(2).
+pub fn chroot(path: &CStr) -> Result<()> {
+    // SAFETY: the path is terminated.
+    check(unsafe { libc::chroot(path.as_ptr()) }.into()).map(drop)
+}
+
 /// fchdir(2).
 pub fn fchdir(dir: i32) -> Result<()> {
     // SAFETY: fchdir(2) of a number has no memory effects.
