@@ -1,6 +1,7 @@
 //! Everything a person does to the project, one file per command.
 
 mod bench;
+mod conformance_oci;
 mod packages;
 mod test;
 
@@ -10,6 +11,8 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   test [FILTER…]   format check, lints and every test; installs the clients that the tests use
+  conformance oci [PROGRAM…]
+                   the validation programs of opencontainers/runtime-tools in ISLES_RUNTIME_TOOLS
   bench [NAME…]    measure beside the peers and write BENCHMARKS.md
                    (names: size, start, recipe, pull, bootstrap; all where none is given)
 ";
@@ -22,6 +25,10 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((command, rest)) if command == "test" => test::run(rest),
         Some((command, rest)) if command == "bench" => bench::run(rest),
+        Some((command, rest)) if command == "conformance" => match rest.split_first() {
+            Some((suite, rest)) if suite == "oci" => conformance_oci::run(rest),
+            _ => Err(format!("which suite?\n\n{USAGE}")),
+        },
         Some((command, _)) if command == "help" || command == "--help" => {
             print!("{USAGE}");
             Ok(())

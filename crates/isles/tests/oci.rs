@@ -643,6 +643,59 @@ fn one_of_two_that_create_the_same_wins() {
 }
 
 #[test]
+fn a_create_that_is_killed_leaves_nothing_in_the_way() {
+    for b in both() {
+        let id = &id("killed");
+        // The hook's parent is the runtime.
+        b.edit(|c| {
+            c["process"]["args"] = json!(["true"]);
+            c["hooks"] =
+                json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"]}]});
+        });
+        assert_ne!(b.create(id, &[]).code, 0);
+        b.oci(&["state", id]).fails("does not exist");
+        b.edit(|c| c["hooks"] = json!({}));
+        b.create(id, &[]).ok();
+        b.oci(&["start", id]).ok();
+        b.oci(&["delete", "--force", id]).ok();
+        b.is_clean(id);
+    }
+}
+
+#[test]
+fn a_group_with_others_in_it_is_not_taken() {
+    let Some(b) = Bundle::root() else { return };
+    let name = id("shared");
+    b.edit(|c| {
+        c["process"]["args"] = json!(["sleep", "1000"]);
+        c["linux"]["cgroupsPath"] = json!(format!("/isles/{name}"));
+    });
+    let (one, two) = (&id("shared-one"), &id("shared-two"));
+    b.create(one, &[]).ok();
+    b.create(two, &[]).fails("still has processes");
+    assert_eq!(b.status(one), "created");
+    b.oci(&["delete", "--force", one]).ok();
+    b.is_clean(&name);
+}
+
+#[test]
+fn many_mounts() {
+    for b in both() {
+        let id = &id("many");
+        b.edit(|c| {
+            let mounts = c["mounts"].as_array_mut().unwrap();
+            mounts.extend((0..2000).map(|n| {
+                json!({"destination": format!("/many/{n}"), "type": "bind", "source": "rootfs/etc", "options": ["bind", "ro"]})
+            }));
+            c["root"]["readonly"] = json!(false);
+            c["process"]["args"] = json!(["grep", "-c", " /many/", "/proc/self/mountinfo"]);
+        });
+        assert_eq!(b.oci(&["run", id]).ok(), "2000\n");
+        b.is_clean(id);
+    }
+}
+
+#[test]
 fn a_container_without_a_process_cannot_start() {
     let Some(b) = Bundle::root().or_else(Bundle::rootless) else { return };
     let id = &id("empty");

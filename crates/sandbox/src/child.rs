@@ -113,11 +113,8 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         sysctls(plan, root.0)?;
         cover(plan, root.0)?;
         enter(plan, &root)?;
-    } else if let PlannedRoot::Directory(path) = &plan.root
-        && !plan.joins.iter().any(|(_, kind)| *kind == libc::CLONE_NEWNS)
-        && path.as_bytes() != b"/"
-    {
-        // In the caller's mount namespace nothing is mounted, and the root can only be changed.
+    } else if let PlannedRoot::Change(path) = &plan.root {
+        // In somebody else's mount namespace nothing is mounted, and the root can only be changed.
         let root = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
         sys::fchdir(root.0).at(Step::PivotRoot)?;
         sys::chroot(c".").at(Step::PivotRoot)?;
@@ -236,7 +233,7 @@ fn root(plan: &Plan<'_>) -> Done<Fd> {
         m::propagation_of_all(plan.host_propagation).at(Step::Propagation)?;
     }
     let (mount, place) = match &plan.root {
-        PlannedRoot::Directory(path) => {
+        PlannedRoot::Directory(path) | PlannedRoot::Change(path) => {
             let place = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
             (m::clone_tree(place.0, c"", true).at(Step::Root)?, place)
         }

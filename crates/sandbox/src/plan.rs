@@ -10,6 +10,7 @@ use isles_spec::{IdMapping, Propagation};
 use crate::error::{SpawnError, Step};
 use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
+use crate::sys::process::CLONE_NEWTIME;
 
 /// Strings in the form that execve(2) wants, with their terminating null pointer.
 pub(crate) struct Strings {
@@ -38,6 +39,7 @@ pub(crate) enum PlannedRoot {
         userxattr: bool,
     },
     Directory(CString),
+    Change(CString),
 }
 
 pub(crate) enum PlannedSource {
@@ -247,6 +249,9 @@ impl<'a> Plan<'a> {
                 Namespace::Join(fd) => joins.push((fd.as_raw_fd(), kind)),
             }
         }
+        if let Some(fd) = &ns.time_joined {
+            joins.push((fd.as_raw_fd(), CLONE_NEWTIME as i32));
+        }
         let mut joins_pid = None;
         match &ns.pid {
             Namespace::New => flags |= libc::CLONE_NEWPID as u64,
@@ -283,6 +288,7 @@ impl<'a> Plan<'a> {
                 }
             }
             RootFs::Directory(path) => PlannedRoot::Directory(c(path)?),
+            RootFs::Change(path) => PlannedRoot::Change(c(path)?),
         };
 
         let tty_group = match &ns.user {
@@ -552,7 +558,7 @@ impl Plan<'_> {
             Step::Hostname => self.setup.hostname.clone(),
             Step::Exec => self.argv.strings.first().map(s),
             Step::Root => match &self.root {
-                PlannedRoot::Directory(path) => Some(s(path)),
+                PlannedRoot::Directory(path) | PlannedRoot::Change(path) => Some(s(path)),
                 PlannedRoot::Overlay { lowers, upper, .. } => {
                     Some(lowers.get(index).map_or_else(|| s(upper), s))
                 }

@@ -58,6 +58,8 @@ pub enum RootFs {
     },
     /// A folder as it is.
     Directory(PathBuf),
+    /// A folder that the process changes its root to, in a mount namespace that is not new.
+    Change(PathBuf),
 }
 
 /// Where a namespace comes from.
@@ -71,8 +73,8 @@ pub enum Namespace {
     Join(OwnedFd),
 }
 
-/// The eight namespaces. In a new mount namespace everything of the set-up is mounted, in a joined one all is there
-/// already, and in the caller's nothing is mounted: the process only changes its root to a [`RootFs::Directory`].
+/// The eight namespaces. Only in a new mount namespace is the set-up mounted: the caller's, or one that is joined, is
+/// used by others as well.
 #[derive(Debug, Default)]
 pub struct Namespaces {
     pub mount: Namespace,
@@ -84,6 +86,8 @@ pub struct Namespaces {
     pub user: UserNs,
     /// `None` leaves the caller's; offsets are of the monotonic and boot-time clocks.
     pub time: Option<TimeOffsets>,
+    /// A time namespace to be in, instead of a new one.
+    pub time_joined: Option<OwnedFd>,
 }
 
 impl Namespaces {
@@ -107,6 +111,7 @@ impl Namespaces {
             uts: join("uts")?,
             cgroup: join("cgroup")?,
             time: None,
+            time_joined: open("time")?,
         })
     }
 }

@@ -35,7 +35,7 @@ pub struct Child {
     pidfd: OwnedFd,
     /// The master of the process's terminal, where it has one.
     pub terminal: Option<OwnedFd>,
-    /// The listener of a filter that notifies, where the start had a gate before the program.
+    /// The listener of a filter that notifies.
     pub seccomp_listener: Option<OwnedFd>,
     status: Option<ExitStatus>,
 }
@@ -150,7 +150,8 @@ impl<'a> Pending<'a> {
             None
         };
         let joins = !plan.joins.is_empty() || plan.joins_pid.is_some();
-        let news = if gated || joins || setup.process.terminal.is_some() {
+        let listens = setup.process.seccomp.iter().any(|f| f.listens());
+        let news = if gated || joins || listens || setup.process.terminal.is_some() {
             Some(sys::socket_pair().map_err(fail(Step::Prepare))?)
         } else {
             None
@@ -272,7 +273,8 @@ impl<'a> Pending<'a> {
     /// Waits until the program runs.
     pub fn finish(mut self) -> Result<Child, SpawnError> {
         self.verdict()?;
-        if self.plan.process.terminal.is_some() && self.terminal.is_none() {
+        let listens = self.plan.process.seccomp.iter().any(|f| f.listens());
+        if listens || self.plan.process.terminal.is_some() && self.terminal.is_none() {
             self.reach(0)?;
         }
         self.into_child()

@@ -56,16 +56,18 @@ pub(super) fn plan(config: &Config, bundle: &Path, warn: &mut dyn FnMut(String))
         ),
     };
     check_sysctls(config)?;
-    if !config.has_namespace("mount") {
-        // What is mounted in the host's own namespace would stay there, and be everybody's.
+    let mut root = RootFs::Directory(rootfs(config, bundle)?);
+    if config.namespace("mount").is_none_or(|n| !n.path.as_os_str().is_empty()) {
+        root = RootFs::Change(rootfs(config, bundle)?);
+        // What is mounted in the namespace of others would stay there, and be theirs.
         let nothing = planned.is_empty() && linux.masked_paths.is_empty() && linux.readonly_paths.is_empty();
         if !nothing || config.root.as_ref().is_some_and(|r| r.readonly) {
-            warn("the mount namespace is the host's, so nothing is mounted, hidden or made read-only".into());
+            warn("the mount namespace is not the container's own: nothing is mounted, hidden or made read-only".into());
         }
     }
     let text = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
     Ok(Setup {
-        root: RootFs::Directory(rootfs(config, bundle)?),
+        root,
         read_only_root: config.root.as_ref().is_some_and(|r| r.readonly),
         root_propagation,
         namespaces: namespaces(config)?,
@@ -92,19 +94,11 @@ pub(super) fn join(
     process: &config::Process,
     warn: &mut dyn FnMut(String),
 ) -> Result<Setup> {
-    let namespace = |kind: &str, file: &str| -> Result<Namespace> {
-        let theirs = PathBuf::from(format!("/proc/{pid}/ns/{file}"));
-        let ours = PathBuf::from(format!("/proc/self/ns/{file}"));
-        // One's own user namespace cannot be joined, and the others need no joining.
-        if std::fs::read_link(&theirs).ok() == std::fs::read_link(&ours).ok() {
-            return Ok(Namespace::Host);
-        }
-        Ok(Namespace::Join(open(kind, &theirs)?))
-    };
-    let user = match namespace("user", "user")? {
-        Namespace::Join(fd) => UserNs::Join(fd),
-        _ => UserNs::Host,
-    };
+    let namespaces = Namespaces::of_process(pid).map_err(|source| Error::State {
+        operation: "read the namespaces of",
+        path: format!("/proc/{pid}").into(),
+        source,
+    })?;
     let mut planned = process::plan(process, &config.linux, process::filter(config)?, warn)?;
     planned.create_cwd = false;
     if let Some(affinity) = &process.exec_cpu_affinity {
@@ -113,26 +107,16 @@ pub(super) fn join(
             planned.scheduling.affinity = Some(process::cpu_list(list)?);
         }
     }
-    let mount = namespace("mount", "mnt")?;
     // A mount namespace that is joined has its root; in the host's the container has only changed its own.
-    let root = match mount {
-        Namespace::Host => format!("/proc/{pid}/root").into(),
-        _ => PathBuf::from("/"),
+    let root = match namespaces.mount {
+        Namespace::Host => RootFs::Change(format!("/proc/{pid}/root").into()),
+        _ => RootFs::Directory("/".into()),
     };
     Ok(Setup {
-        root: RootFs::Directory(root),
+        root,
         read_only_root: false,
         root_propagation: None,
-        namespaces: Namespaces {
-            mount,
-            pid: namespace("pid", "pid")?,
-            network: namespace("network", "net")?,
-            ipc: namespace("ipc", "ipc")?,
-            uts: namespace("uts", "uts")?,
-            cgroup: namespace("cgroup", "cgroup")?,
-            user,
-            time: None,
-        },
+        namespaces,
         hostname: None,
         domainname: None,
         mounts: Vec::new(),
@@ -183,6 +167,7 @@ fn namespaces(config: &Config) -> Result<Namespaces> {
         cgroup: Namespace::Host,
         user: UserNs::Host,
         time: None,
+        time_joined: None,
     };
     for ns in &linux.namespaces {
         let joined = if ns.path.as_os_str().is_empty() { None } else { Some(open(&ns.kind, &ns.path)?) };
@@ -207,7 +192,7 @@ fn namespaces(config: &Config) -> Result<Namespaces> {
                 }
             }
             "time" if joined.is_none() => out.time = Some(time_offsets(linux)?),
-            "time" => return Err(invalid("joining a time namespace is not supported")),
+            "time" => out.time_joined = joined,
             other => return Err(invalid(format!("no namespace is called '{other}'"))),
         }
     }

@@ -91,6 +91,10 @@ impl Runtime {
         check_console(config.process.as_ref(), options.console_socket.as_deref())?;
         let folder = self.folder(id)?;
         let _lock = folder.create()?;
+        // What a create that was killed left waiting, if anything, waits in its group.
+        if let Ok(old) = saved_config(&folder) {
+            clear(Group::open(&layout()?, &resources::group_path(&old.linux.cgroups_path, id))?)?;
+        }
         folder.write("config.json", &text)?;
         let made = self.create_locked(&folder, &config, &bundle, options);
         if made.is_err() {
@@ -127,6 +131,11 @@ impl Runtime {
         let request =
             Request { path: &record.cgroup, limits: &limits, accounting: false, best_effort: false };
         let (group, _) = Group::create(&layout, &request)?;
+        // The group is killed as a whole in the end, so nobody else may be in it.
+        if !group.processes()?.is_empty() {
+            let path = group.paths().next().unwrap_or_default();
+            return Err(crate::cgroup::Error::Busy { path }.into());
+        }
         let result = self.start_process(folder, config, &mut record, &mut setup, &group, options);
         if let Err(error) = &result {
             // Whoever was told of the container is told of its end (runtime.md#lifecycle, step 12).
@@ -398,6 +407,7 @@ impl Runtime {
         let mut child = crate::spawn(&setup)?;
         let finish = |child: &mut Child| -> Result<()> {
             hand_over_terminal(child, options.console_socket.as_deref())?;
+            hand_over_listener(&config, &record, child.seccomp_listener.take())?;
             match &options.pid_file {
                 Some(path) => write_pid_file(path, child.pid()),
                 None => Ok(()),
