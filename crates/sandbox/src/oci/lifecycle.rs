@@ -237,9 +237,11 @@ impl Runtime {
                 return Err(error);
             }
         }
+        // Opened first: what is said into a FIFO that nobody has open is lost.
+        let report = open_report(&folder)?;
         self.open_gate(&folder, &record)?;
         let program = config.process.as_ref().and_then(|p| p.args.first()).cloned().unwrap_or_default();
-        if let Some(error) = await_program(&folder, &record, &program)? {
+        if let Some(error) = await_program(&folder, report, &record, &program)? {
             let state = state_json(&record, Status::Stopped);
             self.warn_of(hooks::run("poststop", &config.hooks.poststop, &state, Place::Runtime));
             return Err(error.into());
@@ -502,12 +504,21 @@ fn kill_and_wait(record: &Record) -> Result<()> {
     }
 }
 
+fn open_report(folder: &Folder) -> Result<fs::File> {
+    let path = folder.report();
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    file.map_err(|source| Error::State { operation: "open", path, source })
+}
+
 /// Waits until the program runs, or says why it does not.
-fn await_program(folder: &Folder, record: &Record, program: &str) -> Result<Option<crate::SpawnError>> {
+fn await_program(
+    folder: &Folder,
+    mut report: fs::File,
+    record: &Record,
+    program: &str,
+) -> Result<Option<crate::SpawnError>> {
     let path = folder.report();
     let error = |source| Error::State { operation: "read", path: path.clone(), source };
-    let mut report =
-        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).map_err(error)?;
     // The process itself as well, which may end between the two.
     let process = pidfd(record.pid).ok();
     let mut said = [0; 16];
