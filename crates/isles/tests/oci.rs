@@ -512,6 +512,33 @@ fn mounts_as_they_are_asked_for() {
 }
 
 #[test]
+fn a_tmpfs_can_begin_with_what_the_image_has() {
+    for b in both() {
+        let id = &id("copyup");
+        let data = b.path("rootfs/data");
+        fs::create_dir_all(data.join("inner")).unwrap();
+        fs::write(data.join("inner/file"), "content\n".repeat(100_000)).unwrap();
+        fs::set_permissions(data.join("inner/file"), fs::Permissions::from_mode(0o4755)).unwrap();
+        std::os::unix::fs::symlink("inner/file", data.join("link")).unwrap();
+        for n in 0..300 {
+            fs::write(data.join(format!("a rather long name for file number {n}")), "").unwrap();
+        }
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o2755)).unwrap();
+        b.edit(|c| {
+            c["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "size=4m", "nosuid"],
+            }));
+            c["process"]["args"] = json!(["sh", "-c",
+                "ls /data | wc -l; stat -c %a /data /data/inner/file; readlink /data/link; wc -l < /data/link;
+                 echo > /data/new"]);
+        });
+        assert_eq!(b.oci(&["run", id]).ok(), "302\n2755\n4755\ninner/file\n100000\n");
+        assert!(!data.join("new").exists());
+        b.is_clean(id);
+    }
+}
+
+#[test]
 fn ids_of_a_mount_can_be_mapped() {
     let Some(b) = Bundle::root() else { return };
     fs::create_dir(b.path("mapped")).unwrap();

@@ -400,6 +400,9 @@ fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Done
         m::set_attributes(made.0, mount.recursive, m::ATTR_IDMAP, 0, 0, userns.as_raw_fd())
             .at_index(Step::MountFlags, index)?;
     }
+    if mount.copy_up {
+        crate::copy_up::copy(point.0, made.0).at_index(Step::CopyUp, index)?;
+    }
     m::attach(&made, point.0).at_index(Step::Mount, index)?;
     if matches!(mount.source, PlannedSource::Dev) {
         populate_dev(plan, made.0).at_index(Step::Device, usize::MAX)?;

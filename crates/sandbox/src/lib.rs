@@ -2,6 +2,7 @@
 pub mod capability;
 pub mod cgroup;
 mod child;
+mod copy_up;
 mod error;
 pub mod explain;
 pub mod identity;

@@ -75,6 +75,8 @@ pub(crate) struct PlannedMount {
     pub clear: u64,
     pub recursive: bool,
     pub recursive_read_only: bool,
+    /// The new file system begins with what is at its place.
+    pub copy_up: bool,
     pub propagation: u64,
     pub idmap_userns: Option<OwnedFd>,
 }
@@ -440,6 +442,7 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
         clear,
         recursive: mount.flags.recursive,
         recursive_read_only: mount.flags.recursive_read_only,
+        copy_up: mount.flags.copy_up && matches!(mount.source, MountSource::Filesystem { .. }),
         propagation: mount.propagation.map_or(0, propagation_flag),
         idmap_userns: mount
             .idmap
@@ -543,10 +546,12 @@ impl Plan<'_> {
         let index = failure.index as usize;
         let s = |c: &CString| c.to_string_lossy().into_owned();
         let object = match failure.step {
-            Step::Mount | Step::MountFlags => self.mounts.get(index).map(|m| match &m.source {
-                PlannedSource::Bind { source, .. } => format!("{} at /{}", s(source), s(&m.destination)),
-                _ => format!("/{}", s(&m.destination)),
-            }),
+            Step::Mount | Step::MountFlags | Step::CopyUp => {
+                self.mounts.get(index).map(|m| match &m.source {
+                    PlannedSource::Bind { source, .. } => format!("{} at /{}", s(source), s(&m.destination)),
+                    _ => format!("/{}", s(&m.destination)),
+                })
+            }
             Step::MountPoint => self.mounts.get(index).map(|m| format!("/{}", s(&m.destination))),
             Step::Device => self.devices.get(index).map(|d| format!("/{}", s(&d.destination))),
             Step::Mask => self.masked.get(index).map(|h| format!("/{}", s(&h.path))),
