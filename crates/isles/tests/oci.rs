@@ -155,6 +155,30 @@ fn exec_joins_and_takes_no_more_than_the_container_has() {
 }
 
 #[test]
+fn exec_is_not_fooled_by_a_containers_proc() {
+    let Some(b) = Bundle::root() else { return };
+    let id = &id("fakeproc");
+    b.edit(|c| {
+        c["mounts"][0] = json!({"destination": "/proc", "type": "tmpfs", "source": "tmpfs"});
+        c["linux"]["maskedPaths"] = json!([]);
+        c["linux"]["readonlyPaths"] = json!([]);
+        c["process"]["args"] = json!(["sh", "-c",
+            "mkdir -p /proc/self/fd; for f in oom_score_adj uid_map; do echo untouched > /proc/self/$f; done; sleep 1000"]);
+    });
+    b.create(id, &[]).ok();
+    b.oci(&["start", id]).ok();
+    let process = json!({"args": ["sh", "-c", "cat /proc/self/oom_score_adj; sleep 1000"], "cwd": "/",
+        "env": ["PATH=/bin"], "oomScoreAdj": 345});
+    fs::write(b.path("process.json"), process.to_string()).unwrap();
+    b.finish(b.command(&["exec", "--detach", "--pid-file", "pid", "--process", "process.json", id])).ok();
+    let pid = fs::read_to_string(b.path("pid")).unwrap();
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "345\n");
+    assert_eq!(b.oci(&["exec", id, "cat", "/proc/self/oom_score_adj"]).ok(), "untouched\n");
+    b.oci(&["delete", "--force", id]).ok();
+    b.is_clean(id);
+}
+
+#[test]
 fn hooks_in_order_each_in_its_place() {
     let Some(b) = Bundle::root() else { return };
     let id = &id("hooks");

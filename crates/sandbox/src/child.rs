@@ -79,9 +79,17 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     ids(plan)?;
     time(plan)?;
     if let Some(score) = &plan.oom {
-        write_file(c"/proc/self/oom_score_adj", score).at(Step::OomScore)?;
+        write_own(plan, c"self/oom_score_adj", score).at(Step::OomScore)?;
     }
     let owner_may_look = plan.setup.gate.open_to_owner;
+    if let Some(profile) = &plan.apparmor {
+        // Kernels before 5.8 have one file for all security modules.
+        match write_own(plan, c"self/attr/apparmor/exec", profile) {
+            Err(Errno(libc::ENOENT)) => write_own(plan, c"self/attr/exec", profile),
+            other => other,
+        }
+        .at(Step::AppArmor)?;
+    }
     // Nobody of the container may look into this process, or trace it, while it is half way in (CVE-2019-5736).
     // Not earlier: the files of /proc/self, the maps among them, would be root's.
     p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Prepare)?;
@@ -175,8 +183,11 @@ fn tell(ends: &Ends, word: u8) {
     }
 }
 
-fn write_file(path: &CStr, bytes: &[u8]) -> sys::Result<()> {
-    let file = sys::open(path, libc::O_WRONLY, 0)?;
+/// Writes a file of this process in the caller's /proc, whichever root and namespaces this process is in: a joined
+/// container's /proc may be anything (CVE-2019-19921, CVE-2025-52881).
+fn write_own(plan: &Plan<'_>, path: &CStr, bytes: &[u8]) -> sys::Result<()> {
+    use std::os::fd::AsRawFd;
+    let file = sys::open_in_root(plan.proc.as_raw_fd(), path, libc::O_WRONLY)?;
     sys::write_all(file.0, bytes)
 }
 
@@ -184,12 +195,12 @@ fn ids(plan: &Plan<'_>) -> Done {
     if let Some((uids, gids)) = &plan.maps {
         if plan.maps_by_child {
             // Without this a process could shed a group that is there to deny it something (CVE-2014-8989).
-            match write_file(c"/proc/self/setgroups", b"deny") {
+            match write_own(plan, c"self/setgroups", b"deny") {
                 Ok(()) | Err(Errno(libc::ENOENT)) => {}
                 Err(e) => return Err(e).at(Step::MapIds),
             }
-            write_file(c"/proc/self/gid_map", gids).at(Step::MapIds)?;
-            write_file(c"/proc/self/uid_map", uids).at(Step::MapIds)?;
+            write_own(plan, c"self/gid_map", gids).at(Step::MapIds)?;
+            write_own(plan, c"self/uid_map", uids).at(Step::MapIds)?;
         } else if plan.become_root {
             p::set_groups(&[]).at(Step::BecomeRoot)?;
         }
@@ -207,7 +218,7 @@ fn time(plan: &Plan<'_>) -> Done {
             // Whoever enters a time namespace freezes its clocks, so this process only prepares it: its children
             // and, since Linux 6.2, the program that it becomes are in it.
             p::unshare(CLONE_NEWTIME as i32).at(Step::TimeOffsets)?;
-            write_file(c"/proc/self/timens_offsets", lines).at(Step::TimeOffsets)
+            write_own(plan, c"self/timens_offsets", lines).at(Step::TimeOffsets)
         }
         None => Ok(()),
     }

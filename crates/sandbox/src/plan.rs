@@ -143,6 +143,10 @@ pub(crate) struct Plan<'a> {
     pub candidates: Vec<CString>,
     pub rlimits: Vec<(u32, u64, u64)>,
     pub oom: Option<Vec<u8>>,
+    /// What AppArmor is told to do at exec.
+    pub apparmor: Option<Vec<u8>>,
+    /// The caller's /proc.
+    pub proc: OwnedFd,
     pub time_offsets: Option<Vec<u8>>,
     pub process: &'a Process,
     pub setup: &'a Setup,
@@ -394,6 +398,8 @@ impl<'a> Plan<'a> {
             env,
             candidates,
             rlimits,
+            apparmor: process.apparmor.as_ref().map(|profile| format!("exec {profile}").into_bytes()),
+            proc: open_proc()?,
             oom: process.oom_score_adj.map(|n| n.to_string().into_bytes()),
             time_offsets,
             process,
@@ -472,6 +478,27 @@ fn candidates(process: &Process, argv: &Strings) -> Result<Vec<CString>, SpawnEr
         );
     }
     Ok(out)
+}
+
+/// The caller's /proc, which must be one: files of this process are written through it.
+fn open_proc() -> Result<OwnedFd, SpawnError> {
+    let fail = |errno| SpawnError::new(Step::Prepare, "/proc", errno);
+    let fd = crate::sys::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).map_err(|e| fail(e.0))?;
+    // SAFETY: all zeroes is a valid statfs, and the call fills it.
+    let kind = unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        crate::sys::check(libc::fstatfs(fd.0, &raw mut stat).into()).map_err(|e| fail(e.0))?;
+        stat.f_type
+    };
+    if kind != libc::PROC_SUPER_MAGIC {
+        return Err(fail(libc::ENODEV));
+    }
+    // Never in the place of a standard stream that the caller has closed.
+    // SAFETY: fcntl(2) of numbers has no memory effects.
+    let lifted = unsafe { libc::fcntl(fd.0, libc::F_DUPFD_CLOEXEC, 3) };
+    crate::sys::check(lifted.into()).map_err(|e| fail(e.0))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(lifted) })
 }
 
 /// Whether this process is in the first user namespace, which maps all IDs to themselves.
@@ -561,6 +588,7 @@ impl Plan<'_> {
             Step::WorkingDirectory => Some(s(&self.cwd)),
             Step::User => Some(format!("{}:{}", self.process.uid, self.process.gid)),
             Step::Hostname => self.setup.hostname.clone(),
+            Step::AppArmor => self.process.apparmor.clone(),
             Step::Exec => self.argv.strings.first().map(s),
             Step::Root => match &self.root {
                 PlannedRoot::Directory(path) | PlannedRoot::Change(path) => Some(s(path)),

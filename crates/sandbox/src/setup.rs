@@ -229,6 +229,8 @@ pub struct Process {
     pub umask: Option<u32>,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
+    /// The AppArmor profile that the program runs under.
+    pub apparmor: Option<String>,
     pub rlimits: Vec<Rlimit>,
     pub oom_score_adj: Option<i32>,
     /// Installed in this order, after everything else.

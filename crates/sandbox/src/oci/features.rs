@@ -32,7 +32,7 @@ pub fn features() -> Value {
                 "knownFlags": Flags::NAMES,
                 "supportedFlags": Flags::NAMES,
             },
-            "apparmor": { "enabled": false },
+            "apparmor": { "enabled": true },
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
             "memoryPolicy": {},

@@ -74,6 +74,7 @@ pub(super) fn plan(
         umask: process.user.umask,
         capabilities,
         no_new_privileges: process.no_new_privileges,
+        apparmor: Some(process.apparmor_profile.clone()).filter(|p| !p.is_empty() && p != "unconfined"),
         rlimits,
         oom_score_adj: process.oom_score_adj,
         seccomp,
@@ -130,7 +131,8 @@ pub(super) fn filter(config: &config::Config) -> Result<Vec<Bpf>> {
 
 /// Mandatory access control that is asked for must exist.
 fn confinement(process: &config::Process) -> Result<()> {
-    if !process.apparmor_profile.is_empty() && process.apparmor_profile != "unconfined" {
+    let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with(b"Y"));
+    if !process.apparmor_profile.is_empty() && process.apparmor_profile != "unconfined" && !enabled {
         return Err(invalid(format!(
             "process.apparmorProfile '{}' cannot be applied: AppArmor is not available here",
             process.apparmor_profile

@@ -72,6 +72,7 @@ pub fn setup(root: RootFs, script: &str, user: UserNs) -> Setup {
             groups: vec![],
             umask: None,
             capabilities: Capabilities::of(CapabilitySet::CONTAINER),
+            apparmor: None,
             no_new_privileges: true,
             rlimits: vec![],
             oom_score_adj: None,
