@@ -6,14 +6,14 @@ use crate::sys::process as p;
 
 /// Splits this process: the child goes on to become the program, the parent stays as init and never returns.
 pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
-    // SAFETY: the child shares nothing with the parent but what is read-only from here on, and this process has
-    // one thread.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        return;
-    }
+    // Not fork(3): that waits for the locks of the C library, which another thread of the caller may have held.
+    let child = match p::clone3(0, None) {
+        Ok(p::Side::Child) => return,
+        Ok(p::Side::Parent { pid, pidfd: _ }) => pid,
+        Err(_) => p::exit(125),
+    };
     // Only the program's side installs filters.
-    if child < 0 || child::drop_reserve(plan).is_err() {
+    if child::drop_reserve(plan).is_err() {
         p::exit(125);
     }
     // SAFETY: close(2) of numbers has no memory effects. Nothing of the start may stay open here, or the parent
