@@ -32,7 +32,7 @@ pub struct Cli {
 pub enum Command {
     Completion(commands::completion::Args),
     Man(commands::man::Args),
-    Oci(commands::oci::Args),
+    Oci(Box<commands::oci::Args>),
     Version(commands::version::Args),
 }
 

@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 
+use crate::credentials::{filters, user};
 use crate::error::Step;
 use crate::plan::{CgroupMount, Plan, PlannedMount, PlannedRoot, PlannedSource};
 use crate::sys::mount as m;
@@ -34,10 +35,10 @@ impl Failure {
     }
 }
 
-type Done<T = ()> = Result<T, Failure>;
+pub(crate) type Done<T = ()> = Result<T, Failure>;
 
 /// Names the step of an error.
-trait At<T> {
+pub(crate) trait At<T> {
     fn at(self, step: Step) -> Done<T>;
     fn at_index(self, step: Step, index: usize) -> Done<T>;
 }
@@ -748,49 +749,6 @@ fn scheduling(plan: &Plan<'_>) -> Done {
     Ok(())
 }
 
-/// Groups, user and capabilities: the bounding set first, while there is still the right to shrink it.
-fn user(plan: &Plan<'_>) -> Done {
-    let process = plan.process;
-    let caps = &process.capabilities;
-    for bit in 0..=40u8 {
-        if !caps.bounding.has(bit) {
-            match p::prctl(libc::PR_CAPBSET_DROP, bit.into()) {
-                // A kernel older than this capability.
-                Ok(()) | Err(Errno(libc::EINVAL)) => {}
-                Err(e) => return Err(e).at(Step::Capabilities),
-            }
-        }
-    }
-    p::prctl(libc::PR_SET_KEEPCAPS, 1).at(Step::Capabilities)?;
-    // In a user namespace of one ID setgroups(2) is denied, and there is no group to give anyway.
-    if !plan.maps_by_child && plan.may_set_groups() {
-        match p::set_groups(&process.groups) {
-            // The joined namespace was made without the right to it, like any that one ID is mapped in.
-            Err(Errno(libc::EPERM)) if process.groups.is_empty() && plan.joins_user() => {}
-            other => other.at(Step::User)?,
-        }
-    } else if !process.groups.is_empty() && !plan.maps_by_child {
-        return Err(Errno(libc::EPERM)).at(Step::User);
-    }
-    p::set_gid(process.gid).at(Step::User)?;
-    p::set_uid(process.uid).at(Step::User)?;
-    p::prctl(libc::PR_SET_KEEPCAPS, 0).at(Step::Capabilities)?;
-    // What the caller itself does not have cannot be given; asking for it would fail as a whole.
-    let (_, have, _) = p::capget().at(Step::Capabilities)?;
-    let known = have;
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN, so that is kept in reserve until the filter is on.
-    let reserve = if plan.filters_need_admin() { SYS_ADMIN & known } else { 0 };
-    p::capset(caps.effective.0 & known, caps.permitted.0 & known | reserve, caps.inheritable.0 & known)
-        .at(Step::Capabilities)?;
-    let _ = p::prctl_ambient_clear();
-    for bit in 0..=40u8 {
-        if caps.ambient.has(bit) && caps.inheritable.has(bit) && known >> bit & 1 == 1 {
-            p::raise_ambient(bit).at(Step::Capabilities)?;
-        }
-    }
-    Ok(())
-}
-
 fn working_directory(plan: &Plan<'_>) -> Done {
     let cwd = &plan.cwd;
     match sys::chdir(cwd) {
@@ -812,33 +770,6 @@ fn working_directory(plan: &Plan<'_>) -> Done {
         .at(Step::WorkingDirectory)?;
     if length < 1 || room[0] != b'/' {
         return Err(Errno(libc::ENOENT)).at(Step::WorkingDirectory);
-    }
-    Ok(())
-}
-
-const SYS_ADMIN: u64 = 1 << 21;
-
-fn filters(plan: &Plan<'_>, ends: &Ends) -> Done {
-    use std::os::fd::AsRawFd;
-    if plan.filters_need_admin() {
-        let (effective, permitted, inheritable) = p::capget().at(Step::Capabilities)?;
-        p::capset(effective | SYS_ADMIN & permitted, permitted, inheritable).at(Step::Capabilities)?;
-    }
-    for (index, filter) in plan.process.seccomp.iter().enumerate() {
-        if let Some(listener) = filter.install().map_err(Errno).at_index(Step::Seccomp, index)? {
-            crate::terminal::send(ends.news, b's', listener.as_raw_fd()).at_index(Step::Seccomp, index)?;
-        }
-    }
-    drop_reserve(plan)
-}
-
-/// Gives up what [`user`] kept for [`filters`].
-pub(crate) fn drop_reserve(plan: &Plan<'_>) -> Done {
-    if plan.filters_need_admin() {
-        let caps = &plan.process.capabilities;
-        let (_, permitted, _) = p::capget().at(Step::Capabilities)?;
-        p::capset(caps.effective.0 & permitted, caps.permitted.0 & permitted, caps.inheritable.0 & permitted)
-            .at(Step::Capabilities)?;
     }
     Ok(())
 }

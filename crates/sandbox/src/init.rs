@@ -1,6 +1,6 @@
 //! Process 1 of a container that asked for an init: reaps orphans, hands signals on, ends with the program.
 
-use crate::child;
+use crate::credentials;
 use crate::plan::Plan;
 use crate::sys::process as p;
 
@@ -13,7 +13,7 @@ pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
         Err(_) => p::exit(125),
     };
     // Only the program's side installs filters.
-    if child::drop_reserve(plan).is_err() {
+    if credentials::drop_reserve(plan).is_err() {
         p::exit(125);
     }
     // SAFETY: close(2) of numbers has no memory effects. Nothing of the start may stay open here, or the parent

@@ -3,6 +3,7 @@ pub mod capability;
 pub mod cgroup;
 mod child;
 mod copy_up;
+mod credentials;
 mod error;
 pub mod explain;
 pub mod identity;

@@ -1,10 +1,8 @@
 //! The commands of a container's life (runtime.md#operations), each from the lock to the answer.
 
-use std::ffi::CString;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
@@ -13,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::config::{self, Config};
 use super::hooks::{self, Place};
 use super::state::{Folder, Record, Status, process_start, read_bounded};
-use super::{Error, Result, bundle, console, mounts, process, resources};
+use super::{Error, Result, bundle, console, gate, mounts, process, resources};
 use crate::cgroup::{Group, Layout, Limits, Request};
 use crate::setup::Gate;
 use crate::spawn::{Child, Pending};
@@ -173,13 +171,13 @@ impl Runtime {
         setup.new_keyring = !options.no_new_keyring;
         setup.gate = Gate {
             before_root: early,
-            before_exec: Some(make_fifo(folder, &folder.fifo())?),
+            before_exec: Some(gate::make(folder, &folder.fifo())?),
             // Root may join it in any case.
             open_to_owner: !(rustix::process::geteuid().is_root()
                 || hooks.create_container.is_empty() && hooks.start_container.is_empty()),
             // Engines know from an error of create, not of start, that a command was not found.
             check_program: config.process.is_some(),
-            late_report: Some(make_fifo(folder, &folder.report())?),
+            late_report: Some(gate::make(folder, &folder.report())?),
         };
         let mut pending = Pending::new(setup)?;
         record.pid = pending.pid();
@@ -237,11 +235,10 @@ impl Runtime {
                 return Err(error);
             }
         }
-        // Opened first: what is said into a FIFO that nobody has open is lost.
-        let report = open_report(&folder)?;
-        self.open_gate(&folder, &record)?;
+        let report = gate::open_report(&folder)?;
+        gate::open(&folder, &record)?;
         let program = config.process.as_ref().and_then(|p| p.args.first()).cloned().unwrap_or_default();
-        if let Some(error) = await_program(&folder, report, &record, &program)? {
+        if let Some(error) = gate::await_program(&folder, report, &record, &program)? {
             let state = state_json(&record, Status::Stopped);
             self.warn_of(hooks::run("poststop", &config.hooks.poststop, &state, Place::Runtime));
             return Err(error.into());
@@ -249,24 +246,6 @@ impl Runtime {
         let state = state_json(&record, Status::Running);
         self.warn_of(hooks::run("poststart", &config.hooks.poststart, &state, Place::Runtime));
         Ok(())
-    }
-
-    fn open_gate(&self, folder: &Folder, record: &Record) -> Result<()> {
-        let fifo = folder.fifo();
-        let error = |operation| {
-            let path = fifo.clone();
-            move |source| Error::State { operation, path, source }
-        };
-        let open = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&fifo);
-        let mut gate = open.map_err(|source| match source.raw_os_error() {
-            // Nobody reads: the process has ended.
-            Some(libc::ENXIO) => {
-                Error::Status { operation: "start", id: record.id.clone(), status: Status::Stopped.name() }
-            }
-            _ => error("open")(source),
-        })?;
-        gate.write_all(b"g").map_err(error("open"))?;
-        fs::remove_file(&fifo).map_err(error("remove"))
     }
 
     fn warn_of(&self, outcome: Result<()>) {
@@ -460,7 +439,7 @@ fn clear(mut group: Group) -> Result<()> {
     Ok(group.remove()?)
 }
 
-fn pidfd(pid: i32) -> Result<OwnedFd> {
+pub(super) fn pidfd(pid: i32) -> Result<OwnedFd> {
     let gone =
         || Error::Io { operation: format!("find process {pid}"), source: io::ErrorKind::NotFound.into() };
     let pid = Pid::from_raw(pid).ok_or_else(gone)?;
@@ -502,54 +481,6 @@ fn kill_and_wait(record: &Record) -> Result<()> {
             _ => return Ok(()),
         }
     }
-}
-
-fn open_report(folder: &Folder) -> Result<fs::File> {
-    let path = folder.report();
-    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-    file.map_err(|source| Error::State { operation: "open", path, source })
-}
-
-/// Waits until the program runs, or says why it does not.
-fn await_program(
-    folder: &Folder,
-    mut report: fs::File,
-    record: &Record,
-    program: &str,
-) -> Result<Option<crate::SpawnError>> {
-    let path = folder.report();
-    let error = |source| Error::State { operation: "read", path: path.clone(), source };
-    // The process itself as well, which may end between the two.
-    let process = pidfd(record.pid).ok();
-    let mut said = [0; 16];
-    loop {
-        match io::Read::read(&mut report, &mut said) {
-            // Closed without a word.
-            Ok(0) => break,
-            Ok(n) => return Ok(crate::late_failure(&said[..n], program)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(error(e)),
-        }
-        let mut fds = vec![PollFd::from_borrowed_fd(report.as_fd(), PollFlags::IN)];
-        fds.extend(process.as_ref().map(|p| PollFd::from_borrowed_fd(p.as_fd(), PollFlags::IN)));
-        let _ = rustix::event::poll(&mut fds, None);
-    }
-    let _ = fs::remove_file(&path);
-    Ok(None)
-}
-
-/// A FIFO that both `create`'s child and `start` open. Opened for both directions, so that neither waits for the other.
-fn make_fifo(folder: &Folder, path: &Path) -> Result<OwnedFd> {
-    let path = folder.path().join(path);
-    let error = |source| Error::State { operation: "make", path: path.clone(), source };
-    let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
-        .map_err(|e| error(e.into()))?;
-    // SAFETY: the path is terminated.
-    if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
-        return Err(error(io::Error::last_os_error()));
-    }
-    let file = fs::OpenOptions::new().read(true).write(true).open(&path).map_err(error)?;
-    Ok(file.into())
 }
 
 fn check_console(process: Option<&config::Process>, socket: Option<&Path>) -> Result<()> {

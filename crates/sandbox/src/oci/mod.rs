@@ -11,6 +11,7 @@ pub mod config;
 mod console;
 mod features;
 mod foreground;
+mod gate;
 mod hooks;
 mod lifecycle;
 mod mounts;
