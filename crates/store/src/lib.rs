@@ -66,5 +66,5 @@ pub use lease::Lease;
 pub use merged::{DirEntry, FileKind, Merged, Stat};
 pub use remove::tree as remove_tree;
 pub use store::{Limits, Ownership, Store};
-pub use xattr::record_owner;
 pub use verify::{Depth, Problem, VerifyOptions, VerifyReport};
+pub use xattr::record_owner;
