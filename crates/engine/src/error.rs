@@ -16,8 +16,17 @@ pub enum Error {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot {action}: {source}")]
     System { action: &'static str, source: io::Error },
-    #[error("{0}")]
+    #[error(transparent)]
     Spelling(#[from] Spelling),
+    #[error(transparent)]
+    Store(#[from] isles_store::Error),
+    #[error(transparent)]
+    Cgroup(#[from] isles_sandbox::cgroup::Error),
+    #[error(transparent)]
+    Spawn(#[from] isles_sandbox::SpawnError),
+    /// The program could not be run; the exit code is 126 or 127 as docker-run(1) has it.
+    #[error("{reason}")]
+    Program { reason: String, hint: Option<String>, exit_code: u8 },
     #[error("no such container: {0}")]
     NoContainer(String),
     #[error("'{0}' is the beginning of several container IDs")]
@@ -58,6 +67,10 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Spelling(e) => e.hint(),
+            Error::Store(e) => e.hint(),
+            Error::Cgroup(e) => e.hint(),
+            Error::Spawn(e) => e.hint(),
+            Error::Program { hint, .. } => hint.clone(),
             Error::NoContainer(_) => Some("'isles ps -a' lists the containers".into()),
             Error::Ambiguous(_) => Some("write more of the ID, or the name".into()),
             Error::NameInUse { name, .. } => {

@@ -1,13 +1,26 @@
 //! Life cycle of containers over the sandbox: create, start, wait, remove, collect.
 //!
-//! The engine merges a [`isles_spec::Workload`] with the configuration of its image, keeps the state of
-//! the container as files, and is the monitor of what it runs in the foreground.
+//! The engine merges a [`isles_spec::Workload`] with the configuration of its image ([`plan`]), keeps the state
+//! of the container as files ([`record`]), and is the monitor of what it runs in the foreground ([`run`]). A
+//! step of a build ([`step`]) is the same without a state. It does not know who asks.
 
+mod engine;
 mod error;
+mod hosts;
+mod name;
+mod plan;
 mod process;
-mod stack;
+mod record;
+mod run;
+mod start;
 mod step;
+mod terminal;
 mod user;
+mod view;
 
+pub use engine::Engine;
 pub use error::{Error, Result};
+pub use record::{Info, Record, State, Status};
+pub use run::Foreground;
 pub use step::{Exit, Step, StepInput, StepOutcome, StepOutput, StepRoot, host_ca_wanted};
+pub use user::User;

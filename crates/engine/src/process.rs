@@ -77,7 +77,7 @@ pub fn working_dir(workload: &Workload, image: &ContainerConfig) -> PathBuf {
     match &workload.working_dir {
         Some(dir) => dir.clone(),
         None if image.working_dir.is_empty() => "/".into(),
-        None => crate::stack::absolute(image.working_dir.as_ref()),
+        None => crate::view::absolute(image.working_dir.as_ref()),
     }
 }
 

@@ -1,8 +1,22 @@
 //! One step of a build: a process over given layers, whose output goes to the build's progress.
 
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use isles_spec::{Mount, NetworkMode, Progress, Resources, Rlimit};
+use isles_sandbox::setup::RootFs;
+use isles_spec::image::ContainerConfig;
+use isles_spec::{Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
+use isles_store::Merged;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::hosts;
+use crate::plan::{Parts, plan};
+use crate::start::{Fence, null, pipe, spawn};
+
+/// So much of the end of a step's output is kept for the message when it fails.
+const TAIL: usize = 64 << 10;
 
 /// The root file system of a step.
 #[derive(Debug, Clone, Copy)]
@@ -106,4 +120,126 @@ pub struct StepOutcome {
 pub struct StepOutput<'a> {
     pub progress: &'a dyn Progress,
     pub id: u64,
+}
+
+impl Engine {
+    /// Runs a step to its end. Its output goes to `output` as it comes. Threads may run steps side by side.
+    ///
+    /// # Errors
+    /// The step could not be started: the root, a mount, the user or the program is missing or refused. A program
+    /// that ran and failed is an outcome, not an error.
+    pub fn run_step(&self, step: &Step<'_>, output: StepOutput<'_>) -> Result<StepOutcome> {
+        let ownership = self.store.ownership();
+        let (root, view) = match step.root {
+            StepRoot::Layers { lowers, upper, work } => {
+                let mut layers = lowers.to_vec();
+                layers.push(upper.to_owned());
+                let root = RootFs::Overlay {
+                    lowers: lowers.to_vec(),
+                    upper: upper.to_owned(),
+                    work: work.to_owned(),
+                    volatile: true,
+                    userxattr: ownership.userxattr(),
+                };
+                (root, Merged::open(&layers, ownership)?)
+            }
+            StepRoot::Directory(path) => {
+                (RootFs::Directory(path.to_owned()), Merged::open(&[path.to_owned()], ownership)?)
+            }
+        };
+        let mut workload = workload_of(step);
+        let mut extra = hosts::of_host(&step.network, &view)?;
+        let image = ContainerConfig::default();
+        let authorities = step.host_ca.then(hosts::authorities).flatten();
+        if let Some((mount, variables)) = authorities {
+            extra.push(mount);
+            // Before the step's own, which win.
+            workload.env.splice(0..0, variables);
+        }
+        let hostname = step.hostname.clone().unwrap_or_else(|| "isle".into());
+        let no_container = |name: &str| Err(Error::NoContainer(name.to_owned()));
+        let mut planned = plan(Parts {
+            workload: &workload,
+            image: &image,
+            identity: self.identity,
+            root,
+            view: &view,
+            hostname: &hostname,
+            pid_of: &no_container,
+            extra,
+            terminal: None,
+        })?;
+        let setup = &mut planned.setup;
+        let fence = match &planned.limits {
+            Some(limits) => Fence::new(&self.group_name(&crate::name::id()?), limits, false, &mut |_| {})?,
+            None => Fence::none(),
+        };
+        fence.admit(setup)?;
+        let (reader, writer) = pipe()?;
+        let input = match step.stdin {
+            StepInput::Null => {
+                setup.stdio.stdin = Some(null()?);
+                None
+            }
+            StepInput::Bytes(bytes) => {
+                let (theirs, ours) = pipe()?;
+                setup.stdio.stdin = Some(theirs);
+                Some((ours, bytes))
+            }
+        };
+        setup.stdio.stdout = Some(writer.try_clone().map_err(|e| Error::system("copy a descriptor", e))?);
+        setup.stdio.stderr = Some(writer);
+        let mut child = spawn(setup, &view)?;
+        setup.stdio = Default::default();
+        std::thread::scope(|scope| {
+            if let Some((pipe, bytes)) = input {
+                // A step that does not read all of it is no failure.
+                scope.spawn(move || std::io::Write::write_all(&mut std::fs::File::from(pipe), bytes));
+            }
+            let tail = gather(reader, output);
+            if tail.is_err() {
+                let _ = child.kill(libc::SIGKILL);
+            }
+            let status = child.wait().map_err(|e| Error::system("wait for the step", e))?;
+            fence.remove()?;
+            Ok(StepOutcome { exit: status.into(), tail: tail? })
+        })
+    }
+}
+
+fn workload_of(step: &Step<'_>) -> Workload {
+    Workload {
+        entrypoint: Some(step.argv.clone()),
+        env: step.env.clone(),
+        working_dir: Some(step.working_dir.clone()),
+        user: Some(step.user.clone()),
+        mounts: step.mounts.clone(),
+        network: step.network.clone(),
+        resources: step.resources.clone(),
+        rlimits: step.rlimits.clone(),
+        security: Security { privileged: step.privileged, ..Security::default() },
+        ..Workload::default()
+    }
+}
+
+/// Passes output on until nobody holds the pipe any more. Whatever a step leaves behind dies with its PID namespace.
+fn gather(reader: OwnedFd, output: StepOutput<'_>) -> Result<Vec<u8>> {
+    let mut tail = Vec::new();
+    let mut buffer = vec![0u8; 32 << 10];
+    let mut reader = std::fs::File::from(reader);
+    loop {
+        let n = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Error::system("read the output of the step", e)),
+        };
+        output.progress.output(output.id, &buffer[..n]);
+        tail.extend_from_slice(&buffer[..n]);
+        if tail.len() > 2 * TAIL {
+            tail.drain(..tail.len() - TAIL);
+        }
+    }
+    tail.drain(..tail.len().saturating_sub(TAIL));
+    Ok(tail)
 }

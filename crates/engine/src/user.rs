@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use isles_spec::error::Error as Spelling;
 
 use crate::error::{Error, Result};
-use crate::stack::{Stack, text};
+use crate::view::{read, text};
+use isles_store::Merged;
 
 /// A passwd or group file of an image may be this large; real ones of whole universities are smaller.
 const FILE_LIMIT: u64 = 4 << 20;
@@ -42,9 +43,9 @@ struct Group<'a> {
 
 impl User {
     /// Resolves `spec` (empty is root) in the merged layers, and `extra` supplementary groups.
-    pub fn resolve(spec: &str, extra: &[String], stack: &Stack) -> Result<User> {
-        let passwd = stack.read(Path::new("/etc/passwd"), FILE_LIMIT)?.unwrap_or_default();
-        let group = stack.read(Path::new("/etc/group"), FILE_LIMIT)?.unwrap_or_default();
+    pub fn resolve(spec: &str, extra: &[String], view: &Merged) -> Result<User> {
+        let passwd = read(view, Path::new("/etc/passwd"), FILE_LIMIT)?.unwrap_or_default();
+        let group = read(view, Path::new("/etc/group"), FILE_LIMIT)?.unwrap_or_default();
         resolve(spec, extra, &text(&passwd), &text(&group))
     }
 }

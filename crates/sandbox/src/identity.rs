@@ -49,6 +49,12 @@ pub fn detect() -> Identity {
     }
 }
 
+/// Whether this process is root of the machine itself, with or without its rights.
+pub fn is_real_root() -> bool {
+    // SAFETY: geteuid(2) has no preconditions and cannot fail.
+    (unsafe { libc::geteuid() }) == 0 && initial_user_namespace()
+}
+
 /// A range of subordinate IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subordinate {
@@ -95,6 +101,10 @@ pub fn ranged_map(own: u32, range: Subordinate) -> Vec<IdMapping> {
 /// Moves this process into a user and mount namespace in which it is root and owns the range that
 /// /etc/subuid and /etc/subgid give it. The process must have one thread. `newuidmap` and `newgidmap` run
 /// once, from a helper that stays outside.
+///
+/// # Errors
+/// After [`EnterError::Helper`] the process is in a namespace all the same, with its own ID as root; after the
+/// others it is where it was.
 pub fn enter_mapped() -> Result<(), EnterError> {
     // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
@@ -148,12 +158,25 @@ pub fn enter_mapped() -> Result<(), EnterError> {
         let text = String::from_utf8_lossy(&said).into_owned();
         let program = if text.starts_with("newgidmap") { "newgidmap" } else { "newuidmap" };
         let message = text.strip_prefix(program).unwrap_or(&text).trim().to_owned();
+        // There is no way back out of the namespace, but one ID can always be mapped.
+        map_own_id(uid, gid).map_err(EnterError::Unshare)?;
         return Err(EnterError::Helper { program, message });
     }
     p::set_gid(0).map_err(os)?;
     p::set_uid(0).map_err(os)?;
     p::set_groups(&[]).map_err(os)?;
     crate::sys::mount::propagation_of_all(libc::MS_SLAVE).map_err(os)
+}
+
+/// Maps root of the namespace that this process has just made to the caller, where nothing is mapped yet.
+fn map_own_id(uid: u32, gid: u32) -> io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    for (file, id) in [("/proc/self/uid_map", uid), ("/proc/self/gid_map", gid)] {
+        if fs::read_to_string(file)?.trim().is_empty() {
+            fs::write(file, format!("0 {id} 1"))?;
+        }
+    }
+    crate::sys::mount::propagation_of_all(libc::MS_SLAVE).map_err(|Errno(e)| io::Error::from_raw_os_error(e))
 }
 
 fn write_maps(pid: u32, uid: u32, uids: Subordinate, gid: u32, gids: Subordinate) -> Result<(), EnterError> {

@@ -12,6 +12,7 @@ mod init;
 pub mod oci;
 mod plan;
 pub mod setup;
+pub mod signals;
 mod spawn;
 mod sys;
 mod terminal;

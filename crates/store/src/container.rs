@@ -92,6 +92,14 @@ impl Store {
         }
     }
 
+    /// Keeps others from giving containers names, until the file is dropped.
+    pub fn lock_names(&self) -> Result<File> {
+        let path = self.dir("containers")?.join(".names");
+        let file = File::options().write(true).create(true).truncate(false).open(&path).at("open", &path)?;
+        flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
+        Ok(file)
+    }
+
     /// What the containers stand on.
     pub(crate) fn held_by_containers(&self) -> Result<Vec<Digest>> {
         let mut held = Vec::new();

@@ -1,0 +1,190 @@
+//! The files of /etc by which a container knows names, and the certificate authorities of the host.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use isles_sandbox::setup::{Mount, MountSource};
+use isles_spec::{NetworkMode, Workload};
+use isles_store::{Container, Merged};
+
+use crate::error::{Error, Result};
+use crate::plan::bind;
+use crate::user::User;
+use crate::view::{absolute, read, text};
+
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const HOSTNAME: &str = "/etc/hostname";
+
+/// Where systems keep the authorities that they trust, as one file: Debian and Alpine, Fedora, openSUSE, others.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// /etc/passwd and /etc/group of an image may have this many bytes.
+const ENTRIES_LIMIT: u64 = 4 << 20;
+/// In /dev, which is the container's own and never part of an image.
+const AUTHORITIES_INSIDE: &str = "/dev/ca-certificates.crt";
+/// What programs look at for such a file: OpenSSL and Python, pip, requests, curl, git, Node.js, cargo, the AWS tools.
+const AUTHORITIES_VARIABLES: [&str; 8] = [
+    "SSL_CERT_FILE",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+];
+
+/// The host's own files, for a step of a build; nothing without a network.
+pub fn of_host(network: &NetworkMode, view: &Merged) -> Result<Vec<Mount>> {
+    if *network == NetworkMode::None {
+        return Ok(Vec::new());
+    }
+    let readable = |path: &&str| Path::new(path).is_file();
+    let mounts = [HOSTS, RESOLV_CONF].into_iter().filter(readable).filter_map(|path| {
+        let mut mount = bind(&place(view, path)?, Path::new(path));
+        mount.flags.read_only = true;
+        Some(mount)
+    });
+    Ok(mounts.collect())
+}
+
+/// Where a file of the image's really is: an image may have a link there (systemd-resolved's), which leads nowhere
+/// before its own system has started. `None` where nothing can be put.
+fn place(view: &Merged, path: &str) -> Option<String> {
+    use isles_store::Error as StoreError;
+    let path = Path::new(path);
+    let place = match view.canonical(path) {
+        Ok(place) => Path::new("/").join(place),
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            match view.readlink(path) {
+                Ok(target) => absolute(&path.parent()?.join(target)),
+                Err(_) => path.to_owned(),
+            }
+        }
+        Err(_) => return None,
+    };
+    Some(place.to_str()?.to_owned())
+}
+
+/// The authorities that the host trusts as a mount, and the variables that tell programs of it. `None` where the
+/// host has none.
+pub fn authorities() -> Option<(Mount, Vec<String>)> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let known = AUTHORITIES.iter().map(PathBuf::from);
+    let file = named.into_iter().chain(known).find(|file| file.is_absolute() && file.is_file())?;
+    let mut mount = bind(AUTHORITIES_INSIDE, &file);
+    mount.flags.read_only = true;
+    Some((mount, AUTHORITIES_VARIABLES.iter().map(|name| format!("{name}={AUTHORITIES_INSIDE}")).collect()))
+}
+
+/// Writes the container's own files into its folder, and says where they are mounted.
+pub fn of_container(
+    container: &Container,
+    hostname: &str,
+    workload: &Workload,
+    view: &Merged,
+) -> Result<Vec<Mount>> {
+    let networked = workload.network != NetworkMode::None;
+    let host =
+        |path: &str| if networked { fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+    let hosts = hosts(&host(HOSTS), hostname, &workload.extra_hosts)?;
+    let mut files = vec![(HOSTNAME, "hostname", format!("{hostname}\n")), (HOSTS, "hosts", hosts)];
+    if networked {
+        files.push((RESOLV_CONF, "resolv.conf", host(RESOLV_CONF)));
+    }
+    let mut mounts = Vec::with_capacity(files.len());
+    for (path, name, text) in files {
+        let Some(place) = place(view, path) else { continue };
+        let file = container.path().join(name);
+        fs::write(&file, text).map_err(|e| Error::file("write", &file, e))?;
+        mounts.push(bind(&place, &file));
+    }
+    Ok(mounts)
+}
+
+/// What `--here` shows: the caller's home, the current folder, the folders for temporary files, and entries in
+/// /etc/passwd and /etc/group by which programs know who runs them.
+pub fn of_caller(user: &User, container: &Container, view: &Merged) -> Result<Vec<Mount>> {
+    let here = std::env::current_dir().map_err(|e| Error::system("find the current folder", e))?;
+    let mut folders = vec![user.home.clone(), here, "/tmp".into(), "/var/tmp".into()];
+    folders.retain(|folder| folder.is_dir() && folder != Path::new("/"));
+    // A folder below another one is there with it.
+    let all = folders.clone();
+    folders.retain(|folder| !all.iter().any(|other| other != folder && folder.starts_with(other)));
+    folders.dedup();
+    let mut mounts: Vec<Mount> =
+        folders.iter().filter_map(|folder| Some(shared_folder(folder.to_str()?, folder))).collect();
+    let name = user.name.as_deref().unwrap_or("user");
+    let home = user.home.display();
+    for (path, file, id, line) in [
+        ("/etc/passwd", "passwd", user.uid, format!("{name}:x:{}:{}::{home}:/bin/sh", user.uid, user.gid)),
+        ("/etc/group", "group", user.gid, format!("{name}:x:{}:", user.gid)),
+    ] {
+        let old = read(view, Path::new(path), ENTRIES_LIMIT)?.unwrap_or_default();
+        let old = text(&old);
+        let known = old.lines().any(|l| l.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(id));
+        let Some(place) = place(view, path).filter(|_| !known) else { continue };
+        let file = container.path().join(file);
+        let separator = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
+        fs::write(&file, format!("{old}{separator}{line}\n")).map_err(|e| Error::file("write", &file, e))?;
+        mounts.push(bind(&place, &file));
+    }
+    Ok(mounts)
+}
+
+fn shared_folder(destination: &str, source: &Path) -> Mount {
+    let mut mount = bind(destination, source);
+    mount.source = MountSource::Bind { source: source.to_owned(), recursive: true };
+    mount
+}
+
+/// hosts(5): the host's lines, the container's own name, and those that the caller adds (`name:address`).
+fn hosts(of_host: &str, hostname: &str, extra: &[String]) -> Result<String> {
+    let mut text = of_host.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    if !text.lines().any(|line| line.split_whitespace().any(|word| word == "localhost")) {
+        text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    }
+    text.push_str(&format!("127.0.1.1\t{hostname}\n"));
+    for entry in extra {
+        let bad = || {
+            isles_spec::Error::new(format!("invalid host '{entry}'"))
+                .with_hint("write NAME:ADDRESS, for example --add-host db:10.0.0.5")
+        };
+        let (name, address) = entry.split_once([':', '=']).ok_or_else(bad)?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        let plain =
+            !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#');
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        if !plain {
+            return Err(bad().into());
+        }
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_file() {
+        let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let text =
+            hosts("127.0.0.1 localhost\n10.1.1.1 db", "isle", &words(&["x:::1", "y=10.0.0.5"])).unwrap();
+        assert_eq!(text, "127.0.0.1 localhost\n10.1.1.1 db\n127.0.1.1\tisle\n::1\tx\n10.0.0.5\ty\n");
+        assert!(hosts("", "isle", &[]).unwrap().starts_with("127.0.0.1\tlocalhost\n"));
+        for bad in ["x", ":1.2.3.4", "x:", "x:host", "a b:1.2.3.4", "a\nb:1.2.3.4"] {
+            assert!(hosts("", "isle", &words(&[bad])).is_err(), "{bad}");
+        }
+    }
+}

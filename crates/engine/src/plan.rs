@@ -1,0 +1,692 @@
+//! A workload over an image, as one [`Setup`] of the sandbox: Docker's defaults, and what the caller's identity
+//! makes of them. Everything is decided here; the sandbox decides nothing.
+
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use isles_sandbox::Setup;
+use isles_sandbox::capability::CapabilitySet;
+use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule, Limits};
+use isles_sandbox::identity::Identity;
+use isles_sandbox::seccomp::{self, Bpf};
+use isles_sandbox::setup::{
+    Capabilities, CgroupEntry, DeviceNode, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces,
+    Process, RootFs, Scheduling, Stdio, UserNs,
+};
+use isles_spec::image::ContainerConfig;
+use isles_spec::{
+    IdMapping, Isolation, MountKind, NamespaceMode, NetworkMode, SeccompChoice, UserNamespace, Workload,
+};
+use isles_store::Merged;
+
+use crate::error::{Error, Result};
+use crate::process;
+use crate::user::User;
+use crate::view::absolute;
+
+/// A profile of a user's may have this many bytes.
+const PROFILE_LIMIT: u64 = 4 << 20;
+const SHM_SIZE: u64 = 64 << 20;
+
+/// Files of /proc and /sys that tell of the host or change it (moby/profiles and moby's `oci/defaults.go`,
+/// version 28).
+const MASKED: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+const POWER: &str = "/sys/devices/virtual/powercap";
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a plan is made of.
+pub struct Parts<'a> {
+    pub workload: &'a Workload,
+    pub image: &'a ContainerConfig,
+    pub identity: Identity,
+    pub root: RootFs,
+    /// The root file system, to look users up in.
+    pub view: &'a Merged,
+    pub hostname: &'a str,
+    /// Finds the process 1 of a running container.
+    pub pid_of: &'a dyn Fn(&str) -> Result<i32>,
+    /// Mounts that the engine itself wants, such as /etc/hosts.
+    pub extra: Vec<Mount>,
+    /// Rows and columns.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// A plan and what goes with it.
+pub struct Planned {
+    pub setup: Setup,
+    /// `None` where nothing is limited and no group is needed.
+    pub limits: Option<Limits>,
+}
+
+/// Decides everything about a start but its control group and its streams.
+pub fn plan(parts: Parts<'_>) -> Result<Planned> {
+    let Parts { workload, image, identity, root, view, hostname, pid_of, extra, terminal } = parts;
+    match workload.isolation {
+        Isolation::Sandbox => {}
+        Isolation::Vm => {
+            return Err(Error::impossible("isolation by a virtual machine", "it is not built in yet"));
+        }
+        Isolation::None => return Err(Error::impossible("no isolation", "a container is always isolated")),
+    }
+    let security = &workload.security;
+    let spec = workload.user.as_deref().unwrap_or(&image.user);
+    let user = if workload.here && workload.user.is_none() {
+        caller(identity)
+    } else {
+        User::resolve(spec, &workload.groups, view)?
+    };
+    let capabilities = capabilities(workload, user.uid == 0)?;
+    let mut env = process::environment(workload, image, hostname);
+    env.add("HOME", &user.home.to_string_lossy());
+    let single = identity == Identity::Single;
+    let filters = filters(workload, capabilities.bounding, single && user.uid == 0)?;
+    let namespaces = namespaces(workload, identity, &user, pid_of)?;
+    let mut mounts = system_mounts(workload, &namespaces);
+    mounts.extend(extra);
+    for mount in &workload.mounts {
+        mounts.push(user_mount(mount)?);
+    }
+    let (devices, rules) = devices(workload)?;
+    let mut limits = Limits::from(&workload.resources);
+    if identity == Identity::Root && !security.privileged {
+        limits.devices = Some(rules);
+    }
+    let needs_group = !limits.is_empty();
+    let unmasked = security.privileged || security.unmask_system_paths;
+    let bytes = |list: Vec<String>| list.into_iter().map(String::into_bytes).collect();
+    let process = Process {
+        args: bytes(process::argv(workload, image)?),
+        env: bytes(env.into_vec()),
+        cwd: process::working_dir(workload, image),
+        create_cwd: true,
+        uid: user.uid,
+        gid: user.gid,
+        groups: if single { Vec::new() } else { user.groups.clone() },
+        umask: Some(0o022),
+        capabilities,
+        // With one ID there is nothing to gain from a set-uid program, and much to lose.
+        no_new_privileges: security.no_new_privileges.unwrap_or(single),
+        apparmor: None,
+        rlimits: rlimits(workload)?,
+        oom_score_adj: workload.resources.oom_score_adj,
+        seccomp: filters,
+        terminal,
+        init: workload.init || workload.here,
+        new_session: true,
+        scheduling: Scheduling::default(),
+    };
+    let private_uts = matches!(namespaces.uts, Namespace::New);
+    let setup = Setup {
+        root,
+        read_only_root: workload.read_only,
+        root_propagation: None,
+        hostname: private_uts.then(|| hostname.to_owned()),
+        domainname: None,
+        mounts,
+        devices,
+        masked_paths: if unmasked { Vec::new() } else { masked_paths() },
+        read_only_paths: if unmasked { Vec::new() } else { READ_ONLY.map(str::to_owned).to_vec() },
+        sysctls: sysctls(workload, &namespaces)?,
+        namespaces,
+        process,
+        stdio: Stdio::default(),
+        cgroup: CgroupEntry::default(),
+        die_with_parent: true,
+        new_keyring: true,
+        gate: Gate::default(),
+    };
+    Ok(Planned { setup, limits: needs_group.then_some(limits) })
+}
+
+/// The caller as a user of the container (`--here`): with their own IDs, but root stays root.
+pub fn caller(identity: Identity) -> User {
+    let home = std::env::home_dir().filter(|h| h.is_absolute()).unwrap_or_else(|| "/".into());
+    let (uid, gid) = match identity {
+        Identity::Root => (0, 0),
+        Identity::Mapped => (outside("uid_map"), outside("gid_map")),
+        Identity::Single => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+    };
+    User { uid, gid, groups: Vec::new(), home, name: user_name() }
+}
+
+fn user_name() -> Option<String> {
+    std::env::var("USER").ok().filter(|name| crate::name::check(name).is_ok())
+}
+
+/// Who root of this user namespace is outside of it.
+fn outside(file: &str) -> u32 {
+    let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    map.lines()
+        .map(|line| line.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>())
+        .find_map(|line| (line.len() == 3 && line[0] == 0).then(|| line[1]))
+        .unwrap_or(0)
+}
+
+/// Docker's default set, changed as the caller wishes. A user who is not root has only those that were asked
+/// for by name, as podman has it; the others could come back by a set-uid program at most.
+fn capabilities(workload: &Workload, root: bool) -> Result<Capabilities> {
+    let security = &workload.security;
+    let set = |names: &[String], all: CapabilitySet| -> Result<CapabilitySet> {
+        names.iter().try_fold(CapabilitySet::EMPTY, |set, name| {
+            if name.eq_ignore_ascii_case("all") {
+                return Ok(all);
+            }
+            let bit = CapabilitySet::bit(name).ok_or_else(|| {
+                isles_spec::Error::new(format!("unknown capability '{name}'"))
+                    .with_hint("capabilities have names such as NET_ADMIN or CAP_SYS_PTRACE, or ALL")
+            })?;
+            Ok(set.with(bit))
+        })
+    };
+    let add = set(&security.cap_add, CapabilitySet::ALL)?;
+    let drop = set(&security.cap_drop, CapabilitySet::ALL)?;
+    if security.privileged {
+        return Ok(Capabilities::of(CapabilitySet::ALL));
+    }
+    let named = |list: &[String]| {
+        let only: Vec<String> = list.iter().filter(|n| !n.eq_ignore_ascii_case("all")).cloned().collect();
+        set(&only, CapabilitySet::EMPTY)
+    };
+    // ALL on one side and names on the other: the names win.
+    let base = CapabilitySet(CapabilitySet::CONTAINER.0 & !drop.0 | add.0);
+    let bounding = CapabilitySet(base.0 & !named(&security.cap_drop)?.0);
+    if root {
+        return Ok(Capabilities::of(bounding));
+    }
+    let asked = CapabilitySet(named(&security.cap_add)?.0 & bounding.0);
+    Ok(Capabilities { bounding, effective: asked, permitted: asked, inheritable: asked, ambient: asked })
+}
+
+fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Result<Vec<Bpf>> {
+    let security = &workload.security;
+    let choice = if security.privileged { &SeccompChoice::Unconfined } else { &security.seccomp };
+    let mut profile = match choice {
+        SeccompChoice::Default => seccomp::default_profile(bounding)?,
+        SeccompChoice::Profile(path) => {
+            let text = read_bounded(path, PROFILE_LIMIT)?;
+            seccomp::Profile::from_json(&text, &seccomp::Host::here(bounding)?)?
+        }
+        SeccompChoice::Unconfined if emulate => {
+            let arch = seccomp::Host::here(bounding)?.arch;
+            return Ok(vec![seccomp::single_id_emulation(arch)?]);
+        }
+        SeccompChoice::Unconfined => return Ok(Vec::new()),
+    };
+    if emulate {
+        profile.emulate_owners();
+    }
+    Ok(vec![seccomp::compile(&profile)?])
+}
+
+fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let file = File::open(path).map_err(|e| Error::file("open", path, e))?;
+    let mut text = Vec::new();
+    file.take(limit + 1).read_to_end(&mut text).map_err(|e| Error::file("read", path, e))?;
+    if text.len() as u64 > limit { Err(Error::TooLarge(path.to_owned(), limit)) } else { Ok(text) }
+}
+
+fn namespaces(
+    workload: &Workload,
+    identity: Identity,
+    user: &User,
+    pid_of: &dyn Fn(&str) -> Result<i32>,
+) -> Result<Namespaces> {
+    let open = |path: PathBuf| -> Result<Namespace> {
+        let file = File::open(&path).map_err(|e| Error::file("join the namespace", &path, e))?;
+        Ok(Namespace::Join(file.into()))
+    };
+    let mut joined: Option<i32> = None;
+    let mut of = |mode: &NamespaceMode, name: &str| -> Result<Namespace> {
+        match mode {
+            NamespaceMode::Private => Ok(Namespace::New),
+            NamespaceMode::Host => Ok(Namespace::Host),
+            NamespaceMode::Container(container) => {
+                let pid = pid_of(container)?;
+                joined = Some(pid);
+                open(format!("/proc/{pid}/ns/{name}").into())
+            }
+            NamespaceMode::Path(path) => open(path.clone()),
+        }
+    };
+    let network = match &workload.network {
+        // Until networks of its own come, a container shares the host's.
+        NetworkMode::Default | NetworkMode::Host => NamespaceMode::Host,
+        NetworkMode::None => NamespaceMode::Private,
+        NetworkMode::Container(name) => NamespaceMode::Container(name.clone()),
+        NetworkMode::Path(path) => NamespaceMode::Path(path.clone()),
+    };
+    let mut out = Namespaces {
+        mount: Namespace::New,
+        pid: of(&workload.pid, "pid")?,
+        network: of(&network, "net")?,
+        ipc: of(&workload.ipc, "ipc")?,
+        uts: of(&workload.uts, "uts")?,
+        cgroup: of(&workload.cgroupns, "cgroup")?,
+        user: UserNs::Host,
+        time: None,
+        time_joined: None,
+    };
+    out.user = match (joined, identity) {
+        // Another container's namespaces belong to its user namespace.
+        (Some(pid), Identity::Single) => {
+            let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
+            UserNs::Join(File::open(&path).map_err(|e| Error::file("join the namespace", &path, e))?.into())
+        }
+        _ => user_namespace(workload, identity, user)?,
+    };
+    Ok(out)
+}
+
+fn user_namespace(workload: &Workload, identity: Identity, user: &User) -> Result<UserNs> {
+    let one = |inside, outside| vec![IdMapping { inside, outside, length: 1 }];
+    let keep = workload.here || workload.userns == UserNamespace::KeepId;
+    match (&workload.userns, identity) {
+        (UserNamespace::Map { .. }, _) => {
+            Err(Error::impossible("a map of IDs", "layers are not mapped; use --userns keep-id, or none"))
+        }
+        (UserNamespace::Host, Identity::Single | Identity::Mapped) => Err(Error::impossible(
+            "--userns host",
+            "an ordinary user is root only in a user namespace of their own",
+        )),
+        (UserNamespace::KeepId, Identity::Root) => {
+            Err(Error::impossible("--userns keep-id", "root has its own ID in any case; use --user"))
+        }
+        // Whoever the process is to be, it is the caller: the only ID there is.
+        (_, Identity::Single) => {
+            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            Ok(UserNs::New { uids: one(user.uid, uid), gids: one(user.gid, gid) })
+        }
+        (_, Identity::Mapped) if keep => {
+            Ok(UserNs::New { uids: keep_id("uid_map", user.uid), gids: keep_id("gid_map", user.gid) })
+        }
+        _ => Ok(UserNs::Host),
+    }
+}
+
+/// A map in which `id` inside is root of this namespace, and all others are those that it has besides.
+fn keep_id(file: &str, id: u32) -> Vec<IdMapping> {
+    let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    let last: u32 = map
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().filter_map(|n| n.parse::<u32>().ok());
+            let (inside, _, length) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            Some(inside.saturating_add(length))
+        })
+        .max()
+        .unwrap_or(1);
+    let mut out = Vec::new();
+    let below = id.min(last.saturating_sub(1));
+    if below > 0 {
+        out.push(IdMapping { inside: 0, outside: 1, length: below });
+    }
+    out.push(IdMapping { inside: id, outside: 0, length: 1 });
+    if last > below + 1 {
+        out.push(IdMapping { inside: id + 1, outside: below + 1, length: last - below - 1 });
+    }
+    out
+}
+
+fn mount(destination: &str, source: MountSource, flags: MountFlags) -> Mount {
+    Mount { destination: destination.into(), source, flags, propagation: None, idmap: None }
+}
+
+/// A bind mount of a file of the engine's, in the way that an image expects it.
+pub fn bind(destination: &str, source: &Path) -> Mount {
+    mount(
+        destination,
+        MountSource::Bind { source: source.to_owned(), recursive: false },
+        MountFlags::default(),
+    )
+}
+
+fn system_mounts(workload: &Workload, namespaces: &Namespaces) -> Vec<Mount> {
+    let safe = MountFlags { nosuid: true, nodev: true, noexec: true, ..Default::default() };
+    let writable = workload.security.privileged;
+    let sys = MountFlags { read_only: !writable, recursive_read_only: !writable, ..safe };
+    let pts = MountFlags { nosuid: true, noexec: true, ..Default::default() };
+    let dev = MountFlags { nosuid: true, strictatime: true, ..Default::default() };
+    let shm = match &workload.ipc {
+        // The memory that processes share is part of what they share.
+        NamespaceMode::Host => MountSource::Bind { source: "/dev/shm".into(), recursive: true },
+        _ => tmpfs(Some(workload.shm_size.unwrap_or(SHM_SIZE)), Some(0o1777), &[]),
+    };
+    let mut mounts = vec![
+        mount("/proc", MountSource::Proc, safe),
+        mount("/dev", MountSource::Dev, dev),
+        mount("/dev/pts", MountSource::Devpts, pts),
+        mount("/dev/shm", shm, safe),
+        mount("/dev/mqueue", MountSource::Mqueue, safe),
+        mount("/sys", MountSource::Sysfs, sys),
+    ];
+    if matches!(namespaces.cgroup, Namespace::New) && pure_v2() {
+        mounts.push(mount("/sys/fs/cgroup", MountSource::Cgroup, sys));
+    }
+    mounts
+}
+
+/// Whether the host has nothing but cgroup v2, mounted at its usual place.
+fn pure_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+fn tmpfs(size: Option<u64>, mode: Option<u32>, options: &[String]) -> MountSource {
+    let mut list = vec![("mode".to_owned(), format!("{:o}", mode.unwrap_or(0o1777)))];
+    list.extend(size.map(|bytes| ("size".to_owned(), bytes.to_string())));
+    for option in options {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        list.push((name.to_owned(), value.to_owned()));
+    }
+    MountSource::Filesystem { kind: "tmpfs".into(), source: "tmpfs".into(), options: list }
+}
+
+/// A mount that the caller wishes.
+fn user_mount(wish: &isles_spec::Mount) -> Result<Mount> {
+    let destination = absolute(&wish.destination);
+    if destination == Path::new("/") {
+        return Err(Error::impossible("a mount at '/'", "it would hide the whole container"));
+    }
+    let mut flags = MountFlags { read_only: wish.read_only, ..Default::default() };
+    let (source, propagation) = match &wish.kind {
+        MountKind::Bind { source, recursive, create_source, propagation, recursive_read_only } => {
+            match std::fs::metadata(source) {
+                Ok(_) => {}
+                Err(e) if *create_source && e.kind() == std::io::ErrorKind::NotFound => {
+                    std::fs::create_dir_all(source)
+                        .map_err(|e| Error::file("make the folder to bind,", source, e))?;
+                }
+                Err(e) => return Err(Error::file("bind", source, e)),
+            }
+            // As Docker 25 has it: what is mounted below a read-only folder is read-only as well.
+            flags.recursive_read_only = wish.read_only && (*recursive || *recursive_read_only);
+            (MountSource::Bind { source: source.clone(), recursive: *recursive }, Some(*propagation))
+        }
+        MountKind::Tmpfs { size, mode, options } => {
+            (flags.nosuid, flags.nodev, flags.noexec) = (true, true, true);
+            let mut rest = Vec::new();
+            for option in options {
+                match option.as_str() {
+                    "exec" => flags.noexec = false,
+                    "noexec" => flags.noexec = true,
+                    "suid" => flags.nosuid = false,
+                    "nosuid" => flags.nosuid = true,
+                    "dev" => flags.nodev = false,
+                    "nodev" => flags.nodev = true,
+                    "ro" => flags.read_only = true,
+                    "rw" => flags.read_only = false,
+                    "noatime" => flags.noatime = true,
+                    "relatime" => flags.relatime = true,
+                    _ => rest.push(option.clone()),
+                }
+            }
+            (tmpfs(*size, *mode, &rest), None)
+        }
+        MountKind::Volume { name, .. } => {
+            let shown = name.as_deref().unwrap_or("without a name");
+            return Err(Error::impossible(
+                format!("the volume {shown} at {}", destination.display()),
+                "volumes come in a later version; bind a folder, with its path, instead",
+            ));
+        }
+    };
+    Ok(Mount { destination, source, flags, propagation, idmap: None })
+}
+
+/// Nodes to make, and what the control group allows.
+fn devices(workload: &Workload) -> Result<(Vec<DeviceNode>, Vec<DeviceRule>)> {
+    let mut nodes = Vec::new();
+    let mut rules = DeviceRule::container();
+    for device in &workload.devices {
+        let wish = || format!("the device '{}'", device.source.display());
+        let found = std::fs::metadata(&device.source)
+            .map_err(|e| Error::file("use the device", &device.source, e))?;
+        let access = Access::parse(&device.permissions).ok_or_else(|| {
+            isles_spec::Error::new(format!("invalid permissions '{}' of a device", device.permissions))
+                .with_hint("they are made of r, w and m")
+        })?;
+        let before = nodes.len();
+        if found.is_dir() {
+            device_folder(&device.source, &device.destination, 0, &mut nodes)?;
+        } else {
+            nodes.extend(node(&device.source, &device.destination, &found));
+        }
+        if nodes.len() == before {
+            return Err(Error::impossible(wish(), "it is no device, and no folder that holds any"));
+        }
+        rules.extend(nodes[before..].iter().map(|node| {
+            let kind = if node.kind == libc::S_IFBLK { DeviceKind::Block } else { DeviceKind::Char };
+            DeviceRule::allow(kind, Some(node.major), Some(node.minor), access)
+        }));
+    }
+    if workload.security.privileged {
+        device_folder(Path::new("/dev"), Path::new("/dev"), 0, &mut nodes)?;
+        // The container has these in any case.
+        let own = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"];
+        nodes.retain(|n| !own.iter().any(|name| n.path == Path::new("/dev").join(name)));
+    }
+    Ok((nodes, rules))
+}
+
+fn device_folder(from: &Path, to: &Path, depth: u32, nodes: &mut Vec<DeviceNode>) -> Result<()> {
+    const DEEPEST: u32 = 8;
+    let entries = std::fs::read_dir(from).map_err(|e| Error::file("list", from, e))?;
+    for entry in entries.flatten() {
+        let (source, destination) = (entry.path(), to.join(entry.file_name()));
+        let Ok(found) = std::fs::symlink_metadata(&source) else { continue };
+        if found.is_dir() {
+            let own =
+                ["pts", "shm", "mqueue", "fd"].iter().any(|name| source == Path::new("/dev").join(name));
+            if !own && depth < DEEPEST {
+                device_folder(&source, &destination, depth + 1, nodes)?;
+            }
+        } else {
+            nodes.extend(node(&source, &destination, &found));
+        }
+    }
+    Ok(())
+}
+
+fn node(source: &Path, destination: &Path, found: &std::fs::Metadata) -> Option<DeviceNode> {
+    let kind = found.file_type();
+    let kind = if kind.is_char_device() {
+        libc::S_IFCHR
+    } else if kind.is_block_device() {
+        libc::S_IFBLK
+    } else {
+        return None;
+    };
+    Some(DeviceNode {
+        path: absolute(destination),
+        kind,
+        major: libc::major(found.rdev()),
+        minor: libc::minor(found.rdev()),
+        mode: found.mode() & 0o7777,
+        uid: found.uid(),
+        gid: found.gid(),
+        source: Some(source.to_owned()),
+    })
+}
+
+fn masked_paths() -> Vec<String> {
+    let mut paths: Vec<String> = MASKED.map(str::to_owned).to_vec();
+    paths.push(POWER.into());
+    // How often a processor got too hot tells its neighbours what it computes.
+    let throttle = |n: usize| format!("/sys/devices/system/cpu/cpu{n}/thermal_throttle");
+    if Path::new(&throttle(0)).exists() {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        paths.extend((0..count.max(online_cpus())).map(throttle));
+    }
+    paths
+}
+
+/// The highest number of a possible processor, plus one.
+fn online_cpus() -> usize {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    let last = text.trim().rsplit(['-', ',']).next().and_then(|n| n.parse::<usize>().ok());
+    last.map_or(1, |n| n.min(8191) + 1)
+}
+
+/// Kernel parameters that belong to a namespace of the container's.
+fn sysctls(workload: &Workload, namespaces: &Namespaces) -> Result<Vec<(String, String)>> {
+    let own = |namespace: &Namespace| !matches!(namespace, Namespace::Host);
+    for name in workload.sysctls.keys() {
+        let allowed = if name.starts_with("net.") {
+            own(&namespaces.network)
+        } else if name.starts_with("fs.mqueue.")
+            || name.starts_with("kernel.msg")
+            || name.starts_with("kernel.shm")
+            || name == "kernel.sem"
+        {
+            own(&namespaces.ipc)
+        } else {
+            false
+        };
+        if !allowed {
+            return Err(Error::impossible(
+                format!("the kernel parameter '{name}'"),
+                "it is the host's; only those of a network or IPC namespace of its own are the container's",
+            ));
+        }
+    }
+    Ok(workload.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
+fn rlimits(workload: &Workload) -> Result<Vec<isles_sandbox::setup::Rlimit>> {
+    let number = |name: &str| {
+        Some(match name {
+            "core" => libc::RLIMIT_CORE,
+            "cpu" => libc::RLIMIT_CPU,
+            "data" => libc::RLIMIT_DATA,
+            "fsize" => libc::RLIMIT_FSIZE,
+            "locks" => libc::RLIMIT_LOCKS,
+            "memlock" => libc::RLIMIT_MEMLOCK,
+            "msgqueue" => libc::RLIMIT_MSGQUEUE,
+            "nice" => libc::RLIMIT_NICE,
+            "nofile" => libc::RLIMIT_NOFILE,
+            "nproc" => libc::RLIMIT_NPROC,
+            "rss" => libc::RLIMIT_RSS,
+            "rtprio" => libc::RLIMIT_RTPRIO,
+            "rttime" => libc::RLIMIT_RTTIME,
+            "sigpending" => libc::RLIMIT_SIGPENDING,
+            "stack" => libc::RLIMIT_STACK,
+            _ => return None,
+        })
+    };
+    let one = |limit: &isles_spec::Rlimit| {
+        let resource = number(&limit.name).ok_or_else(|| {
+            Error::from(isles_spec::Error::new(format!("no resource limit is called '{}'", limit.name)))
+        })?;
+        let value = |n: Option<u64>| n.unwrap_or(libc::RLIM_INFINITY);
+        Ok(isles_sandbox::setup::Rlimit {
+            resource,
+            soft: value(limit.soft),
+            hard: value(limit.hard),
+            clamp: false,
+        })
+    };
+    workload.rlimits.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isles_spec::Security;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn capabilities_as_docker_adds_and_drops_them() {
+        let default = CapabilitySet::CONTAINER.0;
+        let bit = |name: &str| 1 << CapabilitySet::bit(name).unwrap();
+        for (add, drop, expected) in [
+            ("", "", default),
+            ("NET_ADMIN", "", default | bit("NET_ADMIN")),
+            ("", "cap_chown", default & !bit("CHOWN")),
+            ("", "ALL", 0),
+            ("ALL", "", CapabilitySet::ALL.0),
+            ("CHOWN", "all", bit("CHOWN")),
+            ("ALL", "SYS_ADMIN", CapabilitySet::ALL.0 & !bit("SYS_ADMIN")),
+        ] {
+            let security = Security { cap_add: words(add), cap_drop: words(drop), ..Default::default() };
+            let workload = Workload { security, ..Default::default() };
+            let root = capabilities(&workload, true).unwrap();
+            assert_eq!(root.effective.0, expected, "+{add} -{drop}");
+            assert_eq!((root.inheritable.0, root.ambient.0), (0, 0), "CVE-2022-29162");
+            let other = capabilities(&workload, false).unwrap();
+            assert_eq!(other.bounding.0, expected, "+{add} -{drop}");
+            let asked = if add == "ALL" { 0 } else { words(add).iter().fold(0, |s, n| s | bit(n.as_str())) };
+            assert_eq!(other.ambient.0, asked, "+{add} -{drop}");
+        }
+        let security = Security { cap_add: words("NET_ADMINS"), ..Default::default() };
+        assert!(capabilities(&Workload { security, ..Default::default() }, true).is_err());
+    }
+
+    #[test]
+    fn tmpfs_options() {
+        let wish = isles_spec::Mount {
+            destination: "run/x/..".into(),
+            kind: MountKind::Tmpfs { size: Some(5), mode: Some(0o700), options: words("exec ro huge=never") },
+            read_only: false,
+        };
+        let mount = user_mount(&wish).unwrap();
+        assert_eq!(mount.destination, Path::new("/run"));
+        assert!(mount.flags.nosuid && mount.flags.nodev && !mount.flags.noexec && mount.flags.read_only);
+        let MountSource::Filesystem { options, .. } = mount.source else { panic!("not a file system") };
+        let text: Vec<String> = options.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(text, ["mode=700", "size=5", "huge=never"]);
+    }
+
+    #[test]
+    fn mounts_that_are_refused() {
+        let refused = |destination: &str, kind: MountKind| {
+            let wish = isles_spec::Mount { destination: destination.into(), kind, read_only: false };
+            user_mount(&wish).unwrap_err().to_string()
+        };
+        let tmpfs = || MountKind::Tmpfs { size: None, mode: None, options: vec![] };
+        assert!(refused("/a/..", tmpfs()).contains("'/'"));
+        let volume = MountKind::Volume { name: Some("data".into()), copy_up: true };
+        assert!(refused("/d", volume).contains("volume data"));
+        let bind = MountKind::Bind {
+            source: "/nonexistent/x".into(),
+            recursive: true,
+            create_source: false,
+            propagation: Default::default(),
+            recursive_read_only: false,
+        };
+        assert!(refused("/d", bind).contains("/nonexistent/x"));
+    }
+
+    #[test]
+    fn parameters_of_the_host_are_refused() {
+        let check = |name: &str, network: Namespace| {
+            let workload =
+                Workload { sysctls: [(name.to_owned(), "1".to_owned())].into(), ..Default::default() };
+            sysctls(&workload, &Namespaces { network, ..Default::default() }).is_ok()
+        };
+        for (name, network, fine) in [
+            ("net.ipv4.ip_forward", Namespace::New, true),
+            ("net.ipv4.ip_forward", Namespace::Host, false),
+            ("kernel.shmmax", Namespace::New, true),
+            ("kernel.panic", Namespace::New, false),
+            ("vm.swappiness", Namespace::New, false),
+        ] {
+            assert_eq!(check(name, network), fine, "{name}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What is written down about a container, and what can be said of it from that: `config.json` and `state.json` in its
+//! folder, and the lock, which tells whether its monitor lives.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use isles_spec::{Digest, Workload};
+use isles_store::Container;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::start::Fence;
+
+const CONFIG: &str = "config.json";
+const STATE: &str = "state.json";
+
+/// A container as it was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub id: String,
+    pub name: String,
+    /// The image ID, where it stands on an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<Digest>,
+    /// The image as the caller named it, or the folder.
+    pub image: String,
+    /// The words of the process.
+    pub command: Vec<String>,
+    /// Nanoseconds since 1970.
+    pub created: u64,
+    pub workload: Workload,
+}
+
+/// What became of it so far.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    pub pid: Option<i32>,
+    /// When the process began, in clock ticks since boot, so that a later process of the same number is not taken
+    /// for it (proc_pid_stat(5)).
+    pub pid_start: Option<u64>,
+    /// Nanoseconds since 1970.
+    pub started: Option<u64>,
+    pub finished: Option<u64>,
+    pub exit_code: Option<u8>,
+    /// The kernel killed some of its processes because its memory was used up.
+    pub out_of_memory: bool,
+    /// Why it could not be started.
+    pub error: Option<String>,
+}
+
+/// The stages of a container's life, by Docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    Created,
+    Running,
+    Exited,
+    /// Its monitor died; the process died with it, and nobody saw how.
+    Dead,
+}
+
+/// A container and its state.
+#[derive(Debug, Clone)]
+pub struct Info {
+    pub record: Record,
+    pub state: State,
+    pub status: Status,
+    /// Whether it is removed when it ends.
+    pub ephemeral: bool,
+}
+
+/// Nanoseconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+impl Record {
+    pub(crate) fn save(&self, container: &Container) -> Result<()> {
+        Ok(container.write_volatile(CONFIG, &json(self)?)?)
+    }
+}
+
+impl State {
+    pub(crate) fn save(&self, container: &Container) -> Result<()> {
+        Ok(container.write_volatile(STATE, &json(self)?)?)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::system("write down the container", std::io::Error::other(e)))
+}
+
+/// When a process began; `None` where it is gone.
+pub fn process_start(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the fields after it are numbers, and the start is the 22nd.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+impl Engine {
+    /// All containers, newest first. One that vanishes meanwhile, or cannot be read, is left out.
+    pub fn containers(&self) -> Result<Vec<Info>> {
+        let mut all: Vec<Info> = self
+            .store
+            .containers()?
+            .iter()
+            .filter_map(|id| info(&self.store.container(id).ok()?).ok().flatten())
+            .collect();
+        all.sort_by(|a, b| {
+            b.record.created.cmp(&a.record.created).then_with(|| a.record.id.cmp(&b.record.id))
+        });
+        Ok(all)
+    }
+
+    /// Finds a container by its name, its ID, or the beginning of its ID.
+    pub fn find(&self, name: &str) -> Result<Info> {
+        let all = self.containers()?;
+        let exact = |info: &&Info| info.record.id == name || info.record.name == name;
+        if let Some(found) = all.iter().find(exact) {
+            return Ok(found.clone());
+        }
+        let mut close = all.into_iter().filter(|info| !name.is_empty() && info.record.id.starts_with(name));
+        match (close.next(), close.next()) {
+            (Some(only), None) => Ok(only),
+            (Some(_), Some(_)) => Err(Error::Ambiguous(name.to_owned())),
+            _ => Err(Error::NoContainer(name.to_owned())),
+        }
+    }
+
+    /// Removes a container and what it wrote; with `force` it is killed first where it runs. Returns its ID.
+    pub fn remove(&self, name: &str, force: bool) -> Result<String> {
+        let found = self.find(name)?;
+        let id = found.record.id;
+        let gone = |e: &isles_store::Error| match e {
+            isles_store::Error::NoContainer { .. } => true,
+            isles_store::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        };
+        let mut container = match self.store.container(&id) {
+            Err(e) if gone(&e) => return Ok(id),
+            other => other?,
+        };
+        match container.try_lock() {
+            Ok(true) => {}
+            Ok(false) if force => {
+                kill(&found.state)?;
+                // Its monitor sees the end, writes it down or removes the container, and lets go of the lock.
+                match container.lock() {
+                    Err(e) if gone(&e) => return Ok(id),
+                    other => other?,
+                }
+            }
+            Ok(false) => return Err(Error::Running { name: name.to_owned() }),
+            Err(e) if gone(&e) => return Ok(id),
+            Err(e) => return Err(e.into()),
+        }
+        Fence::leftover(&self.group_name(&id))?.remove()?;
+        match container.remove() {
+            Err(e) if gone(&e) => Ok(id),
+            other => Ok(other.map(|()| id)?),
+        }
+    }
+
+    /// Removes what dead monitors left behind. Returns the IDs of the containers.
+    pub fn collect(&self) -> Result<Vec<String>> {
+        let removed = self.store.collect()?;
+        for id in &removed {
+            Fence::leftover(&self.group_name(id))?.remove()?;
+        }
+        Ok(removed)
+    }
+
+    /// The process 1 of a running container.
+    pub(crate) fn pid_of(&self, name: &str) -> Result<i32> {
+        let found = self.find(name)?;
+        let alive = |pid: &i32| process_start(*pid).is_some_and(|start| Some(start) == found.state.pid_start);
+        found
+            .state
+            .pid
+            .filter(alive)
+            .ok_or_else(|| Error::impossible(format!("joining container {name}"), "it is not running"))
+    }
+
+    /// The name of a container's control group: of this store only, because others collect beside us.
+    pub(crate) fn group_name(&self, id: &str) -> String {
+        let store = isles_store::Store::cache_key([self.store.root().as_os_str().as_encoded_bytes()]);
+        format!("isles-{}-{}", &store.hex()[..8], &id[..id.len().min(32)])
+    }
+}
+
+/// `None` where the folder has no record yet, or not any more.
+fn info(container: &Container) -> Result<Option<Info>> {
+    let Some(text) = container.read(CONFIG)? else { return Ok(None) };
+    let bad = |source| Error::BadState { id: container.id().to_owned(), source };
+    let record: Record = serde_json::from_slice(&text).map_err(bad)?;
+    // The lock first: a container that ends in between is then taken for one that still runs, not for a dead one.
+    let locked = container.is_locked();
+    let state: State = match container.read(STATE)? {
+        Some(text) => serde_json::from_slice(&text).map_err(bad)?,
+        None => State::default(),
+    };
+    let status = match (&state, locked) {
+        (State { exit_code: Some(_), .. }, _) => Status::Exited,
+        (State { pid: Some(_), .. }, true) => Status::Running,
+        (_, true) => Status::Created,
+        _ => Status::Dead,
+    };
+    let ephemeral = record.workload.remove;
+    Ok(Some(Info { record, state, status, ephemeral }))
+}
+
+/// Kills a container's process 1, if it is still the one that was started.
+fn kill(state: &State) -> Result<()> {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let Some(pid) = state.pid.and_then(Pid::from_raw) else { return Ok(()) };
+    let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        other => other.map_err(|e| Error::system("kill the container", e))?,
+    };
+    // The number may have been given away between the two looks, but not after the descriptor was opened.
+    if process_start(pid.as_raw_nonzero().get()) != state.pid_start {
+        return Ok(());
+    }
+    match pidfd_send_signal(fd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(Error::system("kill the container", e)),
+    }
+}
