@@ -30,6 +30,9 @@ pub struct Cli {
 /// Every command, in the order in which `--help` lists them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Run(Box<commands::run::Args>),
+    Ps(commands::ps::Args),
+    Rm(commands::rm::Args),
     Completion(commands::completion::Args),
     Man(commands::man::Args),
     Oci(Box<commands::oci::Args>),
@@ -39,6 +42,9 @@ pub enum Command {
 impl Command {
     fn run(&self, cx: &Context) -> Result<Code, Failure> {
         match self {
+            Command::Run(args) => commands::run::cmd_run(cx, args),
+            Command::Ps(args) => commands::ps::cmd_ps(cx, args),
+            Command::Rm(args) => commands::rm::cmd_rm(cx, args),
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
             Command::Man(args) => commands::man::cmd_man(cx, args),
             Command::Oci(args) => commands::oci::cmd_oci(cx, args),

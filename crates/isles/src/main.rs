@@ -7,6 +7,10 @@ mod cli;
 mod commands;
 mod context;
 mod failure;
+mod filter;
+mod recipes;
+mod registry;
+mod source;
 mod ui;
 
 use std::process::ExitCode;

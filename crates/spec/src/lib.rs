@@ -16,6 +16,7 @@ pub mod progress;
 pub mod quantity;
 pub mod reference;
 pub mod source;
+pub mod time;
 pub mod workload;
 
 pub use digest::{Algorithm, Digest};

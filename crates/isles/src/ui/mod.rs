@@ -2,6 +2,7 @@
 //!
 //! Every message reads without colour. `NO_COLOR` (<https://no-color.org>), `TERM=dumb` and `--quiet` hold.
 
+pub mod age;
 pub mod format;
 pub mod progress;
 pub mod table;

@@ -1,0 +1,34 @@
+//! `isles rm`
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+
+/// Remove containers and what they wrote.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  isles rm quiet_reef_4f2a\n  isles rm -f $(isles ps -aq)    all of them")]
+pub struct Args {
+    /// Kill a container that runs.
+    #[arg(short, long)]
+    force: bool,
+    /// Names or IDs.
+    #[arg(required = true)]
+    containers: Vec<String>,
+}
+
+/// Removes what can be removed, and tells of the rest.
+pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let engine = cx.engine()?;
+    let mut code = Code::SUCCESS;
+    for name in &args.containers {
+        match engine.remove(name, args.force) {
+            Ok(_) => cx.ui.line(name)?,
+            // As with docker and rm(1): what is not there need not be removed.
+            Err(isles_engine::Error::NoContainer(_)) if args.force => {}
+            Err(e) => {
+                cx.ui.error(&e.into());
+                code = Code(1);
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,647 @@
+//! `isles run`
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use isles_engine::{Exit, Foreground};
+use isles_spec::quantity::{parse_bytes, parse_cpus};
+use isles_spec::{
+    Device, Error as Spelling, Mount, NamespaceMode, NetworkMode, PullPolicy, Resources, Rlimit, Root,
+    SeccompChoice, Security, Source, UserNamespace, Workload,
+};
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::recipes::RecipeOptions;
+use crate::registry::Connection;
+use crate::source::{self, Wishes};
+
+const EXAMPLES: &str = "\
+Examples:
+  isles run debian:bookworm cat /etc/os-release      an image, from the store or a registry
+  isles run -it debian://bookworm?include=python3 bash
+                                                     Debian, made on the spot from its packages
+  isles run ./Dockerfile                             a recipe: built with its cache, then run
+  isles run oci:layout:tag                           an image on disk
+  isles run --rm --rootfs /srv/tree sh               a folder
+  isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
+
+The network is the host's unless --network none is given. The exit code is the command's: 128+n after signal n,
+125 when Isles itself failed, 126 when the command could not be run, 127 when it was not found.";
+
+/// Run a command in a container: from an image, a recipe, a folder, or a Debian suite.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, disable_help_flag = true)]
+pub struct Args {
+    /// An image name or ID, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, a recipe (a Dockerfile, a *.def
+    /// file or a folder with one), or debian://SUITE; then the command. With --rootfs, only the command.
+    #[arg(value_name = "SOURCE [COMMAND]", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+    /// Run in this folder as the root file system, changing it in place.
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// As yourself: with your user, the current folder, your home and your environment; implies --rm.
+    #[arg(long)]
+    here: bool,
+
+    /// Keep standard input open.
+    #[arg(short, long, help_heading = "Streams")]
+    interactive: bool,
+    /// Give the command a terminal of its own.
+    #[arg(short, long, help_heading = "Streams")]
+    tty: bool,
+    /// Not yet: run in the background.
+    #[arg(short, long, hide = true)]
+    detach: bool,
+    /// Not yet: publish a port.
+    #[arg(short, long, hide = true)]
+    publish: Vec<String>,
+
+    /// Set a variable, or pass on the caller's (-e NAME).
+    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Process")]
+    env: Vec<String>,
+    /// Read variables from a file.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    env_file: Vec<PathBuf>,
+    /// Start in this folder of the container.
+    #[arg(short, long, value_name = "DIR", help_heading = "Process")]
+    workdir: Option<PathBuf>,
+    /// Run as this user and group: names of the image's, or numbers.
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Process")]
+    user: Option<String>,
+    /// Further groups.
+    #[arg(long, value_name = "GROUP", help_heading = "Process")]
+    group_add: Vec<String>,
+    /// Replace the image's entrypoint; an empty one removes it.
+    #[arg(long, value_name = "COMMAND", help_heading = "Process")]
+    entrypoint: Option<String>,
+    /// Let a small init be process 1: it reaps orphans and hands on signals.
+    #[arg(long, help_heading = "Process")]
+    init: bool,
+    /// The signal that asks the container to end.
+    #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
+    stop_signal: Option<String>,
+
+    /// Remove the container when it ends.
+    #[arg(long, help_heading = "Container")]
+    rm: bool,
+    /// A name for the container.
+    #[arg(long, value_name = "NAME", help_heading = "Container")]
+    name: Option<String>,
+    /// Its host name.
+    #[arg(short = 'h', long, value_name = "NAME", help_heading = "Container")]
+    hostname: Option<String>,
+    /// Add a label.
+    #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Container")]
+    label: Vec<String>,
+    /// Write the container's ID to this new file.
+    #[arg(long, value_name = "FILE", help_heading = "Container")]
+    cidfile: Option<PathBuf>,
+
+    /// Show a file or folder in the container: SOURCE:DESTINATION[:ro].
+    #[arg(short, long, value_name = "SPEC", help_heading = "Files")]
+    volume: Vec<String>,
+    /// The same in words: type=bind,source=…,target=…[,readonly], or type=tmpfs,target=….
+    #[arg(long, value_name = "SPEC", help_heading = "Files")]
+    mount: Vec<String>,
+    /// An empty folder in memory: PATH[:size=…,mode=…].
+    #[arg(long, value_name = "SPEC", help_heading = "Files")]
+    tmpfs: Vec<String>,
+    /// Let the root file system be read only.
+    #[arg(long, help_heading = "Files")]
+    read_only: bool,
+    /// Bytes of /dev/shm [default: 64m].
+    #[arg(long, value_name = "BYTES", help_heading = "Files")]
+    shm_size: Option<String>,
+    /// Let the container use a device of the host: PATH[:PATH][:rwm].
+    #[arg(long, value_name = "SPEC", help_heading = "Files")]
+    device: Vec<String>,
+
+    /// Limit memory, in bytes or with k, m, g.
+    #[arg(short, long, value_name = "BYTES", help_heading = "Limits")]
+    memory: Option<String>,
+    /// Limit memory and swap together; -1 for unlimited swap.
+    #[arg(long, value_name = "BYTES", help_heading = "Limits", allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+    /// Limit processor time, in processors.
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    cpus: Option<String>,
+    /// A share of processor time relative to others (1024 is usual).
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    cpu_shares: Option<u64>,
+    /// Run on these processors: 0-2,7.
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    cpuset_cpus: Option<String>,
+    /// Use these memory nodes.
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    cpuset_mems: Option<String>,
+    /// Limit the number of processes; -1 for no limit.
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits", allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// Limit a resource of the process: NAME=SOFT[:HARD], such as nofile=1024:2048.
+    #[arg(long, value_name = "SPEC", help_heading = "Limits")]
+    ulimit: Vec<String>,
+    /// How readily the kernel kills it when memory is short, -1000 to 1000.
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits", allow_hyphen_values = true)]
+    oom_score_adj: Option<i32>,
+    /// Go on with a warning where a limit cannot be set.
+    #[arg(long, help_heading = "Limits")]
+    best_effort: bool,
+
+    /// Add a capability, or ALL.
+    #[arg(long, value_name = "NAME", help_heading = "Security")]
+    cap_add: Vec<String>,
+    /// Drop a capability, or ALL.
+    #[arg(long, value_name = "NAME", help_heading = "Security")]
+    cap_drop: Vec<String>,
+    /// seccomp=FILE, seccomp=unconfined, no-new-privileges[=false], or systempaths=unconfined.
+    #[arg(long, value_name = "OPTION", help_heading = "Security")]
+    security_opt: Vec<String>,
+    /// All capabilities and devices that the caller has, and no filter.
+    #[arg(long, help_heading = "Security")]
+    privileged: bool,
+
+    /// none, host, container:NAME, or ns:PATH.
+    #[arg(long, alias = "net", value_name = "MODE", help_heading = "Namespaces")]
+    network: Option<String>,
+    /// private, host, or container:NAME.
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
+    pid: Option<String>,
+    /// private, host, or container:NAME.
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
+    ipc: Option<String>,
+    /// private or host.
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
+    uts: Option<String>,
+    /// private, host, or keep-id (an ordinary user keeps their own ID).
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
+    userns: Option<String>,
+    /// private or host.
+    #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
+    cgroupns: Option<String>,
+    /// Another name in /etc/hosts: NAME:ADDRESS.
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Namespaces")]
+    add_host: Vec<String>,
+    /// A kernel parameter of the container's namespaces.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Namespaces")]
+    sysctl: Vec<String>,
+
+    /// Take the image for this platform: linux/arm64.
+    #[arg(long, value_name = "PLATFORM", help_heading = "Image")]
+    platform: Option<String>,
+    /// When to ask the registry.
+    #[arg(long, value_name = "POLICY", default_value = "missing", help_heading = "Image",
+          value_parser = ["always", "missing", "never"])]
+    pull: String,
+    #[command(flatten, next_help_heading = "Image")]
+    connection: Connection,
+    /// For a recipe: set a build argument.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Recipe")]
+    build_arg: Vec<String>,
+    /// For a recipe: build this stage.
+    #[arg(long, value_name = "STAGE", help_heading = "Recipe")]
+    target: Option<String>,
+    /// For a recipe: do every step again.
+    #[arg(long, help_heading = "Recipe")]
+    no_cache: bool,
+    /// For a recipe: let steps trust the host's certificate authorities, which do not become part of the image.
+    #[arg(long, help_heading = "Recipe")]
+    host_ca: bool,
+    /// For Debian: take packages from this mirror.
+    #[arg(long, value_name = "URL", help_heading = "Recipe")]
+    mirror: Option<String>,
+    /// Print help.
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Finds the image, makes the container, and stays with it.
+pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let mut workload = workload(args)?;
+    // Looked at before anything is made: a file that exists belongs to another container.
+    let cidfile = args.cidfile.as_deref().map(new_file).transpose()?;
+    let engine = cx.engine()?;
+    let image = match &args.rootfs {
+        Some(dir) => {
+            let root = dir.canonicalize().map_err(|e| {
+                Failure::because(format!("cannot use '{}' as root file system", dir.display()), &e)
+            })?;
+            workload.root = Root::Directory(root);
+            workload.command = args.words.clone();
+            None
+        }
+        None => {
+            let (source, command) = args.words.split_first().ok_or_else(|| {
+                Failure::new("nothing to run: there is no SOURCE")
+                    .with_hint("for example `isles run debian:bookworm`; `isles run --help` shows all kinds")
+            })?;
+            let source = Source::parse(source, |path| isles_build::is_recipe(Path::new(path)))?;
+            let found = source::acquire(cx, &engine, &source, &wishes(args)?)?;
+            workload.root = Root::Image {
+                manifest: found.image.manifest_digest.clone(),
+                name: found.name.clone(),
+            };
+            workload.command = command.to_vec();
+            Some(found)
+        }
+    };
+    let exit = engine.run(
+        &workload,
+        &Foreground {
+            image: image.as_ref().map(|found| &found.image),
+            created: &|id| match cidfile.as_ref() {
+                Some(file) => (&*file).write_all(id.as_bytes()),
+                None => Ok(()),
+            },
+            warn: &|text| cx.ui.warning(text),
+        },
+    );
+    match exit {
+        Ok(exit) => Ok(Code(Exit::code(exit))),
+        Err(e) => {
+            if let Some(path) = &args.cidfile {
+                // There is no container that it could name.
+                let _ = std::fs::remove_file(path);
+            }
+            let code = match &e {
+                isles_engine::Error::Program { exit_code, .. } => Some(*exit_code),
+                isles_engine::Error::Spawn(e) => Some(e.exit_code()),
+                _ => None,
+            };
+            let failure = Failure::from(e);
+            Err(match code {
+                Some(code) => failure.with_code(code),
+                None => failure,
+            })
+        }
+    }
+}
+
+fn new_file(path: &Path) -> Result<File, Failure> {
+    File::options().write(true).create_new(true).open(path).map_err(|e| {
+        let failure = Failure::because(format!("cannot write the container's ID to '{}'", path.display()), &e);
+        match e.kind() {
+            io::ErrorKind::AlreadyExists => {
+                failure.with_hint("it may name another container; remove the file, or choose another")
+            }
+            _ => failure,
+        }
+    })
+}
+
+fn wishes(args: &Args) -> Result<Wishes, Failure> {
+    Ok(Wishes {
+        platform: args.platform.as_deref().map(str::parse).transpose()?,
+        pull: match args.pull.as_str() {
+            "always" => PullPolicy::Always,
+            "never" => PullPolicy::Never,
+            _ => PullPolicy::Missing,
+        },
+        connection: args.connection.clone(),
+        recipe: RecipeOptions {
+            build_args: args.build_arg.clone(),
+            target: args.target.clone(),
+            no_cache: args.no_cache,
+            host_ca: args.host_ca,
+            mirror: args.mirror.clone(),
+        },
+    })
+}
+
+/// The workload that the options describe, without its root and command.
+fn workload(args: &Args) -> Result<Workload, Failure> {
+    if args.detach {
+        return Err(Failure::new("running in the background is not supported yet")
+            .with_hint("leave out -d and let the shell do it: isles run … &"));
+    }
+    if !args.publish.is_empty() {
+        return Err(Failure::new("publishing ports is not supported yet")
+            .with_hint("leave out -p: the network is the host's, and so are the container's ports"));
+    }
+    let here = std::env::current_dir().map_err(|e| Failure::because("cannot find the current folder", &e))?;
+    let home = std::env::home_dir();
+    let mut mounts = Vec::new();
+    for text in &args.volume {
+        mounts.push(Mount::parse_volume(text, &here, home.as_deref())?);
+    }
+    for text in &args.mount {
+        mounts.push(Mount::parse_mount(text, &here, home.as_deref())?);
+    }
+    for text in &args.tmpfs {
+        mounts.push(Mount::parse_tmpfs(text)?);
+    }
+    let entrypoint = args.entrypoint.as_ref().map(|words| match words.as_str() {
+        "" => Vec::new(),
+        word => vec![word.to_owned()],
+    });
+    Ok(Workload {
+        name: args.name.clone(),
+        entrypoint,
+        env: environment(args)?,
+        working_dir: match (&args.workdir, args.here) {
+            (Some(dir), _) if !dir.is_absolute() => {
+                return Err(Spelling::new(format!("the working directory '{}' is not absolute", dir.display()))
+                    .with_hint("give the whole path in the container, such as /work")
+                    .into());
+            }
+            (Some(dir), _) => Some(dir.clone()),
+            (None, true) => Some(here),
+            (None, false) => None,
+        },
+        user: args.user.clone(),
+        groups: args.group_add.clone(),
+        hostname: args.hostname.as_deref().map(host_name).transpose()?,
+        tty: args.tty,
+        interactive: args.interactive || args.here,
+        remove: args.rm || args.here,
+        init: args.init,
+        read_only: args.read_only,
+        mounts,
+        devices: args.device.iter().map(|d| Device::parse(d)).collect::<Result<_, _>>()?,
+        resources: resources(args)?,
+        rlimits: args.ulimit.iter().map(|l| Rlimit::parse(l)).collect::<Result<_, _>>()?,
+        shm_size: args.shm_size.as_deref().map(parse_bytes).transpose()?,
+        network: network(args.network.as_deref())?,
+        pid: namespace("pid", args.pid.as_deref(), true)?,
+        ipc: namespace("ipc", args.ipc.as_deref(), true)?,
+        uts: namespace("uts", args.uts.as_deref(), false)?,
+        cgroupns: namespace("cgroupns", args.cgroupns.as_deref(), false)?,
+        userns: match args.userns.as_deref() {
+            None | Some("" | "private" | "auto") => UserNamespace::Auto,
+            Some("host") => UserNamespace::Host,
+            Some("keep-id") => UserNamespace::KeepId,
+            Some(other) => return Err(unknown("userns", other, "private, host or keep-id")),
+        },
+        security: security(args)?,
+        sysctls: pairs(&args.sysctl, "kernel parameter")?.into_iter().collect(),
+        extra_hosts: args.add_host.clone(),
+        stop_signal: args.stop_signal.clone(),
+        labels: args
+            .label
+            .iter()
+            .map(|l| l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into())))
+            .collect(),
+        platform: args.platform.as_deref().map(str::parse).transpose()?,
+        here: args.here,
+        ..Workload::default()
+    })
+}
+
+/// sethostname(2) takes up to 64 bytes.
+fn host_name(name: &str) -> Result<String, Failure> {
+    let fine = !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    if fine {
+        return Ok(name.to_owned());
+    }
+    Err(Spelling::new(format!("invalid host name '{name}'"))
+        .with_hint("a host name has up to 64 letters, digits, '-' and '.'")
+        .into())
+}
+
+fn resources(args: &Args) -> Result<Resources, Failure> {
+    /// Docker's own floor; below it nothing starts.
+    const LEAST_MEMORY: u64 = 6 << 20;
+    let memory = args.memory.as_deref().map(parse_bytes).transpose()?.filter(|bytes| *bytes > 0);
+    if let Some(bytes) = memory.filter(|bytes| *bytes < LEAST_MEMORY) {
+        return Err(Spelling::new(format!("a memory limit of {bytes} bytes is too small"))
+            .with_hint("the least is 6m")
+            .into());
+    }
+    let memory_swap = match args.memory_swap.as_deref() {
+        None => None,
+        Some("-1") => Some(-1),
+        Some(text) => Some(i64::try_from(parse_bytes(text)?).unwrap_or(i64::MAX)),
+    };
+    if memory_swap.is_some() && memory.is_none() {
+        return Err(Failure::new("--memory-swap needs --memory")
+            .with_hint("it is the sum of memory and swap, so say how much of it is memory"));
+    }
+    Ok(Resources {
+        memory,
+        memory_swap,
+        nano_cpus: args.cpus.as_deref().map(parse_cpus).transpose()?,
+        cpu_shares: args.cpu_shares,
+        cpuset_cpus: args.cpuset_cpus.clone(),
+        cpuset_mems: args.cpuset_mems.clone(),
+        // Docker takes 0 and -1 for "no limit".
+        pids: args.pids_limit.filter(|n| *n > 0),
+        oom_score_adj: args.oom_score_adj,
+        best_effort: args.best_effort,
+        ..Resources::default()
+    })
+}
+
+fn unknown(option: &str, value: &str, known: &str) -> Failure {
+    Spelling::new(format!("unknown mode '{value}' for --{option}"))
+        .with_hint(format!("known are {known}"))
+        .into()
+}
+
+fn network(mode: Option<&str>) -> Result<NetworkMode, Failure> {
+    Ok(match mode {
+        None | Some("" | "default") => NetworkMode::Default,
+        Some("none") => NetworkMode::None,
+        Some("host") => NetworkMode::Host,
+        Some("bridge") => {
+            return Err(Failure::new("bridge networks are not supported yet")
+                .with_hint("use --network host (the default) or --network none"));
+        }
+        Some(other) => match other.split_once(':') {
+            Some(("container", name)) if !name.is_empty() => NetworkMode::Container(name.to_owned()),
+            Some(("ns", path)) if !path.is_empty() => NetworkMode::Path(path.into()),
+            _ => return Err(unknown("network", other, "none, host, container:NAME and ns:PATH")),
+        },
+    })
+}
+
+fn namespace(option: &str, mode: Option<&str>, shared: bool) -> Result<NamespaceMode, Failure> {
+    Ok(match mode {
+        None | Some("" | "private" | "shareable") => NamespaceMode::Private,
+        Some("host") => NamespaceMode::Host,
+        Some(other) => match other.split_once(':') {
+            Some(("container", name)) if shared && !name.is_empty() => NamespaceMode::Container(name.to_owned()),
+            Some(("ns", path)) if !path.is_empty() => NamespaceMode::Path(path.into()),
+            _ if shared => return Err(unknown(option, other, "private, host and container:NAME")),
+            _ => return Err(unknown(option, other, "private and host")),
+        },
+    })
+}
+
+fn security(args: &Args) -> Result<Security, Failure> {
+    let mut out = Security {
+        privileged: args.privileged,
+        cap_add: args.cap_add.clone(),
+        cap_drop: args.cap_drop.clone(),
+        ..Security::default()
+    };
+    for option in &args.security_opt {
+        let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+        match (name, value) {
+            ("no-new-privileges", "" | "true") => out.no_new_privileges = Some(true),
+            ("no-new-privileges", "false") => out.no_new_privileges = Some(false),
+            ("seccomp", "unconfined") => out.seccomp = SeccompChoice::Unconfined,
+            ("seccomp", "builtin") => out.seccomp = SeccompChoice::Default,
+            ("seccomp", file) if !file.is_empty() => out.seccomp = SeccompChoice::Profile(file.into()),
+            ("systempaths", "unconfined") => out.unmask_system_paths = true,
+            // There is nothing to switch off: neither is used.
+            ("apparmor", "unconfined") | ("label", "disable") => {}
+            _ => {
+                return Err(Spelling::new(format!("unknown security option '{option}'"))
+                    .with_hint("known are seccomp=FILE, seccomp=unconfined, no-new-privileges and systempaths=unconfined")
+                    .into());
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn pairs(list: &[String], what: &str) -> Result<Vec<(String, String)>, Failure> {
+    list.iter()
+        .map(|text| {
+            let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+                Failure::new(format!("invalid {what} '{text}'")).with_hint("write NAME=VALUE")
+            })?;
+            Ok((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// Of files, then of options; a bare name is the caller's variable, or none where the caller has none. With
+/// `--here` the caller's own environment comes before all.
+fn environment(args: &Args) -> Result<Vec<String>, Failure> {
+    /// What belongs to the host's system rather than to the user.
+    const OF_HOST: [&str; 5] = ["PATH", "HOSTNAME", "PWD", "OLDPWD", "SHLVL"];
+    let mut env = Vec::new();
+    if args.here {
+        for (name, value) in std::env::vars_os() {
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+            if !OF_HOST.contains(&name) && !name.starts_with("LD_") {
+                env.push(format!("{name}={value}"));
+            }
+        }
+    }
+    for path in &args.env_file {
+        read_env_file(path, &mut env)?;
+    }
+    for entry in &args.env {
+        add_variable(entry, &mut env)?;
+    }
+    Ok(env)
+}
+
+fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<(), Failure> {
+    let name = entry.split('=').next().unwrap_or_default();
+    if name.is_empty() {
+        return Err(Spelling::new(format!("invalid environment variable '{entry}'"))
+            .with_hint("write NAME=VALUE, or NAME to pass on the caller's")
+            .into());
+    }
+    if entry.contains('=') {
+        env.push(entry.to_owned());
+    } else if let Ok(value) = std::env::var(name) {
+        env.push(format!("{name}={value}"));
+    }
+    Ok(())
+}
+
+/// Docker's format: a variable a line, `#` begins a comment line, nothing is unquoted.
+fn read_env_file(path: &Path, env: &mut Vec<String>) -> Result<(), Failure> {
+    const LONGEST: u64 = 16 << 20;
+    let fail = |e: &io::Error| {
+        Failure::because(format!("cannot read variables from '{}'", path.display()), e)
+    };
+    let file = File::open(path).map_err(|e| fail(&e))?;
+    for (number, line) in BufReader::new(io::Read::take(file, LONGEST)).lines().enumerate() {
+        let line = line.map_err(|e| fail(&e))?;
+        let line = line.trim_start_matches('\u{feff}').trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let name = line.split('=').next().unwrap_or_default();
+        if name.contains(char::is_whitespace) || name.is_empty() {
+            return Err(Failure::new(format!(
+                "{}:{}: variable '{name}' contains white space",
+                path.display(),
+                number + 1
+            ))
+            .with_hint("a line is NAME=VALUE or NAME, without spaces around the equals sign"));
+        }
+        add_variable(line, env)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Workload, Failure> {
+        let words = ["run"].into_iter().chain(line.split_whitespace());
+        workload(&Line::try_parse_from(words).unwrap().args)
+    }
+
+    #[test]
+    fn options_become_a_workload() {
+        let w = parse("-it --rm -e A=1 -w /w -u 5 --memory 64m --cpus 1.5 --pids-limit -1 --network none x ls -la").unwrap();
+        assert!(w.tty && w.interactive && w.remove);
+        assert_eq!((w.resources.memory, w.resources.nano_cpus), (Some(64 << 20), Some(1_500_000_000)));
+        assert_eq!(w.resources.pids, None);
+        assert_eq!(w.network, NetworkMode::None);
+        let w = parse("--entrypoint= --security-opt no-new-privileges --security-opt seccomp=/p.json --pid container:a x").unwrap();
+        assert_eq!(w.entrypoint, Some(vec![]));
+        assert_eq!(w.security.no_new_privileges, Some(true));
+        assert_eq!(w.security.seccomp, SeccompChoice::Profile("/p.json".into()));
+        assert_eq!(w.pid, NamespaceMode::Container("a".into()));
+        let w = parse("-v /a:/b:ro --mount type=tmpfs,target=/t --tmpfs /u:size=1m --device /dev/null x").unwrap();
+        assert_eq!((w.mounts.len(), w.devices.len()), (3, 1));
+    }
+
+    #[test]
+    fn options_that_are_refused_say_why() {
+        for (line, word) in [
+            ("-d x", "background"),
+            ("-p 80:80 x", "ports"),
+            ("--network bridge x", "bridge"),
+            ("--network nowhere x", "'nowhere'"),
+            ("--pid nowhere x", "'nowhere'"),
+            ("--uts container:a x", "'container:a'"),
+            ("--memory 1k x", "too small"),
+            ("--memory-swap 1g x", "--memory"),
+            ("--cpus 0 x", "CPUs"),
+            ("--security-opt magic x", "'magic'"),
+            ("-e =1 x", "'=1'"),
+            ("--env-file /nonexistent/env x", "/nonexistent/env"),
+            ("-h a/b x", "'a/b'"),
+            ("-w rel x", "'rel'"),
+            ("--ulimit nofile x", "'nofile'"),
+            ("--sysctl a x", "'a'"),
+            ("--userns moon x", "'moon'"),
+        ] {
+            let failure = parse(line).unwrap_err();
+            assert!(failure.message.contains(word), "{line}: {}", failure.message);
+            assert!(failure.hint.is_some() || !failure.causes.is_empty(), "{line}");
+        }
+    }
+
+    #[test]
+    fn files_of_variables() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("env");
+        std::fs::write(&file, "# note\n\nA=1\n  B=x # kept\nNOT_SET_ANYWHERE_7\nC=\"q\"\n").unwrap();
+        let mut env = Vec::new();
+        read_env_file(&file, &mut env).unwrap();
+        assert_eq!(env, ["A=1", "B=x # kept", "C=\"q\""]);
+        std::fs::write(&file, "A B=1\n").unwrap();
+        assert!(read_env_file(&file, &mut env).unwrap_err().message.contains("env:1"));
+    }
+}

@@ -1,0 +1,123 @@
+//! From a SOURCE on the command line to an image in the store: looked up, pulled, read from a file, built, or
+//! bootstrapped.
+
+use std::fs::File;
+use std::path::Path;
+
+use isles_engine::Engine;
+use isles_spec::{Platform, PullPolicy, Reference, Source};
+use isles_store::{Image, Imported, Lease, Store};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::recipes::{self, RecipeOptions};
+use crate::registry::Connection;
+use crate::ui::progress::Bars;
+
+/// How an image may be had.
+#[derive(Debug, Clone)]
+pub struct Wishes {
+    pub platform: Option<Platform>,
+    pub pull: PullPolicy,
+    /// How to speak with the registry.
+    pub connection: Connection,
+    /// What a recipe is built with.
+    pub recipe: RecipeOptions,
+}
+
+/// An image, what it was called, and what keeps it from being collected until something stands on it.
+pub struct Acquired {
+    pub image: Image,
+    pub name: String,
+    _lease: Option<Lease>,
+}
+
+/// Brings the image of `source` into the store, where it is not there already.
+pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Result<Acquired, Failure> {
+    let store = engine.store();
+    let name = source.to_string();
+    let (image, lease) = match source {
+        Source::Name(reference) => (named(cx, store, reference, wishes)?, None),
+        Source::Id(id) => (store.resolve(id, wishes.platform.as_ref())?, None),
+        Source::OciLayout { path, tag } if path.is_dir() => {
+            let lease = store.lease()?;
+            let found = store.import_oci_dir(&lease, path, tag.as_deref(), &Bars::new(&cx.ui))?;
+            (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
+        }
+        Source::OciLayout { path, tag }
+        | Source::OciArchive { path, tag }
+        | Source::DockerArchive { path, name: tag } => {
+            let lease = store.lease()?;
+            let mut file = open(path)?;
+            let mut found = store.import_archive(&lease, &mut file, &Bars::new(&cx.ui))?;
+            if let Some(tag) = tag {
+                found.retain(|(_, names)| names.iter().any(|n| goes_by(n, tag)));
+            }
+            (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
+        }
+        Source::Recipe(path) => {
+            let lease = store.lease()?;
+            (recipes::build(cx, engine, path, wishes)?, Some(lease))
+        }
+        Source::Debian(suite) => {
+            let lease = store.lease()?;
+            (recipes::bootstrap(cx, engine, suite, wishes)?, Some(lease))
+        }
+    };
+    Ok(Acquired { image, name, _lease: lease })
+}
+
+fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) -> Result<Image, Failure> {
+    let here = match wishes.pull {
+        PullPolicy::Always => None,
+        PullPolicy::Missing | PullPolicy::Never => {
+            match store.resolve(&reference.familiar(), wishes.platform.as_ref()) {
+                Ok(image) => Some(image),
+                Err(isles_store::Error::NoImage { .. } | isles_store::Error::OtherPlatform { .. })
+                    if wishes.pull == PullPolicy::Missing =>
+                {
+                    None
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    };
+    if let Some(image) = here {
+        // Unpacked for another kind of user, or damaged and repaired: what the blobs have is made again.
+        if store.layers_of(&image).is_err() {
+            let lease = store.lease()?;
+            store.ensure_layers(&lease, &image, &Bars::new(&cx.ui))?;
+        }
+        return Ok(image);
+    }
+    let platform = wishes.platform.clone().unwrap_or_else(Platform::host);
+    let pulled = wishes.connection.client().pull(store, reference, &platform, &Bars::new(&cx.ui))?;
+    Ok(pulled.image)
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|e| Failure::because(format!("cannot open the image '{}'", path.display()), &e))
+}
+
+/// Whether a tag or a name in an archive means this reference.
+fn goes_by(reference: &Reference, wanted: &str) -> bool {
+    reference.tag() == Some(wanted)
+        || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
+}
+
+fn choose(name: &str, found: Vec<Imported>, platform: Option<&Platform>) -> Result<Image, Failure> {
+    let host = Platform::host();
+    let wanted = platform.unwrap_or(&host);
+    let mut images: Vec<Image> = found.into_iter().map(|(image, _)| image).collect();
+    if images.len() > 1 {
+        images.retain(|image| wanted.accepts(&image.config.platform()));
+        images.dedup_by(|a, b| a.manifest_digest == b.manifest_digest);
+    }
+    match images.len() {
+        1 => Ok(images.remove(0)),
+        0 => Err(Failure::new(format!("no such image in '{name}'"))
+            .with_hint("load it with `isles load` to see the names that it holds")),
+        n => Err(Failure::new(format!("'{name}' holds {n} images"))
+            .with_hint("name one: oci:DIR:TAG, oci-archive:FILE:TAG or docker-archive:FILE:NAME:TAG")),
+    }
+}
