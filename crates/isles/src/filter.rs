@@ -21,7 +21,9 @@ impl FromStr for Filter {
             Some((key, value)) if !key.is_empty() => {
                 Ok(Filter { key: key.to_ascii_lowercase(), value: value.to_owned() })
             }
-            _ => Err(Error::new(format!("invalid filter '{text}'")).with_hint("a filter is written KEY=VALUE")),
+            _ => {
+                Err(Error::new(format!("invalid filter '{text}'")).with_hint("a filter is written KEY=VALUE"))
+            }
         }
     }
 }
@@ -37,9 +39,7 @@ impl Filter {
         match self.value.as_str() {
             "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
             "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
-            other => {
-                Err(Failure::new(format!("filter '{}' is true or false, not '{other}'", self.key)))
-            }
+            other => Err(Failure::new(format!("filter '{}' is true or false, not '{other}'", self.key))),
         }
     }
 }

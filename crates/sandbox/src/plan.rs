@@ -299,7 +299,9 @@ impl<'a> Plan<'a> {
 
         let tty_group = match &ns.user {
             UserNs::New { gids, .. } => contains(gids, 5),
-            _ => group_is_mapped(5),
+            // What is mapped in somebody else's is not known here.
+            UserNs::Join(_) => false,
+            UserNs::Host => group_is_mapped(5),
         };
         let mut mounts = Vec::with_capacity(setup.mounts.len());
         for mount in &setup.mounts {

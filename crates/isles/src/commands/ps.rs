@@ -13,7 +13,9 @@ use crate::ui::table::Table;
 
 /// List containers.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  isles ps -a\n  isles ps -a --filter status=exited --format '{{.ID}} {{.Names}}'")]
+#[command(
+    after_help = "Examples:\n  isles ps -a\n  isles ps -a --filter status=exited --format '{{.ID}} {{.Names}}'"
+)]
 pub struct Args {
     /// Those that have ended, too.
     #[arg(short, long)]
@@ -145,7 +147,8 @@ fn status_word(status: Status) -> &'static str {
 
 /// A filter that can never mean anything is an error, not an empty list.
 fn check(filter: &Filter) -> Result<(), Failure> {
-    let bad = |why: &str| Err(Failure::new(format!("invalid filter '{}={}': {why}", filter.key, filter.value)));
+    let bad =
+        |why: &str| Err(Failure::new(format!("invalid filter '{}={}': {why}", filter.key, filter.value)));
     match filter.key.as_str() {
         "status" if !["created", "running", "exited", "dead"].contains(&filter.value.as_str()) => {
             bad("a status is created, running, exited or dead")

@@ -238,10 +238,8 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             })?;
             let source = Source::parse(source, |path| isles_build::is_recipe(Path::new(path)))?;
             let found = source::acquire(cx, &engine, &source, &wishes(args)?)?;
-            workload.root = Root::Image {
-                manifest: found.image.manifest_digest.clone(),
-                name: found.name.clone(),
-            };
+            workload.root =
+                Root::Image { manifest: found.image.manifest_digest.clone(), name: found.name.clone() };
             workload.command = command.to_vec();
             Some(found)
         }
@@ -280,7 +278,8 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
 
 fn new_file(path: &Path) -> Result<File, Failure> {
     File::options().write(true).create_new(true).open(path).map_err(|e| {
-        let failure = Failure::because(format!("cannot write the container's ID to '{}'", path.display()), &e);
+        let failure =
+            Failure::because(format!("cannot write the container's ID to '{}'", path.display()), &e);
         match e.kind() {
             io::ErrorKind::AlreadyExists => {
                 failure.with_hint("it may name another container; remove the file, or choose another")
@@ -341,9 +340,12 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         env: environment(args)?,
         working_dir: match (&args.workdir, args.here) {
             (Some(dir), _) if !dir.is_absolute() => {
-                return Err(Spelling::new(format!("the working directory '{}' is not absolute", dir.display()))
-                    .with_hint("give the whole path in the container, such as /work")
-                    .into());
+                return Err(Spelling::new(format!(
+                    "the working directory '{}' is not absolute",
+                    dir.display()
+                ))
+                .with_hint("give the whole path in the container, such as /work")
+                .into());
             }
             (Some(dir), _) => Some(dir.clone()),
             (None, true) => Some(here),
@@ -462,7 +464,9 @@ fn namespace(option: &str, mode: Option<&str>, shared: bool) -> Result<Namespace
         None | Some("" | "private" | "shareable") => NamespaceMode::Private,
         Some("host") => NamespaceMode::Host,
         Some(other) => match other.split_once(':') {
-            Some(("container", name)) if shared && !name.is_empty() => NamespaceMode::Container(name.to_owned()),
+            Some(("container", name)) if shared && !name.is_empty() => {
+                NamespaceMode::Container(name.to_owned())
+            }
             Some(("ns", path)) if !path.is_empty() => NamespaceMode::Path(path.into()),
             _ if shared => return Err(unknown(option, other, "private, host and container:NAME")),
             _ => return Err(unknown(option, other, "private and host")),
@@ -501,9 +505,10 @@ fn security(args: &Args) -> Result<Security, Failure> {
 fn pairs(list: &[String], what: &str) -> Result<Vec<(String, String)>, Failure> {
     list.iter()
         .map(|text| {
-            let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                Failure::new(format!("invalid {what} '{text}'")).with_hint("write NAME=VALUE")
-            })?;
+            let (name, value) =
+                text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+                    Failure::new(format!("invalid {what} '{text}'")).with_hint("write NAME=VALUE")
+                })?;
             Ok((name.to_owned(), value.to_owned()))
         })
         .collect()
@@ -550,9 +555,8 @@ fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<(), Failure> {
 /// Docker's format: a variable a line, `#` begins a comment line, nothing is unquoted.
 fn read_env_file(path: &Path, env: &mut Vec<String>) -> Result<(), Failure> {
     const LONGEST: u64 = 16 << 20;
-    let fail = |e: &io::Error| {
-        Failure::because(format!("cannot read variables from '{}'", path.display()), e)
-    };
+    let fail =
+        |e: &io::Error| Failure::because(format!("cannot read variables from '{}'", path.display()), e);
     let file = File::open(path).map_err(|e| fail(&e))?;
     for (number, line) in BufReader::new(io::Read::take(file, LONGEST)).lines().enumerate() {
         let line = line.map_err(|e| fail(&e))?;
@@ -592,7 +596,10 @@ mod tests {
 
     #[test]
     fn options_become_a_workload() {
-        let w = parse("-it --rm -e A=1 -w /w -u 5 --memory 64m --cpus 1.5 --pids-limit -1 --network none x ls -la").unwrap();
+        let w = parse(
+            "-it --rm -e A=1 -w /w -u 5 --memory 64m --cpus 1.5 --pids-limit -1 --network none x ls -la",
+        )
+        .unwrap();
         assert!(w.tty && w.interactive && w.remove);
         assert_eq!((w.resources.memory, w.resources.nano_cpus), (Some(64 << 20), Some(1_500_000_000)));
         assert_eq!(w.resources.pids, None);
@@ -602,7 +609,8 @@ mod tests {
         assert_eq!(w.security.no_new_privileges, Some(true));
         assert_eq!(w.security.seccomp, SeccompChoice::Profile("/p.json".into()));
         assert_eq!(w.pid, NamespaceMode::Container("a".into()));
-        let w = parse("-v /a:/b:ro --mount type=tmpfs,target=/t --tmpfs /u:size=1m --device /dev/null x").unwrap();
+        let w = parse("-v /a:/b:ro --mount type=tmpfs,target=/t --tmpfs /u:size=1m --device /dev/null x")
+            .unwrap();
         assert_eq!((w.mounts.len(), w.devices.len()), (3, 1));
     }
 

@@ -7,7 +7,10 @@ pub fn parse(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let bytes = text.as_bytes();
     let fixed = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    if bytes.len() < 20 || fixed.iter().any(|(i, c)| bytes[*i] != *c) || !matches!(bytes[10], b'T' | b't' | b' ') {
+    if bytes.len() < 20
+        || fixed.iter().any(|(i, c)| bytes[*i] != *c)
+        || !matches!(bytes[10], b'T' | b't' | b' ')
+    {
         return None;
     }
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
@@ -16,7 +19,8 @@ pub fn parse(text: &str) -> Option<i64> {
     let offset = match fraction.as_bytes() {
         [b'Z' | b'z'] => 0,
         [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
-            let minutes = fraction.get(1..3)?.parse::<i64>().ok()? * 60 + fraction.get(4..6)?.parse::<i64>().ok()?;
+            let minutes =
+                fraction.get(1..3)?.parse::<i64>().ok()? * 60 + fraction.get(4..6)?.parse::<i64>().ok()?;
             if *sign == b'-' { -minutes } else { minutes }
         }
         _ => return None,
@@ -26,7 +30,9 @@ pub fn parse(text: &str) -> Option<i64> {
     }
     // Days from the civil calendar, with years that begin in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day - 1 - 719_468;
+    let days = y * 365 + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (m * 153 + 2) / 5 + day
+        - 1
+        - 719_468;
     Some(days * 86_400 + (hour * 60 + minute - offset) * 60 + second)
 }
 

@@ -1,0 +1,532 @@
+//! `isles run` and its companions, as root and as an ordinary user.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use world::{Running, World, everyone};
+
+#[test]
+fn a_program_sees_its_own_world() {
+    everyone(|world| {
+        let script = "id -u; hostname; echo $$; pwd; echo $HOME; ls /dev/null /proc/self/stat /sys/class; \
+                      grep -c . /proc/self/mounts >/dev/null; cat /etc/hostname";
+        let out = world.run(&["-h", "isle", "--", "sh", "-c", script]).fine();
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines[..5], ["0", "isle", "1", "/", "/root"], "{out}");
+        assert_eq!(lines.last(), Some(&"isle"));
+        // The image is as it was.
+        world.run(&["touch", "/new"]).fine();
+        world.run(&["ls", "/new"]).fails(1, &["/new"]);
+    });
+}
+
+#[test]
+fn exit_codes_are_dockers() {
+    everyone(|world| {
+        for (words, code, said) in [
+            (&["true"][..], 0, ""),
+            (&["sh", "-c", "exit 7"], 7, ""),
+            (&["sh", "-c", "kill -9 $$; kill -9 1; exit 5"], 5, ""),
+            (&["--init", "--", "sh", "-c", "kill -9 $$"], 137, ""),
+            (&["nosuch"], 127, "no program 'nosuch'"),
+            (&["slep", "1"], 127, "did you mean 'sleep'"),
+            (&["/etc"], 126, "is a directory"),
+            (&["/etc/passwd"], 126, "not executable"),
+            (&["--network", "moon", "--", "true"], 125, "unknown mode 'moon'"),
+            (&["--nosuch", "--", "true"], 125, "--nosuch"),
+            (&["-v", "/nonexistent:relative", "--", "true"], 125, "absolute"),
+            (&["--mount", "type=bind,source=/nonexistent/x,target=/x", "--", "true"], 125, "/nonexistent/x"),
+            (&["-v", "data:/data", "--", "true"], 125, "volume data"),
+            (&["-u", "nobody-here", "--", "true"], 125, "unable to find user nobody-here"),
+            (&["-u", "4294967296", "--", "true"], 125, "invalid user"),
+            (&["--cap-add", "FLY", "--", "true"], 125, "unknown capability 'FLY'"),
+            (&["--security-opt", "seccomp=/nonexistent/p", "--", "true"], 125, "/nonexistent/p"),
+            (&["-d", "--", "true"], 125, "background"),
+            (&["--pid", "container:nosuch", "--", "true"], 125, "no such container: nosuch"),
+        ] {
+            world.run(words).fails(code, &[said]);
+        }
+        world.isles(&["run"]).fails(125, &["nothing to run"]);
+        world.isles(&["run", "--pull", "never", "nosuch:image"]).fails(125, &["nosuch:image"]);
+        world.isles(&["run", "./nosuch.def"]).fails(125, &["no recipe"]);
+        world.isles(&["run", "--rootfs", "/nonexistent/root", "true"]).fails(125, &["/nonexistent/root"]);
+    });
+}
+
+#[test]
+fn programs_that_cannot_run_are_explained() {
+    everyone(|world| {
+        let tree = world.path("odd");
+        world::busybox(&tree);
+        let script = |name: &str, text: &[u8]| {
+            let path = tree.join("bin").join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        script("dos", b"#!/bin/sh\r\necho hi\r\n");
+        script("python", b"#!/usr/bin/python9\n");
+        script("empty", b"");
+        script("text", b"hello\n");
+        let mut arm = fs::read("/bin/busybox").unwrap();
+        arm[18..20].copy_from_slice(&183u16.to_le_bytes());
+        script("arm", &arm);
+        world.image("odd-image", &tree, |_| {});
+        let source = format!("oci:{}", world.path("odd-image").display());
+        for (program, code, said) in [
+            ("dos", 127, "carriage return"),
+            ("python", 127, "'/usr/bin/python9'"),
+            ("empty", 126, "is empty"),
+            ("text", 126, "neither a binary nor a script"),
+            ("arm", 126, "aarch64"),
+        ] {
+            world.isles(&["run", "--rm", &source, program]).fails(code, &[said]);
+        }
+    });
+}
+
+#[test]
+fn input_output_and_its_end() {
+    everyone(|world| {
+        let big: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
+        assert_eq!(world.run_with_input(&["-i", "--", "wc", "-c"], &big).fine(), "1000000\n");
+        assert_eq!(world.run_with_input(&["wc", "-c"], b"not asked for").fine(), "0\n");
+        let said = world.run(&["sh", "-c", "echo out; echo err >&2"]);
+        assert_eq!((said.out.as_str(), said.err.lines().last()), ("out\n", Some("err")));
+        let out = world.run(&["sh", "-c", "head -c 3000000 /dev/zero"]).fine();
+        assert_eq!(out.len(), 3_000_000);
+    });
+}
+
+#[test]
+fn the_environment_in_dockers_order() {
+    everyone(|world| {
+        let tree = world.path("env");
+        world::busybox(&tree);
+        world.image("env-image", &tree, |config| {
+            let c = &mut config.config;
+            c.env = vec!["A=image".into(), "B=image".into(), "PATH=/bin".into()];
+            c.entrypoint = Some(vec!["env".into()]);
+            c.working_dir = "/etc".into();
+            c.user = "www".into();
+        });
+        let source = format!("oci:{}", world.path("env-image").display());
+        let file = world.path("file.env");
+        fs::write(&file, "# note\nB=file\nC=file\n").unwrap();
+        let mut command = world.command(["run", "--rm", "--env-file"]);
+        command.arg(&file).args(["-e", "C=option", "-e", "CALLER", "-e", "NOT_THERE"]).arg(&source);
+        let said = world::Said::of(command.env("CALLER", "x").output().unwrap()).fine();
+        for line in ["A=image", "B=file", "C=option", "CALLER=x", "PATH=/bin", "HOME=/var/www", "PWD=/etc"] {
+            if line != "PWD=/etc" {
+                assert!(said.lines().any(|l| l == line), "{line} is missing in {said}");
+            }
+        }
+        assert!(!said.contains("NOT_THERE"));
+        let words = ["run", "--rm", "--entrypoint", "sh", &source, "-c", "pwd; id -u; id -g"];
+        assert_eq!(world.isles(&words).fine(), "/etc\n33\n33\n");
+        let words = ["run", "--rm", "--entrypoint", "", &source];
+        world.isles(&words).fails(125, &["no command"]);
+    });
+}
+
+#[test]
+fn mounts_show_what_they_should() {
+    everyone(|world| {
+        let data = world.path("home/data");
+        fs::create_dir_all(data.join("sub")).unwrap();
+        fs::write(data.join("file"), "seen\n").unwrap();
+        world.give("home/data");
+        let spec = |end: &str| format!("{}:{end}", data.display());
+        let bind = |words: &[&str]| world.run(words);
+        assert_eq!(
+            bind(&["-v", &spec("/d"), "--", "sh", "-c", "cat /d/file; echo new > /d/new"]).fine(),
+            "seen\n"
+        );
+        assert_eq!(fs::read_to_string(data.join("new")).unwrap(), "new\n");
+        if world.ordinary {
+            use std::os::unix::fs::MetadataExt;
+            assert_eq!(fs::metadata(data.join("new")).unwrap().uid(), world::NOBODY, "it is the caller's");
+        }
+        bind(&["-v", &spec("/d:ro"), "--", "touch", "/d/x"]).fails(1, &["Read-only"]);
+        // A source that is missing is made for -v.
+        let made = world.path("home/made");
+        bind(&["-v", &format!("{}:/m", made.display()), "--", "touch", "/m/x"]).fine();
+        assert!(made.join("x").exists());
+        // A link in the image leads nowhere outside.
+        let tree = world.path("links");
+        world::busybox(&tree);
+        symlink("/../../../../etc", tree.join("escape")).unwrap();
+        world.image("links-image", &tree, |_| {});
+        let source = format!("oci:{}", world.path("links-image").display());
+        let words = ["run", "--rm", "-v", &spec("/escape/data"), &source, "cat", "/etc/data/file"];
+        assert_eq!(world.isles(&words).fine(), "seen\n");
+        let out = bind(&[
+            "--tmpfs",
+            "/t:size=1m,mode=700",
+            "--",
+            "sh",
+            "-c",
+            "stat -c %a /t; dd if=/dev/zero of=/t/x bs=1M count=2 2>&1 | grep -o 'No space'",
+        ]);
+        assert_eq!(out.out, "700\nNo space\n", "{out:?}");
+        let out = bind(&["--shm-size", "1m", "--", "sh", "-c", "grep /dev/shm /proc/mounts"]).fine();
+        assert!(out.contains("size=1024k"), "{out}");
+        bind(&["--read-only", "--", "touch", "/x"]).fails(1, &["Read-only"]);
+        bind(&["--read-only", "--tmpfs", "/t", "--", "touch", "/t/x"]).fine();
+        let out = bind(&[
+            "--device",
+            "/dev/null:/dev/other",
+            "--",
+            "sh",
+            "-c",
+            "echo x > /dev/other; stat -c %t:%T /dev/other",
+        ]);
+        assert_eq!(out.out, "1:3\n", "{out:?}");
+    });
+}
+
+#[test]
+fn privileges_are_dockers_defaults() {
+    everyone(|world| {
+        let script = "grep -E 'CapBnd|CapAmb|CapInh|NoNewPrivs|Seccomp:' /proc/self/status";
+        let out = world.run(&["sh", "-c", script]).fine();
+        let nnp = if world.ordinary || !World::is_root() { 1 } else { 0 };
+        for line in [
+            "CapBnd:\t00000000a80425fb",
+            "CapAmb:\t0000000000000000",
+            "CapInh:\t0000000000000000",
+            "Seccomp:\t2",
+            &format!("NoNewPrivs:\t{nnp}"),
+        ] {
+            assert!(out.lines().any(|l| l == line), "{line} is missing in {out}");
+        }
+        let out = world.run(&["--cap-drop", "ALL", "--cap-add", "chown", "--", "sh", "-c", script]).fine();
+        assert!(out.contains("CapBnd:\t0000000000000001"), "{out}");
+        let out = world.run(&["--security-opt", "no-new-privileges", "--", "sh", "-c", script]).fine();
+        assert!(out.contains("NoNewPrivs:\t1"), "{out}");
+        // A kernel parameter, a masked file, and a new mount are out of reach.
+        let script = "echo 1 > /proc/sys/kernel/panic; cat /proc/kcore | wc -c; mount -t tmpfs x /tmp; true";
+        let said = world.run(&["sh", "-c", script]);
+        assert_eq!(said.out, "0\n", "{said:?}");
+        assert!(said.err.contains("Read-only") && said.err.contains("mount:"), "{said:?}");
+        if !world.ordinary {
+            return;
+        }
+        // With one ID owners can be changed in name only, and nothing fails for it.
+        world.run(&["sh", "-c", "touch /x && chown 5:6 /x && mknod /y c 1 3"]).fine();
+    });
+}
+
+#[test]
+fn devices_are_out_of_reach_for_root_too() {
+    if !World::is_root() {
+        println!("skip: not root");
+        return;
+    }
+    let Some(world) = World::new(false) else { return };
+    // The disk of the host, whatever it is: the node can be made, but not opened.
+    let script = "mknod /disk b $0 $1 && dd if=/disk of=/dev/null bs=1 count=1";
+    let parts = fs::read_to_string("/proc/partitions").unwrap();
+    let Some(line) = parts.lines().skip(2).find(|l| !l.trim().is_empty()) else {
+        println!("skip: this machine has no disk");
+        return;
+    };
+    let numbers: Vec<&str> = line.split_whitespace().take(2).collect();
+    let name = line.split_whitespace().last().unwrap();
+    world.run(&["sh", "-c", script, numbers[0], numbers[1]]).fails(1, &["not permitted"]);
+    let device = fs::read_dir("/dev").unwrap().map(|e| e.unwrap().path()).find(|p| p.ends_with(name));
+    match device.map(fs::File::open) {
+        Some(Ok(_)) => {
+            let words = ["--privileged", "--", "sh", "-c", script, numbers[0], numbers[1]];
+            world.run(&words).fine();
+        }
+        _ => println!("skip: the disk cannot be opened outside of a container either"),
+    }
+}
+
+#[test]
+fn limits_work_or_are_refused_by_name() {
+    everyone(|world| {
+        let out = world.run(&["--ulimit", "nofile=64:128", "--", "sh", "-c", "ulimit -n; ulimit -Hn"]).fine();
+        assert_eq!(out, "64\n128\n");
+        let said = world.run(&[
+            "--pids-limit",
+            "4",
+            "--",
+            "sh",
+            "-c",
+            "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait",
+        ]);
+        if world.ordinary || !World::is_root() {
+            if said.code == 125 {
+                assert!(said.err.contains("pids"), "{said:?}");
+                let words = ["--pids-limit", "4", "--best-effort", "--", "true"];
+                let said = world.run(&words);
+                assert!(said.code == 0 && said.err.contains("warning:"), "{said:?}");
+            }
+            return;
+        }
+        assert!(said.err.contains("fork"), "{said:?}");
+        let eat = "dd if=/dev/zero of=/dev/null bs=100M count=1";
+        let said = world.run(&["--memory", "16m", "--memory-swap", "16m", "--", "sh", "-c", eat]);
+        assert!(said.code != 0, "{said:?}");
+        let said = world.run(&[
+            "--memory",
+            "16m",
+            "--memory-swap",
+            "16m",
+            "--",
+            "dd",
+            "if=/dev/zero",
+            "of=/dev/null",
+            "bs=100M",
+            "count=1",
+        ]);
+        assert_eq!(said.code, 137, "{said:?}");
+        assert!(said.err.contains("more memory than its limit"), "{said:?}");
+        world.run(&["--cpuset-cpus", "4000", "--", "true"]).fails(125, &["4000"]);
+        world.run(&["--cpus", "0.5", "--", "true"]).fine();
+    });
+}
+
+#[test]
+fn containers_stay_until_they_are_removed() {
+    everyone(|world| {
+        let source = world.source();
+        let cidfile = world.path("home/cid");
+        let cid = cidfile.display().to_string();
+        let words =
+            ["run", "--name", "one", "--label", "a=b", "--cidfile", &cid, &source, "sh", "-c", "exit 3"];
+        world.isles(&words).fails(3, &[]);
+        let id = fs::read_to_string(&cidfile).unwrap();
+        assert_eq!(id.len(), 64);
+        world.isles(&words).fails(125, &["home/cid"]);
+        fs::remove_file(&cidfile).unwrap();
+        world.isles(&words).fails(125, &["already in use by container", &id[..12]]);
+        assert!(!cidfile.exists(), "there is no container that it could name");
+        assert_eq!(world.isles(&["ps", "-q"]).fine(), "");
+        let line = world.isles(&["ps", "-a", "--format", "{{.ID}} {{.Names}} {{.State}} {{.Labels}}"]).fine();
+        assert_eq!(line, format!("{} one exited a=b\n", &id[..12]));
+        let filtered = world.isles(&["ps", "-aq", "--filter", "exited=3", "--filter", "label=a"]).fine();
+        assert_eq!(filtered.trim(), &id[..12]);
+        assert_eq!(world.isles(&["ps", "-aq", "--filter", "status=running"]).fine(), "");
+        world.isles(&["ps", "--filter", "color=red"]).fails(1, &["color"]);
+        world.isles(&["rm", "nosuch"]).fails(1, &["no such container: nosuch"]);
+        assert_eq!(world.isles(&["rm", &id[..8]]).fine().trim(), &id[..8]);
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
+    });
+}
+
+#[test]
+fn signals_reach_the_container() {
+    everyone(|world| {
+        let script = "trap 'echo got; exit 9' TERM; echo ready; while true; do sleep 0.1; done";
+        let (mut run, line) = Running::start(&mut world.run_command(&["sh", "-c", script]));
+        assert_eq!(line, "ready\n");
+        run.signal(Signal::TERM);
+        assert_eq!((run.rest().as_str(), run.code()), ("got\n", Some(9)));
+        // Process 1 does not listen; three requests are enough.
+        let script = "echo ready; exec sleep 1000";
+        let (mut run, _) = Running::start(&mut world.run_command(&["sh", "-c", script]));
+        // Each on its own: signals that are waiting are counted once.
+        while run.0.try_wait().unwrap().is_none() {
+            run.signal(Signal::INT);
+            std::thread::yield_now();
+        }
+        assert_eq!(run.code(), Some(137));
+    });
+}
+
+#[test]
+fn nothing_outlives_a_killed_run() {
+    everyone(|world| {
+        let source = world.source();
+        let mut command = world.command(["run", "--rm", "--name", "gone", &source]);
+        let script = "touch /written; echo ready; exec sleep 1000";
+        let (mut run, line) = Running::start(command.args(["sh", "-c", script]));
+        assert_eq!(line, "ready\n");
+        assert_eq!(world.isles(&["ps", "--format", "{{.Names}} {{.State}}"]).fine(), "gone running\n");
+        world.isles(&["rm", "gone"]).fails(1, &["it is running"]);
+        run.0.kill().unwrap();
+        // The pipe closes when the last process of the container is gone.
+        assert_eq!(run.rest(), "");
+        run.0.wait().unwrap();
+        // The name is free again, and the next command collects what is left.
+        world.isles(&["run", "--rm", "--name", "gone", &source, "true"]).fine();
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
+        let left: Vec<_> = fs::read_dir(world.path("state/containers"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".names")
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(fs::read_dir(world.path("state/tmp")).map_or(0, Iterator::count), 0);
+    });
+}
+
+#[test]
+fn a_running_container_can_be_removed_by_force() {
+    everyone(|world| {
+        for remove in [true, false] {
+            let source = world.source();
+            let mut words = vec!["run", "--name", "busy"];
+            words.extend(remove.then_some("--rm"));
+            words.extend([source.as_str(), "sh", "-c", "echo ready; exec sleep 1000"]);
+            let (mut run, _) = Running::start(&mut world.command(&words));
+            world.isles(&["rm", "-f", "busy"]).fine();
+            assert_eq!(run.code(), Some(137));
+            assert_eq!(world.isles(&["ps", "-aq"]).fine(), "", "remove: {remove}");
+        }
+    });
+}
+
+#[test]
+fn namespaces_can_be_shared() {
+    everyone(|world| {
+        let source = world.source();
+        let words =
+            ["run", "--rm", "--name", "first", "-h", "isle", "--network", "none", &source, "sh", "-c"];
+        let mut command = world.command(words);
+        let (mut first, _) = Running::start(command.arg("echo ready; exec sleep 1000"));
+        let shared = ["--pid", "container:first", "--network", "container:first", "--", "sh", "-c"];
+        let script = "ps | grep -c '[s]leep 1000'; ls /sys/class/net; test $$ != 1 && echo other";
+        let out = world.run(&[&shared[..], &[script]].concat()).fine();
+        assert_eq!(out, "1\nlo\nother\n");
+        world.isles(&["rm", "-f", "first"]).fine();
+        first.code();
+        let here = fs::read_link("/proc/self/ns/uts").unwrap();
+        let words = ["--uts", "host", "--", "sh", "-c", "ls -l /proc/self/ns/uts"];
+        assert!(world.run(&words).fine().contains(here.to_str().unwrap()));
+        let words = ["--network", "none", "--", "sh", "-c", "ls /sys/class/net; cat /etc/resolv.conf"];
+        let said = world.run(&words);
+        assert_eq!(said.out, "lo\n", "{said:?}");
+    });
+}
+
+#[test]
+fn here_is_as_oneself() {
+    everyone(|world| {
+        let project = world.path("home/project");
+        fs::create_dir(&project).unwrap();
+        world.give("home/project");
+        let source = world.source();
+        let mut command = world.command(["run", "--here", &source, "sh", "-c"]);
+        command.arg("id -u; pwd; echo $HOME; echo $MINE; touch made; cat ../note");
+        fs::write(world.path("home/note"), "note\n").unwrap();
+        command.current_dir(&project).env("MINE", "yes");
+        let out = world::Said::of(command.output().unwrap()).fine();
+        // SAFETY: geteuid(2) has no preconditions and cannot fail.
+        let uid = if world.ordinary { world::NOBODY } else { rustix::process::geteuid().as_raw() };
+        let home = world.path("home");
+        assert_eq!(out, format!("{uid}\n{}\n{}\nyes\nnote\n", project.display(), home.display()));
+        assert!(project.join("made").exists());
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "", "--here implies --rm");
+    });
+}
+
+#[test]
+fn a_folder_is_changed_in_place() {
+    everyone(|world| {
+        let tree = world.path("home/tree");
+        world::busybox(&tree);
+        if world.ordinary {
+            let given = std::process::Command::new("chown").args(["-R", "4242:4242"]).arg(&tree).status();
+            assert!(given.unwrap().success());
+        }
+        let root = tree.display().to_string();
+        world.isles(&["run", "--rm", "--rootfs", &root, "sh", "-c", "echo x > /written"]).fine();
+        assert_eq!(fs::read_to_string(tree.join("written")).unwrap(), "x\n");
+    });
+}
+
+/// A terminal pair: the master and the path of the other side.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (master, slave.into())
+}
+
+#[test]
+fn a_terminal_of_its_own_follows_the_callers() {
+    everyone(|world| {
+        let (master, slave) = terminal();
+        let size = |rows, columns| rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&master, size(33, 99)).unwrap();
+        let script = "stty size; until stty size | grep -q '44 55'; do sleep 0.05; done; echo resized; \
+                      read line; echo got $line; test -t 0 && test -t 2 && tty=yes; echo tty $tty; \
+                      while read line; do echo got $line; done; echo end; exit 4";
+        let mut command = world.run_command(&["-it", "--", "sh", "-c", script]);
+        let copy = || Stdio::from(slave.try_clone().unwrap());
+        let mut run = Running(command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap());
+        let mut text = String::new();
+        let mut file = fs::File::from(master.try_clone().unwrap());
+        let mut until = |word: &str| -> () {
+            let mut buffer = [0; 1024];
+            while !text.contains(word) {
+                let n = file.read(&mut buffer).unwrap();
+                text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+            let at = text.find(word).unwrap() + word.len();
+            text.drain(..at);
+        };
+        until("33 99");
+        rustix::termios::tcsetwinsize(&master, size(44, 55)).unwrap();
+        // Where it is not the controlling terminal, the kernel tells nobody.
+        run.signal(Signal::WINCH);
+        until("resized");
+        let mut input = fs::File::from(master.try_clone().unwrap());
+        input.write_all(b"hello\r").unwrap();
+        until("got hello");
+        until("tty yes");
+        input.write_all(b"again\r").unwrap();
+        until("got again");
+        input.write_all(b"\x04").unwrap();
+        until("end");
+        assert_eq!(run.code(), Some(4));
+        // The caller's terminal is as it was.
+        let modes = rustix::termios::tcgetattr(&slave).unwrap().local_modes;
+        assert!(modes.contains(rustix::termios::LocalModes::ICANON | rustix::termios::LocalModes::ECHO));
+        // Without a terminal there is none to follow.
+        world.run(&["-it", "--", "true"]).fails(125, &["not a terminal"]);
+        let out = world.run(&["-t", "--", "stty", "size"]).fine();
+        assert_eq!(out, "24 80\r\n");
+    });
+}
+
+#[test]
+fn many_runs_at_once_and_none_hangs() {
+    everyone(|world| {
+        world.run(&["true"]).fine();
+        let codes: Vec<i32> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|n| {
+                    scope.spawn(move || {
+                        (0..12)
+                            .map(|_| world.run(&["sh", "-c", &format!("exit {n}")]).code)
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        });
+        for (at, code) in codes.iter().enumerate() {
+            assert_eq!(*code, at as i32 / 12);
+        }
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
+    });
+}

@@ -1,0 +1,248 @@
+//! A place to run the program in: a state directory of its own, and an image of one static busybox.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use isles_spec::image::ImageConfig;
+use isles_spec::{Platform, Reference};
+use isles_store::{CommitOptions, Ownership, Store};
+
+/// An ordinary user without any subordinate IDs.
+pub const NOBODY: u32 = 4242;
+
+pub const APPLETS: [&str; 29] = [
+    "sh", "true", "false", "echo", "cat", "ls", "id", "mount", "hostname", "grep", "test", "stat", "kill",
+    "sleep", "touch", "chown", "env", "pwd", "wc", "dd", "stty", "ps", "mkdir", "rm", "head", "tail", "seq",
+    "mknod", "sort",
+];
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    pub fn of(output: Output) -> Said {
+        use std::os::unix::process::ExitStatusExt;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap_or(0));
+        Said { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Standard output of a command that had to succeed.
+    #[track_caller]
+    pub fn fine(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out
+    }
+
+    /// A command that had to fail with this code, and says these words.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        for word in words {
+            assert!(self.err.contains(word), "'{word}' is missing in {self:?}");
+        }
+    }
+}
+
+/// A run in the background, which ends with the test.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts it and waits for the first line of its output.
+    pub fn start(command: &mut Command) -> (Running, String) {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (Running(child), line)
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.0.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub fn code(&mut self) -> Option<i32> {
+        self.0.wait().unwrap().code()
+    }
+
+    /// What was not read yet, up to the end.
+    pub fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub struct World {
+    dir: tempfile::TempDir,
+    /// Whether the program runs as somebody other than the tests' root.
+    pub ordinary: bool,
+    program: PathBuf,
+}
+
+/// Runs a test as root, where this is root, and as an ordinary user.
+pub fn everyone(test: impl Fn(&World)) {
+    if World::is_root() {
+        if let Some(world) = World::new(false) {
+            test(&world);
+        }
+    } else {
+        println!("skip: not root, so only as an ordinary user");
+    }
+    if let Some(world) = World::new(true) {
+        test(&world);
+    }
+}
+
+impl World {
+    pub fn is_root() -> bool {
+        isles_sandbox::identity::detect() == isles_sandbox::identity::Identity::Root
+    }
+
+    /// A world with the image `oci:IMAGE` in it; `None`, with a printed reason, where it cannot be made.
+    pub fn new(ordinary: bool) -> Option<World> {
+        if !Path::new("/bin/busybox").exists() {
+            println!("skip: /bin/busybox is not installed (package busybox-static)");
+            return None;
+        }
+        let dir = tempfile::Builder::new().prefix("isles-world-").tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // The ordinary user may not be able to reach the folder that the program was built in.
+        let program = dir.path().join("isles");
+        let built = env!("CARGO_BIN_EXE_isles");
+        if fs::hard_link(built, &program).is_err() {
+            fs::copy(built, &program).unwrap();
+        }
+        let world = World { ordinary: ordinary && World::is_root(), dir, program };
+        let tree = world.path("tree");
+        busybox(&tree);
+        world.image("oci", &tree, |config| config.config.cmd = Some(vec!["sh".into()]));
+        for name in ["home", "state"] {
+            fs::create_dir(world.path(name)).unwrap();
+        }
+        world.give("home");
+        world.give("state");
+        Some(world)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The image, as a SOURCE.
+    pub fn source(&self) -> String {
+        format!("oci:{}:latest", self.path("oci").display())
+    }
+
+    /// Makes a folder belong to whoever runs the program.
+    pub fn give(&self, name: &str) {
+        if self.ordinary {
+            std::os::unix::fs::chown(self.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
+    /// Writes an OCI layout with one image of one tree.
+    pub fn image(&self, name: &str, tree: &Path, change: impl FnOnce(&mut ImageConfig)) {
+        let ownership = if World::is_root() { Ownership::Root } else { Ownership::Single };
+        let store = Store::open(self.path("maker"), ownership).unwrap();
+        let lease = store.lease().unwrap();
+        let layer = store.layer_from_tree(&lease, tree, &CommitOptions::default()).unwrap();
+        let mut config = ImageConfig::empty(&Platform::host());
+        config.rootfs.diff_ids.push(layer.diff_id.clone());
+        change(&mut config);
+        let reference = Reference::parse("test:latest").unwrap();
+        let image = store.assemble(&lease, &config, &[layer.blob], std::slice::from_ref(&reference)).unwrap();
+        let at = self.path(name);
+        store.export_oci_dir(&[(image, vec![reference])], &at, &isles_spec::Quiet).unwrap();
+        let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(&at).status().unwrap();
+        assert!(readable.success());
+    }
+
+    /// The program with nothing but a state directory, a home and a PATH.
+    pub fn command(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", self.path("home"))
+            .env("ISLES_ROOT", self.path("state"))
+            .current_dir(self.path("home"))
+            .stdin(Stdio::null());
+        if self.ordinary {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+
+    pub fn isles(&self, words: &[&str]) -> Said {
+        Said::of(self.command(words).output().unwrap())
+    }
+
+    /// `isles run --rm [options] IMAGE [command]`: what comes before `--` are options.
+    pub fn run(&self, words: &[&str]) -> Said {
+        Said::of(self.run_command(words).output().unwrap())
+    }
+
+    pub fn run_command(&self, words: &[&str]) -> Command {
+        let source = self.source();
+        let at = words.iter().position(|w| *w == "--");
+        let (options, command) = match at {
+            Some(at) => (&words[..at], &words[at + 1..]),
+            None => (&words[..0], words),
+        };
+        let words = ["run", "--rm"].iter().chain(options).copied().chain([source.as_str()]);
+        self.command(words.chain(command.iter().copied()))
+    }
+
+    /// The same with bytes on standard input.
+    pub fn run_with_input(&self, words: &[&str], input: &[u8]) -> Said {
+        let mut command = self.run_command(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A container that does not read it is no failure.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        Said::of(child.wait_with_output().unwrap())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // What was made in a user namespace may be unreadable for others, but not for its owner or root.
+        let _ = isles_store::remove_tree(&self.path("state"));
+    }
+}
+
+/// A root file system of one static busybox.
+pub fn busybox(tree: &Path) {
+    for name in ["bin", "etc", "tmp", "root"] {
+        fs::create_dir_all(tree.join(name)).unwrap();
+    }
+    let copied = Command::new("cp").arg("/bin/busybox").arg(tree.join("bin/busybox")).status().unwrap();
+    assert!(copied.success());
+    for applet in APPLETS {
+        symlink("busybox", tree.join("bin").join(applet)).unwrap();
+    }
+    fs::set_permissions(tree.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/var/www:/bin/sh\n")
+        .unwrap();
+    fs::write(tree.join("etc/group"), "root:x:0:\nwww:x:33:\nadm:x:4:www\n").unwrap();
+}
