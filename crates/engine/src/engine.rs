@@ -1,11 +1,12 @@
 //! The engine itself: a store, and what this process may do with IDs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use isles_sandbox::identity::{self, Identity};
 use isles_store::{Ownership, Store};
 
 use crate::error::Result;
+use crate::record::some_monitor;
 
 /// Runs containers out of one store. Cheap to clone and usable from any thread.
 #[derive(Debug, Clone)]
@@ -19,12 +20,10 @@ impl Engine {
     /// caller has subordinate IDs and the programs that map them, the process moves into a user namespace
     /// that has them ([`identity::enter_mapped`]), so it must have one thread still.
     pub fn open(root: impl Into<PathBuf>) -> Result<Engine> {
+        let root = root.into();
         let mut identity = identity::detect();
         // Without a range containers have one ID, which works as well; `isles doctor` says what keeps it away.
-        if identity == Identity::Single
-            && !rustix::process::geteuid().is_root()
-            && identity::enter_mapped().is_ok()
-        {
+        if identity == Identity::Single && !rustix::process::geteuid().is_root() && enter_range(&root)? {
             identity = Identity::Mapped;
         }
         let ownership = match identity {
@@ -44,4 +43,13 @@ impl Engine {
     pub fn identity(&self) -> Identity {
         self.identity
     }
+}
+
+/// Enters the user namespace of a container that runs already, so that its namespaces can be joined, or a new one.
+fn enter_range(root: &Path) -> Result<bool> {
+    if !identity::has_range() {
+        return Ok(false);
+    }
+    let living = some_monitor(&Store::open(root, Ownership::Mapped)?);
+    Ok(living.is_some_and(|pid| identity::enter_mapped_of(pid).is_ok()) || identity::enter_mapped().is_ok())
 }

@@ -156,8 +156,9 @@ pub fn caller(identity: Identity) -> User {
     let home = std::env::home_dir().filter(|h| h.is_absolute()).unwrap_or_else(|| "/".into());
     let (uid, gid) = match identity {
         Identity::Root => (0, 0),
-        Identity::Mapped => (outside("uid_map"), outside("gid_map")),
-        Identity::Single => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        // Root of a namespace that is the caller's own.
+        _ if rustix::process::geteuid().is_root() => (outside("uid_map"), outside("gid_map")),
+        _ => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
     };
     User { uid, gid, groups: Vec::new(), home, name: user_name() }
 }

@@ -1,7 +1,7 @@
 //! What is written down about a container, and what can be said of it from that: `config.json` and `state.json` in its
 //! folder, and the lock, which tells whether its monitor lives.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isles_spec::{Digest, Workload};
 use isles_store::Container;
@@ -39,6 +39,8 @@ pub struct State {
     /// When the process began, in clock ticks since boot, so that a later process of the same number is not taken
     /// for it (proc_pid_stat(5)).
     pub pid_start: Option<u64>,
+    /// The process that stays with it, and when that began.
+    pub monitor: Option<(i32, u64)>,
     /// Nanoseconds since 1970.
     pub started: Option<u64>,
     pub finished: Option<u64>,
@@ -100,6 +102,15 @@ pub fn process_start(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// The monitor of some container that runs now.
+pub(crate) fn some_monitor(store: &isles_store::Store) -> Option<i32> {
+    store.containers().ok()?.iter().find_map(|id| {
+        let text = store.container(id).ok()?.read(STATE).ok()??;
+        let (pid, start) = serde_json::from_slice::<State>(&text).ok()?.monitor?;
+        (process_start(pid) == Some(start)).then_some(pid)
+    })
+}
+
 impl Engine {
     /// All containers, newest first. One that vanishes meanwhile, or cannot be read, is left out.
     pub fn containers(&self) -> Result<Vec<Info>> {
@@ -134,11 +145,6 @@ impl Engine {
     pub fn remove(&self, name: &str, force: bool) -> Result<String> {
         let found = self.find(name)?;
         let id = found.record.id;
-        let gone = |e: &isles_store::Error| match e {
-            isles_store::Error::NoContainer { .. } => true,
-            isles_store::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-            _ => false,
-        };
         let mut container = match self.store.container(&id) {
             Err(e) if gone(&e) => return Ok(id),
             other => other?,
@@ -146,11 +152,8 @@ impl Engine {
         match container.try_lock() {
             Ok(true) => {}
             Ok(false) if force => {
-                kill(&found.state)?;
-                // Its monitor sees the end, writes it down or removes the container, and lets go of the lock.
-                match container.lock() {
-                    Err(e) if gone(&e) => return Ok(id),
-                    other => other?,
+                if !self.end(&mut container)? {
+                    return Ok(id);
                 }
             }
             Ok(false) => return Err(Error::Running { name: name.to_owned() }),
@@ -161,6 +164,26 @@ impl Engine {
         match container.remove() {
             Err(e) if gone(&e) => Ok(id),
             other => Ok(other.map(|()| id)?),
+        }
+    }
+
+    /// Kills a running container until its monitor lets go of the lock: it sees the end, and writes it down or removes the
+    /// container, in which case this is `false`. A program that is just being started has no number yet.
+    fn end(&self, container: &mut Container) -> Result<bool> {
+        const PAUSE: Duration = Duration::from_millis(5);
+        loop {
+            match info(container) {
+                Ok(Some(info)) => kill(&info.state)?,
+                Ok(None) => {}
+                Err(Error::Store(e)) if gone(&e) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+            match container.try_lock() {
+                Ok(true) => return Ok(true),
+                Ok(false) => std::thread::sleep(PAUSE),
+                Err(e) if gone(&e) => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
         }
     }
 
@@ -188,6 +211,15 @@ impl Engine {
     pub(crate) fn group_name(&self, id: &str) -> String {
         let store = isles_store::Store::cache_key([self.store.root().as_os_str().as_encoded_bytes()]);
         format!("isles-{}-{}", &store.hex()[..8], &id[..id.len().min(32)])
+    }
+}
+
+/// Whether an error says that the container vanished meanwhile.
+fn gone(error: &isles_store::Error) -> bool {
+    match error {
+        isles_store::Error::NoContainer { .. } => true,
+        isles_store::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

@@ -211,9 +211,11 @@ impl Engine {
             setup.stdio.stdin = Some(null()?);
         }
         let child = spawn(setup, view)?;
+        let own = std::process::id().cast_signed();
         let state = State {
             pid: Some(child.pid()),
             pid_start: process_start(child.pid()),
+            monitor: process_start(own).map(|start| (own, start)),
             started: Some(now()),
             ..State::default()
         };

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
 use rustix::process::Signal;
-use world::{Running, World, everyone};
+use world::{Running, Who, World, everyone};
 
 #[test]
 fn a_program_sees_its_own_world() {
@@ -149,10 +149,8 @@ fn mounts_show_what_they_should() {
             "seen\n"
         );
         assert_eq!(fs::read_to_string(data.join("new")).unwrap(), "new\n");
-        if world.ordinary {
-            use std::os::unix::fs::MetadataExt;
-            assert_eq!(fs::metadata(data.join("new")).unwrap().uid(), world::NOBODY, "it is the caller's");
-        }
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(data.join("new")).unwrap());
+        assert_eq!(owner, world.uid(), "it is the caller's");
         bind(&["-v", &spec("/d:ro"), "--", "touch", "/d/x"]).fails(1, &["Read-only"]);
         // A source that is missing is made for -v.
         let made = world.path("home/made");
@@ -196,7 +194,7 @@ fn privileges_are_dockers_defaults() {
     everyone(|world| {
         let script = "grep -E 'CapBnd|CapAmb|CapInh|NoNewPrivs|Seccomp:' /proc/self/status";
         let out = world.run(&["sh", "-c", script]).fine();
-        let nnp = if world.ordinary || !World::is_root() { 1 } else { 0 };
+        let nnp = u8::from(world.who == Who::Ordinary);
         for line in [
             "CapBnd:\t00000000a80425fb",
             "CapAmb:\t0000000000000000",
@@ -215,7 +213,8 @@ fn privileges_are_dockers_defaults() {
         let said = world.run(&["sh", "-c", script]);
         assert_eq!(said.out, "0\n", "{said:?}");
         assert!(said.err.contains("Read-only") && said.err.contains("mount:"), "{said:?}");
-        if !world.ordinary {
+        if world.who != Who::Ordinary {
+            world.run(&["sh", "-c", "touch /x && chown 5:6 /x && test $(stat -c %u:%g /x) = 5:6"]).fine();
             return;
         }
         // With one ID owners can be changed in name only, and nothing fails for it.
@@ -229,7 +228,7 @@ fn devices_are_out_of_reach_for_root_too() {
         println!("skip: not root");
         return;
     }
-    let Some(world) = World::new(false) else { return };
+    let Some(world) = World::new(Who::Root) else { return };
     // The disk of the host, whatever it is: the node can be made, but not opened.
     let script = "mknod /disk b $0 $1 && dd if=/disk of=/dev/null bs=1 count=1";
     let parts = fs::read_to_string("/proc/partitions").unwrap();
@@ -263,7 +262,7 @@ fn limits_work_or_are_refused_by_name() {
             "-c",
             "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait",
         ]);
-        if world.ordinary || !World::is_root() {
+        if world.who != Who::Root {
             if said.code == 125 {
                 assert!(said.err.contains("pids"), "{said:?}");
                 let words = ["--pids-limit", "4", "--best-effort", "--", "true"];
@@ -421,8 +420,7 @@ fn here_is_as_oneself() {
         fs::write(world.path("home/note"), "note\n").unwrap();
         command.current_dir(&project).env("MINE", "yes");
         let out = world::Said::of(command.output().unwrap()).fine();
-        // SAFETY: geteuid(2) has no preconditions and cannot fail.
-        let uid = if world.ordinary { world::NOBODY } else { rustix::process::geteuid().as_raw() };
+        let uid = world.uid();
         let home = world.path("home");
         assert_eq!(out, format!("{uid}\n{}\n{}\nyes\nnote\n", project.display(), home.display()));
         assert!(project.join("made").exists());
@@ -435,10 +433,7 @@ fn a_folder_is_changed_in_place() {
     everyone(|world| {
         let tree = world.path("home/tree");
         world::busybox(&tree);
-        if world.ordinary {
-            let given = std::process::Command::new("chown").args(["-R", "4242:4242"]).arg(&tree).status();
-            assert!(given.unwrap().success());
-        }
+        world.give("home/tree");
         let root = tree.display().to_string();
         world.isles(&["run", "--rm", "--rootfs", &root, "sh", "-c", "echo x > /written"]).fine();
         assert_eq!(fs::read_to_string(tree.join("written")).unwrap(), "x\n");

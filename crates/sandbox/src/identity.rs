@@ -98,6 +98,20 @@ pub fn ranged_map(own: u32, range: Subordinate) -> Vec<IdMapping> {
     ]
 }
 
+/// Whether [`enter_mapped`] has a range to map and the programs that map it.
+pub fn has_range() -> bool {
+    // SAFETY: geteuid(2) has no preconditions and cannot fail.
+    ranges(unsafe { libc::geteuid() }).is_some()
+}
+
+/// What /etc/subuid and /etc/subgid give to a user, where there are programs that map it.
+fn ranges(uid: u32) -> Option<(Subordinate, Subordinate)> {
+    let name = user_name(uid);
+    let uids = subordinate(Path::new("/etc/subuid"), name.as_deref(), uid)?;
+    let gids = subordinate(Path::new("/etc/subgid"), name.as_deref(), uid)?;
+    ["newuidmap", "newgidmap"].iter().all(|program| find(program).is_some()).then_some((uids, gids))
+}
+
 /// Moves this process into a user and mount namespace in which it is root and owns the range that
 /// /etc/subuid and /etc/subgid give it. The process must have one thread. `newuidmap` and `newgidmap` run
 /// once, from a helper that stays outside.
@@ -108,14 +122,7 @@ pub fn ranged_map(own: u32, range: Subordinate) -> Vec<IdMapping> {
 pub fn enter_mapped() -> Result<(), EnterError> {
     // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    let name = user_name(uid);
-    let uids = subordinate(Path::new("/etc/subuid"), name.as_deref(), uid).ok_or(EnterError::NoRange)?;
-    let gids = subordinate(Path::new("/etc/subgid"), name.as_deref(), uid).ok_or(EnterError::NoRange)?;
-    for program in ["newuidmap", "newgidmap"] {
-        if find(program).is_none() {
-            return Err(EnterError::NoRange);
-        }
-    }
+    let (uids, gids) = ranges(uid).ok_or(EnterError::NoRange)?;
     let os = |Errno(e): Errno| EnterError::Unshare(io::Error::from_raw_os_error(e));
     let (ready_read, ready_write) = sys::pipe().map_err(os)?;
     let (done_read, done_write) = sys::pipe().map_err(os)?;
@@ -162,6 +169,21 @@ pub fn enter_mapped() -> Result<(), EnterError> {
         map_own_id(uid, gid).map_err(EnterError::Unshare)?;
         return Err(EnterError::Helper { program, message });
     }
+    p::set_gid(0).map_err(os)?;
+    p::set_uid(0).map_err(os)?;
+    p::set_groups(&[]).map_err(os)?;
+    crate::sys::mount::propagation_of_all(libc::MS_SLAVE).map_err(os)
+}
+
+/// Moves this process into the user namespace that `pid`, a process of the same user, got from [`enter_mapped`], and into
+/// a mount namespace of its own there. What both start can then see and join each other. The process must have one
+/// thread.
+pub fn enter_mapped_of(pid: i32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let os = |Errno(e): Errno| io::Error::from_raw_os_error(e);
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/user"))?;
+    p::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER).map_err(os)?;
+    p::unshare(libc::CLONE_NEWNS).map_err(os)?;
     p::set_gid(0).map_err(os)?;
     p::set_uid(0).map_err(os)?;
     p::set_groups(&[]).map_err(os)?;

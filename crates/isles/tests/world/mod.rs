@@ -13,8 +13,22 @@ use isles_spec::image::ImageConfig;
 use isles_spec::{Platform, Reference};
 use isles_store::{CommitOptions, Ownership, Store};
 
-/// An ordinary user without any subordinate IDs.
-pub const NOBODY: u32 = 4242;
+/// Who runs the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Root,
+    /// A user without any subordinate IDs.
+    Ordinary,
+    /// A user with a range of subordinate IDs, in a mount namespace where /etc tells of them.
+    Ranged,
+}
+
+const ORDINARY: u32 = 4242;
+const RANGED: u32 = 4244;
+
+/// Becomes the user with the range: its files of /etc are in the folder `$0`.
+const AS_RANGED: &str = "for f in passwd subuid subgid; do mount --bind $0/$f /etc/$f || exit 99; done; \
+                         exec setpriv --reuid 4244 --regid 4244 --clear-groups \"$@\"";
 
 pub const APPLETS: [&str; 29] = [
     "sh", "true", "false", "echo", "cat", "ls", "id", "mount", "hostname", "grep", "test", "stat", "kill",
@@ -93,22 +107,24 @@ impl Drop for Running {
 
 pub struct World {
     dir: tempfile::TempDir,
-    /// Whether the program runs as somebody other than the tests' root.
-    pub ordinary: bool,
+    pub who: Who,
     program: PathBuf,
 }
 
-/// Runs a test as root, where this is root, and as an ordinary user.
+/// Runs a test as root, where this is root, as an ordinary user, and as one with subordinate IDs.
 pub fn everyone(test: impl Fn(&World)) {
-    if World::is_root() {
-        if let Some(world) = World::new(false) {
-            test(&world);
-        }
-    } else {
-        println!("skip: not root, so only as an ordinary user");
+    if !World::is_root() {
+        println!("skip: not root, so only as the user who runs the tests");
+        World::new(Who::Ordinary).iter().for_each(test);
+        return;
     }
-    if let Some(world) = World::new(true) {
-        test(&world);
+    for who in [Who::Root, Who::Ordinary, Who::Ranged] {
+        if who == Who::Ranged && !Path::new("/usr/bin/newuidmap").exists() {
+            println!("skip: newuidmap is not installed (package uidmap)");
+            continue;
+        }
+        println!("as {who:?}");
+        World::new(who).iter().for_each(&test);
     }
 }
 
@@ -118,7 +134,7 @@ impl World {
     }
 
     /// A world with the image `oci:IMAGE` in it; `None`, with a printed reason, where it cannot be made.
-    pub fn new(ordinary: bool) -> Option<World> {
+    pub fn new(who: Who) -> Option<World> {
         if !Path::new("/bin/busybox").exists() {
             println!("skip: /bin/busybox is not installed (package busybox-static)");
             return None;
@@ -131,7 +147,10 @@ impl World {
         if fs::hard_link(built, &program).is_err() {
             fs::copy(built, &program).unwrap();
         }
-        let world = World { ordinary: ordinary && World::is_root(), dir, program };
+        let world = World { who, dir, program };
+        if who == Who::Ranged {
+            world.tell_of_range();
+        }
         let tree = world.path("tree");
         busybox(&tree);
         world.image("oci", &tree, |config| config.config.cmd = Some(vec!["sh".into()]));
@@ -152,11 +171,28 @@ impl World {
         format!("oci:{}:latest", self.path("oci").display())
     }
 
-    /// Makes a folder belong to whoever runs the program.
-    pub fn give(&self, name: &str) {
-        if self.ordinary {
-            std::os::unix::fs::chown(self.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    /// The user ID of whoever runs the program.
+    pub fn uid(&self) -> u32 {
+        match self.who {
+            Who::Ordinary if World::is_root() => ORDINARY,
+            Who::Ranged => RANGED,
+            _ => rustix::process::geteuid().as_raw(),
         }
+    }
+
+    /// Makes a folder, with all in it, belong to whoever runs the program.
+    pub fn give(&self, name: &str) {
+        let owner = format!("{0}:{0}", self.uid());
+        let given = Command::new("chown").args(["-R", &owner]).arg(self.path(name)).status().unwrap();
+        assert!(given.success() || !World::is_root());
+    }
+
+    fn tell_of_range(&self) {
+        let write = |name: &str, text: &str| fs::write(self.path(name), text).unwrap();
+        let known = fs::read_to_string("/etc/passwd").unwrap();
+        write("passwd", &format!("{known}ranged:x:{RANGED}:{RANGED}::/:/bin/sh\n"));
+        write("subuid", "ranged:200000:65536\n");
+        write("subgid", "ranged:200000:65536\n");
     }
 
     /// Writes an OCI layout with one image of one tree.
@@ -178,7 +214,13 @@ impl World {
 
     /// The program with nothing but a state directory, a home and a PATH.
     pub fn command(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = if self.who == Who::Ranged {
+            let mut command = Command::new("unshare");
+            command.args(["-m", "sh", "-c", AS_RANGED]).arg(self.dir.path()).arg(&self.program);
+            command
+        } else {
+            Command::new(&self.program)
+        };
         command
             .args(words)
             .env_clear()
@@ -187,8 +229,8 @@ impl World {
             .env("ISLES_ROOT", self.path("state"))
             .current_dir(self.path("home"))
             .stdin(Stdio::null());
-        if self.ordinary {
-            command.uid(NOBODY).gid(NOBODY);
+        if self.who == Who::Ordinary && World::is_root() {
+            command.uid(ORDINARY).gid(ORDINARY);
         }
         command
     }
