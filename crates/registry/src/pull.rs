@@ -92,7 +92,7 @@ impl Client {
     ) -> Result<Option<(Image, Digest)>> {
         let Some(here) = store.lookup(reference)? else { return Ok(None) };
         let image = match store.resolve(&reference.to_string(), Some(platform)) {
-            Ok(image) if image.config.rootfs.diff_ids.iter().all(|d| store.has_layer(d)) => image,
+            Ok(image) if store.is_whole(&image) => image,
             _ => return Ok(None),
         };
         // Content with a digest is what it is; the registry need not be asked.

@@ -136,6 +136,7 @@ impl Store {
                     entries: unpacked.entries,
                     blobs: vec![layer.blob.clone()],
                     opaque: unpacked.opaque,
+                    moved: false,
                     skipped: unpacked.skipped,
                 };
                 self.place_layer(&work, &info)?;
@@ -219,6 +220,7 @@ impl Store {
             entries: unpacked.entries,
             blobs: vec![layer.blob.clone()],
             opaque: unpacked.opaque,
+            moved: false,
             skipped: unpacked.skipped,
         };
         self.place_layer(work, &info)
@@ -249,6 +251,7 @@ fn info(layer: &CommittedLayer, packed: &Packed) -> LayerInfo {
         entries: packed.entries,
         blobs: vec![layer.blob.clone()],
         opaque: packed.opaque,
+        moved: true,
         skipped: Vec::new(),
     }
 }

@@ -86,6 +86,9 @@ struct Roots<'a> {
     evicted: Option<&'a HashSet<PathBuf>>,
 }
 
+/// Blobs, and layers with their folders.
+type Garbage = (Vec<Digest>, Vec<(Digest, PathBuf)>);
+
 /// Something in a cache, with when it was last used.
 struct Cached {
     path: PathBuf,
@@ -180,13 +183,16 @@ impl Store {
         }
         let mut candidates = HashSet::new();
         for manifest in &dropped {
-            let image = self.image(manifest)?;
             candidates.insert(manifest.clone());
-            candidates.insert(image.id().clone());
-            candidates.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
-            for diff_id in &image.config.rootfs.diff_ids {
-                candidates.insert(diff_id.clone());
-                candidates.extend(self.blobs_of(diff_id));
+            // A damaged image can be removed too.
+            if let Ok(image) = self.image(manifest) {
+                candidates.extend(image.manifest.layers.into_iter().map(|l| l.digest));
+            }
+            let (config, layers) = self.parts_recorded(manifest)?;
+            candidates.insert(config);
+            for diff_id in layers {
+                candidates.extend(self.blobs_of(&diff_id));
+                candidates.insert(diff_id);
             }
         }
         let mut pruned = Pruned::default();
@@ -326,7 +332,7 @@ impl Store {
         roots: &Roots<'_>,
         grace: Duration,
         candidates: Option<&HashSet<Digest>>,
-    ) -> Result<(Vec<Digest>, Vec<(Digest, PathBuf)>)> {
+    ) -> Result<Garbage> {
         let reach = self.mark(roots)?;
         let old = |path: &Path| {
             grace.is_zero()
@@ -379,7 +385,11 @@ impl Store {
 
     fn mark_image(&self, manifest: &Digest, reach: &mut Reach) {
         reach.blobs.insert(manifest.clone());
-        // A damaged image keeps what can still be read of it.
+        // A damaged image keeps what is left of it, for the pull that repairs it.
+        if let Ok((config, layers)) = self.parts_recorded(manifest) {
+            reach.blobs.insert(config);
+            layers.iter().for_each(|d| self.mark_layer(d, reach));
+        }
         if let Ok(image) = self.image(manifest) {
             reach.blobs.insert(image.id().clone());
             reach.blobs.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
@@ -393,7 +403,7 @@ impl Store {
         }
     }
 
-    fn blobs_of(&self, diff_id: &Digest) -> Vec<Digest> {
+    pub(crate) fn blobs_of(&self, diff_id: &Digest) -> Vec<Digest> {
         let info = self.layer_info(diff_id).map(|i| i.blobs).unwrap_or_default();
         info.into_iter().map(|b| b.digest).collect()
     }

@@ -281,10 +281,20 @@ impl Store {
         }
     }
 
+    /// The manifests of all images that have a record, readable or not.
+    pub(crate) fn recorded(&self) -> Result<Vec<Digest>> {
+        let names = crate::refs::names_in(&self.root.join("images"))?;
+        Ok(names.iter().filter_map(|name| name.replacen('-', ":", 1).parse().ok()).collect())
+    }
+
+    /// Configuration and layers of an image, as its record has them, which needs none of its blobs.
+    pub(crate) fn parts_recorded(&self, manifest: &Digest) -> Result<(Digest, Vec<Digest>)> {
+        self.read_record(manifest).map(|record| (record.config, record.layers))
+    }
+
     fn records(&self) -> Result<Vec<Record>> {
         let mut out = Vec::new();
-        for name in crate::refs::names_in(&self.root.join("images"))? {
-            let Some(digest) = name.replacen('-', ":", 1).parse::<Digest>().ok() else { continue };
+        for digest in self.recorded()? {
             match self.read_record(&digest) {
                 Ok(record) => out.push(record),
                 // Removed by another process since the directory was read.

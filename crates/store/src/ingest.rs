@@ -110,6 +110,7 @@ impl Store {
                 entries: unpacked.entries,
                 blobs: vec![Descriptor::new(&blob.media_type, blob.digest.clone(), blob.size)],
                 opaque: unpacked.opaque,
+                moved: false,
                 skipped: unpacked.skipped,
             };
             if self.has_layer(diff_id) {
@@ -535,13 +536,13 @@ fn is_at(file: &File, path: &Path) -> Result<bool> {
 }
 
 /// Makes sure that one process at a time works on a layer.
-struct DigestLock {
+pub(crate) struct DigestLock {
     path: PathBuf,
     _file: File,
 }
 
 impl DigestLock {
-    fn take(store: &Store, digest: &Digest, status: &dyn Fn(&str)) -> Result<DigestLock> {
+    pub(crate) fn take(store: &Store, digest: &Digest, status: &dyn Fn(&str)) -> Result<DigestLock> {
         let path = store.dir("partial")?.join(format!("{}.lock", digest.hex()));
         loop {
             let file =

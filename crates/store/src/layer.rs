@@ -33,6 +33,10 @@ pub struct LayerInfo {
     /// The layer hides everything below it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub opaque: bool,
+    /// The tree was not unpacked but moved in where it had been made, so its times are finer, or later, than
+    /// those in the archive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
     /// What the layer has and this process could not make, such as devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
@@ -144,13 +148,8 @@ impl Store {
         }
     }
 
-    /// Takes a layer's folder out of sight and deletes it.
-    pub(crate) fn discard_layer(&self, diff_id: &Digest) -> Result<()> {
-        self.discard_dir(&self.layer_dir(diff_id))
-    }
-
     /// Whether a folder's data is on disk, or at least in the memory of the running kernel.
-    fn is_settled(&self, dir: &Path) -> bool {
+    pub(crate) fn is_settled(&self, dir: &Path) -> bool {
         match fs::read_to_string(dir.join("fresh")) {
             Ok(boot) => boot == boot_id(),
             Err(e) => e.kind() == io::ErrorKind::NotFound,

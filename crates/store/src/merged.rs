@@ -383,6 +383,35 @@ pub(crate) fn open_readable_dir(dir: &OwnedFd, name: &[u8]) -> rustix::io::Resul
     open_despite_mode(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
 }
 
+/// A directory that can be walked, also where its mode shuts out its owner: then it is open until this is
+/// dropped.
+pub(crate) struct Walkable {
+    pub fd: OwnedFd,
+    shut: Option<u32>,
+}
+
+impl Walkable {
+    /// `mode` is what the directory has.
+    pub(crate) fn open(dir: &OwnedFd, name: &[u8], mode: u32) -> rustix::io::Result<Walkable> {
+        let fd = open_readable_dir(dir, name)?;
+        let root = rustix::process::geteuid().is_root();
+        let shut = (!root && mode & 0o500 != 0o500).then_some(mode & 0o7777);
+        if shut.is_some() {
+            rustix::fs::fchmod(&fd, Mode::from(mode & 0o7777 | 0o700))?;
+        }
+        Ok(Walkable { fd, shut })
+    }
+}
+
+impl Drop for Walkable {
+    fn drop(&mut self) {
+        if let Some(mode) = self.shut {
+            // It is the caller's own, and was changed a moment ago.
+            let _ = rustix::fs::fchmod(&self.fd, Mode::from(mode));
+        }
+    }
+}
+
 fn open_despite_mode(dir: &OwnedFd, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     match openat(dir, name, flags, Mode::empty()) {
         Err(Errno::ACCESS) => {
@@ -397,6 +426,8 @@ fn open_despite_mode(dir: &OwnedFd, name: &[u8], flags: OFlags) -> rustix::io::R
     }
 }
 
+// On other processors some of these fields are narrower.
+#[allow(clippy::unnecessary_cast)]
 pub(crate) fn from_raw(raw: &rustix::fs::Stat, owner: Option<(u32, u32)>, ownership: Ownership) -> Stat {
     let stored = if ownership.keeps_owners() { (raw.st_uid, raw.st_gid) } else { (0, 0) };
     let (uid, gid) = owner.unwrap_or(stored);

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, SeekFrom, readlinkat, statat};
 use rustix::io::Errno;
 
-use crate::merged::{FileKind, Merged, Stat, from_raw, open_readable, open_readable_dir};
+use crate::merged::{FileKind, Merged, Stat, Walkable, from_raw, open_readable};
 use crate::tar::{Entry, Kind, Segment, Writer, display};
 use crate::{Error, Ownership, Result, xattr};
 
@@ -136,7 +136,7 @@ impl<W: Write> Packer<'_, W> {
             if above.contains(&name) {
                 self.child(dir, &name, &child, child_lower, whole, depth)?;
             } else if let (Some(lower), Some(view)) = (child_lower, self.what.lowers) {
-                self.from_below(view, &lower, &child, depth)?;
+                self.copy_from_below(view, &lower, &child, depth)?;
             }
         }
         Ok(())
@@ -167,8 +167,9 @@ impl<W: Write> Packer<'_, W> {
                 Ok(())
             }
             FileType::Directory => {
-                let fd = open_readable_dir(dir, name).map_err(|e| failed("open", path, e.into()))?;
-                self.directory(&fd, &raw, path, lower, whole, depth)
+                let opened = Walkable::open(dir, name, raw.st_mode);
+                let opened = opened.map_err(|e| failed("open", path, e.into()))?;
+                self.directory(&opened.fd, &raw, path, lower, whole, depth)
             }
             FileType::RegularFile => {
                 let fd = open_readable(dir, name).map_err(|e| failed("open", path, e.into()))?;
@@ -257,7 +258,7 @@ impl<W: Write> Packer<'_, W> {
     ) -> Result<()> {
         let mut xattrs = Vec::new();
         // One call tells that there is none, which is so for almost every file.
-        let any = rustix::fs::flistxattr(&fd, &mut [0u8; 0][..]);
+        let any = rustix::fs::flistxattr_query(&fd);
         if !matches!(any, Ok(0) | Err(Errno::OPNOTSUPP)) {
             xattrs = xattr::list_fd(&fd).map_err(|e| failed("read the attributes of", path, e.into()))?;
         }
@@ -297,7 +298,7 @@ impl<W: Write> Packer<'_, W> {
     }
 
     /// Everything that the lowers show at a place, as if it had been copied up.
-    fn from_below(&mut self, view: &Merged, lower: &[u8], path: &[u8], depth: usize) -> Result<()> {
+    fn copy_from_below(&mut self, view: &Merged, lower: &[u8], path: &[u8], depth: usize) -> Result<()> {
         if depth > DEPTH {
             return Err(Error::Limit {
                 object: display(path),
@@ -316,7 +317,7 @@ impl<W: Write> Packer<'_, W> {
                     let name = entry.name.as_bytes();
                     let child = join(path, name);
                     if !self.what.exclude.contains(&child) {
-                        self.from_below(view, &join(lower, name), &child, depth + 1)?;
+                        self.copy_from_below(view, &join(lower, name), &child, depth + 1)?;
                     }
                 }
                 Ok(())

@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::content::Contents;
 use crate::dirs::{Dirs, Parent, split};
 use crate::tar::{self, Entry, Kind, ReadLimits, Reader, display};
 use crate::xattr::{self, Fate};
@@ -44,6 +45,25 @@ pub(crate) fn unpack<R: BufRead>(
     ownership: Ownership,
     limits: &Limits,
 ) -> Result<(Unpacked, R), tar::Error> {
+    let (unpacker, rest) = run(input, Unpacker::new(root, ownership), limits)?;
+    Ok((unpacker.out, rest))
+}
+
+/// As [`unpack`], with the same tree but for the data of files: they only get their size, and `contents`
+/// says what they should hold.
+pub(crate) fn unpack_skeleton<R: BufRead>(
+    input: R,
+    root: OwnedFd,
+    ownership: Ownership,
+    limits: &Limits,
+    contents: Contents,
+) -> Result<(Contents, R), tar::Error> {
+    let unpacker = Unpacker { contents: Some(contents), ..Unpacker::new(root, ownership) };
+    let (unpacker, rest) = run(input, unpacker, limits)?;
+    Ok((unpacker.contents.unwrap_or_else(|| Contents::new(0, 0)), rest))
+}
+
+fn run<R: BufRead>(input: R, mut unpacker: Unpacker, limits: &Limits) -> Result<(Unpacker, R), tar::Error> {
     let read_limits = ReadLimits {
         entries: limits.entries,
         path: limits.path,
@@ -52,7 +72,6 @@ pub(crate) fn unpack<R: BufRead>(
         ..ReadLimits::default()
     };
     let mut reader = Reader::new(input, read_limits);
-    let mut unpacker = Unpacker::new(root, ownership);
     let mut entry = Entry::default();
     while reader.next(&mut entry)? {
         unpacker.entry(&entry, &mut reader)?;
@@ -60,7 +79,7 @@ pub(crate) fn unpack<R: BufRead>(
     unpacker.finish_dirs()?;
     unpacker.out.entries = reader.entries();
     unpacker.note_uncounted();
-    Ok((unpacker.out, reader.into_inner()))
+    Ok((unpacker, reader.into_inner()))
 }
 
 struct Unpacker {
@@ -72,6 +91,8 @@ struct Unpacker {
     /// Directories whose mode or time is to be set at the end.
     pending: Vec<PendingDir>,
     uncounted: u64,
+    /// Set where files get no data.
+    contents: Option<Contents>,
     out: Unpacked,
     path: Vec<u8>,
 }
@@ -101,6 +122,7 @@ impl Unpacker {
             gid: rustix::process::getegid().as_raw(),
             pending: Vec::new(),
             uncounted: 0,
+            contents: None,
             out: Unpacked::default(),
             path: Vec::new(),
         }
@@ -204,10 +226,12 @@ impl Unpacker {
             other => other,
         };
         let fd = fd.map_err(|e| failed("create", path, e))?;
-        match &entry.sparse {
-            None => copy_data(&fd, reader).map_err(|e| about(path, e))?,
-            Some(map) => copy_sparse(&fd, map, entry.size, reader).map_err(|e| about(path, e))?,
+        match (&mut self.contents, &entry.sparse) {
+            (Some(contents), _) => contents.skeleton(&fd, entry, reader),
+            (None, None) => copy_data(&fd, reader),
+            (None, Some(map)) => copy_sparse(&fd, map, entry.size, reader),
         }
+        .map_err(|e| about(path, e))?;
         self.out.content = self.out.content.saturating_add(entry.size);
         self.attributes(entry, &owner, fd.as_fd(), path)?;
         if entry.mode != first_mode || entry.mode & self.umask != 0 {

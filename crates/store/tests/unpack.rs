@@ -1,6 +1,8 @@
 //! What archives become when they are unpacked as layers: the semantics of image-spec's layer.md, and what
 //! hostile or odd archives do not achieve.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;
@@ -359,7 +361,7 @@ fn owners() {
         .done();
     let layer = home.store.layer_from_tar(&home.lease(), &mut &tar[..]).unwrap();
     let root = home.store.layer_path(&layer.diff_id).unwrap();
-    let view = isles_store::Merged::open(&[root.clone()], ownership()).unwrap();
+    let view = isles_store::Merged::open(std::slice::from_ref(&root), ownership()).unwrap();
     for (path, uid, gid, mode) in [
         ("root", 0, 0, 0o755),
         ("f", 1000, 33, 0o755),
@@ -531,7 +533,7 @@ fn archives_of_gnu_tar() {
         let name = deep.join("f".repeat(200));
         let meta = fs::metadata(root.join(name.strip_prefix(source.path()).unwrap())).unwrap();
         assert_eq!(meta.nlink(), 2, "{args:?}");
-        if args.iter().any(|a| *a == "--sparse") {
+        if args.contains(&"--sparse") {
             let blocks = fs::metadata(root.join("sparse")).unwrap().blocks();
             assert!(blocks * 512 < 2_000_000, "{args:?}: {blocks} blocks");
         }

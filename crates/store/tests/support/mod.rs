@@ -1,5 +1,5 @@
 //! What the store's tests share: a store of one's own, archives from lines of code, trees as text.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
