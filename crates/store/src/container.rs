@@ -217,6 +217,11 @@ impl Container {
         self.lock.is_some() || is_locked(&self.path.join("lock"))
     }
 
+    /// Bytes on disk of all that the container wrote and is described by.
+    pub fn disk_bytes(&self) -> u64 {
+        crate::gc::disk_bytes(&self.path)
+    }
+
     /// The lock's file, to hand to another process (which then owns it too).
     pub fn lock_file(&self) -> Option<&File> {
         self.lock.as_ref()

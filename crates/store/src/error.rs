@@ -92,6 +92,14 @@ impl Hint for Error {
             Error::NoBlob { .. } | Error::NoLayer { .. } => {
                 "pull the image again; `isles verify` finds out what else is missing".into()
             }
+            Error::InUse { what: "image", .. } => {
+                "a container stands on it: remove that first (`isles ps -a`, `isles rm`), or take only the name \
+                 away with -f"
+                    .into()
+            }
+            Error::InUse { what: "an image with several names", .. } => {
+                "remove it name by name, or all of them with -f".into()
+            }
             Error::NoContainer { .. } => "`isles ps -a` lists the containers".into(),
             Error::WrongDigest { .. } | Error::WrongSize { .. } => {
                 "the content was damaged or changed on its way; try again, or fetch it from another place"

@@ -1,9 +1,23 @@
 //! One file per command.
 
 pub mod completion;
+pub mod df;
+pub mod history;
+pub mod images;
+pub mod inspect;
+pub mod load;
+pub mod login;
+pub mod logout;
 pub mod man;
 pub mod oci;
 pub mod ps;
 pub mod rm;
 pub mod run;
+pub mod prune;
+pub mod pull;
+pub mod push;
+pub mod rmi;
+pub mod save;
+pub mod tag;
+pub mod verify;
 pub mod version;

@@ -78,6 +78,11 @@ impl Ui {
         }
     }
 
+    /// A question, after which the answer is typed.
+    pub fn prompt(&self, text: &str) {
+        self.talk(text);
+    }
+
     /// Something that went on differently from what the user may expect.
     pub fn warning(&self, text: &str) {
         self.talk(&format!("{} {text}\n", self.paint("33", "warning:")));

@@ -1,0 +1,134 @@
+//! `isles df`
+
+use std::collections::HashMap;
+
+use isles_spec::Digest;
+use isles_spec::quantity::human_bytes;
+use isles_store::{DiskUsage, PruneOptions, Store, UsageLine};
+use serde::Serialize;
+
+use crate::commands::images::id;
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::ui::age;
+use crate::ui::format::Format;
+use crate::ui::table::Table;
+
+/// Show what images, containers and caches take on disk.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles df
+  isles df -v")]
+pub struct Args {
+    /// Show every image and container.
+    #[arg(short, long)]
+    verbose: bool,
+    /// How to print: table, json, or a template such as '{{.Type}}: {{.Size}}'.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    #[serde(rename = "Type")]
+    kind: &'static str,
+    total: u64,
+    size: String,
+    reclaimable: String,
+    bytes: u64,
+    reclaimable_bytes: u64,
+}
+
+pub fn cmd_df(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let engine = cx.engine()?;
+    let store = engine.store();
+    let usage = store.disk_usage()?;
+    let rows = rows(store, &usage)?;
+    cx.ui.rows(&args.format, &rows, |rows| {
+        let mut table = Table::new(&["TYPE", "TOTAL", "SIZE", "RECLAIMABLE"]);
+        for row in rows {
+            let percent = match row.reclaimable_bytes.saturating_mul(100).checked_div(row.bytes) {
+                Some(percent) => format!("{} ({}%)", row.reclaimable, percent.min(100)),
+                None => row.reclaimable.clone(),
+            };
+            table.row(vec![row.kind.into(), row.total.to_string(), row.size.clone(), percent]);
+        }
+        table
+    })?;
+    if args.verbose && args.format == Format::Table {
+        cx.ui.line("")?;
+        cx.ui.bytes(images(store)?.to_string().as_bytes())?;
+        cx.ui.line("")?;
+        cx.ui.bytes(containers(store)?.to_string().as_bytes())?;
+    }
+    Ok(Code::SUCCESS)
+}
+
+fn rows(store: &Store, usage: &DiskUsage) -> Result<Vec<Row>, Failure> {
+    let unused = PruneOptions { all_images: true, dry_run: true, ..PruneOptions::default() };
+    let images =
+        UsageLine { reclaimable: store.prune(&unused)?.freed.min(usage.images.bytes), ..usage.images };
+    // What no image needs is neither an image's nor in a cache.
+    let loose = usage.blobs.reclaimable + usage.layers.reclaimable;
+    let leftovers = UsageLine { count: 0, bytes: loose, reclaimable: loose };
+    let mut rows = Vec::new();
+    for (kind, line) in [
+        ("Images", images),
+        ("Containers", usage.containers),
+        ("Build Cache", usage.build_cache),
+        ("Downloads", usage.downloads),
+        ("Leftovers", leftovers),
+    ] {
+        if kind == "Leftovers" && line.bytes == 0 {
+            continue;
+        }
+        rows.push(Row {
+            kind,
+            total: line.count,
+            size: human_bytes(line.bytes),
+            reclaimable: human_bytes(line.reclaimable),
+            bytes: line.bytes,
+            reclaimable_bytes: line.reclaimable,
+        });
+    }
+    Ok(rows)
+}
+
+/// Every image with what it shares with others.
+fn images(store: &Store) -> Result<Table, Failure> {
+    let images = store.images()?;
+    let mut users: HashMap<&Digest, usize> = HashMap::new();
+    for image in &images {
+        image.layers.iter().for_each(|layer| *users.entry(layer).or_default() += 1);
+    }
+    let headings = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE"];
+    let mut table = Table::new(&headings);
+    for image in &images {
+        let size = |layer: &&Digest| store.layer_info(layer).map(|i| i.size).unwrap_or_default();
+        let shared: u64 = image.layers.iter().filter(|l| users[l] > 1).map(|l| size(&l)).sum();
+        let name = image.references.first();
+        table.row(vec![
+            name.map_or_else(|| "<none>".into(), |n| n.familiar_name()),
+            name.and_then(|n| n.tag()).unwrap_or("<none>").to_owned(),
+            id(&image.id, false),
+            age::ago(image.created.as_deref()),
+            human_bytes(image.size),
+            human_bytes(shared),
+            human_bytes(image.size.saturating_sub(shared)),
+        ]);
+    }
+    Ok(table)
+}
+
+fn containers(store: &Store) -> Result<Table, Failure> {
+    let mut table = Table::new(&["CONTAINER ID", "RUNNING", "SIZE"]);
+    for container in store.containers()? {
+        // Removed since it was listed.
+        let Ok(container) = store.container(&container) else { continue };
+        let short: String = container.id().chars().take(12).collect();
+        let running = if container.is_locked() { "yes" } else { "no" };
+        table.row(vec![short, running.into(), human_bytes(container.disk_bytes())]);
+    }
+    Ok(table)
+}

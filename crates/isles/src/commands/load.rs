@@ -1,0 +1,76 @@
+//! `isles load`
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use isles_spec::Source;
+use isles_store::{Imported, Lease, Store};
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::ui::progress::Bars;
+
+/// Read images from a file or folder that docker, podman, skopeo or `isles save` wrote.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles load -i app.tar
+  docker save app | isles load
+  isles load -i oci:layout:1.0")]
+pub struct Args {
+    /// Read this archive or OCI layout folder (also written oci:DIR[:TAG]) instead of standard input; may be
+    /// compressed with gzip or zstd.
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<String>,
+    /// Print only names and IDs, no progress.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn cmd_load(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let engine = cx.engine()?;
+    let store = engine.store();
+    let lease = store.lease()?;
+    let bars = Bars::new(&cx.ui.quieter(args.quiet));
+    let images = match args.input.as_deref() {
+        Some(input) => from(store, &lease, input, &bars)?,
+        None if io::stdin().is_terminal() => {
+            return Err(Failure::new("standard input is a terminal, which holds no image")
+                .with_hint("name a file with -i, or redirect standard input"));
+        }
+        None => store.import_archive(&lease, &mut io::stdin(), &bars)?,
+    };
+    drop(bars);
+    for (image, names) in &images {
+        for name in names {
+            cx.ui.line(&format!("Loaded image: {}", name.familiar()))?;
+        }
+        if names.is_empty() {
+            cx.ui.line(&format!("Loaded image ID: {}", image.id()))?;
+        }
+    }
+    Ok(Code::SUCCESS)
+}
+
+fn from(store: &Store, lease: &Lease, input: &str, bars: &Bars) -> Result<Vec<Imported>, Failure> {
+    let path = match Source::parse(input, |_| true) {
+        Ok(Source::OciLayout { path, tag }) => {
+            return Ok(store.import_oci_dir(lease, &path, tag.as_deref(), bars)?);
+        }
+        Ok(Source::OciArchive { path, tag: None } | Source::DockerArchive { path, name: None }) => path,
+        Ok(Source::OciArchive { .. } | Source::DockerArchive { .. }) => {
+            return Err(Failure::new(format!("'{input}' names one image of an archive, and all are loaded"))
+                .with_hint("leave the name away, or unpack the archive and use oci:DIR:TAG"));
+        }
+        _ => input.into(),
+    };
+    if path.is_dir() {
+        return Ok(store.import_oci_dir(lease, &path, None, bars)?);
+    }
+    let mut file = open(&path)?;
+    Ok(store.import_archive(lease, &mut file, bars)?)
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|e| Failure::because(format!("cannot open {}", path.display()), &e))
+}

@@ -1,0 +1,170 @@
+//! `isles prune`
+
+use std::io::{self, BufRead, IsTerminal};
+use std::time::Duration;
+
+use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
+use isles_store::{PruneOptions, Pruned, Store};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::filter::Filter;
+use crate::ui::format::Format;
+
+/// Remove what is not needed: images without a name, content without an image, and build cache above its budget.
+///
+/// Nothing that a container, a running command or a named image needs goes, whatever else runs meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles prune --dry-run
+  isles prune -a --filter until=168h
+  isles prune -f --keep-storage 5g")]
+pub struct Args {
+    /// Also images that have a name but no container, and the whole build cache.
+    #[arg(short, long)]
+    all: bool,
+    /// Also containers that have ended.
+    #[arg(long)]
+    containers: bool,
+    /// So much of the build cache and of downloads stays, last used first [default: 20g or a tenth of the disk,
+    /// whichever is less; with -a nothing].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    keep_storage: Option<u64>,
+    /// until=24h: content that is younger stays.
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<Filter>,
+    /// Do not ask.
+    #[arg(short, long)]
+    force: bool,
+    /// Only say what would go.
+    #[arg(long)]
+    dry_run: bool,
+    /// How to print: table, json, or a template such as '{{.SpaceReclaimed}}'.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Outcome {
+    images: Vec<String>,
+    containers: Vec<String>,
+    layers: Vec<String>,
+    blobs: Vec<String>,
+    build_records: usize,
+    downloads: usize,
+    space_reclaimed: u64,
+    dry_run: bool,
+}
+
+/// The cache's budget where none is named.
+const BUDGET: u64 = 20 << 30;
+
+pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let mut grace = Duration::ZERO;
+    for filter in &args.filter {
+        match filter.key.as_str() {
+            "until" => grace = parse_duration(&filter.value)?,
+            _ => return Err(filter.unknown("until")),
+        }
+    }
+    let engine = cx.engine()?;
+    let store = engine.store();
+    let options = PruneOptions {
+        all_images: args.all,
+        cache: true,
+        cache_budget: args.keep_storage.unwrap_or_else(|| if args.all { 0 } else { budget(store) }),
+        grace,
+        dry_run: args.dry_run,
+    };
+    if !args.force && !args.dry_run && io::stdin().is_terminal() && !confirmed(cx, args)? {
+        return Ok(Code(1));
+    }
+    let (containers, of_containers) =
+        if args.containers { ended(store, args.dry_run)? } else { Default::default() };
+    let pruned = store.prune(&options)?;
+    report(cx, args, pruned, containers, of_containers)?;
+    Ok(Code::SUCCESS)
+}
+
+fn budget(store: &Store) -> u64 {
+    let tenth =
+        rustix::fs::statvfs(store.root()).map_or(u64::MAX, |s| s.f_blocks.saturating_mul(s.f_frsize) / 10);
+    BUDGET.min(tenth)
+}
+
+fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
+    let mut what =
+        vec![if args.all { "all images without a container" } else { "all images without a name" }];
+    if args.containers {
+        what.push("all containers that have ended");
+    }
+    what.push(if args.all { "all build cache" } else { "build cache above its budget" });
+    cx.ui.warning(&format!("this removes {}", what.join(", ")));
+    cx.ui.prompt("Are you sure you want to continue? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|e| Failure::because("cannot read the answer", &e))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Removes containers that nothing runs. Returns their IDs and what they took.
+fn ended(store: &Store, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
+    let (mut ids, mut bytes) = (Vec::new(), 0);
+    for id in store.containers()? {
+        // Gone since it was listed, or taken by someone who starts it.
+        let Ok(mut container) = store.container(&id) else { continue };
+        if !matches!(container.try_lock(), Ok(true)) {
+            continue;
+        }
+        bytes += container.disk_bytes();
+        if !dry_run {
+            container.remove()?;
+        }
+        ids.push(id);
+    }
+    Ok((ids, bytes))
+}
+
+fn report(
+    cx: &Context,
+    args: &Args,
+    pruned: Pruned,
+    containers: Vec<String>,
+    of_containers: u64,
+) -> Result<(), Failure> {
+    let texts = |digests: &[isles_spec::Digest]| digests.iter().map(ToString::to_string).collect();
+    let outcome = Outcome {
+        layers: texts(&pruned.layers),
+        blobs: texts(&pruned.blobs),
+        images: pruned.images,
+        containers,
+        build_records: pruned.build_records,
+        downloads: pruned.downloads,
+        space_reclaimed: pruned.freed + of_containers,
+        dry_run: args.dry_run,
+    };
+    if args.format != Format::Table {
+        return cx.ui.object(&args.format, &outcome);
+    }
+    for image in &outcome.images {
+        cx.ui.line(&format!("image {image}"))?;
+    }
+    for container in &outcome.containers {
+        cx.ui.line(&format!("container {container}"))?;
+    }
+    for (count, one, many) in [
+        (outcome.layers.len(), "layer", "layers"),
+        (outcome.blobs.len(), "blob", "blobs"),
+        (outcome.build_records, "build record", "build records"),
+        (outcome.downloads, "download", "downloads"),
+    ] {
+        match count {
+            0 => {}
+            1 => cx.ui.line(&format!("1 {one}"))?,
+            n => cx.ui.line(&format!("{n} {many}"))?,
+        }
+    }
+    let verb = if args.dry_run { "Would reclaim" } else { "Total reclaimed space" };
+    cx.ui.line(&format!("{verb}: {}", human_bytes(outcome.space_reclaimed)))
+}
