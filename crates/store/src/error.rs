@@ -36,6 +36,8 @@ pub enum Error {
     Exists { what: &'static str, name: String },
     #[error("{what} '{name}' is in use")]
     InUse { what: &'static str, name: String },
+    #[error("image '{name}' has several names")]
+    SeveralNames { name: String },
     #[error("{object} has digest {actual}, expected {expected}")]
     WrongDigest { object: String, expected: Digest, actual: Digest },
     #[error("{object} has {actual} bytes, expected {expected}")]
@@ -97,7 +99,7 @@ impl Hint for Error {
                  away with -f"
                     .into()
             }
-            Error::InUse { what: "an image with several names", .. } => {
+            Error::SeveralNames { .. } => {
                 "remove it name by name, or all of them with -f".into()
             }
             Error::NoContainer { .. } => "`isles ps -a` lists the containers".into(),

@@ -162,8 +162,7 @@ impl Store {
                     }
                 }
                 if going.len() > 1 && !force {
-                    let what = "an image with several names";
-                    return Err(Error::InUse { what, name: name.to_owned() });
+                    return Err(Error::SeveralNames { name: name.to_owned() });
                 }
             }
         }

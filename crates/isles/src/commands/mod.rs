@@ -2,6 +2,7 @@
 
 pub mod completion;
 pub mod df;
+pub mod doctor;
 pub mod history;
 pub mod images;
 pub mod inspect;

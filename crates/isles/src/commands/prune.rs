@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::Filter;
-use crate::ui::format::Format;
+use crate::ui::format::{Format, count};
 
 /// Remove what is not needed: images without a name, content without an image, and build cache above its budget.
 ///
@@ -153,16 +153,14 @@ fn report(
     for container in &outcome.containers {
         cx.ui.line(&format!("container {container}"))?;
     }
-    for (count, one, many) in [
-        (outcome.layers.len(), "layer", "layers"),
-        (outcome.blobs.len(), "blob", "blobs"),
-        (outcome.build_records, "build record", "build records"),
-        (outcome.downloads, "download", "downloads"),
+    for (n, thing) in [
+        (outcome.layers.len(), "layer"),
+        (outcome.blobs.len(), "blob"),
+        (outcome.build_records, "build record"),
+        (outcome.downloads, "download"),
     ] {
-        match count {
-            0 => {}
-            1 => cx.ui.line(&format!("1 {one}"))?,
-            n => cx.ui.line(&format!("{n} {many}"))?,
+        if n > 0 {
+            cx.ui.line(&count(n as u64, thing))?;
         }
     }
     let verb = if args.dry_run { "Would reclaim" } else { "Total reclaimed space" };

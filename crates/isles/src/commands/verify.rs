@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::ui::format::Format;
+use crate::ui::format::{Format, count};
 use crate::ui::progress::Bars;
 use crate::ui::table::Table;
 
@@ -81,15 +81,14 @@ pub fn cmd_verify(cx: &Context, args: &Args) -> Result<Code, Failure> {
         })?;
     }
     cx.ui.note(&format!(
-        "checked {} images, {} blobs and {} layers ({}): {}",
-        report.images,
-        report.blobs,
-        report.layers,
+        "checked {}, {} and {} ({}): {}",
+        count(report.images, "image"),
+        count(report.blobs, "blob"),
+        count(report.layers, "layer"),
         human_bytes(report.bytes),
         match rows.len() {
             0 => "all is well".to_owned(),
-            1 => "1 problem".to_owned(),
-            n => format!("{n} problems"),
+            n => count(n as u64, "problem"),
         }
     ));
     if !args.repair && !rows.is_empty() {

@@ -109,6 +109,11 @@ impl Format {
     }
 }
 
+/// A number of things, in words: `1 image`, `3 images`.
+pub fn count(n: u64, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+}
+
 fn to_value<T: Serialize>(object: &T) -> Result<Value, Failure> {
     serde_json::to_value(object).map_err(|e| Failure::because("cannot write the result as JSON", &e))
 }
