@@ -1,5 +1,6 @@
 //! The command line as a whole: the table of commands, and the way from the arguments to an exit code.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -118,10 +119,14 @@ fn personality(program: &Path) -> Option<&'static str> {
     PERSONALITIES.iter().find(|(program, _)| *program == name).map(|(_, command)| *command)
 }
 
-/// Prints what clap has to say: help and version are data, the rest is talk.
+/// Prints what clap has to say: help and version are data, the rest is talk. A value that one of our nouns does
+/// not accept is said in the noun's own words, with its hint.
 fn usage(error: &clap::Error, own_failure: u8) -> ExitCode {
-    // Nothing can be said where the output is closed.
-    let _ = error.print();
+    match error.source().and_then(|e| e.downcast_ref::<isles_spec::Error>()) {
+        Some(spelling) => Ui::new(false).error(&spelling.clone().into()),
+        // Nothing can be said where the output is closed.
+        None => drop(error.print()),
+    }
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
         _ if own_failure == OWN_FAILURE => ExitCode::from(OWN_FAILURE),

@@ -327,7 +327,8 @@ fn what_a_running_container_stands_on_stays() {
     let home = Home::new();
     let (first, _) = furnish(&home);
     let image = home.store.resolve("app:1", None).unwrap();
-    let container = home.store.create_container("c1", &[image.manifest_digest.clone()], false).unwrap();
+    let container =
+        home.store.create_container("c1", std::slice::from_ref(&image.manifest_digest), false).unwrap();
     let path = home.store.layer_path(&first).unwrap();
     fs::write(path.join("twice"), "").unwrap();
     let found = verify(&home, Depth::Full, true);

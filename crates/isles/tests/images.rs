@@ -1,0 +1,584 @@
+//! The commands around images, by the program itself, with the registries and clients that others wrote.
+#![allow(clippy::unwrap_used)]
+
+mod shelf;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::Stdio;
+
+use isles_spec::Digest;
+use isles_spec::image::media_type;
+use serde_json::{Value, json};
+use shelf::*;
+
+fn layers() -> Vec<Vec<u8>> {
+    vec![
+        tar(&[("bin/sh", &noise(400_000, 1)), ("etc/passwd", b"root:x:0:0::/:/bin/sh\n")]),
+        tar(&[("etc/hello", b"hello\n"), ("etc/.wh.passwd", b"")]),
+        tar(&[("usr/lib/x", &noise(90_000, 2))]),
+    ]
+}
+
+/// A shelf with one image, `app:1`.
+fn stocked(shelf: &Shelf) -> String {
+    let image = layout(&shelf.path("layout"), "app:1", &layers());
+    shelf.share("layout");
+    assert_eq!(shelf.isles(&["load", "-i", "oci:layout"]).fine(), "Loaded image: app:1\n");
+    image.id().to_string()
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn names_and_lists() {
+    for shelf in both() {
+        assert_eq!(shelf.isles(&["images", "-q"]).fine(), "");
+        assert_eq!(shelf.isles(&["images"]).fine(), "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\n");
+        let id = stocked(&shelf);
+        let short = &id[7..19];
+        shelf.isles(&["tag", "app:1", "localhost:5000/team/app"]).fine();
+        let table = shelf.isles(&["images"]).fine();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 3, "{table}");
+        assert!(
+            lines[1].starts_with("app                       1        ") && lines[1].contains(short),
+            "{table}"
+        );
+        assert!(lines[2].starts_with("localhost:5000/team/app   latest   "), "{table}");
+        assert!(lines[1].ends_with("kB"), "{table}");
+        for (args, expected) in [
+            (&["-q"][..], format!("{short}\n")),
+            (&["-q", "--no-trunc"], format!("{id}\n")),
+            (&["-a", "-q", "app"], format!("{short}\n")),
+            (&["-q", "app:2"], String::new()),
+            (&["--format", "{{.Repository}}:{{.Tag}}"], "app:1\nlocalhost:5000/team/app:latest\n".into()),
+            (&["--format", "{{.Tag}}", "localhost:5000/*/*"], "latest\n".into()),
+            (&["--format", "{{.Tag}}", "-f", "reference=app:*"], "1\n".into()),
+            (&["-q", "-f", "dangling=true"], String::new()),
+            (&["-q", "-f", "label=color"], format!("{short}\n")),
+            (&["-q", "-f", "label=color=red"], String::new()),
+            (&["-q", "-f", "before=app:1"], String::new()),
+        ] {
+            assert_eq!(shelf.isles(&[&["images"], args].concat()).fine(), expected, "{args:?}");
+        }
+        let digests = shelf.isles(&["images", "--digests"]).fine();
+        assert!(digests.contains("DIGEST") && digests.contains("sha256:"), "{digests}");
+        let list = json_of(&shelf.isles(&["images", "--format", "json"]).fine());
+        assert_eq!((&list[0]["Repository"], &list[0]["ID"]), (&json!("app"), &json!(short)));
+        for (args, words) in [
+            (
+                &["images", "-f", "color=red"][..],
+                &["unknown filter 'color'", "hint: filters are reference"][..],
+            ),
+            (&["images", "-f", "dangling=maybe"], &["true or false, not 'maybe'"]),
+            (&["images", "--format", "{{.Nothing}}"], &["'Nothing'", "hint: fields are"]),
+            (&["tag", "nosuch", "x"], &["no image 'nosuch'", "hint: fetch it with `isles pull nosuch`"]),
+            (&["inspect", "nosuch"], &["no image 'nosuch'"]),
+            (&["history", "nosuch"], &["no image 'nosuch'"]),
+            (&["save", "nosuch"], &["no image 'nosuch'"]),
+            (&["push", "nosuch:1", "127.0.0.1:1/x"], &["127.0.0.1:1"]),
+        ] {
+            shelf.isles(args).fails(1, words);
+        }
+        shelf
+            .isles(&["images", "-f", "x"])
+            .fails(2, &["error: invalid filter 'x'\nhint: a filter is written KEY=VALUE"]);
+        shelf.isles(&["tag", "app:1", "Upper"]).fails(2, &["upper-case"]);
+    }
+}
+
+#[test]
+fn everything_about_an_image() {
+    for shelf in both() {
+        let id = stocked(&shelf);
+        let list = json_of(&shelf.isles(&["inspect", "app:1"]).fine());
+        let image = &list[0];
+        assert_eq!(image["Id"], json!(id));
+        assert_eq!(image["RepoTags"], json!(["app:1"]));
+        assert!(image["RepoDigests"][0].as_str().unwrap().starts_with("app@sha256:"));
+        assert_eq!(image["Config"]["Cmd"], json!(["sh"]));
+        assert_eq!(image["Config"]["Labels"]["color"], "blue");
+        assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 3);
+        assert_eq!((&image["Os"], &image["RootFS"]["Type"]), (&json!("linux"), &json!("layers")));
+        assert!(image["Size"].as_u64().unwrap() > 490_000);
+        let args = ["inspect", "-f", "{{.Id}} {{json .Config.Env}}", &id[7..15], "app:1"];
+        let line = format!("{id} [\"PATH=/bin\"]\n");
+        assert_eq!(shelf.isles(&args).fine(), line.repeat(2));
+        // What is there is printed although something else is not.
+        let said = shelf.isles(&["inspect", "nosuch", "app:1"]);
+        assert_eq!(json_of(&said.out).as_array().unwrap().len(), 1);
+        said.fails(1, &["nosuch"]);
+
+        let table = shelf.isles(&["history", "app:1"]).fine();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 7, "{table}");
+        assert!(lines[0].starts_with("IMAGE          CREATED"), "{table}");
+        assert!(lines[1].starts_with(&id[7..19]) && lines[1].contains("nothing") && lines[1].contains("0B"));
+        assert!(
+            lines[2].starts_with("<missing>")
+                && lines[2].contains("step 2 with")
+                && lines[2].contains("90kB")
+        );
+        assert!(lines[2].contains('…'), "{table}");
+        let format = ["history", "--no-trunc", "-H=false", "--format", "{{.CreatedBy}}|{{.Size}}", "app:1"];
+        assert!(shelf.isles(&format).fine().contains("is shown of it|90000\n"));
+    }
+}
+
+#[test]
+fn removing() {
+    for shelf in both() {
+        let id = stocked(&shelf);
+        let short = &id[7..19];
+        shelf.isles(&["tag", "app:1", "app:2"]).fine();
+        assert_eq!(shelf.isles(&["rmi", "app:2"]).fine(), "Untagged: app:2\n");
+        shelf.isles(&["tag", "app:1", "app:2"]).fine();
+        shelf.isles(&["rmi", short]).fails(1, &["has several names", "hint: remove it name by name"]);
+        // The others are removed although one is not there.
+        let said = shelf.isles(&["rmi", "nosuch", "app:1", "app:2"]);
+        assert_eq!(said.out, format!("Untagged: app:1\nUntagged: app:2\nDeleted: {id}\n"));
+        said.fails(1, &["no image 'nosuch'"]);
+        assert_eq!(shelf.isles(&["rmi", "-f", "nosuch"]).fine(), "");
+        let rows = json_of(&shelf.isles(&["df", "--format", "json"]).fine());
+        assert_eq!(
+            (&rows[0]["Type"], &rows[0]["Total"], &rows[0]["Bytes"]),
+            (&json!("Images"), &json!(0), &json!(0))
+        );
+        assert_eq!(fs::read_dir(shelf.path("state/layers")).unwrap().count(), 0);
+
+        let id = stocked(&shelf);
+        shelf.isles(&["tag", "app:1", "app:2"]).fine();
+        let said = shelf.isles(&["rmi", "-f", &id]);
+        assert!(said.err.contains("freed "), "{said:?}");
+        assert_eq!(said.fine(), format!("Untagged: app:1\nUntagged: app:2\nDeleted: {id}\n"));
+    }
+}
+
+#[test]
+fn pruning_says_what_it_frees() {
+    for shelf in both() {
+        stocked(&shelf);
+        assert_eq!(shelf.isles(&["prune"]).fine(), "Total reclaimed space: 0B\n");
+        let would = shelf.isles(&["prune", "-a", "--dry-run"]).fine();
+        assert!(would.starts_with("image app:1\n3 layers\n5 blobs\nWould reclaim: "), "{would}");
+        assert_eq!(shelf.isles(&["images", "-q"]).fine().lines().count(), 1);
+        let df = json_of(&shelf.isles(&["df", "--format", "json"]).fine());
+        assert_eq!(df[0]["Reclaimable"].as_str(), would.trim_end().rsplit(' ').next());
+        let kept = shelf.isles(&["prune", "-a", "--filter", "until=1h", "--format", "json"]).fine();
+        assert_eq!(json_of(&kept)["Layers"], json!([]), "younger than an hour: {kept}");
+        shelf.isles(&["prune", "-a"]).fine();
+        assert_eq!(shelf.isles(&["images", "-q"]).fine(), "");
+        let df = shelf.isles(&["df", "-v"]).fine();
+        assert!(df.contains("Images        0") && df.contains("UNIQUE SIZE"), "{df}");
+        shelf.isles(&["prune", "--filter", "age=1"]).fails(1, &["unknown filter 'age'"]);
+    }
+}
+
+#[test]
+fn skopeo_reads_what_push_sent() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(false) else { return };
+        let id = stocked(&shelf);
+        let name = format!("{}/team/app:1", registry.address);
+        shelf.isles(&["tag", "app:1", &name]).fine();
+        let line = shelf.isles(&["push", &name]).fine();
+        let digest = line.split_whitespace().nth(2).unwrap().to_owned();
+        assert!(line.starts_with("1: digest: sha256:") && line.contains(" size: "), "{line}");
+        assert_eq!(shelf.isles(&["push", "-q", "app:1", &name]).fine(), format!("{name}\n"));
+
+        let at = format!("docker://{name}");
+        let Some(seen) = shelf.peer("skopeo", &["inspect", "--tls-verify=false", &at]) else { return };
+        let seen = json_of(&seen.fine());
+        assert_eq!(seen["Digest"], json!(digest));
+        assert_eq!(seen["Layers"].as_array().unwrap().len(), 3);
+        assert_eq!(seen["Labels"]["color"], "blue");
+
+        // What skopeo copies in the registry comes back as the same image, by tag and by digest.
+        let copy = format!("docker://{}/copy:2", registry.address);
+        let options =
+            ["--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"];
+        shelf.peer("skopeo", &[&options[..], &[&at, &copy]].concat()).unwrap().fine();
+        for name in
+            [format!("{}/copy:2", registry.address), format!("{}/team/app@{digest}", registry.address)]
+        {
+            let said = shelf.isles_in("other", &["pull", &name]);
+            assert!(said.err.contains(&format!("Digest: {digest}")), "{said:?}");
+            assert!(said.err.contains(&format!("Status: Downloaded newer image for {name}")), "{said:?}");
+            assert_eq!(said.fine(), format!("{name}\n"));
+            let again = shelf.isles_in("other", &["pull", &name]);
+            assert!(again.err.contains("Image is up to date"), "{again:?}");
+            assert_eq!(
+                shelf.isles_in("other", &["inspect", "-f", "{{.Id}}", &name]).fine(),
+                format!("{id}\n")
+            );
+        }
+        let name = format!("docker://{name}");
+        let said = shelf.isles_in("other", &["pull", "-q", &name]);
+        assert_eq!((said.out.as_str(), said.err.as_str()), (&format!("{}\n", &name[9..]) as &str, ""));
+        assert!(shelf.isles_in("other", &["verify", "--full"]).fine().is_empty());
+
+        // Without the registry.
+        let gone = registry.address.clone();
+        drop(registry);
+        let name = format!("{gone}/copy:2");
+        shelf.isles_in("other", &["pull", &name]).fails(1, &[&format!("cannot reach {gone}")]);
+        shelf.isles_in("other", &["pull", "--policy", "missing", &name]).fine();
+        let said = shelf.isles_in("other", &["pull", "--policy", "newer", &name]);
+        assert!(said.err.contains("warning: cannot reach"), "{said:?}");
+        said.fine();
+        let words = ["is not here", "--policy never"];
+        shelf.isles_in("other", &["pull", "--policy", "never", &format!("{gone}/x")]).fails(1, &words);
+    }
+}
+
+#[test]
+fn skopeo_and_podman_load_what_save_wrote() {
+    for shelf in both() {
+        let id = stocked(&shelf);
+        let hex = &id[7..];
+        for (format, file, transport) in [
+            ("docker-archive", "docker.tar", "docker-archive"),
+            ("oci-archive", "oci.tar", "oci-archive"),
+            ("oci-dir", "oci", "oci"),
+        ] {
+            shelf.isles(&["save", "--format", format, "-o", file, "app:1"]).fine();
+            shelf.share(file);
+            let from = format!("{transport}:{file}");
+            let to = format!("dir:copy-{file}");
+            let Some(said) = shelf.peer("skopeo", &["--insecure-policy", "copy", "-q", &from, &to]) else {
+                return;
+            };
+            said.fine();
+            let manifest = fs::read_to_string(shelf.path(&format!("copy-{file}/manifest.json"))).unwrap();
+            assert_eq!(json_of(&manifest)["config"]["digest"], json!(id), "{format}");
+
+            // And back, with the same ID, from a file and from a pipe.
+            let said = shelf.isles_in("back", &["load", "-q", "-i", file]);
+            assert_eq!(said.fine(), "Loaded image: app:1\n", "{format}");
+            assert_eq!(shelf.isles_in("back", &["images", "-q", "--no-trunc"]).fine(), format!("{id}\n"));
+            shelf.isles_in("back", &["rmi", "app:1"]).fine();
+        }
+        let pipe = shelf.command_in("state", &["save", "app:1"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut load = shelf.command_in("pipe", &["load"]);
+        let said = Said::of(load.stdin(pipe.stdout.unwrap()).output().unwrap());
+        assert_eq!(said.fine(), "Loaded image: app:1\n");
+
+        // podman's own rootless mode needs subordinate IDs, so it runs as the tests' user.
+        if !rustix::process::geteuid().is_root() {
+            println!("skip: podman needs root here");
+            continue;
+        }
+        let (root, runroot) = (shelf.path("p").display().to_string(), shelf.path("pr").display().to_string());
+        let options = ["--root", &root, "--runroot", &runroot, "--storage-driver", "vfs"];
+        let podman = |args: &[&str]| shelf.peer("podman", &[&options[..], args].concat());
+        for file in ["docker.tar", "oci.tar"] {
+            let Some(said) = podman(&["load", "-q", "-i", file]) else { return };
+            said.fine();
+            let ids = podman(&["images", "-q", "--no-trunc"]).unwrap().fine();
+            assert_eq!(ids.trim(), id, "{file}");
+            if file == "docker.tar" {
+                podman(&["rmi", "-a", "-f"]).unwrap().fine();
+            }
+        }
+        for format in ["docker-archive", "oci-archive"] {
+            let file = format!("podman-{format}");
+            podman(&["save", "-q", "--format", format, "-o", &file, "app:1"]).unwrap().fine();
+            shelf.share(&file);
+            let state = format!("from-{format}");
+            let out = shelf.isles_in(&state, &["load", "-i", &file]).fine();
+            assert!(out.contains("app:1"), "{out}");
+            let ids = shelf.isles_in(&state, &["images", "-q", "--no-trunc"]).fine();
+            // podman writes the configuration anew for Docker's format.
+            assert!(format == "docker-archive" || ids.trim() == id, "{format}: {ids}, not {hex}");
+        }
+        podman(&["rmi", "-a", "-f"]).unwrap().fine();
+    }
+}
+
+#[test]
+fn archives_are_not_for_terminals() {
+    let shelf = both().remove(0);
+    stocked(&shelf);
+    let (user, terminal) = {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let name = ptsname(&user, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = fs::File::options().read(true).write(true).open(name).unwrap();
+        (user, terminal)
+    };
+    let mut save = shelf.command_in("state", &["save", "app:1"]);
+    let said = Said::of(save.stdout(terminal.try_clone().unwrap()).output().unwrap());
+    said.fails(1, &["not for the terminal", "-o"]);
+    let mut load = shelf.command_in("state", &["load"]);
+    Said::of(load.stdin(terminal).output().unwrap()).fails(1, &["standard input is a terminal", "-i"]);
+    drop(user);
+    shelf.isles(&["save", "--format", "oci-dir", "app:1"]).fails(1, &["a folder cannot be written"]);
+    // Nothing is left of a file that could not be completed.
+    shelf.isles(&["save", "-o", "nodir/x.tar", "app:1"]).fails(1, &["cannot write nodir/x.tar"]);
+    fs::remove_dir_all(shelf.path("state/blobs")).unwrap();
+    shelf.isles(&["save", "-o", "x.tar", "app:1"]).fails(1, &["is not in the local store"]);
+    assert!(
+        !fs::read_dir(shelf.path(".")).unwrap().any(|e| e
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .contains("x.tar"))
+    );
+}
+
+#[test]
+fn files_that_are_no_images() {
+    for shelf in both() {
+        let text = |name: &str, bytes: &[u8]| {
+            fs::write(shelf.path(name), bytes).unwrap();
+            fs::set_permissions(shelf.path(name), fs::Permissions::from_mode(0o644)).unwrap();
+        };
+        text("noise", &noise(4000, 7));
+        text("empty", b"");
+        text("tar", &tar(&[("a", b"1")]));
+        text("cycle", &tar(&[("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), ("index.json", b"{}")]));
+        let outside = br#"[{"Config":"../../etc/passwd","RepoTags":["x:1"],"Layers":[]}]"#;
+        text("outside", &tar(&[("manifest.json", outside)]));
+        text("xz", b"\xfd7zXZ\0\0\0\0\0\0\0");
+        for (file, words) in [
+            ("noise", &["not a valid archive"][..]),
+            ("empty", &["neither index.json nor manifest.json"]),
+            ("tar", &["neither index.json nor manifest.json"]),
+            ("cycle", &["index.json is not valid"]),
+            ("outside", &["'..'"]),
+            ("xz", &["xz compression is not supported"]),
+            ("nosuch", &["cannot open nosuch"]),
+            ("oci:.", &["no file oci-layout"]),
+            ("oci-archive:tar:1", &["names one image of an archive"]),
+        ] {
+            shelf.isles(&["load", "-i", file]).fails(1, words);
+        }
+        assert_eq!(shelf.isles(&["images", "-q"]).fine(), "");
+    }
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let store = tempfile::tempdir().unwrap();
+    let store = isles_store::Store::open(store.path(), isles_store::Ownership::Single).unwrap();
+    store.put_bytes(&store.lease().unwrap(), bytes).unwrap()
+}
+
+#[test]
+fn registries_that_lie() {
+    let liar = Liar::start();
+    let layer = tar(&[("a", b"1")]);
+    let config =
+        json!({"architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(&layer)]}})
+        .to_string()
+        .into_bytes();
+    let descriptor =
+        |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": sha256(bytes), "size": bytes.len()});
+    let manifest = |config: Value, layer: Value| {
+        json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "config": config, "layers": [layer]})
+            .to_string()
+            .into_bytes()
+    };
+    let good_config = descriptor(media_type::OCI_CONFIG, &config);
+    let good_layer = descriptor(media_type::OCI_LAYER, &layer);
+    let good = manifest(good_config.clone(), good_layer.clone());
+    let kind = media_type::OCI_MANIFEST;
+    let (c, l) = (sha256(&config), sha256(&layer));
+    liar.image("good", kind, &good, &[(&c, &config), (&l, &layer)]);
+    liar.image("wrong-layer", kind, &good, &[(&c, &config), (&l, &tar(&[("a", b"2")]))]);
+    liar.image("short-layer", kind, &good, &[(&c, &config), (&l, &layer[..600])]);
+    liar.image("wrong-config", kind, &good, &[(&c, &noise(config.len(), 3)), (&l, &layer)]);
+    let other = tar(&[("a", b"3")]);
+    let lying = manifest(good_config.clone(), descriptor(media_type::OCI_LAYER, &other));
+    liar.image("wrong-content", kind, &lying, &[(&c, &config), (&sha256(&other), &other)]);
+    liar.image("large", kind, &vec![b' '; 10 << 20], &[]);
+    let unknown = String::from_utf8(good.clone()).unwrap().replace(kind, "application/vnd.example.thing");
+    liar.image("unknown", "application/vnd.example.thing", unknown.as_bytes(), &[]);
+    liar.image("text", "text/html", b"<html>sign in</html>", &[]);
+    let helm = descriptor("application/vnd.cncf.helm.config.v1+json", b"{}");
+    liar.image("artifact", kind, &manifest(helm, good_layer.clone()), &[(&sha256(b"{}"), b"{}")]);
+    let mut huge = good_layer;
+    huge["size"] = json!(1u64 << 60);
+    liar.image("huge", kind, &manifest(good_config, huge), &[(&c, &config)]);
+    liar.say("/v2/private/manifests/latest", 401, "application/json", b"{}");
+    liar.say(
+        "/v2/denied/manifests/latest",
+        403,
+        "application/json",
+        br#"{"errors":[{"code":"DENIED","message":"no\u001b[2J"}]}"#,
+    );
+    for shelf in both() {
+        let at = |name: &str| format!("{}/{name}", liar.address);
+        let pinned = format!("good@sha256:{}", "a".repeat(64));
+        for (name, words) in [
+            ("wrong-layer", &["has digest sha256:", "expected", "hint: the content was damaged"][..]),
+            ("short-layer", &["bytes"]),
+            ("wrong-config", &["has the digest", "nothing of it was kept"]),
+            ("wrong-content", &["has digest", "expected"]),
+            ("large", &["is larger than"]),
+            ("unknown", &["not an image", "its media type is application/vnd.example.thing"]),
+            ("text", &["not an image"]),
+            ("artifact", &["not an image", "helm"]),
+            ("huge", &["is larger than"]),
+            ("private", &["without signing in", "isles login"]),
+            ("denied", &["denies us to pull denied:latest: no [2J"]),
+            ("nosuch", &["has no nosuch:latest", "hint: check the spelling"]),
+            (&pinned, &["has no good@sha256:"]),
+        ] {
+            // In a store that knows nothing of the others.
+            let state = name.split('@').next().unwrap();
+            let said = shelf.isles_in(state, &["pull", &at(name)]);
+            assert_eq!(shelf.isles_in(state, &["images", "-q"]).fine(), "", "{name}");
+            assert_eq!(said.out, "", "{name}");
+            assert!(!said.err.contains('\x1b'), "{said:?}");
+            said.fails(1, words);
+        }
+        shelf.isles(&["pull", "Bad/Name"]).fails(2, &["error: invalid image name 'Bad/Name'", "upper-case"]);
+        shelf.isles(&["pull", "--platform", "linux/arm64/v8/x", &at("good")]).fails(2, &["invalid platform"]);
+        shelf
+            .isles(&["pull", "--platform", "windows/amd64", &at("good")])
+            .fails(1, &["is for linux", "--platform"]);
+        // After all that, what is right is taken.
+        shelf.isles(&["pull", &at("good")]).fine();
+        assert_eq!(shelf.isles(&["verify", "--full"]).fine(), "");
+    }
+}
+
+#[test]
+fn signing_in_and_out() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(true) else { return };
+        stocked(&shelf);
+        let name = format!("{}/app:1", registry.address);
+        let login = |user: &str, password: &str| {
+            fs::write(shelf.path("password"), format!("{password}\n")).unwrap();
+            let mut command =
+                shelf.command_in("state", &["login", "-u", user, "--password-stdin", &registry.address]);
+            Said::of(command.stdin(fs::File::open(shelf.path("password")).unwrap()).output().unwrap())
+        };
+        let words = ["without signing in", &format!("isles login {}", registry.address)];
+        shelf.isles(&["push", "app:1", &name]).fails(1, &words);
+        login("me", "wrong").fails(1, &["does not accept this name and password", "hint: check both"]);
+        login("me", "").fails(1, &["a name and a password are needed"]);
+        assert_eq!(login("me", "secret").fine(), "Login Succeeded\n");
+        let file = shelf.path(".docker/config.json");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        shelf.isles(&["push", "app:1", &name]).fine();
+        shelf.isles_in("other", &["pull", &name]).fine();
+        let out = shelf.isles(&["logout", &registry.address]).fine();
+        assert_eq!(out, format!("Removing login credentials for {}\n", registry.address));
+        let out = shelf.isles(&["logout", &registry.address]).fine();
+        assert_eq!(out, format!("Not logged in to {}\n", registry.address));
+        shelf.isles_in("third", &["pull", &name]).fails(1, &words);
+        let said = shelf.isles(&["login", "--password-stdin", &registry.address]);
+        said.fails(1, &["--password-stdin needs a name"]);
+        shelf.isles(&["doctor", "--registry", &registry.address]).fine();
+    }
+}
+
+#[test]
+fn damage_is_found_and_pulled_again() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(false) else { return };
+        stocked(&shelf);
+        let name = format!("{}/app:1", registry.address);
+        shelf.isles(&["push", "app:1", &name]).fine();
+        shelf.isles_in("two", &["pull", &name]).fine();
+        let said = shelf.isles_in("two", &["verify"]);
+        assert!(said.err.contains("checked 1 image, 5 blobs and 3 layers"), "{said:?}");
+        said.fine();
+        let info = json_of(&shelf.isles_in("two", &["inspect", &name]).fine());
+        let manifest = info[0]["Descriptor"]["digest"].as_str().unwrap().to_owned();
+        let path = |digest: &str| shelf.path(&format!("two/blobs/sha256/{}/{}", &digest[7..9], &digest[7..]));
+        let parsed = json_of(&fs::read_to_string(path(&manifest)).unwrap());
+        let parts = [&parsed["layers"][0]["digest"], &parsed["config"]["digest"], &json!(manifest)];
+        for digest in parts.map(|d| d.as_str().unwrap()) {
+            let file = fs::File::options().write(true).open(path(digest)).unwrap();
+            file.write_all_at(b"!", 20).unwrap();
+            let said = shelf.isles_in("two", &["verify"]);
+            assert!(said.out.contains(&digest[7..19]) && said.out.contains(&name), "{said:?}");
+            said.fails(1, &["verify --repair"]);
+            let said = shelf.isles_in("two", &["verify", "--repair", "--format", "json"]);
+            assert_eq!((said.code, &json_of(&said.out)[0]["Repair"]), (Some(1), &json!("removed")));
+            let said = shelf.isles_in("two", &["pull", &name]);
+            assert!(said.err.contains("Downloaded newer image"), "{said:?}");
+            said.fine();
+            shelf.isles_in("two", &["verify", "--full"]).fine();
+        }
+    }
+}
+
+#[test]
+fn many_processes_use_one_store() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(false) else { return };
+        stocked(&shelf);
+        let name = format!("{}/app:1", registry.address);
+        shelf.isles(&["push", "app:1", &name]).fine();
+        for round in 0..3 {
+            let state = format!("shared{round}");
+            let run = |args: &[&str]| {
+                shelf.command_in(&state, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            };
+            let mut all = Vec::new();
+            for i in 0..4 {
+                all.push(run(&["pull", "-q", &name]));
+                all.push(run(&["load", "-q", "-i", "oci:layout"]));
+                all.push(run(&["prune", "-f"]));
+                if i % 2 == 0 {
+                    all.push(run(&["images", "-q"]));
+                    all.push(run(&["verify"]));
+                }
+            }
+            for child in all {
+                Said::of(child.wait_with_output().unwrap()).fine();
+            }
+            assert_eq!(shelf.isles_in(&state, &["images", "-q"]).fine().lines().count(), 1);
+            shelf.isles_in(&state, &["verify", "--full"]).fine();
+        }
+    }
+}
+
+#[test]
+fn the_doctor_looks() {
+    for shelf in both() {
+        let said = shelf.isles(&["doctor", "--format", "json"]);
+        let findings = json_of(&said.out);
+        let of = |check: &str| {
+            let found = findings.as_array().unwrap().iter().find(|f| f["Check"] == check);
+            found.unwrap_or_else(|| panic!("no '{check}' in {findings:#}")).clone()
+        };
+        for check in [
+            "kernel",
+            "user namespaces",
+            "subordinate IDs",
+            "control groups",
+            "overlay",
+            "disk space",
+            "clock",
+        ] {
+            let finding = of(check);
+            let cured = finding["Cure"].is_string();
+            assert_eq!(cured, finding["Status"] != "ok", "{finding}");
+        }
+        let problems = findings.as_array().unwrap().iter().filter(|f| f["Status"] == "problem").count();
+        assert_eq!(said.code, Some(i32::from(problems > 0)), "{findings:#}");
+        // Nothing is left, and nothing was made.
+        assert!(!shelf.path("state").exists());
+        let odd = |name: &str| name.starts_with(".isles-doctor");
+        assert!(
+            !fs::read_dir(shelf.path(".")).unwrap().any(|e| odd(&e.unwrap().file_name().to_string_lossy()))
+        );
+        let said = shelf.isles(&["--root", "/proc/nowhere", "doctor"]);
+        assert_eq!(said.code, Some(1));
+        assert!(said.out.contains("problem  state directory"), "{said:?}");
+        let said = shelf.isles(&["doctor", "--registry", "127.0.0.1:1"]);
+        assert!(said.out.contains("cannot reach 127.0.0.1:1"), "{said:?}");
+        assert_eq!(said.code, Some(1));
+    }
+}
