@@ -148,20 +148,10 @@ impl Store {
         let (compressed_in, compressed_out) = pipe(BUFFERS, COMPRESSED_BUFFER);
         let (archive_in, archive_out) = pipe(BUFFERS, ARCHIVE_BUFFER);
         std::thread::scope(|scope| {
-            let inflating = {
-                let object = object.as_str();
-                scope.spawn(move || {
-                    inflate(
-                        compressed_out,
-                        &archive_in,
-                        diff_id,
-                        self.limits.layer_bytes,
-                        self.limits.ratio,
-                        blob.size,
-                    )
-                    .map_err(|e| e.named(object))
-                })
-            };
+            let limits = &self.limits;
+            let inflating = scope.spawn(move || {
+                inflate(compressed_out, &archive_in, diff_id, limits.layer_bytes, limits.ratio, blob.size)
+            });
             let unpacking = {
                 let object = object.as_str();
                 scope.spawn(move || {
@@ -183,8 +173,12 @@ impl Store {
             // A damaged stream makes every stage fail; the first cause is the one to name.
             fetched?;
             match (inflated, unpacked) {
+                // The archive was cut off because inflating it had to stop.
+                (Err(stopped @ (Stopped::Corrupt(_) | Stopped::Limit { .. })), _) => {
+                    Err(stopped.named(&object))
+                }
                 (_, Err(e)) => Err(e),
-                (Err(e), Ok(_)) => Err(e),
+                (Err(stopped), Ok(_)) => Err(stopped.named(&object)),
                 (Ok((actual, size)), Ok(unpacked)) => {
                     if actual != *diff_id {
                         return Err(Error::WrongDigest {
