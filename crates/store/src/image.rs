@@ -359,13 +359,14 @@ impl Store {
         self.choose(&name, &manifests, platform)
     }
 
-    /// The manifests of an index whose images are here. None where the index itself is not here.
+    /// The manifests of an index whose images are here. None where the index itself is not here, or is no index:
+    /// the manifest of an image that is just being removed.
     pub(crate) fn manifests_of_index(&self, index: &Digest) -> Result<Vec<Digest>> {
         let bytes = match self.read_document(index) {
             Err(Error::NoBlob { .. }) => return Ok(Vec::new()),
             other => other?,
         };
-        let index: Index = serde_json::from_slice(&bytes).map_err(|e| Error::document(index, e))?;
+        let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return Ok(Vec::new()) };
         let here = index.manifests.into_iter().map(|d| d.digest).filter(|d| self.has_image(d));
         Ok(here.collect())
     }
@@ -394,7 +395,8 @@ impl Store {
             if self.has_image(&target) {
                 names.entry(target).or_default().push(reference);
             } else {
-                for manifest in self.manifests_of_index(&target)? {
+                // A damaged index leads nowhere; the list of the others is worth having.
+                for manifest in self.manifests_of_index(&target).unwrap_or_default() {
                     names.entry(manifest).or_default().push(reference.clone());
                 }
             }

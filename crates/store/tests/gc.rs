@@ -1,0 +1,285 @@
+//! Nothing that is needed is collected, and everything else is.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use isles_spec::{Digest, Quiet};
+use isles_store::{BuildRecord, Error, PruneOptions, Store};
+use support::*;
+
+#[test]
+fn ordinary_user() {
+    again_as_ordinary_user();
+}
+
+fn prune(store: &Store) -> isles_store::Pruned {
+    store.prune(&PruneOptions::default()).unwrap()
+}
+
+fn layers(home: &Home, names: &[&str]) -> Vec<isles_store::CommittedLayer> {
+    let lease = home.lease();
+    names.iter().map(|n| small_layer(&home.store, &lease, n, n)).collect()
+}
+
+#[test]
+fn what_holds_a_layer() {
+    let home = Home::new();
+    let store = &home.store;
+    let made = layers(&home, &["named", "nameless", "container", "leased", "cached", "loose"]);
+    let id = |n: usize| made[n].diff_id.clone();
+    let lease = home.lease();
+    image(store, &lease, &made[..1], &["app:1"], "1");
+    image(store, &lease, &made[1..2], &[], "2");
+    let container = store.create_container("c1", &[id(2)], false).unwrap();
+    drop(lease);
+    let lease = home.lease();
+    lease.hold(&id(3)).unwrap();
+    let key = Store::cache_key([&b"step"[..]]);
+    store.put_build_record(&key, &BuildRecord { holds: vec![id(4)], value: serde_json::json!(1) }).unwrap();
+    let here =
+        || made.iter().map(|l| store.has_layer(&l.diff_id) && store.has_blob(&l.diff_id)).collect::<Vec<_>>();
+
+    let would = store.prune(&PruneOptions { dry_run: true, ..Default::default() }).unwrap();
+    assert_eq!(here(), [true; 6]);
+    let pruned = prune(store);
+    assert_eq!(here(), [true, false, true, true, true, false]);
+    assert_eq!((would.layers.len(), would.blobs.len()), (pruned.layers.len(), pruned.blobs.len()));
+    assert_eq!(would.freed, pruned.freed);
+    assert!(pruned.freed > 0);
+    assert_eq!(pruned.images.len(), 1, "the nameless one");
+    assert_eq!(prune(store), Default::default(), "once is enough");
+
+    // Each lets go in turn.
+    drop(lease);
+    prune(store);
+    assert_eq!(here(), [true, false, true, false, true, false]);
+    container.remove().unwrap();
+    prune(store);
+    assert_eq!(here(), [true, false, false, false, true, false]);
+    let all = PruneOptions { cache: true, ..Default::default() };
+    assert_eq!(store.prune(&all).unwrap().build_records, 1);
+    assert_eq!(here(), [true, false, false, false, false, false]);
+    let all = PruneOptions { all_images: true, ..Default::default() };
+    assert_eq!(store.prune(&all).unwrap().images, ["app:1"]);
+    assert_eq!(store.disk_usage().unwrap(), Default::default());
+    let tmp = fs::read_dir(store.root().join("tmp")).unwrap().map(|e| e.unwrap().path());
+    let left: Vec<_> = tmp.flat_map(|worker| fs::read_dir(worker).unwrap()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn images_that_containers_stand_on() {
+    let home = Home::new();
+    let store = &home.store;
+    let made = layers(&home, &["a"]);
+    let image = image(store, &home.lease(), &made, &["app:1", "app:2"], "1");
+    let container =
+        store.create_container("c1", std::slice::from_ref(&image.manifest_digest), false).unwrap();
+    let id = image.id().to_string();
+    store.remove_image("app:2", false).unwrap();
+    assert!(matches!(store.remove_image("app:1", false), Err(Error::InUse { .. })));
+    assert!(matches!(store.remove_image(&id, false), Err(Error::InUse { .. })));
+    store.remove_image("app:1", true).unwrap();
+    store.prune(&PruneOptions { all_images: true, ..Default::default() }).unwrap();
+    assert!(store.has_layer(&made[0].diff_id), "the container stands on it");
+    container.remove().unwrap();
+    store.remove_image(&id, false).unwrap();
+    assert!(!store.has_layer(&made[0].diff_id));
+    assert!(matches!(store.remove_image(&id, false), Err(Error::NoImage { .. })));
+}
+
+#[test]
+fn what_several_images_share_stays() {
+    let home = Home::new();
+    let store = &home.store;
+    let made = layers(&home, &["base", "one", "two"]);
+    let lease = home.lease();
+    image(store, &lease, &[made[0].clone(), made[1].clone()], &["one"], "1");
+    image(store, &lease, &[made[0].clone(), made[2].clone()], &["two"], "2");
+    drop(lease);
+    let gone = store.remove_image("one", false).unwrap();
+    assert_eq!(
+        (gone.images.as_slice(), gone.layers.as_slice()),
+        (&["one:latest".to_owned()][..], &[made[1].diff_id.clone()][..])
+    );
+    assert!(store.has_layer(&made[0].diff_id) && !store.has_blob(&made[1].diff_id));
+    assert!(store.is_whole(&store.resolve("two", None).unwrap()));
+}
+
+#[test]
+fn young_things_stay_where_asked() {
+    let home = Home::new();
+    let made = layers(&home, &["a"]);
+    let old = PruneOptions { grace: Duration::from_secs(3600), ..Default::default() };
+    assert_eq!(home.store.prune(&old).unwrap(), Default::default());
+    let past = SystemTime::now() - Duration::from_secs(7200);
+    let record = home.store.layer_path(&made[0].diff_id).unwrap().parent().unwrap().join("layer.json");
+    for path in [record, home.store.blob_path(&made[0].diff_id)] {
+        fs::File::open(path).unwrap().set_modified(past).unwrap();
+    }
+    assert_eq!(home.store.prune(&old).unwrap().layers.len(), 1);
+}
+
+#[test]
+fn the_cache_has_a_budget() {
+    let home = Home::new();
+    let store = &home.store;
+    let lease = home.lease();
+    let big = "x".repeat(200_000);
+    let mut keys: Vec<Digest> = Vec::new();
+    for n in 0..5u8 {
+        let layer = small_layer(store, &lease, &format!("f{n}"), &format!("{n}{big}"));
+        let key = Store::cache_key([&[n][..]]);
+        store
+            .put_build_record(&key, &BuildRecord { holds: vec![layer.diff_id], value: serde_json::json!(n) })
+            .unwrap();
+        let file = store.root().join("cache/build").join(format!("sha256-{}", key.hex()));
+        let time = SystemTime::now() - Duration::from_secs(1000 - u64::from(n));
+        fs::File::open(file).unwrap().set_modified(time).unwrap();
+        keys.push(key);
+    }
+    drop(lease);
+    // Looking it up makes the oldest the youngest.
+    assert!(store.build_record(&home.lease(), &keys[0]).unwrap().is_some());
+    let options = PruneOptions { cache: true, cache_budget: 1_000_000, ..Default::default() };
+    let pruned = store.prune(&options).unwrap();
+    let lease = home.lease();
+    let left: Vec<bool> = keys.iter().map(|k| store.build_record(&lease, k).unwrap().is_some()).collect();
+    assert_eq!(left, [true, false, false, false, true], "{pruned:?}");
+    assert_eq!((pruned.build_records, pruned.layers.len()), (3, 3));
+    let usage = store.disk_usage().unwrap().build_cache;
+    assert!(usage.count == 2 && usage.bytes <= 1_000_000, "{usage:?}");
+    // A record whose layer is gone counts as absent.
+    drop(lease);
+    isles_store::remove_tree(&store.root().join("layers")).unwrap();
+    isles_store::remove_tree(&store.root().join("blobs")).unwrap();
+    assert_eq!(store.build_record(&home.lease(), &keys[0]).unwrap(), None);
+}
+
+/// An import that is stopped half-way while a collection runs.
+#[test]
+fn a_collection_beside_an_ingest() {
+    let home = Home::new();
+    let store = &home.store;
+    let tar = Tar::new().file("a", &"1".repeat(300_000)).done();
+    let blob = gzip(&tar);
+    let lease = home.lease();
+    let (at_half, go_on) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let ingest = scope.spawn(|| {
+            let mut open = |offset: u64| -> io::Result<Box<dyn Read + '_>> {
+                let wait = Wait { at_half: &at_half, go_on: &go_on };
+                let half = &blob[offset as usize..blob.len() / 2];
+                Ok(Box::new(half.chain(wait).chain(&blob[blob.len() / 2..])))
+            };
+            store.ingest_layer(&lease, &descriptor(&blob), &sha256(&tar), &mut open, &Quiet).unwrap()
+        });
+        while !at_half.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        // From another process's point of view.
+        let other = Store::open(store.root(), ownership()).unwrap();
+        prune(&other);
+        other.collect().unwrap();
+        go_on.store(true, Ordering::Release);
+        ingest.join().unwrap();
+        prune(&other);
+    });
+    assert!(store.has_layer(&sha256(&tar)) && store.has_blob(&sha256(&blob)));
+    drop(lease);
+    assert_eq!(prune(store).layers.len(), 1);
+}
+
+struct Wait<'a> {
+    at_half: &'a AtomicBool,
+    go_on: &'a AtomicBool,
+}
+
+impl Read for Wait<'_> {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.at_half.store(true, Ordering::Release);
+        while !self.go_on.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        Ok(0)
+    }
+}
+
+/// Images come and go while collections run without a pause.
+#[test]
+fn collections_beside_everything() {
+    let home = Home::new();
+    let store = &home.store;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let other = Store::open(store.root(), ownership()).unwrap();
+                prune(&other);
+                other.collect().unwrap();
+            }
+        });
+        let workers: Vec<_> = (0..3)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let store = Store::open(store.root(), ownership()).unwrap();
+                    for round in 0..25 {
+                        let lease = store.lease().unwrap();
+                        let shared = small_layer(&store, &lease, "shared", "1");
+                        let own = small_layer(&store, &lease, "own", &format!("{worker}-{round}"));
+                        let name = format!("app{worker}:1");
+                        let made =
+                            image(&store, &lease, &[shared, own], &[&name], &format!("{worker}-{round}"));
+                        drop(lease);
+                        let found = store.resolve(&name, None).unwrap();
+                        assert_eq!(found.id(), made.id());
+                        assert!(store.is_whole(&found));
+                        if round % 3 == 0 {
+                            store.remove_image(&name, false).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|w| w.join()).collect();
+        stop.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|r| r.unwrap());
+    });
+    let options = isles_store::VerifyOptions { depth: isles_store::Depth::Full, repair: false };
+    let report = store.verify(&options, &Quiet).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+#[test]
+fn containers_come_and_go() {
+    let home = Home::new();
+    let store = &home.store;
+    let kept = store.create_container("abc123", &[], false).unwrap();
+    assert!(matches!(store.create_container("abc123", &[], false), Err(Error::Exists { .. })));
+    for id in ["", "..", "a/b", ".x", "-x", &"x".repeat(200)] {
+        assert!(store.create_container(id, &[], false).is_err(), "{id}");
+    }
+    let mine = store.create_container("abd456", &[], true).unwrap();
+    assert_eq!(store.find_container("abc").unwrap().id(), "abc123");
+    assert!(matches!(store.find_container("ab"), Err(Error::Ambiguous { .. })));
+    assert!(matches!(store.find_container("x"), Err(Error::NoContainer { .. })));
+    mine.write("state.json", b"{}").unwrap();
+    assert_eq!(mine.read("state.json").unwrap().as_deref(), Some(&b"{}"[..]));
+    assert_eq!(mine.read("other").unwrap(), None);
+    assert_eq!(store.collect().unwrap(), Vec::<String>::new(), "it is locked");
+    let mut second = store.container("abd456").unwrap();
+    assert!(!second.try_lock().unwrap());
+    assert!(matches!(store.container("abd456").unwrap().remove(), Err(Error::InUse { .. })));
+    drop(mine);
+    assert_eq!(store.collect().unwrap(), ["abd456"]);
+    drop(kept);
+    assert_eq!(store.collect().unwrap(), Vec::<String>::new(), "it is not ephemeral");
+    assert_eq!(store.containers().unwrap(), ["abc123"]);
+    store.container("abc123").unwrap().remove().unwrap();
+    assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
+}
