@@ -582,3 +582,37 @@ fn the_doctor_looks() {
         assert_eq!(said.code, Some(1));
     }
 }
+
+#[test]
+fn a_pull_that_is_killed_is_continued() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(false) else { return };
+        let large = tar(&[("big", &noise(6_000_000, 5)), ("other", &b"text ".repeat(100_000))]);
+        layout(&shelf.path("layout"), "big:1", &[large, tar(&[("small", b"1")])]);
+        shelf.share("layout");
+        shelf.isles(&["load", "-i", "oci:layout"]).fine();
+        let name = format!("{}/big:1", registry.address);
+        shelf.isles(&["push", "big:1", &name]).fine();
+        let started = std::time::Instant::now();
+        shelf.isles_in("whole", &["pull", &name]).fine();
+        let whole = started.elapsed();
+        let mut killed = 0;
+        for point in 0..10 {
+            let state = format!("killed{point}");
+            let mut command = shelf.command_in(&state, &["pull", &name]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole * point / 10);
+            child.kill().unwrap();
+            killed += u32::from(!child.wait().unwrap().success());
+            shelf.isles_in(&state, &["verify", "--full"]).fine();
+            shelf.isles_in(&state, &["pull", &name]).fine();
+            shelf.isles_in(&state, &["verify", "--full"]).fine();
+            shelf.isles_in(&state, &["prune"]).fine();
+            for folder in ["tmp", "leases", "partial"] {
+                let left = fs::read_dir(shelf.path(&format!("{state}/{folder}"))).map_or(0, |d| d.count());
+                assert_eq!(left, 0, "{folder}, killed at {point}");
+            }
+        }
+        assert!(killed > 2, "only {killed} were killed in time");
+    }
+}

@@ -95,8 +95,8 @@ impl Hint for Error {
                 "pull the image again; `isles verify` finds out what else is missing".into()
             }
             Error::InUse { what: "image", .. } => {
-                "a container stands on it: remove that first (`isles ps -a`, `isles rm`), or take only the name \
-                 away with -f"
+                "a container stands on it, or a command works with it: remove that first (`isles ps -a`, `isles rm`), \
+                 or take only the name away with -f"
                     .into()
             }
             Error::SeveralNames { .. } => {

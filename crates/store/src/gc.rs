@@ -103,7 +103,16 @@ impl Store {
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
         let mut pruned = Pruned::default();
         let mut sizes = Sizes::default();
-        let (dropped, names) = self.images_to_drop(options.all_images, &mut pruned)?;
+        let dropped = {
+            // In one turn, so that no name is given to an image that is going.
+            let _alone = if options.dry_run { None } else { Some(self.exclude()?) };
+            let (dropped, names) = self.images_to_drop(options.all_images, &mut pruned)?;
+            if !options.dry_run {
+                names.iter().try_for_each(|reference| self.remove_ref(reference).map(drop))?;
+                dropped.iter().try_for_each(|manifest| self.remove_record(manifest))?;
+            }
+            dropped
+        };
         let mut evicted = HashSet::new();
         if options.cache {
             for item in self.over_budget(&dropped, options.cache_budget, &mut sizes)? {
@@ -127,10 +136,6 @@ impl Store {
         for path in &evicted {
             crate::atomic::remove_file(path)?;
         }
-        for reference in &names {
-            self.remove_ref(reference)?;
-        }
-        self.drop_images(&dropped)?;
         self.sweep(options.grace, None, &mut sizes, &mut pruned)?;
         pruned.freed += self.old_partials(false)?;
         clear_tmp(self)?;
@@ -139,8 +144,20 @@ impl Store {
 
     /// Removes an image by name (only the name, while others stand for it) or by ID (with all its names if
     /// `force`, else only while it has one at most), then frees what it alone needed. A container that
-    /// stands on the image forbids it; with `force` only the name goes.
+    /// stands on the image, or a lease on its manifest, forbids it; with `force` only the name goes.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        let candidates = {
+            // In one turn, so that no name is given to an image that is going.
+            let _alone = self.exclude()?;
+            self.forget_image(name, force, &mut pruned)?
+        };
+        self.sweep(Duration::ZERO, Some(&candidates), &mut Sizes::default(), &mut pruned)?;
+        Ok(pruned)
+    }
+
+    /// Takes the names and records away that a removal takes away, and returns what may be garbage now.
+    fn forget_image(&self, name: &str, force: bool, pruned: &mut Pruned) -> Result<HashSet<Digest>> {
         let named = name.parse::<Reference>().ok().filter(|r| matches!(self.lookup(r), Ok(Some(_))));
         let names = self.references()?;
         let mut manifests = HashSet::new();
@@ -173,7 +190,8 @@ impl Store {
             }
         }
         let mut dropped: HashSet<Digest> = manifests.difference(&kept).cloned().collect();
-        let held: HashSet<Digest> = self.held_by_containers()?.into_iter().collect();
+        let mut held: HashSet<Digest> = self.held_by_containers()?.into_iter().collect();
+        held.extend(self.leased()?);
         if !dropped.is_disjoint(&held) {
             if !force {
                 return Err(Error::InUse { what: "image", name: name.to_owned() });
@@ -194,7 +212,6 @@ impl Store {
                 candidates.insert(diff_id);
             }
         }
-        let mut pruned = Pruned::default();
         for reference in &going {
             if let Some(target) = self.lookup(reference)? {
                 candidates.insert(target);
@@ -205,9 +222,8 @@ impl Store {
         if going.is_empty() {
             pruned.images.push(name.to_owned());
         }
-        self.drop_images(&dropped)?;
-        self.sweep(Duration::ZERO, Some(&candidates), &mut Sizes::default(), &mut pruned)?;
-        Ok(pruned)
+        dropped.iter().try_for_each(|manifest| self.remove_record(manifest))?;
+        Ok(candidates)
     }
 
     /// Counts and sizes by kind.
@@ -278,11 +294,6 @@ impl Store {
         names.dedup();
         pruned.images.extend(names.iter().map(Reference::familiar));
         Ok((dropped, names))
-    }
-
-    fn drop_images(&self, manifests: &HashSet<Digest>) -> Result<()> {
-        let _alone = self.exclude()?;
-        manifests.iter().try_for_each(|manifest| self.remove_record(manifest))
     }
 
     /// Takes garbage away, turn by turn. With `candidates`, nothing else.
