@@ -227,7 +227,7 @@ impl Registry {
         let address = loop {
             let line = lines.next().expect("docker-registry ended").unwrap();
             if let Some((_, after)) = line.split_once("listening on ") {
-                break after.split(['"', ' ']).next().unwrap().to_owned();
+                break after.split(['"', ' ', ',']).next().unwrap().to_owned();
             }
         };
         // Its log must go on being read.
