@@ -261,10 +261,11 @@ fn skopeo_and_podman_load_what_save_wrote() {
             assert_eq!(shelf.isles_in("back", &["images", "-q", "--no-trunc"]).fine(), format!("{id}\n"));
             shelf.isles_in("back", &["rmi", "app:1"]).fine();
         }
-        let pipe = shelf.command_in("state", &["save", "app:1"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut save = shelf.command_in("state", &["save", "app:1"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut load = shelf.command_in("pipe", &["load"]);
-        let said = Said::of(load.stdin(pipe.stdout.unwrap()).output().unwrap());
+        let said = Said::of(load.stdin(save.stdout.take().unwrap()).output().unwrap());
         assert_eq!(said.fine(), "Loaded image: app:1\n");
+        assert!(save.wait().unwrap().success());
 
         // podman's own rootless mode needs subordinate IDs, so it runs as the tests' user.
         if !rustix::process::geteuid().is_root() {

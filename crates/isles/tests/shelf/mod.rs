@@ -169,7 +169,7 @@ pub fn layout(place: &Path, name: &str, layers: &[Vec<u8>]) -> Image {
         });
     }
     let name: Reference = name.parse().unwrap();
-    let image = store.assemble(&lease, &config, &blobs, &[name.clone()]).unwrap();
+    let image = store.assemble(&lease, &config, &blobs, std::slice::from_ref(&name)).unwrap();
     store.export_oci_dir(&[(image.clone(), vec![name])], place, &Quiet).unwrap();
     image
 }
