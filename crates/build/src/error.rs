@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use isles_spec::Hint;
 
+use crate::debian;
 use crate::position::Diagnostic;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -15,19 +16,56 @@ pub enum Error {
     /// The recipe itself is wrong, or asks for something that cannot be had.
     #[error(transparent)]
     Recipe(#[from] Box<Diagnostic>),
+    /// Something that an instruction needs failed; the place is the instruction's.
+    #[error("{place}")]
+    At { place: Box<Diagnostic>, source: Box<Error> },
     /// An operation on a file failed.
     #[error("cannot {operation} '{}': {source}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     /// The caller's wish cannot be met.
     #[error(transparent)]
     Request(#[from] isles_spec::Error),
+    #[error(transparent)]
+    Store(#[from] isles_store::Error),
+    #[error(transparent)]
+    Engine(#[from] isles_engine::Error),
+    #[error(transparent)]
+    Registry(#[from] Box<isles_registry::Error>),
+    #[error(transparent)]
+    Debian(#[from] Box<debian::Error>),
+    /// A step ran and did not succeed.
+    #[error("{place}: '{command}' failed with exit code {code}{}", tail_text(tail))]
+    StepFailed {
+        /// File and line.
+        place: String,
+        command: String,
+        /// As a shell gives it: 128 and the signal where one ended the step.
+        code: u8,
+        /// The end of what it wrote, where that was not shown.
+        tail: String,
+    },
+    /// Another stage failed; its error is the one to show.
+    #[error("the build was stopped")]
+    Stopped,
+}
+
+/// So many lines of a failed step are repeated.
+const TAIL_LINES: usize = 20;
+
+fn tail_text(tail: &str) -> String {
+    let lines: Vec<&str> = tail.lines().collect();
+    let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+    if last.is_empty() { String::new() } else { format!("\n    {}", last.join("\n    ")) }
 }
 
 impl Error {
     /// Wraps an error of the operating system; for `map_err`.
-    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    pub fn io<E: Into<io::Error>>(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Error {
         let path = path.into();
-        move |source| Error::Io { operation, path, source }
+        move |source| Error::Io { operation, path, source: source.into() }
     }
 }
 
@@ -37,15 +75,48 @@ impl From<Diagnostic> for Error {
     }
 }
 
+impl From<debian::Error> for Error {
+    fn from(error: debian::Error) -> Self {
+        Error::Debian(Box::new(error))
+    }
+}
+
+impl From<isles_registry::Error> for Error {
+    fn from(error: isles_registry::Error) -> Self {
+        Error::Registry(Box::new(error))
+    }
+}
+
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Recipe(d) => d.hint(),
+            Error::At { place, source } => place.hint().or_else(|| source.hint()),
             Error::Request(e) => e.hint(),
+            Error::Store(e) => e.hint(),
+            Error::Engine(e) => e.hint(),
+            Error::Registry(e) => e.hint(),
+            Error::Debian(e) => e.hint(),
+            Error::StepFailed { code, command, .. } => step_hint(*code, command),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("check the permissions of the path".into())
+                Some("check the permissions of the path; .dockerignore can leave it out".into())
             }
-            Error::Io { .. } => None,
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free some space, for example with `isles prune`".into())
+            }
+            Error::Io { .. } | Error::Stopped => None,
         }
+    }
+}
+
+fn step_hint(code: u8, command: &str) -> Option<String> {
+    match code {
+        127 => Some("a program of the command is not in the image; install it in an earlier step".into()),
+        126 => Some("a program of the command is there but cannot be run; is it executable?".into()),
+        137 => Some("the step was killed, which is what happens when memory runs out".into()),
+        _ if command.contains("apt-get install") && !command.contains("-y") => {
+            Some("nobody can answer questions during a build: write apt-get install -y".into())
+        }
+        _ => None,
     }
 }

@@ -1,11 +1,34 @@
 //! Recipes to images: the parsers, the build graph, its cache, and the Debian bootstrap.
+//!
+//! Both languages come down to the same few operations on a stage ([`snapshot`]): begin with an image
+//! ([`images`]), copy chosen files ([`select`], [`copy`]), run a program ([`run`]), note a change of the
+//! configuration. Stages are built side by side as they need each other ([`stages`]).
 
+mod archive;
+mod build;
+mod chmod;
+mod context;
+mod copy;
 pub mod debian;
 pub mod definition;
+mod digests;
 pub mod dockerfile;
 pub mod error;
+mod images;
+mod key;
+pub mod options;
+mod pattern;
 pub mod position;
 pub mod recipe;
+mod run;
+mod select;
+mod snapshot;
+mod stages;
+mod time;
+mod tree;
+mod upper;
 
+pub use build::{build, image_of_recipe, image_of_suite};
 pub use error::{Error, Result};
+pub use options::{BuildOptions, Built};
 pub use recipe::is_recipe;

@@ -10,7 +10,7 @@
 
 mod archive;
 mod cleartext;
-mod compression;
+pub(crate) mod compression;
 mod configure;
 mod control;
 mod database;

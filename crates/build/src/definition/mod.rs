@@ -2,10 +2,14 @@
 //!
 //! [`syntax`] splits text into stages, header fields and sections and keeps all of it with positions;
 //! [`arguments`] replaces `{{ NAME }}` and reads the result again, because the language defines arguments
-//! as textual; [`lint`] names the traps. Reference: Apptainer 1.5, by its behaviour.
+//! as textual; [`lint`] names the traps. [`bootstrap`] makes what a stage begins with, [`execute`] the rest;
+//! [`scripts`] is what the image keeps of the file. Reference: Apptainer 1.5, by its behaviour.
 
 pub mod arguments;
+pub mod bootstrap;
+pub mod execute;
 pub mod lint;
+mod scripts;
 pub mod syntax;
 
 use std::sync::Arc;

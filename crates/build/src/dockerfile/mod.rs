@@ -1,11 +1,18 @@
 //! The Dockerfile language, in four steps that each stand alone: [`lines`] joins continuations,
 //! [`syntax`] splits instructions into words, [`instruction`] gives them types, [`words`] expands
-//! variables. Reference: BuildKit's frontend 1.26, its code rather than its manual where they differ.
+//! variables. Then [`plan`] finds the stages that are needed and [`execute`] carries them out. Reference: BuildKit's frontend 1.26, its code rather than its manual where they differ.
 
+mod copying;
+pub mod execute;
 pub mod flags;
+mod history;
 pub mod instruction;
 pub mod lines;
 pub mod mount;
+pub mod plan;
+mod ports;
+mod running;
+pub mod scope;
 pub mod syntax;
 pub mod words;
 

@@ -1,0 +1,63 @@
+//! The build context: a folder of the host, what `.dockerignore` leaves out of it, and what its files contain.
+
+use std::path::{Path, PathBuf};
+
+use isles_store::Store;
+
+use crate::digests::Digests;
+use crate::error::{Error, Result};
+use crate::pattern::Ignore;
+use crate::position::SourceText;
+use crate::recipe::{Found, Language};
+use crate::tree::{Folder, Tree};
+
+/// A `.dockerignore` may have this many bytes.
+const LIMIT: u64 = 1 << 20;
+
+/// A build context.
+#[derive(Debug)]
+pub struct Context {
+    pub tree: Tree,
+    pub digests: Digests,
+    pub ignore: Ignore,
+}
+
+impl Context {
+    /// Opens the context of a recipe. Nothing in it is read but `.dockerignore`.
+    pub fn open(store: &Store, found: &Found) -> Result<Context> {
+        let folder = &found.context;
+        let real = folder.canonicalize().map_err(Error::io("open the build context", folder))?;
+        let ignore = match found.language {
+            Language::Dockerfile => ignore_of(&found.file, folder)?,
+            Language::Definition => Ignore::default(),
+        };
+        Ok(Context { tree: Tree::Folder(Folder::open(folder)?), digests: Digests::of(store.root(), &real), ignore })
+    }
+
+    /// Keeps what was learned of the files.
+    pub fn save(&self) {
+        self.digests.save();
+    }
+}
+
+/// `<recipe>.dockerignore` goes before `.dockerignore` of the context.
+fn ignore_of(recipe: &Path, folder: &Path) -> Result<Ignore> {
+    let mut own = recipe.as_os_str().to_owned();
+    own.push(".dockerignore");
+    for path in [PathBuf::from(own), folder.join(".dockerignore")] {
+        let text = match std::fs::read(&path) {
+            Ok(bytes) if bytes.len() as u64 <= LIMIT => String::from_utf8_lossy(&bytes).into_owned(),
+            Ok(_) => {
+                let message = format!("'{}' has more than the {LIMIT} bytes that are allowed", path.display());
+                return Err(isles_spec::Error::new(message).into());
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::io("read", &path)(e)),
+        };
+        return Ignore::read(&text).map_err(|(line, why)| {
+            let source = SourceText::new(path.display().to_string(), text.as_bytes());
+            source.at(source.line_span(line), why).into()
+        });
+    }
+    Ok(Ignore::default())
+}

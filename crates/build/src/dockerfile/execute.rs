@@ -1,0 +1,458 @@
+//! Carries a Dockerfile out: stage after stage, instruction after instruction.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use isles_spec::Platform;
+
+use super::history;
+use super::instruction::{self, CommandLine, Instruction, Recipe, Step};
+use super::plan::{self, From, Plan};
+use super::scope::{self, Globals, Scope, Words};
+use super::syntax::parse_trigger;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::images;
+use crate::position::{Diagnostic, SourceText, Span, Spanned};
+use crate::recipe::Found;
+use crate::snapshot::{Build, Scratch, Snapshot};
+use crate::stages::Stages;
+use crate::tree::Tree;
+use crate::upper::{Access, Upper};
+
+/// The shell of commands in shell form, where SHELL says no other.
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+/// Titles of steps are cut to this many characters.
+const TITLE: usize = 120;
+
+/// What a stage gives to later ones.
+#[derive(Debug)]
+pub struct Outcome {
+    pub snapshot: Snapshot,
+    scope: Scope,
+}
+
+/// A Dockerfile being carried out: what all its stages share.
+pub struct Dockerfile<'a> {
+    pub build: &'a Build<'a>,
+    pub recipe: &'a Recipe,
+    pub globals: &'a Globals,
+    pub context: &'a Context,
+    plan: &'a Plan,
+    warnings: &'a Mutex<Vec<Diagnostic>>,
+}
+
+/// A stage being carried out.
+pub struct Stage<'a, 's> {
+    pub file: &'a Dockerfile<'a>,
+    stages: &'a Stages<'s, Outcome>,
+    index: usize,
+    pub snapshot: Snapshot,
+    pub scope: Scope,
+    /// A CMD stands in this stage itself.
+    has_cmd: bool,
+    /// A WORKDIR stands in this stage or its base.
+    has_workdir: bool,
+    number: usize,
+    total: usize,
+}
+
+/// Where an instruction stands: in the recipe, or in an image that it begins with.
+#[derive(Clone)]
+pub struct Origin {
+    pub source: Arc<SourceText>,
+    pub escape: char,
+    /// It comes from an image's ONBUILD.
+    pub trigger: bool,
+}
+
+/// Reads a Dockerfile and carries it out. Gives the target's stage, and what is odd about the recipe.
+pub fn execute(build: &Build<'_>, found: &Found, source: Arc<SourceText>) -> Result<(Snapshot, Vec<Diagnostic>)> {
+    let recipe = super::parse(source.clone())?;
+    refuse_other_frontends(&recipe)?;
+    let warnings = Mutex::new(recipe.warnings.clone());
+    let words = Words { source: &source, escape: recipe.escape, warnings: &warnings };
+    let target_stage = build.options.target.as_deref().unwrap_or("default");
+    let mut globals = Globals::new(&build.platform, target_stage, &build.options.build_args);
+    globals.declare(&words, &recipe.global_args)?;
+    let plan = plan::plan(&recipe, &globals, &words, build.options.target.as_deref())?;
+    let context = Context::open(build.store, found)?;
+    let file =
+        Dockerfile { build, recipe: &recipe, globals: &globals, context: &context, plan: &plan, warnings: &warnings };
+    let result = crate::stages::build(recipe.stages.len(), &plan.needed, &|index, stages| stage(&file, index, stages));
+    context.save();
+    let outcome = result?;
+    let mut snapshot = match Arc::try_unwrap(outcome) {
+        Ok(outcome) => outcome.snapshot,
+        Err(shared) => shared.snapshot.clone(),
+    };
+    let labels: Vec<_> = build.options.labels.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+    if !labels.is_empty() {
+        snapshot.config.config.labels.extend(labels.iter().cloned());
+        snapshot.note(history::pairs("LABEL", &labels));
+    }
+    warn_of_unused(&recipe, &globals, &words);
+    Ok((snapshot, warnings.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Our own frontend stands for Docker's, whatever version is asked for; another language is refused.
+fn refuse_other_frontends(recipe: &Recipe) -> Result<()> {
+    let Some(asked) = &recipe.syntax else { return Ok(()) };
+    let name = asked.trim_start_matches("docker.io/");
+    let docker = ["docker/dockerfile", "docker/dockerfile-upstream", "docker/dockerfile-experimental"];
+    if docker.iter().any(|d| name.strip_prefix(d).is_some_and(|r| r.is_empty() || r.starts_with([':', '@']))) {
+        return Ok(());
+    }
+    let span = recipe.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.span).unwrap_or_default();
+    Err(recipe
+        .source
+        .at(span, format!("the frontend '{asked}' is not known"))
+        .with_suggestion("only the language of docker/dockerfile is; take the line out if the file is written in it")
+        .into())
+}
+
+fn warn_of_unused(recipe: &Recipe, globals: &Globals, words: &Words<'_>) {
+    let mut declared = BTreeSet::new();
+    for step in recipe.stages.iter().flat_map(|s| &s.steps) {
+        if let Instruction::Arg(arguments) = &step.instruction {
+            declared.extend(arguments.iter().map(|a| a.name.text.clone()));
+        }
+    }
+    for name in globals.unused(&declared) {
+        let span = recipe.stages.last().map(|s| s.node.span).unwrap_or_default();
+        let warning = recipe.source.at(span, format!("no ARG declares the build argument '{name}'"));
+        words.warn(match crate::position::nearest(name, declared.iter().map(String::as_str)) {
+            Some(near) => warning.with_suggestion(format!("did you mean '{near}'?")),
+            None => warning,
+        });
+    }
+}
+
+/// Gives an error a place, where it has none.
+pub fn place(source: &SourceText, span: Span, error: Error) -> Error {
+    match error {
+        Error::Recipe(_) | Error::At { .. } | Error::StepFailed { .. } | Error::Stopped => error,
+        other => Error::At { place: Box::new(source.at(span, other.to_string())), source: Box::new(other) },
+    }
+}
+
+fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) -> Result<Outcome> {
+    let written = &file.recipe.stages[index];
+    let source = &file.recipe.source;
+    let words = file.words(source, file.recipe.escape);
+    let platform = match &written.platform {
+        None => file.build.platform.clone(),
+        Some(word) => {
+            let text = words.expand(word, &|n| file.globals.lookup(n))?;
+            text.parse().map_err(|e: isles_spec::Error| place(source, word.span, e.into()))?
+        }
+    };
+    let (snapshot, scope) = match &file.plan.bases[index] {
+        From::Scratch => (images::scratch(&platform), Scope::default()),
+        From::Stage(base) => {
+            let base = stages.get(*base)?;
+            (base.snapshot.clone(), base.scope.clone())
+        }
+        From::Image(name) => {
+            let image = file.image(name, &platform, index, source, written.base.span)?;
+            (images::base(&image, &platform), Scope::default())
+        }
+    };
+    let mut stage = Stage {
+        file,
+        stages,
+        index,
+        has_cmd: false,
+        has_workdir: !matches!(snapshot.config.config.working_dir.as_str(), "" | "/"),
+        snapshot,
+        scope,
+        number: 0,
+        total: written.steps.iter().filter(|s| makes_layer(&s.instruction)).count(),
+    };
+    // Triggers of the base run first, and are not handed on.
+    for (number, text) in std::mem::take(&mut stage.snapshot.config.config.on_build).iter().enumerate() {
+        stage.trigger(number, text)?;
+    }
+    let origin = Origin { source: source.clone(), escape: file.recipe.escape, trigger: false };
+    for step in &written.steps {
+        stage.step(&origin, step)?;
+    }
+    Ok(Outcome { snapshot: stage.snapshot, scope: stage.scope })
+}
+
+fn makes_layer(instruction: &Instruction) -> bool {
+    use Instruction::{Add, Copy, Run, Workdir};
+    matches!(instruction, Add(_) | Copy(_) | Run(_) | Workdir(_))
+}
+
+impl Dockerfile<'_> {
+    pub fn words<'w>(&'w self, source: &'w SourceText, escape: char) -> Words<'w> {
+        Words { source, escape, warnings: self.warnings }
+    }
+
+    /// A base image, or one to copy from.
+    fn image(
+        &self,
+        name: &str,
+        platform: &Platform,
+        index: usize,
+        source: &SourceText,
+        span: Span,
+    ) -> Result<isles_store::Image> {
+        images::named(self.build, name, platform).map_err(|e| match plan::near_stage(self.recipe, name, index) {
+            Some(near) => {
+                let place = source.at(span, e.to_string()).with_suggestion(format!("did you mean the stage '{near}'?"));
+                Error::At { place: Box::new(place), source: Box::new(e) }
+            }
+            None => place(source, span, e),
+        })
+    }
+}
+
+impl Stage<'_, '_> {
+    pub fn env(&self) -> &[String] {
+        &self.snapshot.config.config.env
+    }
+
+    /// Expands a word with the variables of this place.
+    pub fn expand(&self, origin: &Origin, word: &Spanned) -> Result<String> {
+        Ok(self.file.words(&origin.source, origin.escape).expand_in(word, &self.scope, self.env())?)
+    }
+
+    fn shell(&self) -> Vec<String> {
+        self.snapshot.config.config.shell.clone().unwrap_or_else(|| SHELL.map(str::to_owned).to_vec())
+    }
+
+    /// A command as it is run: in shell form, by the shell.
+    pub fn argv(&self, command: &CommandLine) -> Vec<String> {
+        if command.shell { [self.shell(), command.words.clone()].concat() } else { command.words.clone() }
+    }
+
+    pub fn working_dir(&self) -> PathBuf {
+        let dir = &self.snapshot.config.config.working_dir;
+        Path::new("/").join(dir)
+    }
+
+    /// What the progress calls a step.
+    pub fn title(&mut self, step: &Step) -> String {
+        self.number += 1;
+        let name = match &self.file.recipe.stages[self.index].name {
+            Some(name) => format!("{name} "),
+            None if self.file.plan.needed.len() > 1 => format!("stage {} ", self.index),
+            None => String::new(),
+        };
+        let text: String = step.node.line.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let cut: String = text.chars().take(TITLE).collect();
+        let dots = if cut.len() < text.len() { "…" } else { "" };
+        format!("[{name}{}/{}] {cut}{dots}", self.number, self.total.max(self.number))
+    }
+
+    /// Another stage or image as a source of files, and the layers that it has.
+    pub fn other(&self, origin: &Origin, from: &Spanned) -> Result<(Tree, Vec<String>)> {
+        let source = plan::source_of(self.file.recipe, from, self.index, origin.trigger)?;
+        let snapshot = match source {
+            From::Stage(stage) => self.stages.get(stage)?.snapshot.clone(),
+            From::Image(name) => {
+                let platform = &self.file.build.platform;
+                Snapshot::of_image(&self.file.image(&name, platform, self.index, &origin.source, from.span)?)
+            }
+            From::Scratch => Snapshot::empty(&self.file.build.platform),
+        };
+        let layers = snapshot.layers.iter().map(|l| l.diff_id.to_string()).collect();
+        Ok((Tree::Layers(snapshot.view(self.file.build.store)?), layers))
+    }
+
+    /// Carries out an ONBUILD of the base.
+    fn trigger(&mut self, number: usize, text: &str) -> Result<()> {
+        let base = self.file.recipe.stages[self.index].base.text.clone();
+        let tree = parse_trigger(&format!("ONBUILD {} of {base}", number + 1), text)?;
+        let origin = Origin { source: tree.source.clone(), escape: tree.escape, trigger: true };
+        for node in tree.nodes {
+            let instruction = instruction::instruction(&origin.source, &node)?;
+            if matches!(instruction, Instruction::Onbuild(_)) {
+                return Err(origin.source.at(node.span, "ONBUILD cannot trigger ONBUILD").into());
+            }
+            self.step(&origin, &Step { instruction, node })?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, origin: &Origin, step: &Step) -> Result<()> {
+        let source = origin.source.clone();
+        self.instruction(origin, step).map_err(|e| place(&source, step.node.span, e))
+    }
+
+    fn instruction(&mut self, origin: &Origin, step: &Step) -> Result<()> {
+        match &step.instruction {
+            Instruction::Run(run) => return self.run(origin, step, run),
+            Instruction::Copy(copy) => return self.copy(origin, step, copy, false),
+            Instruction::Add(add) => return self.copy(origin, step, add, true),
+            Instruction::Workdir(word) => return self.workdir(origin, step, word),
+            Instruction::Arg(arguments) => {
+                let mut written = Vec::new();
+                for argument in arguments {
+                    let words = self.file.words(&origin.source, origin.escape);
+                    self.scope.declare(&words, self.file.globals, &self.snapshot.config.config.env, argument)?;
+                    let name = &argument.name.text;
+                    written.push(match self.scope.value(name) {
+                        Some(value) => format!("{name}={value}"),
+                        None => name.clone(),
+                    });
+                }
+                self.snapshot.note(format!("ARG {}", written.join(" ")));
+            }
+            Instruction::Env(pairs) => {
+                let pairs = self.pairs(origin, pairs)?;
+                for (name, value) in &pairs {
+                    scope::set(&mut self.snapshot.config.config.env, name, value);
+                }
+                self.snapshot.note(history::pairs("ENV", &pairs));
+            }
+            Instruction::Label(pairs) => {
+                let pairs = self.pairs(origin, pairs)?;
+                self.snapshot.config.config.labels.extend(pairs.iter().cloned());
+                self.snapshot.note(history::pairs("LABEL", &pairs));
+            }
+            Instruction::Cmd(command) => {
+                let argv = self.argv(command);
+                self.snapshot.note(history::quoted("CMD", &argv));
+                self.snapshot.config.config.cmd = Some(argv);
+                self.snapshot.config.config.args_escaped = true;
+                self.has_cmd = true;
+            }
+            Instruction::Entrypoint(command) => {
+                let argv = self.argv(command);
+                self.snapshot.note(history::quoted("ENTRYPOINT", &argv));
+                self.snapshot.config.config.entrypoint = Some(argv);
+                // A command of the base was meant for the base's entrypoint.
+                if !self.has_cmd {
+                    self.snapshot.config.config.cmd = None;
+                }
+            }
+            Instruction::Shell(words) => {
+                self.snapshot.note(history::listed("SHELL", words));
+                self.snapshot.config.config.shell = Some(words.clone());
+            }
+            Instruction::Expose(words) => {
+                let mut ports = Vec::new();
+                for word in words {
+                    let split = self.file.words(&origin.source, origin.escape).split(word, &self.scope, self.env())?;
+                    for text in split {
+                        ports.extend(super::ports::parse(&text).map_err(|why| origin.source.at(word.span, why))?);
+                    }
+                }
+                ports.sort();
+                self.snapshot.note(history::listed("EXPOSE", &ports));
+                let exposed = &mut self.snapshot.config.config.exposed_ports;
+                exposed.extend(ports.into_iter().map(|p| (p, Default::default())));
+            }
+            Instruction::Volume(words) => {
+                let mut volumes = Vec::new();
+                for word in words {
+                    volumes.push(self.expand(origin, word)?);
+                    if volumes.last().is_some_and(|v| v.trim().is_empty()) {
+                        return Err(origin.source.at(word.span, "VOLUME takes no empty path").into());
+                    }
+                }
+                self.snapshot.note(history::listed("VOLUME", &volumes));
+                let known = &mut self.snapshot.config.config.volumes;
+                known.extend(volumes.into_iter().map(|v| (v, Default::default())));
+            }
+            Instruction::User(word) => {
+                let user = self.expand(origin, word)?;
+                self.snapshot.note(format!("USER {user}"));
+                self.snapshot.config.config.user = user;
+            }
+            Instruction::StopSignal(word) => {
+                let signal = self.expand(origin, word)?;
+                if !super::ports::is_signal(&signal) {
+                    return Err(origin
+                        .source
+                        .at(word.span, format!("'{signal}' is no signal"))
+                        .with_suggestion("write a name such as SIGTERM or a number from 1 to 64")
+                        .into());
+                }
+                self.snapshot.note(format!("STOPSIGNAL {signal}"));
+                self.snapshot.config.config.stop_signal = Some(signal);
+            }
+            Instruction::Healthcheck(check) => {
+                self.snapshot.note(history::healthcheck(check));
+                self.snapshot.config.config.healthcheck = Some(check.clone());
+            }
+            Instruction::Onbuild(text) => {
+                self.snapshot.note(format!("ONBUILD {text}"));
+                self.snapshot.config.config.on_build.push(text.clone());
+            }
+            Instruction::Maintainer(name) => {
+                let warning = origin.source.at(step.node.keyword.span, "MAINTAINER is deprecated");
+                let words = self.file.words(&origin.source, origin.escape);
+                words.warn(warning.with_suggestion("write LABEL org.opencontainers.image.authors=…"));
+                self.snapshot.note(format!("MAINTAINER {}", name.text));
+                self.snapshot.config.author = Some(name.text.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Names and values, all expanded with the environment as it was before the instruction.
+    fn pairs(&self, origin: &Origin, pairs: &[(Spanned, Spanned)]) -> Result<Vec<(String, String)>> {
+        let one = |(name, value): &(Spanned, Spanned)| Ok((self.expand(origin, name)?, self.expand(origin, value)?));
+        pairs.iter().map(one).collect()
+    }
+
+    fn workdir(&mut self, origin: &Origin, step: &Step, word: &Spanned) -> Result<()> {
+        let text = self.expand(origin, word)?;
+        if !text.starts_with('/') && !self.has_workdir {
+            let warning = origin.source.at(word.span, "the path is relative, and no WORKDIR stands before it");
+            let words = self.file.words(&origin.source, origin.escape);
+            words.warn(warning.with_suggestion(format!("write /{text}, if that is meant")));
+        }
+        self.has_workdir = true;
+        let path = absolute(&self.working_dir(), &text);
+        let shown = path.trim_end_matches('/');
+        let shown = if shown.is_empty() { "/" } else { shown }.to_owned();
+        self.snapshot.config.config.working_dir = shown.clone();
+        let created_by = format!("WORKDIR {shown}");
+        if shown == "/" {
+            self.snapshot.note(created_by);
+            return Ok(());
+        }
+        let build = self.file.build;
+        let user = self.snapshot.config.config.user.clone();
+        let key = self.snapshot.key("workdir", build).with("path", &shown).with("user", &user).finish();
+        let title = self.title(step);
+        let step = crate::snapshot::Step { title: &title, key, shortcut: None, created_by };
+        build.add(&mut self.snapshot, step, |snapshot, _| {
+            let scratch = Scratch::new(build.store)?;
+            let folder = scratch.folder("upper")?;
+            let view = snapshot.view(build.store)?;
+            let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
+            let path = upper.resolve(Path::new(&shown))?;
+            if upper.kind(&path)? != Some(isles_store::FileKind::Dir) {
+                let owner = crate::copy::owner(&user, &view)?;
+                upper.directory(&path, Access { mode: 0o755, uid: owner.uid, gid: owner.gid })?;
+            }
+            crate::snapshot::commit(build, upper)
+        })
+    }
+}
+
+/// A path from the root on, as text: `.` and `..` are resolved, a slash at the end stays.
+pub fn absolute(working_dir: &Path, path: &str) -> String {
+    let whole = format!("{}/{path}", if path.starts_with('/') { "".into() } else { working_dir.to_string_lossy() });
+    let mut out: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(out.pop()),
+            part => out.push(part),
+        }
+    }
+    let directory = path.ends_with('/') || path == "." || path == ".." || path.ends_with("/.");
+    match (out.is_empty(), directory) {
+        (true, _) => "/".to_owned(),
+        (false, true) => format!("/{}/", out.join("/")),
+        (false, false) => format!("/{}", out.join("/")),
+    }
+}

@@ -1,0 +1,212 @@
+//! RUN: the words of the instruction as a program to run, with its mounts.
+
+use std::path::{Path, PathBuf};
+
+use isles_spec::NetworkMode;
+
+use super::execute::{Origin, Stage, absolute};
+use super::history;
+use super::instruction::{RunInstruction, Step};
+use super::mount::{self, MountType, RunMount, Sharing};
+use super::syntax;
+use crate::copy::Owner;
+use crate::error::Result;
+use crate::position::{Diagnostic, Spanned};
+use crate::run::{RunStep, SCRIPTS, StepMount};
+use crate::select::{Selection, Wish, select};
+use crate::tree::Tree;
+
+/// A command in errors is cut to this many characters.
+const COMMAND: usize = 300;
+
+/// A mount with what it takes files from, where that is not the build context.
+struct Source {
+    mount: RunMount,
+    target: Option<PathBuf>,
+    word: Spanned,
+    tree: Option<Tree>,
+}
+
+impl<'a> Stage<'a, '_> {
+    /// Carries out a RUN.
+    pub(super) fn run(&mut self, origin: &Origin, step: &Step, run: &RunInstruction) -> Result<()> {
+        refuse(origin, run)?;
+        let build = self.file.build;
+        let mut sources = Vec::new();
+        for flag in &run.mounts {
+            sources.push(self.source(origin, flag)?);
+        }
+        let mut mounts = Vec::new();
+        for source in &sources {
+            mounts.extend(self.mount(origin, source)?);
+        }
+        let (argv, script) = self.command(run);
+        let proxies = self.file.globals.proxies();
+        let undeclared = |p: &&String| p.split_once('=').is_some_and(|(n, _)| self.scope.lookup(self.env(), n).is_none());
+        let text = step.node.line.text.trim();
+        let program = RunStep {
+            env: self.scope.environment(self.env()),
+            passing_env: proxies.iter().filter(undeclared).cloned().collect(),
+            working_dir: self.working_dir(),
+            user: self.snapshot.config.config.user.clone(),
+            network: match run.network.as_ref().map(|n| n.text.as_str()) {
+                Some("none") => NetworkMode::None,
+                Some("host") => NetworkMode::Host,
+                _ => build.options.network.clone(),
+            },
+            privileged: false,
+            mounts,
+            script,
+            place: format!("{}:{}", origin.source.name(), step.node.line.start_line),
+            command: text.chars().take(COMMAND).collect(),
+            argv,
+        };
+        let prefix = self.scope.history_prefix(self.env());
+        let title = self.title(step);
+        let key = program.key(build, &self.snapshot)?;
+        let created_by = history::run(&prefix, &program.argv);
+        let step = crate::snapshot::Step { title: &title, key, shortcut: None, created_by };
+        build.add(&mut self.snapshot, step, |snapshot, work| program.run(build, snapshot, work))
+    }
+
+    /// The command line, and the file that it runs where there is one.
+    fn command(&self, run: &RunInstruction) -> (Vec<String>, Option<(String, String)>) {
+        let [text] = run.command.words.as_slice() else { return (self.argv(&run.command), None) };
+        if run.heredocs.is_empty() || !run.command.shell {
+            return (self.argv(&run.command), None);
+        }
+        let mut command = run.command.clone();
+        if let [only] = run.heredocs.as_slice()
+            && syntax::heredoc(text.trim(), only.body.span).is_some()
+        {
+            // Nothing but a here-document: the shell gets its text, or it is a script of its own.
+            let content = only.content();
+            if content.starts_with("#!") {
+                let path = Path::new(SCRIPTS).join(&only.name);
+                return (vec![path.display().to_string()], Some((only.name.clone(), content)));
+            }
+            command.words = vec![content];
+        } else {
+            let mut whole = text.clone();
+            for heredoc in &run.heredocs {
+                whole.push_str(&format!("\n{}{}", heredoc.body.text, heredoc.name));
+            }
+            command.words = vec![whole];
+        }
+        (self.argv(&command), None)
+    }
+
+    fn source(&self, origin: &Origin, flag: &Spanned) -> Result<Source> {
+        let words = self.file.words(&origin.source, origin.escape);
+        let mut expand = |value: &str| -> std::result::Result<String, Diagnostic> {
+            words.expand_in(&Spanned::new(value, flag.span), &self.scope, self.env())
+        };
+        let mount = mount::parse(&origin.source, flag, &mut expand)?;
+        let tree = match &mount.from {
+            Some(from) => Some(self.other(origin, &Spanned::new(from.clone(), flag.span))?.0),
+            None => None,
+        };
+        let target = mount.target.as_ref().map(|t| absolute(&self.working_dir(), t));
+        if target.as_deref() == Some("/") {
+            return Err(origin.source.at(flag.span, "a mount cannot take the place of the whole image").into());
+        }
+        Ok(Source { mount, target: target.map(|t| t.trim_end_matches('/').into()), word: flag.clone(), tree })
+    }
+
+    /// What a mount comes to; nothing for a secret that is not given and not required.
+    fn mount<'t>(&self, origin: &Origin, source: &'t Source) -> Result<Option<StepMount<'t>>>
+    where
+        'a: 't,
+    {
+        let Source { mount, target, word, tree } = source;
+        let target_of = || target.clone().unwrap_or_default();
+        let bad = |message: String| origin.source.at(word.span, message);
+        let owner = Owner { uid: mount.uid.unwrap_or(0), gid: mount.gid.unwrap_or(0) };
+        Ok(Some(match mount.kind {
+            MountType::Bind => {
+                let context = self.file.context;
+                StepMount::Bind {
+                    target: target_of(),
+                    tree: tree.as_ref().unwrap_or(&context.tree),
+                    digests: if tree.is_some() { &self.file.build.layer_digests } else { &context.digests },
+                    files: self.files(origin, source)?,
+                    read_only: mount.read_only,
+                }
+            }
+            MountType::Cache => StepMount::Cache {
+                target: target_of(),
+                id: mount.id.clone().unwrap_or_else(|| target_of().display().to_string()),
+                read_only: mount.read_only,
+                sharing: mount.sharing.unwrap_or(Sharing::Shared),
+                mode: mount.mode.unwrap_or(0o755),
+                owner,
+                initial: match tree {
+                    Some(tree) => Some((tree, self.files(origin, source)?)),
+                    None => None,
+                },
+            },
+            MountType::Tmpfs => StepMount::Tmpfs { target: target_of(), size: mount.size },
+            MountType::Secret => {
+                let name = |p: &PathBuf| p.file_name().map(|n| n.to_string_lossy().into_owned());
+                let id = mount.id.clone().or_else(|| mount.source.clone());
+                let id = id.or_else(|| target.as_ref().and_then(name)).unwrap_or_default();
+                let Some(file) = self.file.build.options.secrets.get(&id) else {
+                    if mount.required {
+                        return Err(bad(format!("the secret '{id}' is not given"))
+                            .with_suggestion(format!("pass --secret id={id},src=FILE"))
+                            .into());
+                    }
+                    return Ok(None);
+                };
+                let usual = || Path::new("/run/secrets").join(&id);
+                StepMount::Secret {
+                    // A secret that becomes a variable is no file unless that is asked for too.
+                    target: target.clone().or_else(|| mount.env.is_none().then(usual)),
+                    variable: mount.env.clone(),
+                    file: file.clone(),
+                    mode: mount.mode.unwrap_or(0o400),
+                    owner,
+                }
+            }
+            MountType::Ssh => {
+                return Err(bad("mounts of type ssh are not supported yet".into())
+                    .with_suggestion("they come in a later version; a secret can hold a key until then")
+                    .into());
+            }
+        }))
+    }
+
+    fn files(&self, origin: &Origin, source: &Source) -> Result<Vec<Selection>> {
+        let path = source.mount.source.as_deref().unwrap_or("/");
+        // Of a context what .dockerignore leaves out is not there.
+        let ignore = if source.tree.is_some() { Default::default() } else { self.file.context.ignore.clone() };
+        let tree = source.tree.as_ref().unwrap_or(&self.file.context.tree);
+        let wish = Wish { ignore, ..Wish::default() };
+        select(tree, path, &wish)?.map_err(|nothing| {
+            let error = origin.source.at(source.word.span, nothing.message);
+            match nothing.hint {
+                Some(hint) => error.with_suggestion(hint),
+                None => error,
+            }
+            .into()
+        })
+    }
+}
+
+fn refuse(origin: &Origin, run: &RunInstruction) -> Result<()> {
+    if let Some(word) = run.security.as_ref().filter(|s| s.text == "insecure") {
+        return Err(origin
+            .source
+            .at(word.span, "--security=insecure is not granted")
+            .with_suggestion("a recipe cannot take rights that its user has not given; build without it")
+            .into());
+    }
+    if let Some(word) = run.devices.first() {
+        return Err(origin
+            .source
+            .at(word.span, "--device is not supported yet")
+            .with_suggestion("it comes in a later version")
+            .into());
+    }
+    Ok(())
+}

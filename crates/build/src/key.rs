@@ -1,0 +1,91 @@
+//! Keys of the build cache: everything that a step depends on, part after part, each with its name.
+
+use isles_spec::{Algorithm, Digest};
+use sha2::{Digest as _, Sha256};
+
+/// Changes when the same instruction starts to give another layer.
+const GENERATION: &str = "isles build 1";
+
+/// A key under construction.
+#[derive(Clone)]
+pub struct Key {
+    hash: Sha256,
+}
+
+impl Key {
+    /// A key for one kind of step.
+    pub fn new(kind: &str) -> Key {
+        Key { hash: Sha256::new() }.with("generation", GENERATION).with("kind", kind)
+    }
+
+    /// Adds a part.
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Key {
+        self.add(name, value);
+        self
+    }
+
+    /// Adds a list; its length is part of it.
+    pub fn with_list<T: AsRef<[u8]>>(mut self, name: &str, values: impl IntoIterator<Item = T>) -> Key {
+        let mut count = 0u64;
+        for value in values {
+            self.add(name, value);
+            count += 1;
+        }
+        self.add("count", count.to_le_bytes());
+        self
+    }
+
+    /// Adds a part.
+    pub fn add(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        for part in [name.as_bytes(), value.as_ref()] {
+            self.hash.update((part.len() as u64).to_le_bytes());
+            self.hash.update(part);
+        }
+    }
+
+    pub fn finish(self) -> Digest {
+        Digest::from_bytes(Algorithm::Sha256, &self.hash.finalize())
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+        for digit in [b >> 4, b & 15] {
+            out.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
+        out
+    })
+}
+
+/// 32 bytes from hexadecimal.
+pub fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let text = text.as_bytes();
+    let mut out = [0u8; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        let digit = |d: u8| char::from(d).to_digit(16);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_run_together() {
+        let key = |parts: &[(&str, &str)]| {
+            parts.iter().fold(Key::new("x"), |key, (name, value)| key.with(name, value)).finish()
+        };
+        assert_eq!(key(&[("a", "b")]), key(&[("a", "b")]));
+        assert_ne!(key(&[("a", "bc")]), key(&[("ab", "c")]));
+        assert_ne!(key(&[("a", "")]), key(&[]));
+        assert_ne!(Key::new("x").with_list("l", ["a", "b"]).finish(), Key::new("x").with_list("l", ["ab"]).finish());
+        assert_eq!(from_hex(&hex(&[7; 32])), Some([7; 32]));
+        assert_eq!(from_hex("zz"), None);
+    }
+}

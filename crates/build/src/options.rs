@@ -1,0 +1,61 @@
+//! What a caller may say about a build, and what it gets.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
+use isles_store::Image;
+
+use crate::debian::BootstrapOptions;
+use crate::position::Diagnostic;
+
+/// What a caller may say about a build. The default is right for most.
+#[derive(Debug, Clone, Default)]
+pub struct BuildOptions {
+    /// Names for the image.
+    pub tags: Vec<Reference>,
+    /// Values for `ARG`, and for `{{ NAME }}` of definition files.
+    pub build_args: BTreeMap<String, String>,
+    /// The stage to build; the last one where nothing is said.
+    pub target: Option<String>,
+    /// Make every step anew. What comes of it is kept for later builds.
+    pub no_cache: bool,
+    /// When base images are fetched.
+    pub pull: PullPolicy,
+    pub platform: Option<Platform>,
+    /// Labels beside those of the recipe.
+    pub labels: BTreeMap<String, String>,
+    /// Files for `RUN --mount=type=secret`, by ID.
+    pub secrets: BTreeMap<String, PathBuf>,
+    /// Steps trust the certificate authorities of the host.
+    pub host_ca: bool,
+    /// The network of steps that ask for none themselves.
+    pub network: NetworkMode,
+    /// Later times become this one, and it is when the image was made (seconds since 1970).
+    pub source_date_epoch: Option<i64>,
+    /// Leave `%test` out.
+    pub no_test: bool,
+    /// The caller shows no output of steps, so errors bring its end along.
+    pub quiet: bool,
+    /// How Debian systems are bootstrapped.
+    pub bootstrap: BootstrapOptions,
+}
+
+impl BuildOptions {
+    /// The time that the caller fixes, by option, as a build argument or in the environment.
+    pub(crate) fn epoch(&self) -> Option<i64> {
+        let given = || self.build_args.get("SOURCE_DATE_EPOCH")?.parse().ok();
+        let inherited = || std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok();
+        self.source_date_epoch.or_else(given).or_else(inherited)
+    }
+}
+
+/// What a build gave.
+#[derive(Debug)]
+pub struct Built {
+    pub image: Image,
+    /// Nothing had to be made.
+    pub cached: bool,
+    /// What is odd about the recipe.
+    pub warnings: Vec<Diagnostic>,
+}

@@ -1,0 +1,302 @@
+//! Patterns of paths: what `.dockerignore` and `--exclude` leave out, and the wildcards of COPY.
+//!
+//! Both are matched by following all possibilities at once, so that no pattern takes longer than its length
+//! times that of the path. References: the matcher that docker and BuildKit share (`.dockerignore`), Go's
+//! `path/filepath.Match` (wildcards).
+
+use std::path::Path;
+
+/// One piece of a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Char(char),
+    /// `?`: any character of a name.
+    Any,
+    /// `*`: any number of those.
+    Star,
+    /// `**/`: any number of whole directories.
+    Directories,
+    /// `**` elsewhere: anything.
+    Anything,
+    /// `[a-z]`, negated by `^`.
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+/// A pattern that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob {
+    pieces: Vec<Piece>,
+}
+
+impl Glob {
+    /// Reads a pattern. With `deep`, `**` reaches over directories.
+    ///
+    /// # Errors
+    /// A bracket has no end, or an escape character stands last.
+    pub fn new(pattern: &str, deep: bool) -> Result<Glob, &'static str> {
+        let mut pieces = Vec::new();
+        let mut chars = pattern.chars().peekable();
+        while let Some(c) = chars.next() {
+            pieces.push(match c {
+                '*' if chars.peek() == Some(&'*') => {
+                    while chars.next_if_eq(&'*').is_some() {}
+                    match deep {
+                        false => Piece::Star,
+                        true if chars.next_if_eq(&'/').is_some() => Piece::Directories,
+                        true => Piece::Anything,
+                    }
+                }
+                '*' => Piece::Star,
+                '?' => Piece::Any,
+                '\\' => Piece::Char(chars.next().ok_or("it ends in an escape character")?),
+                '[' => class(&mut chars)?,
+                c => Piece::Char(c),
+            });
+        }
+        Ok(Glob { pieces })
+    }
+
+    /// Whether the whole of `text` fits.
+    pub fn matches(&self, text: &str) -> bool {
+        let count = self.pieces.len();
+        // `at[i]`: the pieces before `i` fit what was read. `within[i]`: piece `i` is a `**/` in the middle of a
+        // directory's name.
+        let mut at = vec![false; count + 1];
+        let mut within = vec![false; count];
+        at[0] = true;
+        self.skip_empty(&mut at);
+        for c in text.chars() {
+            let mut next = vec![false; count + 1];
+            let mut next_within = vec![false; count];
+            for (i, piece) in self.pieces.iter().enumerate() {
+                if !at[i] && !within[i] {
+                    continue;
+                }
+                match piece {
+                    Piece::Char(p) => next[i + 1] |= *p == c,
+                    Piece::Any => next[i + 1] |= c != '/',
+                    Piece::Star => next[i] |= c != '/',
+                    Piece::Anything => next[i] = true,
+                    Piece::Directories => {
+                        next_within[i] = true;
+                        next[i + 1] |= c == '/';
+                    }
+                    Piece::Class { negated, ranges } => {
+                        let inside = ranges.iter().any(|(low, high)| (*low..=*high).contains(&c));
+                        next[i + 1] |= c != '/' && inside != *negated;
+                    }
+                }
+            }
+            self.skip_empty(&mut next);
+            (at, within) = (next, next_within);
+            if !at.contains(&true) && !within.contains(&true) {
+                return false;
+            }
+        }
+        at[count]
+    }
+
+    /// Pieces that may stand for nothing.
+    fn skip_empty(&self, at: &mut [bool]) {
+        for (i, piece) in self.pieces.iter().enumerate() {
+            at[i + 1] |= at[i] && matches!(piece, Piece::Star | Piece::Anything | Piece::Directories);
+        }
+    }
+}
+
+/// What stands between brackets; the opening one is read.
+fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Piece, &'static str> {
+    const OPEN: &str = "a bracket has no end";
+    let negated = chars.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    loop {
+        let mut one = || match chars.next().ok_or(OPEN)? {
+            '\\' => chars.next().ok_or(OPEN),
+            c => Ok(c),
+        };
+        let low = one()?;
+        if low == ']' && !ranges.is_empty() {
+            return Ok(Piece::Class { negated, ranges });
+        }
+        let high = match chars.next_if_eq(&'-') {
+            None => low,
+            Some(_) => match chars.next().ok_or(OPEN)? {
+                '\\' => chars.next().ok_or(OPEN)?,
+                c => c,
+            },
+        };
+        ranges.push((low, high));
+    }
+}
+
+/// Whether a word has a wildcard.
+pub fn has_wildcard(word: &str) -> bool {
+    word.contains(['*', '?', '[', '\\'])
+}
+
+/// Paths that are left out: patterns in order, of which the last that fits decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ignore {
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    glob: Glob,
+    /// `!`: what fits is in again.
+    back: bool,
+}
+
+impl Ignore {
+    /// Reads the text of a `.dockerignore`.
+    ///
+    /// # Errors
+    /// The line, from 1, and what is wrong there.
+    pub fn read(text: &str) -> Result<Ignore, (usize, &'static str)> {
+        let mut ignore = Ignore::default();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        for (number, line) in text.lines().enumerate() {
+            // Only in the first column does '#' begin a comment.
+            if !line.starts_with('#') {
+                ignore.add(line).map_err(|why| (number + 1, why))?;
+            }
+        }
+        Ok(ignore)
+    }
+
+    /// Adds one pattern.
+    pub fn add(&mut self, line: &str) -> Result<(), &'static str> {
+        let line = line.trim();
+        let (back, pattern) = match line.strip_prefix('!') {
+            Some(rest) => (true, rest.trim_start()),
+            None => (false, line),
+        };
+        if pattern.is_empty() {
+            return if back { Err("a '!' has no pattern") } else { Ok(()) };
+        }
+        let pattern = clean(pattern);
+        if pattern.is_empty() {
+            return Ok(());
+        }
+        self.rules.push(Rule { glob: Glob::new(&pattern, true)?, back });
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether something below a directory that is left out may be in again, so that it must be looked into.
+    pub fn may_return(&self) -> bool {
+        self.rules.iter().any(|r| r.back)
+    }
+
+    /// Whether a path is left out, by itself or with a directory above it.
+    pub fn is_left_out(&self, path: &Path) -> bool {
+        if self.rules.is_empty() {
+            return false;
+        }
+        let text = path.to_string_lossy();
+        let mut prefixes: Vec<&str> = text.match_indices('/').map(|(i, _)| &text[..i]).collect();
+        prefixes.push(&text);
+        let mut out = false;
+        for rule in &self.rules {
+            if rule.back == out && prefixes.iter().any(|p| rule.glob.matches(p)) {
+                out = !rule.back;
+            }
+        }
+        out
+    }
+}
+
+/// A pattern without `.`, `..` where it can be resolved, and needless slashes.
+fn clean(pattern: &str) -> String {
+    let mut out: Vec<&str> = Vec::new();
+    for part in pattern.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if out.last().is_some_and(|l| *l != "..") => {
+                out.pop();
+            }
+            // Above the root is the root.
+            ".." => {}
+            part => out.push(part),
+        }
+    }
+    out.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards() {
+        for (pattern, text, expected) in [
+            ("*.txt", "a.txt", true),
+            ("*.txt", "a/b.txt", false),
+            ("a?c", "abc", true),
+            ("a?c", "a/c", false),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("[]a]", "]", true),
+            ("\\*", "*", true),
+            ("\\*", "x", false),
+            ("**", "ab", true),
+            ("", "", true),
+            ("*", "", true),
+            ("é*", "école", true),
+        ] {
+            assert_eq!(Glob::new(pattern, false).unwrap().matches(text), expected, "{pattern} {text}");
+        }
+        assert!(Glob::new("[a", false).is_err());
+        assert!(Glob::new("a\\", false).is_err());
+    }
+
+    #[test]
+    fn hostile_patterns_are_bounded() {
+        let glob = Glob::new(&"*a".repeat(200), false).unwrap();
+        assert!(!glob.matches(&"a".repeat(199)));
+        let glob = Glob::new(&"**/".repeat(100), true).unwrap();
+        assert!(glob.matches(&"a/".repeat(500)));
+    }
+
+    #[test]
+    fn dockerignore() {
+        for (text, path, out) in [
+            ("node_modules", "node_modules", true),
+            ("node_modules", "node_modules/x/y", true),
+            ("node_modules", "a/node_modules", false),
+            ("**/node_modules", "a/b/node_modules/x", true),
+            ("**/node_modules", "node_modules", true),
+            ("/x", "x", true),
+            ("x/", "x/y", true),
+            ("./x/../y", "y", true),
+            ("*.md", "a.md", true),
+            ("*.md", "d/a.md", false),
+            ("**/*.md", "d/e/a.md", true),
+            ("*", "anything", true),
+            ("*\n!keep", "keep", false),
+            ("*\n!keep", "keep/below", false),
+            ("*\n!keep\nkeep/secret", "keep/secret", true),
+            ("!keep\n*", "keep", true),
+            ("# no\n x # y", "x # y", true),
+            (" # not a comment", "# not a comment", true),
+            ("a/**", "a", false),
+            ("a/**", "a/b/c", true),
+            ("a/**/z", "a/z", true),
+            ("a/**/z", "a/b/c/z", true),
+            ("a**z", "a/b/z", true),
+            ("", "x", false),
+            (".", "x", false),
+            ("\u{feff}x", "x", true),
+        ] {
+            assert_eq!(Ignore::read(text).unwrap().is_left_out(Path::new(path)), out, "{text:?} {path}");
+        }
+        assert_eq!(Ignore::read("a\n!"), Err((2, "a '!' has no pattern")));
+        assert!(Ignore::read("[").is_err());
+    }
+}

@@ -1,0 +1,428 @@
+//! A step that runs a program over the layers of a stage, and the layer that comes of it.
+//!
+//! Mounts of a step show files that do not become part of the image. Where their place did not exist it is made
+//! in the upper directory, as are those of /proc, /etc/resolv.conf and the like; none of that is committed.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use isles_engine::{Step, StepOutput, StepRoot};
+use isles_spec::{Mount, MountKind, NetworkMode, Propagation};
+use isles_store::{CommitOptions, CommittedLayer, Merged, Ownership, Store};
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+use rustix::io::Errno;
+
+use crate::copy::{Owner, Placement, copy};
+use crate::digests::Digests;
+use crate::dockerfile::mount::Sharing;
+use crate::error::{Error, Result};
+use crate::key::{Key, hex};
+use crate::select::{Selection, add_to_key};
+use crate::snapshot::{Build, Scratch, Snapshot};
+use crate::tree::{Tree, is_absent, resolve};
+use crate::upper::Upper;
+
+/// What every container gets at these places, whether or not the image has them.
+const GIVEN: [&str; 6] = ["/proc", "/sys", "/dev", "/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+/// Scripts are shown to a step here, in /dev, which is not the image's.
+pub const SCRIPTS: &str = "/dev/pipes";
+
+/// A program to run.
+#[derive(Default)]
+pub struct RunStep<'t> {
+    pub argv: Vec<String>,
+    pub env: Vec<String>,
+    /// Variables that are not part of the key: proxies.
+    pub passing_env: Vec<String>,
+    pub working_dir: PathBuf,
+    pub user: String,
+    pub network: NetworkMode,
+    pub privileged: bool,
+    pub mounts: Vec<StepMount<'t>>,
+    /// A file to run: its name below [`SCRIPTS`], and its text.
+    pub script: Option<(String, String)>,
+    /// File and line, and the command as people wrote it, for errors.
+    pub place: String,
+    pub command: String,
+}
+
+/// Something that a step sees beside its image.
+pub enum StepMount<'t> {
+    /// Files of the build context or of another stage. Changes to them are thrown away.
+    Bind { target: PathBuf, tree: &'t Tree, digests: &'t Digests, files: Vec<Selection>, read_only: bool },
+    /// A folder that stays from build to build.
+    Cache {
+        target: PathBuf,
+        id: String,
+        read_only: bool,
+        sharing: Sharing,
+        mode: u32,
+        owner: Owner,
+        /// What it begins with.
+        initial: Option<(&'t Tree, Vec<Selection>)>,
+    },
+    Tmpfs { target: PathBuf, size: Option<u64> },
+    Secret { target: Option<PathBuf>, variable: Option<String>, file: PathBuf, mode: u32, owner: Owner },
+}
+
+impl RunStep<'_> {
+    /// The key of the step on these layers.
+    pub fn key(&self, build: &Build<'_>, snapshot: &Snapshot) -> Result<isles_spec::Digest> {
+        let mut key = snapshot
+            .key("run", build)
+            .with_list("argv", &self.argv)
+            .with_list("env", &self.env)
+            .with("working dir", self.working_dir.as_os_str().as_encoded_bytes())
+            .with("user", &self.user)
+            .with("network", format!("{:?}", self.network))
+            .with("privileged", [u8::from(self.privileged)]);
+        if let Some((name, text)) = &self.script {
+            key = key.with("script", name).with("text", text);
+        }
+        for mount in &self.mounts {
+            mount.add_to(&mut key)?;
+        }
+        Ok(key.finish())
+    }
+
+    /// Runs the step and commits what it wrote.
+    pub fn run(&self, build: &Build<'_>, snapshot: &Snapshot, work: u64) -> Result<CommittedLayer> {
+        let store = build.store;
+        let lowers = snapshot.lowers(store)?;
+        let view = Merged::open(&lowers, store.ownership())?;
+        let scratch = Scratch::new(store)?;
+        let (upper, overlay_work) = (scratch.folder("upper")?, scratch.folder("work")?);
+        like_root(&upper, &view, store.ownership())?;
+        let mut prepared = Prepared::default();
+        for (number, mount) in self.mounts.iter().enumerate() {
+            mount.prepare(build, &scratch, number, &mut prepared)?;
+        }
+        if let Some((name, text)) = &self.script {
+            let file = scratch.0.join("script");
+            std::fs::write(&file, text).map_err(Error::io("write", &file))?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
+                .map_err(Error::io("set the mode of", &file))?;
+            prepared.mounts.push(bind(Path::new(SCRIPTS).join(name), file, true));
+        }
+        let mut stubs = Vec::new();
+        for target in prepared.mounts.iter().map(|m| m.destination.as_path()).chain(GIVEN.map(Path::new)) {
+            stubs.extend(stub(&view, target)?);
+        }
+        let mut step = Step::new(
+            StepRoot::Layers { lowers: &lowers, upper: &upper, work: &overlay_work },
+            self.argv.clone(),
+        );
+        step.env = self.env.iter().chain(&self.passing_env).chain(&prepared.env).cloned().collect();
+        step.working_dir = self.working_dir.clone();
+        step.user = self.user.clone();
+        step.mounts = std::mem::take(&mut prepared.mounts);
+        step.network = self.network.clone();
+        step.privileged = self.privileged;
+        step.host_ca |= build.options.host_ca;
+        let outcome = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work })?;
+        if !outcome.exit.success() {
+            let tail = if build.options.quiet { &outcome.tail[..] } else { &[] };
+            return Err(Error::StepFailed {
+                place: self.place.clone(),
+                command: self.command.clone(),
+                code: outcome.exit.code(),
+                tail: String::from_utf8_lossy(tail).into_owned(),
+            });
+        }
+        let options = CommitOptions { clamp_mtime: build.epoch, exclude: left_over(&upper, &stubs)?, lowers };
+        Ok(store.commit_layer(&build.lease, &upper, &options)?)
+    }
+}
+
+/// What a step's mounts come to.
+#[derive(Default)]
+struct Prepared {
+    mounts: Vec<Mount>,
+    env: Vec<String>,
+    /// Locks of cache folders, held while the step runs.
+    locks: Vec<std::fs::File>,
+    /// Folders in memory with secrets, which go when the step is over.
+    secrets: Vec<Secrets>,
+}
+
+struct Secrets(PathBuf);
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl StepMount<'_> {
+    fn add_to(&self, key: &mut Key) -> Result<()> {
+        match self {
+            StepMount::Bind { target, tree, digests, files, read_only } => {
+                key.add("bind", target.as_os_str().as_encoded_bytes());
+                key.add("read only", [u8::from(*read_only)]);
+                add_to_key(key, tree, digests, files)?;
+            }
+            // What a cache holds, and a secret, must not change what a step gives.
+            StepMount::Cache { target, id, .. } => {
+                key.add("cache", target.as_os_str().as_encoded_bytes());
+                key.add("id", id);
+            }
+            StepMount::Tmpfs { target, .. } => key.add("tmpfs", target.as_os_str().as_encoded_bytes()),
+            StepMount::Secret { target, variable, .. } => {
+                key.add("secret", target.as_ref().map_or(&b""[..], |t| t.as_os_str().as_encoded_bytes()));
+                key.add("variable", variable.as_deref().unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, build: &Build<'_>, scratch: &Scratch, number: usize, out: &mut Prepared) -> Result<()> {
+        match self {
+            StepMount::Bind { target, tree, files, read_only, .. } => {
+                let folder = scratch.folder(&format!("mount{number}"))?;
+                let source = materialise(build, tree, files, &folder)?;
+                out.mounts.push(bind(target.clone(), source, *read_only));
+            }
+            StepMount::Cache { target, id, read_only, sharing, mode, owner, initial } => {
+                let (folder, lock) = cache_folder(build.store, id, *sharing)?;
+                if !folder.exists() {
+                    fill_cache(build, scratch, number, &folder, initial.as_ref(), *mode, *owner)?;
+                }
+                out.locks.push(lock);
+                out.mounts.push(bind(target.clone(), folder, *read_only));
+            }
+            StepMount::Tmpfs { target, size } => out.mounts.push(Mount {
+                destination: target.clone(),
+                kind: MountKind::Tmpfs { size: *size, mode: None, options: Vec::new() },
+                read_only: false,
+            }),
+            StepMount::Secret { target, variable, file, mode, owner } => {
+                let bytes = std::fs::read(file).map_err(Error::io("read the secret", file))?;
+                if let Some(variable) = variable {
+                    out.env.push(format!("{variable}={}", String::from_utf8_lossy(&bytes)));
+                }
+                if let Some(target) = target {
+                    let copy = secret_in_memory(build.store, &bytes, *mode, *owner, out)?;
+                    out.mounts.push(bind(target.clone(), copy, true));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies files into a folder, so that the step sees them as they would be in an image. Says where they are.
+fn materialise(build: &Build<'_>, tree: &Tree, files: &[Selection], folder: &Path) -> Result<PathBuf> {
+    let ownership = build.store.ownership();
+    let nothing = Merged::open(&[], ownership)?;
+    let mut upper = Upper::new(folder, &nothing, ownership)?;
+    let to = Placement {
+        destination: "/source".into(),
+        several: false,
+        owner: None,
+        chmod: None,
+        parents: false,
+        like_cp: false,
+        unpack: false,
+        ownership,
+    };
+    copy(&mut upper, tree, files, &to)?;
+    Ok(upper.finish()?.join("source"))
+}
+
+/// The folder of a cache mount, and its lock.
+fn cache_folder(store: &Store, id: &str, sharing: Sharing) -> Result<(PathBuf, std::fs::File)> {
+    let caches = store.root().join("cache/mounts");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&caches)
+        .map_err(Error::io("create", &caches))?;
+    for number in 0.. {
+        let name = hex(&<sha2::Sha256 as sha2::Digest>::digest(format!("{number}:{id}").as_bytes()));
+        let path = caches.join(format!("{name}.lock"));
+        let lock = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        let operation = match sharing {
+            Sharing::Shared => FlockOperation::LockShared,
+            Sharing::Locked => FlockOperation::LockExclusive,
+            Sharing::Private => FlockOperation::NonBlockingLockExclusive,
+        };
+        match flock(&lock, operation) {
+            Ok(()) => return Ok((caches.join(name), lock)),
+            // Somebody uses this one, so a private one is another.
+            Err(Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(Error::io("lock", &path)(e)),
+        }
+    }
+    unreachable!("numbers do not end")
+}
+
+/// Makes the folder of a cache mount.
+fn fill_cache(
+    build: &Build<'_>,
+    scratch: &Scratch,
+    number: usize,
+    folder: &Path,
+    initial: Option<&(&Tree, Vec<Selection>)>,
+    mode: u32,
+    owner: Owner,
+) -> Result<()> {
+    let base = scratch.folder(&format!("mount{number}"))?;
+    let made = match initial {
+        Some((tree, files)) => materialise(build, tree, files, &base)?,
+        None => {
+            let made = base.join("source");
+            std::fs::create_dir(&made).map_err(Error::io("create", &made))?;
+            made
+        }
+    };
+    give(&made, mode, owner, build.store.ownership())?;
+    match std::fs::rename(&made, folder) {
+        // Another build was faster.
+        Err(_) if folder.exists() => Ok(()),
+        other => other.map_err(Error::io("create", folder)),
+    }
+}
+
+/// Sets mode and owner of something that only we have.
+fn give(path: &Path, mode: u32, owner: Owner, ownership: Ownership) -> Result<()> {
+    if ownership.keeps_owners() {
+        std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
+            .map_err(Error::io("set the owner of", path))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
+}
+
+/// A secret as a file that no disk sees.
+fn secret_in_memory(store: &Store, bytes: &[u8], mode: u32, owner: Owner, out: &mut Prepared) -> Result<PathBuf> {
+    const MEMORY: &str = "/dev/shm";
+    let unique = store.scratch_dir()?;
+    let _ = std::fs::remove_dir(&unique);
+    let name = unique.file_name().unwrap_or(OsStr::new("secret")).to_owned();
+    let folder = Path::new(MEMORY).join(format!("isles-{}-{}", std::process::id(), name.to_string_lossy()));
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(Error::io("create", &folder))?;
+    out.secrets.push(Secrets(folder.clone()));
+    let file = folder.join("secret");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&file)
+        .and_then(|mut f| std::io::Write::write_all(&mut f, bytes))
+        .map_err(Error::io("write", &file))?;
+    give(&file, mode, owner, store.ownership())?;
+    Ok(file)
+}
+
+fn bind(destination: PathBuf, source: PathBuf, read_only: bool) -> Mount {
+    let kind = MountKind::Bind {
+        source,
+        recursive: false,
+        create_source: false,
+        propagation: Propagation::default(),
+        recursive_read_only: false,
+    };
+    Mount { destination, kind, read_only }
+}
+
+/// Gives the root of an upper directory what the root below has, since it is the one that shows.
+fn like_root(upper: &Path, view: &Merged, ownership: Ownership) -> Result<()> {
+    let stat = view.lstat(Path::new("/"))?;
+    give(upper, stat.mode, Owner { uid: stat.uid, gid: stat.gid }, ownership)
+}
+
+/// The paths that have to be made for something at `target` to be mounted, topmost first.
+fn stub(view: &Merged, target: &Path) -> Result<Vec<PathBuf>> {
+    let kind = |path: &Path| match view.lstat(path) {
+        Ok(stat) => Ok(Some(stat.kind)),
+        Err(e) if is_absent(&e) => Ok(None),
+        Err(e) => Err(Error::from(e)),
+    };
+    let place = resolve(target, &kind, &|path| Ok(view.readlink(path)?.into()))?;
+    let mut missing = Vec::new();
+    for path in place.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        if kind(path)?.is_some() {
+            break;
+        }
+        missing.push(path.to_owned());
+    }
+    missing.reverse();
+    Ok(missing)
+}
+
+/// Those of the paths that hold nothing but what was made for mounts. The last of each list is the place of a
+/// mount itself.
+fn left_over(upper: &Path, stubs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty()).map_err(Error::io("open", upper))?;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let mut paths: Vec<&PathBuf> = stubs.iter().collect();
+    // Deeper ones first, so that a directory is looked at when all below it is known.
+    paths.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    paths.dedup();
+    let mut out: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        let kind = openat2(&root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how)
+            .and_then(|fd| rustix::fs::fstat(&fd))
+            .map(|raw| (rustix::fs::FileType::from_raw_mode(raw.st_mode), raw.st_size));
+        let stale = match kind {
+            Ok((rustix::fs::FileType::Directory, _)) => {
+                let fd = openat2(&root, path, flags, Mode::empty(), how).map_err(Error::io("open", path))?;
+                let mut stale = true;
+                for entry in rustix::fs::Dir::read_from(&fd).map_err(Error::io("read", path))? {
+                    let entry = entry.map_err(Error::io("read", path))?;
+                    let name = entry.file_name().to_bytes();
+                    let child = path.join(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name));
+                    stale &= matches!(name, b"." | b"..") || out.contains(&child);
+                }
+                stale
+            }
+            Ok((rustix::fs::FileType::RegularFile, 0)) => true,
+            // The step itself has made something else of it.
+            Ok(_) | Err(_) => false,
+        };
+        if stale {
+            out.push(path.clone());
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_mounts_vanish_and_what_a_step_made_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, upper) = (dir.path().join("lower"), dir.path().join("upper"));
+        std::fs::create_dir_all(lower.join("etc")).unwrap();
+        std::os::unix::fs::symlink("../run/resolv.conf", lower.join("etc/resolv.conf")).unwrap();
+        let view = Merged::open(&[lower], Ownership::Single).unwrap();
+        let mut stubs = Vec::new();
+        for target in ["/proc", "/etc/hosts", "/etc/resolv.conf", "/root/.cache/pip", "/var/kept", "/etc"] {
+            stubs.extend(stub(&view, Path::new(target)).unwrap());
+        }
+        assert!(!stubs.contains(&PathBuf::from("etc")), "it is in the layers below");
+        for path in ["proc", "etc", "run", "root/.cache/pip", "var/kept"] {
+            std::fs::create_dir_all(upper.join(path)).unwrap();
+        }
+        for path in ["etc/hosts", "run/resolv.conf", "root/own"] {
+            std::fs::write(upper.join(path), "").unwrap();
+        }
+        std::fs::write(upper.join("var/kept/file"), "x").unwrap();
+        let mut gone = left_over(&upper, &stubs).unwrap();
+        gone.sort();
+        let expected = ["etc/hosts", "proc", "root/.cache", "root/.cache/pip", "run", "run/resolv.conf"];
+        assert_eq!(gone, expected.map(PathBuf::from));
+        // A step may put a link in the place; it is not followed.
+        std::fs::remove_dir_all(upper.join("proc")).unwrap();
+        std::os::unix::fs::symlink("/etc", upper.join("proc")).unwrap();
+        assert!(!left_over(&upper, &stubs).unwrap().contains(&PathBuf::from("proc")));
+    }
+}

@@ -1,0 +1,311 @@
+//! What a stage is at one moment: layers and a configuration, and how the next layer comes to be.
+//!
+//! The one idea of the cache: a step's key is made of the layers below it (by diff ID, that is by content) and
+//! of everything that goes into the step itself. A step that gives the layer it gave before leaves the keys of
+//! all later steps as they were, whatever made it run again. What the configuration says counts where a step
+//! uses it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use isles_engine::Engine;
+use isles_spec::image::{Descriptor, History, ImageConfig};
+use isles_spec::{Digest, Platform, Progress};
+use isles_store::{BuildRecord, CommitOptions, CommittedLayer, Image, Lease, Merged, Store};
+use serde::{Deserialize, Serialize};
+
+use crate::digests::Digests;
+use crate::error::Result;
+use crate::key::Key;
+use crate::options::BuildOptions;
+use crate::upper::Upper;
+
+/// What BuildKit writes beside each entry of the history that it makes.
+const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// A layer of a stage.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    pub diff_id: Digest,
+    /// As a manifest refers to it.
+    pub blob: Descriptor,
+}
+
+/// A stage at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub layers: Vec<Layer>,
+    pub config: ImageConfig,
+    /// When the last layer was made (RFC 3339).
+    pub created: Option<String>,
+}
+
+/// One build under way: what all its stages share.
+pub struct Build<'a> {
+    pub engine: &'a Engine,
+    pub store: &'a Store,
+    pub client: &'a isles_registry::Client,
+    pub options: &'a BuildOptions,
+    pub progress: &'a dyn Progress,
+    pub lease: Lease,
+    pub platform: Platform,
+    /// The time that new things get, where the caller fixes it.
+    pub epoch: Option<i64>,
+    /// Digests of files in layers.
+    pub layer_digests: Digests,
+    /// Keys of steps that some stage is working on.
+    busy: Mutex<HashSet<Digest>>,
+    idle: Condvar,
+    worked: AtomicBool,
+}
+
+/// What the record of a step says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    diff_id: Digest,
+    size: u64,
+    created: String,
+}
+
+impl Snapshot {
+    /// Nothing yet, for a platform.
+    pub fn empty(platform: &Platform) -> Snapshot {
+        Snapshot { layers: Vec::new(), config: ImageConfig::empty(platform), created: None }
+    }
+
+    /// What an image is.
+    pub fn of_image(image: &Image) -> Snapshot {
+        let mut config = image.config.clone();
+        // Of the parts that other programs add, those at the top describe the old image.
+        config.rest.clear();
+        let layers = config.rootfs.diff_ids.iter().zip(&image.manifest.layers);
+        let layers = layers.map(|(d, blob)| Layer { diff_id: d.clone(), blob: blob.clone() }).collect();
+        Snapshot { layers, created: config.created.clone(), config }
+    }
+
+    /// A key for a step on these layers.
+    pub fn key(&self, kind: &str, build: &Build<'_>) -> Key {
+        let platform = self.config.platform().to_string();
+        Key::new(kind)
+            .with("platform", platform)
+            .with("epoch", build.epoch.map(|e| e.to_string()).unwrap_or_default())
+            .with_list("layers", self.layers.iter().map(|l| l.diff_id.to_string()))
+    }
+
+    /// The folders of the layers, base first.
+    pub fn lowers(&self, store: &Store) -> Result<Vec<PathBuf>> {
+        let mut lowers = Vec::new();
+        for layer in self.layers.iter().rev() {
+            lowers.push(store.layer_path(&layer.diff_id)?);
+            // A layer may hide everything below it, which overlay does not look for at the root.
+            if store.layer_info(&layer.diff_id)?.opaque {
+                break;
+            }
+        }
+        lowers.reverse();
+        Ok(lowers)
+    }
+
+    /// The layers as one tree, to read from.
+    pub fn view(&self, store: &Store) -> Result<Merged> {
+        Ok(Merged::open(&self.lowers(store)?, store.ownership())?)
+    }
+
+    /// Notes a change of the configuration in the history.
+    pub fn note(&mut self, created_by: impl Into<String>) {
+        self.push_history(created_by.into(), None);
+    }
+
+    fn push_history(&mut self, created_by: String, layer: Option<&str>) {
+        self.config.history.push(History {
+            // Filled in at the end where no layer gives one.
+            created: layer.map(str::to_owned),
+            created_by: Some(created_by),
+            comment: Some(HISTORY_COMMENT.to_owned()),
+            empty_layer: layer.is_none(),
+            ..History::default()
+        });
+    }
+
+    /// Adds a layer that was made elsewhere.
+    pub fn push_layer(&mut self, layer: Layer, created: &str, created_by: String) {
+        self.layers.push(layer);
+        self.push_history(created_by, Some(created));
+        self.created = Some(created.to_owned());
+    }
+}
+
+/// A step of a build as the cache and the progress see it.
+pub struct Step<'s> {
+    /// What the progress shows.
+    pub title: &'s str,
+    pub key: Digest,
+    /// A key that is found faster and says less; the layer is kept under it too.
+    pub shortcut: Option<Digest>,
+    pub created_by: String,
+}
+
+impl<'a> Build<'a> {
+    pub fn new(
+        engine: &'a Engine,
+        client: &'a isles_registry::Client,
+        options: &'a BuildOptions,
+        progress: &'a dyn Progress,
+    ) -> Result<Build<'a>> {
+        let store = engine.store();
+        Ok(Build {
+            engine,
+            store,
+            client,
+            options,
+            progress,
+            lease: store.lease()?,
+            platform: options.platform.clone().unwrap_or_else(Platform::host),
+            epoch: options.epoch(),
+            layer_digests: Digests::of(store.root(), Path::new("layers")),
+            busy: Mutex::default(),
+            idle: Condvar::new(),
+            worked: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether something had to be made that no record had.
+    pub fn worked(&self) -> bool {
+        self.worked.load(Ordering::Relaxed)
+    }
+
+    /// Says that something was made.
+    pub fn note_work(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+    }
+
+    /// The layer that is kept under a key.
+    fn known(&self, key: &Digest) -> Result<Option<(Layer, String)>> {
+        if self.options.no_cache {
+            return Ok(None);
+        }
+        let Some(record) = self.store.build_record(&self.lease, key)? else { return Ok(None) };
+        let Ok(made) = serde_json::from_value::<Made>(record.value) else { return Ok(None) };
+        if !self.store.has_layer(&made.diff_id) {
+            return Ok(None);
+        }
+        let blob = Descriptor::new(isles_spec::image::media_type::OCI_LAYER, made.diff_id.clone(), made.size);
+        Ok(Some((Layer { diff_id: made.diff_id, blob }, made.created)))
+    }
+
+    fn keep(&self, key: &Digest, layer: &Layer, created: &str) -> Result<()> {
+        let made =
+            Made { diff_id: layer.diff_id.clone(), size: layer.blob.size, created: created.to_owned() };
+        let value = serde_json::to_value(made).unwrap_or_default();
+        Ok(self.store.put_build_record(key, &BuildRecord { holds: vec![layer.diff_id.clone()], value })?)
+    }
+
+    /// Adds the layer that is kept under `shortcut`, if there is one.
+    pub fn add_known(&self, snapshot: &mut Snapshot, title: &str, shortcut: &Digest, created_by: &str) -> Result<bool> {
+        let Some((layer, created)) = self.known(shortcut)? else { return Ok(false) };
+        self.say_cached(title);
+        snapshot.push_layer(layer, &created, created_by.to_owned());
+        Ok(true)
+    }
+
+    fn say_cached(&self, title: &str) {
+        let work = self.progress.begin(title, None);
+        self.progress.end(work, "cached");
+    }
+
+    /// Adds the layer of a step: the one that is kept under its key, or the one that `make` makes. Stages that
+    /// come to the same step at the same time make it once.
+    pub fn add(
+        &self,
+        snapshot: &mut Snapshot,
+        step: Step<'_>,
+        make: impl FnOnce(&Snapshot, u64) -> Result<CommittedLayer>,
+    ) -> Result<()> {
+        let _turn = self.turn(&step.key);
+        if let Some((layer, created)) = self.known(&step.key)? {
+            if let Some(shortcut) = &step.shortcut {
+                self.keep(shortcut, &layer, &created)?;
+            }
+            self.say_cached(step.title);
+            snapshot.push_layer(layer, &created, step.created_by);
+            return Ok(());
+        }
+        self.note_work();
+        let work = self.progress.begin(step.title, None);
+        let made = make(snapshot, work);
+        self.progress.end(work, if made.is_ok() { "done" } else { "failed" });
+        let made = made?;
+        let created = self.now();
+        let layer = Layer { diff_id: made.diff_id, blob: made.blob };
+        self.keep(&step.key, &layer, &created)?;
+        if let Some(shortcut) = &step.shortcut {
+            self.keep(shortcut, &layer, &created)?;
+        }
+        snapshot.push_layer(layer, &created, step.created_by);
+        Ok(())
+    }
+
+    /// The present, or what the caller says it is (RFC 3339).
+    pub fn now(&self) -> String {
+        crate::time::rfc3339(self.epoch.unwrap_or_else(crate::time::now))
+    }
+
+    /// Waits until nobody else works on a key.
+    pub fn turn(&self, key: &Digest) -> Turn<'_> {
+        let mut busy = self.busy();
+        while !busy.insert(key.clone()) {
+            busy = self.idle.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn { busy: &self.busy, idle: &self.idle, key: key.clone() }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to work on a key.
+pub struct Turn<'b> {
+    busy: &'b Mutex<HashSet<Digest>>,
+    idle: &'b Condvar,
+    key: Digest,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.idle.notify_all();
+    }
+}
+
+/// Makes a layer of what was written.
+pub fn commit(build: &Build<'_>, upper: Upper<'_>) -> Result<CommittedLayer> {
+    let folder = upper.finish()?;
+    let options = CommitOptions { clamp_mtime: build.epoch, ..CommitOptions::default() };
+    Ok(build.store.commit_layer(&build.lease, &folder, &options)?)
+}
+
+/// A folder of the store that goes when it is done with.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(store: &Store) -> Result<Scratch> {
+        Ok(Scratch(store.scratch_dir()?))
+    }
+
+    /// A new folder in it.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        std::fs::create_dir(&path).map_err(crate::Error::io("create", &path))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is collected when this process is gone.
+        let _ = isles_store::remove_tree(&self.0);
+    }
+}

@@ -1,0 +1,325 @@
+//! COPY and ADD: which files, where to, and as whose.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use support::World;
+
+fn world() -> World {
+    let world = World::new();
+    world.write("a.txt", "a").write("b.txt", "b").write("dir/one", "1").write("dir/sub/two", "2");
+    let context = world.context();
+    for (path, mode) in [("a.txt", 0o640), ("b.txt", 0o644), ("dir", 0o750), ("dir/sub", 0o700), ("dir/one", 0o644)] {
+        std::fs::set_permissions(context.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::fs::set_permissions(context.join("dir/sub/two"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    symlink("a.txt", context.join("ln")).unwrap();
+    symlink("one", context.join("dir/inner")).unwrap();
+    world
+}
+
+/// What an instruction changes: the lines of the new image that the base does not have.
+fn changes(world: &World, instruction: &str) -> BTreeMap<String, String> {
+    let before = world.list(&world.image("FROM base\n"));
+    let after = world.list(&world.image(&format!("FROM base\n{instruction}\n")));
+    for path in before.keys() {
+        assert!(after.contains_key(path), "{instruction} took {path} away");
+    }
+    after.into_iter().filter(|(path, line)| before.get(path) != Some(line)).collect()
+}
+
+#[test]
+fn where_files_go() {
+    let world = world();
+    for (instruction, expected) in [
+        ("COPY a.txt /new", &[("/new", "640 0:0 \"a\"")][..]),
+        ("COPY a.txt /open", &[("/open/a.txt", "640 0:0 \"a\"")]),
+        ("COPY a.txt /open/", &[("/open/a.txt", "640 0:0 \"a\"")]),
+        ("COPY a.txt /x/y/", &[("/x", "755 0:0 dir"), ("/x/y", "755 0:0 dir"), ("/x/y/a.txt", "640 0:0 \"a\"")]),
+        ("COPY a.txt /x/y", &[("/x", "755 0:0 dir"), ("/x/y", "640 0:0 \"a\"")]),
+        ("COPY a.txt b.txt /open/", &[("/open/a.txt", "640 0:0 \"a\""), ("/open/b.txt", "644 0:0 \"b\"")]),
+        ("COPY *.txt /open/", &[("/open/a.txt", "640 0:0 \"a\""), ("/open/b.txt", "644 0:0 \"b\"")]),
+        ("COPY [\"a.txt\", \"/with blank\"]", &[("/with blank", "640 0:0 \"a\"")]),
+        // The content of a directory, not itself; those below it keep their modes.
+        (
+            "COPY dir /open",
+            &[
+                ("/open/inner", "-> one"),
+                ("/open/one", "644 0:0 \"1\""),
+                ("/open/sub", "700 0:0 dir"),
+                ("/open/sub/two", "4755 0:0 \"2\""),
+            ],
+        ),
+        (
+            "COPY dir/sub /made/",
+            &[("/made", "755 0:0 dir"), ("/made/two", "4755 0:0 \"2\"")],
+        ),
+        // A link that is named is followed, one that is found stays.
+        ("COPY ln /new", &[("/new", "640 0:0 \"a\"")]),
+        ("COPY dir/inner /new", &[("/new", "644 0:0 \"1\"")]),
+        // Links on the way to the destination are followed inside the image.
+        ("COPY a.txt /link/", &[("/data/real/a.txt", "640 0:0 \"a\"")]),
+        ("COPY a.txt /lib/x", &[("/usr/lib/x", "640 0:0 \"a\"")]),
+        ("COPY a.txt /data/tofile", &[("/data/file", "640 0:0 \"a\"")]),
+        ("COPY --link a.txt /new/", &[("/new", "755 0:0 dir"), ("/new/a.txt", "640 0:0 \"a\"")]),
+        ("COPY --chmod=600 a.txt /new", &[("/new", "600 0:0 \"a\"")]),
+        ("COPY --chmod=u=rwX,go=rX dir/sub /open/", &[("/open/two", "755 0:0 \"2\"")]),
+        ("COPY --parents dir/sub/two /open/", &[
+            ("/open/dir", "750 0:0 dir"),
+            ("/open/dir/sub", "700 0:0 dir"),
+            ("/open/dir/sub/two", "4755 0:0 \"2\""),
+        ]),
+        ("COPY --parents dir/./sub/two /open/", &[
+            ("/open/sub", "700 0:0 dir"),
+            ("/open/sub/two", "4755 0:0 \"2\""),
+        ]),
+        ("COPY --parents ./**/two /open/", &[
+            ("/open/dir", "750 0:0 dir"),
+            ("/open/dir/sub", "700 0:0 dir"),
+            ("/open/dir/sub/two", "4755 0:0 \"2\""),
+        ]),
+        ("COPY --exclude=sub --exclude=inner dir /open/", &[("/open/one", "644 0:0 \"1\"")]),
+        ("COPY --exclude=a* *.txt /open/", &[("/open/b.txt", "644 0:0 \"b\"")]),
+        ("WORKDIR /open\nCOPY a.txt .", &[("/open/a.txt", "640 0:0 \"a\"")]),
+        ("WORKDIR /open\nCOPY a.txt ../up", &[("/up", "640 0:0 \"a\"")]),
+        ("COPY <<EOF /new\nhi $BASE\nEOF", &[("/new", "644 0:0 \"hi 1\\n\"")]),
+        ("COPY <<'EOF' <<other /open/\n$BASE\nEOF\nx\nother", &[
+            ("/open/EOF", "644 0:0 \"$BASE\\n\""),
+            ("/open/other", "644 0:0 \"x\\n\""),
+        ]),
+        ("COPY nothing* /open/", &[]),
+    ] {
+        let changes = changes(&world, instruction);
+        let expected: BTreeMap<String, String> =
+            expected.iter().map(|(p, l)| ((*p).to_owned(), (*l).to_owned())).collect();
+        assert_eq!(changes, expected, "{instruction}");
+    }
+}
+
+#[test]
+fn whose_files_are() {
+    let world = world();
+    for (instruction, owner) in [
+        ("COPY --chown=app a.txt /new", "1000:1001"),
+        ("COPY --chown=app:staff a.txt /new", "1000:50"),
+        ("COPY --chown=7 a.txt /new", "7:7"),
+        ("COPY --chown=7:staff a.txt /new", "7:50"),
+        ("COPY --chown=:staff a.txt /new", "0:50"),
+        ("ARG WHO=app\nCOPY --chown=$WHO a.txt /new", "1000:1001"),
+    ] {
+        let changes = changes(&world, instruction);
+        assert_eq!(changes["/new"], format!("640 {owner} \"a\""), "{instruction}");
+    }
+    // Directories that are made belong to the same; those that were there keep theirs.
+    let changes = changes(&world, "COPY --chown=7:8 a.txt /open/deep/");
+    assert_eq!(changes["/open/deep"], "755 7:8 dir");
+    assert!(!changes.contains_key("/open"));
+}
+
+#[test]
+fn from_other_stages() {
+    let world = world();
+    let head = "FROM base AS one\nCOPY --chown=65:66 dir /made\n";
+    let list = world.list(&world.image(&format!("{head}FROM base\nCOPY --from=one /made /got/\n")));
+    assert_eq!(list["/got"], "755 0:0 dir");
+    assert_eq!(list["/got/one"], "644 65:66 \"1\"", "the owner goes along");
+    assert_eq!(list["/got/inner"], "-> one");
+    let list = world.list(&world.image(&format!("{head}FROM scratch\nCOPY --from=0 /made/o* /\nCOPY --from=base /lib/ /lib/\n")));
+    assert_eq!(list["/one"], "644 65:66 \"1\"");
+    // An image by name is a source too, and its links are followed.
+    let list = world.list(&world.image("FROM scratch\nCOPY --from=base /data/tofile /link /x/\n"));
+    assert_eq!(list.keys().map(String::as_str).collect::<Vec<_>>(), ["/x", "/x/tofile"]);
+    assert_eq!(list["/x/tofile"], "644 0:0 \"old\"");
+}
+
+#[test]
+fn files_with_two_names_stay_one() {
+    let world = world();
+    std::fs::create_dir(world.context().join("hard")).unwrap();
+    std::fs::write(world.context().join("hard/a"), "same").unwrap();
+    std::fs::hard_link(world.context().join("hard/a"), world.context().join("hard/b")).unwrap();
+    let image = world.image("FROM scratch\nCOPY hard /\n");
+    let view = world.view(&image);
+    let inode = |p: &str| view.lstat(std::path::Path::new(p)).unwrap().inode;
+    assert_eq!(inode("/a"), inode("/b"));
+}
+
+#[test]
+fn times_and_holes_are_kept() {
+    let world = world();
+    let path = world.context().join("sparse");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_234_567_890, 0);
+    file.set_modified(time).unwrap();
+    let image = world.image("FROM scratch\nCOPY sparse /\n");
+    let view = world.view(&image);
+    let copied = view.open_file(std::path::Path::new("/sparse")).unwrap();
+    let metadata = copied.metadata().unwrap();
+    assert_eq!(metadata.modified().unwrap(), time);
+    assert_eq!(metadata.len(), 64 << 20);
+    use std::os::unix::fs::MetadataExt;
+    assert!(metadata.blocks() < 1000, "it has {} blocks", metadata.blocks());
+}
+
+#[test]
+fn what_is_refused() {
+    let world = world();
+    symlink("/etc/passwd", world.context().join("out")).unwrap();
+    symlink("../../../../../../etc/passwd", world.context().join("up")).unwrap();
+    symlink("nowhere", world.context().join("dangling")).unwrap();
+    world.write("ignored", "x").write(".wh.x", "y").write("Dockerfile.dockerignore", "ignored\n!nothing\n");
+    for (instruction, place, part, hint) in [
+        ("COPY a.tx /", "2:6", "'a.tx' is not in", "a.txt"),
+        ("COPY dir/onee /", "2:6", "'dir/onee' is not in", "dir/one"),
+        ("COPY out /", "2:6", "'out' is not in", "symbolic link"),
+        ("COPY up /", "2:6", "'up' is not in", "symbolic link"),
+        ("COPY dangling /", "2:6", "not in", "symbolic link"),
+        ("COPY ignored /", "2:6", "left out by .dockerignore", "!"),
+        ("COPY a.txt b.txt /x", "2:18", "directory", "/x/"),
+        ("COPY *.txt /x", "2:1", "several", "/x/"),
+        ("COPY dir /data/file", "2:1", "not a directory", "RUN"),
+        ("COPY dir /etc/passwd/", "2:1", "not a directory", ""),
+        ("COPY --chown=nobody a.txt /", "2:1", "no user 'nobody'", "RUN"),
+        ("COPY --chown=0:nobody a.txt /", "2:1", "no group 'nobody'", ""),
+        ("COPY --chmod=u+q a.txt /", "2:6", "invalid mode", "755"),
+        ("COPY .wh.x /", "2:1", "cannot be in an image", "rename"),
+        ("COPY [b /", "2:6", "bracket", ""),
+        ("COPY --from=one a /", "2:6", "no image 'one'", ""),
+        ("COPY --from=5 a /", "2:6", "no stage 5", "first"),
+        ("ADD https://example.com/x /", "2:5", "ADD of a URL", "later"),
+        ("ADD git@example.com:x/y.git /", "2:5", "ADD of a git repository", "later"),
+        ("ADD --checksum=sha256:00 a.txt /", "2:5", "--checksum", "later"),
+    ] {
+        let error = world.build(&format!("FROM base\n{instruction}\n")).expect_err(instruction);
+        let text = support::describe(&error);
+        assert!(text.contains(&format!("Dockerfile:{place}: ")), "{instruction}: {text}");
+        assert!(text.contains(part), "{instruction}: {text}");
+        assert!(text.split("hint: ").nth(1).unwrap().contains(hint), "{instruction}: {text}");
+    }
+}
+
+#[test]
+fn stages_that_cannot_be_meant() {
+    let world = world();
+    for (text, part) in [
+        ("FROM base AS me\nCOPY --from=me /x /\n", "from itself"),
+        ("FROM base AS a\nCOPY --from=b /x /\nFROM base AS b\nCOPY --from=a /x /\n", "comes later"),
+        ("FROM base AS builder\nFROM base\nCOPY --from=biulder /etc /x\n", "did you mean the stage 'builder'?"),
+        ("FROM base AS builder\nFROM buidler\n", "did you mean the stage 'builder'?"),
+    ] {
+        let options = isles_build::BuildOptions { target: None, ..world.options() };
+        let mut options = options;
+        if text.contains("AS b\n") {
+            options.target = Some("a".into());
+        }
+        let error = world.build_with("Dockerfile", text, &options).unwrap_err();
+        let text_of = support::describe(&error);
+        assert!(text_of.contains(part), "{text}: {text_of}");
+    }
+}
+
+#[test]
+fn odd_files_of_a_context() {
+    let world = world();
+    std::fs::create_dir(world.context().join("odd")).unwrap();
+    world.write("odd/plain", "x");
+    let fifo = world.context().join("odd/fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(world.context().join("odd/socket")).unwrap();
+    let list = world.list(&world.image("FROM scratch\nCOPY odd /\n"));
+    assert_eq!(list["/fifo"], "600 0:0 Fifo");
+    assert!(!list.contains_key("/socket"), "an archive has no entry for a socket");
+    let error = world.build("FROM scratch\nCOPY odd/socket /\n").unwrap_err();
+    assert!(error.to_string().contains("socket"), "{error}");
+    if !rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(world.context().join("odd/plain"), std::fs::Permissions::from_mode(0)).unwrap();
+        let error = support::describe(&world.build("FROM scratch\nCOPY odd /\n").unwrap_err());
+        assert!(error.contains("odd/plain") && error.contains(".dockerignore"), "{error}");
+    }
+}
+
+#[test]
+fn a_glob_reads_only_where_it_may_match() {
+    let world = world();
+    for i in 0..200 {
+        world.write(&format!("many/{i}/x/y"), "");
+    }
+    let started = std::time::Instant::now();
+    let image = world.image("FROM scratch\nCOPY many/*/*/* /all/\nCOPY --parents **/**/**/y /deep/\n");
+    assert!(world.list(&image).len() > 200);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+#[test]
+fn archives() {
+    use isles_store::tar::{Entry, Kind, Writer};
+    let world = world();
+    let tar = |entries: &[(&str, Kind, &str)]| {
+        let mut writer = Writer::new(Vec::new());
+        for (path, kind, text) in entries {
+            let link = if *kind == Kind::File { "" } else { text };
+            let data = if *kind == Kind::File { text.as_bytes() } else { b"" };
+            let entry = Entry {
+                path: path.as_bytes().to_vec(),
+                kind: *kind,
+                link: link.as_bytes().to_vec(),
+                mode: if *kind == Kind::Dir { 0o755 } else { 0o644 },
+                uid: 5,
+                gid: 6,
+                size: data.len() as u64,
+                ..Entry::default()
+            };
+            writer.begin(&entry).unwrap();
+            writer.data(data).unwrap();
+        }
+        writer.finish().unwrap()
+    };
+    let plain = tar(&[
+        ("top/", Kind::Dir, ""),
+        ("top/f", Kind::File, "x"),
+        ("top/again", Kind::Hardlink, "top/f"),
+        ("absolute", Kind::Symlink, "/top"),
+        // Through a link of its own, which means the image's root.
+        ("absolute/through", Kind::File, "y"),
+        ("escape", Kind::Symlink, "../../../../../../etc"),
+        ("escape/made", Kind::File, "z"),
+        // The directory above was not said.
+        ("missing/parent/f", Kind::File, "p"),
+    ]);
+    std::fs::write(world.context().join("x.tar"), &plain).unwrap();
+    std::fs::write(world.context().join("x.tar.zst"), zstd::encode_all(&plain[..], 1).unwrap()).unwrap();
+    std::fs::write(world.context().join("x.tar.xz"), liblzma::encode_all(&plain[..], 0).unwrap()).unwrap();
+    for name in ["x.tar", "x.tar.zst", "x.tar.xz"] {
+        let changes = changes(&world, &format!("ADD {name} /open/"));
+        assert_eq!(changes["/open/top/f"], "644 5:6 \"x\"", "{name}");
+        assert_eq!(changes["/open/top/again"], "644 5:6 \"x\"");
+        assert_eq!(changes["/open/absolute"], "-> /top");
+        assert_eq!(changes["/top/through"], "644 5:6 \"y\"", "{changes:#?}");
+        assert_eq!(changes["/etc/made"], "644 5:6 \"z\"");
+        assert_eq!(changes["/open/missing/parent/f"], "644 5:6 \"p\"");
+    }
+    assert!(!std::path::Path::new("/etc/made").exists());
+    let changes = changes(&world, "ADD --chown=1:2 --unpack=false x.tar /new.tar");
+    assert!(changes["/new.tar"].starts_with("644 1:2 "), "{changes:?}");
+    let changes = self::changes(&world, "ADD a.txt /new");
+    assert_eq!(changes["/new"], "640 0:0 \"a\"", "what is no archive is copied");
+    for (entries, part) in [
+        (&[("../up", Kind::File, "x")][..], "leads outside"),
+        (&[("a", Kind::Hardlink, "../../etc/passwd")], "leads outside"),
+        (&[("a", Kind::Hardlink, "etc/passwd")], "not before it"),
+        (&[(".wh.etc", Kind::File, "")], "cannot be in an image"),
+    ] {
+        std::fs::write(world.context().join("bad.tar"), tar(entries)).unwrap();
+        let error = world.build("FROM base\nADD bad.tar /open/\n").unwrap_err().to_string();
+        assert!(error.contains(part), "{entries:?}: {error}");
+    }
+    std::fs::write(world.context().join("bad.tar"), &plain[..plain.len() / 2 - 100]).unwrap();
+    assert!(world.build("FROM base\nADD bad.tar /open/\n").is_err());
+    std::fs::write(world.context().join("x.tar.bz2"), b"BZh91AY&SY").unwrap();
+    assert!(world.build("FROM base\nADD x.tar.bz2 /open/\n").unwrap_err().to_string().contains("bzip2"));
+}
