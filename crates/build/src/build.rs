@@ -72,7 +72,7 @@ fn finish(build: &Build<'_>, mut snapshot: Snapshot, warnings: Vec<Diagnostic>) 
         // Docker's old builder named the parent here; it is another one now.
         *parent = serde_json::Value::String(String::new());
     }
-    let key = image_key(&snapshot);
+    let key = image_key(&snapshot, build.epoch);
     let known = if build.options.no_cache { None } else { build.store.build_record(&build.lease, &key)? };
     let manifest: Option<Digest> = known.and_then(|r| serde_json::from_value(r.value).ok());
     let found = manifest.filter(|m| build.store.has_image(m)).map(|m| build.store.image(&m)).transpose()?;
@@ -91,10 +91,11 @@ fn finish(build: &Build<'_>, mut snapshot: Snapshot, warnings: Vec<Diagnostic>) 
 }
 
 /// What an image is made of, without the times that are filled in when it is made.
-fn image_key(snapshot: &Snapshot) -> Digest {
+fn image_key(snapshot: &Snapshot, epoch: Option<i64>) -> Digest {
     let config = serde_json::to_vec(&snapshot.config).unwrap_or_default();
     let blobs = snapshot.layers.iter().map(|l| format!("{} {}", l.blob.media_type, l.blob.digest));
-    Key::new("image of a build").with("config", config).with_list("layers", blobs).finish()
+    let epoch = epoch.map(|e| e.to_string()).unwrap_or_default();
+    Key::new("image of a build").with("epoch", epoch).with("config", config).with_list("layers", blobs).finish()
 }
 
 fn assemble(build: &Build<'_>, mut snapshot: Snapshot, key: &Digest) -> Result<Image> {

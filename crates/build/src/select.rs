@@ -173,10 +173,10 @@ fn chosen(tree: &Tree, place: &Path, pivot: usize, wish: &Wish) -> Result<std::r
         }));
     }
     if !excluded && (directory || !ignored) {
-        selection.items.push(Item { path: PathBuf::new(), source: source.clone(), meta, link: None });
+        selection.items.push(Item { path: PathBuf::new(), source: source.clone(), meta: meta.clone(), link: None });
     }
     if directory {
-        below(tree, &source, Path::new(""), wish, &mut selection.items, 0)?;
+        below(tree, &source, meta.inode, wish, &mut selection.items)?;
     }
     let nothing = if directory { ignored && selection.items.len() == 1 } else { ignored };
     if nothing {
@@ -188,63 +188,72 @@ fn chosen(tree: &Tree, place: &Path, pivot: usize, wish: &Wish) -> Result<std::r
     Ok(Ok(selection))
 }
 
+/// A directory that is being read.
+struct Reading {
+    entries: std::vec::IntoIter<(OsString, Meta)>,
+    source: PathBuf,
+    path: PathBuf,
+    inode: (u64, u64),
+    /// It is left out, unless something below it is in again: how many items there were before it.
+    before: Option<usize>,
+}
+
 /// Everything below a directory.
-fn below(
-    tree: &Tree,
-    source: &Path,
-    path: &Path,
-    wish: &Wish,
-    items: &mut Vec<Item>,
-    depth: usize,
-) -> Result<()> {
-    if depth > DEPTH {
-        return Err(isles_spec::Error::new(format!(
-            "'{}' is more than {DEPTH} directories deep",
-            tree.place(source).display()
-        ))
-        .with_hint("does a symbolic link lead back to a directory above it?")
-        .into());
-    }
-    for (name, mut meta) in tree.list(source)? {
-        let mut from = source.join(&name);
-        let to = path.join(&name);
+fn below(tree: &Tree, top: &Path, inode: (u64, u64), wish: &Wish, items: &mut Vec<Item>) -> Result<()> {
+    let read = |source: PathBuf, path: PathBuf, inode, before| -> Result<Reading> {
+        Ok(Reading { entries: tree.list(&source)?.into_iter(), source, path, inode, before })
+    };
+    let returns = wish.ignore.may_return() || wish.exclude.may_return();
+    let mut reading = vec![read(top.to_owned(), PathBuf::new(), inode, None)?];
+    while let Some(here) = reading.last_mut() {
+        let Some((name, mut meta)) = here.entries.next() else {
+            if let Some(before) = here.before.filter(|before| items.len() == before + 1) {
+                items.truncate(before);
+            }
+            reading.pop();
+            continue;
+        };
+        let mut from = here.source.join(&name);
+        let to = here.path.join(&name);
         let left_out = wish.ignore.is_left_out(&from) || wish.exclude.is_left_out(&to);
         let mut link = None;
-        if meta.kind == FileKind::Symlink {
+        if meta.kind == FileKind::Symlink && !left_out {
             if wish.follow {
-                let Some((target, its)) = tree.follow(&from)? else {
-                    return Err(isles_spec::Error::new(format!(
-                        "the link '{}' leads nowhere",
-                        tree.place(&from).display()
-                    ))
-                    .with_hint("links are followed below the folder of the recipe; name other files by their absolute path")
-                    .into());
-                };
-                (from, meta) = (target, its);
-            } else if !left_out {
+                (from, meta) = tree.follow(&from)?.ok_or_else(|| leads_nowhere(&tree.place(&from)))?;
+            } else {
                 link = Some(tree.readlink(&from)?);
             }
         }
         match meta.kind {
             // An archive has no entry for a socket, so an image cannot have one.
             FileKind::Socket => {}
+            FileKind::Dir if left_out && !returns => {}
             FileKind::Dir => {
-                let returns = wish.ignore.may_return() || wish.exclude.may_return();
-                if left_out && !returns {
-                    continue;
+                let inode = meta.inode;
+                if reading.len() > DEPTH || (wish.follow && reading.iter().any(|r| r.inode == inode)) {
+                    return Err(endless(&tree.place(&from)));
                 }
-                let before = items.len();
+                let before = left_out.then_some(items.len());
                 items.push(Item { path: to.clone(), source: from.clone(), meta, link: None });
-                below(tree, &from, &to, wish, items, depth + 1)?;
-                if left_out && items.len() == before + 1 {
-                    items.truncate(before);
-                }
+                reading.push(read(from, to, inode, before)?);
             }
             _ if left_out => {}
             _ => items.push(Item { path: to, source: from, meta, link }),
         }
     }
     Ok(())
+}
+
+fn leads_nowhere(place: &Path) -> Error {
+    isles_spec::Error::new(format!("the link '{}' leads nowhere", place.display()))
+        .with_hint("links are followed below the folder of the recipe; name other files by their absolute path")
+        .into()
+}
+
+fn endless(place: &Path) -> Error {
+    isles_spec::Error::new(format!("'{}' is more than {DEPTH} directories deep, or leads to itself", place.display()))
+        .with_hint("does a symbolic link lead back to a directory above it?")
+        .into()
 }
 
 /// What to say where nothing is.

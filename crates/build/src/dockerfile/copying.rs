@@ -4,7 +4,7 @@ use std::path::Path;
 
 use isles_store::Merged;
 
-use super::execute::{Origin, Stage, absolute};
+use super::execute::{Origin, Stage, absolute, place};
 use super::history;
 use super::instruction::{CopyInstruction, CopySource, Step};
 use super::words::Expander;
@@ -101,16 +101,17 @@ impl Stage<'_, '_> {
         };
         let wish = Wish { ignore, exclude: exclusions(origin, wanted, &expanded)?, parents: wanted.parents, follow: false };
         let mut selections: Vec<Selection> = Vec::new();
-        for (word, place) in &expanded.sources {
-            let found = select(tree, word, &wish)?.map_err(|nothing| {
-                let error = origin.source.at(place.span, nothing.message);
+        for (word, written) in &expanded.sources {
+            let found = select(tree, word, &wish).map_err(|e| place(&origin.source, written.span, e))?;
+            let found = found.map_err(|nothing| {
+                let error = origin.source.at(written.span, nothing.message);
                 match nothing.hint {
                     Some(hint) => error.with_suggestion(hint),
                     None => error,
                 }
             })?;
             if found.is_empty() && has_wildcard(word) {
-                let warning = origin.source.at(place.span, format!("'{word}' fits no file, so nothing is copied"));
+                let warning = origin.source.at(written.span, format!("'{word}' fits no file, so nothing is copied"));
                 self.file.words(&origin.source, origin.escape).warn(warning);
             }
             selections.extend(found);

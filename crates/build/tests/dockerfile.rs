@@ -1,0 +1,277 @@
+//! What Dockerfiles give: configuration, history, environment; and, where steps can be run, what RUN does.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use isles_build::BuildOptions;
+use isles_spec::{Hint, Reference};
+use support::{World, describe};
+
+/// The history of an image beyond that of the base: what made each entry, and whether it is a layer.
+fn history(image: &isles_store::Image) -> Vec<(String, bool)> {
+    let entries = &image.config.history;
+    entries.iter().map(|h| (h.created_by.clone().unwrap(), !h.empty_layer)).collect()
+}
+
+#[test]
+fn the_configuration_and_its_history() {
+    let world = World::new();
+    world.write("f", "x");
+    let image = world.image(
+        "ARG OUT=global\nFROM base\nARG OUT\nARG LATER=${OUT}-2\nENV A=1 B=\"two words\" C=$OUT\nENV A=2 D=$A\nENV old form  here\n\
+         LABEL k=v \"two words\"='x y'\nWORKDIR /w\nWORKDIR sub\nCOPY f .\nUSER app\nEXPOSE 80 53/udp 79-80\nVOLUME /v [\"/x\"]\n\
+         STOPSIGNAL SIGINT\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\nHEALTHCHECK --interval=5s CMD true\nONBUILD RUN echo $X\n\
+         CMD echo hi\nENTRYPOINT [\"/bin/echo\", \"e\"]\nMAINTAINER me\n",
+    );
+    let config = &image.config.config;
+    assert_eq!(
+        config.env,
+        ["PATH=/bin", "BASE=1", "A=2", "B=two words", "C=global", "D=1", "old=form  here"]
+    );
+    assert_eq!(config.labels["two words"], "x y");
+    assert_eq!(config.working_dir, "/w/sub");
+    assert_eq!(config.user, "app");
+    assert_eq!(config.exposed_ports.keys().collect::<Vec<_>>(), ["53/udp", "79/tcp", "80/tcp"]);
+    assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
+    assert_eq!(config.cmd.as_ref().unwrap(), &["/bin/busybox", "sh", "-c", "echo hi"]);
+    assert_eq!(config.entrypoint.as_ref().unwrap(), &["/bin/echo", "e"]);
+    assert_eq!(config.on_build, ["RUN echo $X"]);
+    assert_eq!(config.healthcheck.as_ref().unwrap().interval, 5_000_000_000);
+    assert_eq!(image.config.author.as_deref(), Some("me"));
+    let expected = [
+        ("ARG OUT=global", false),
+        ("ARG LATER=global-2", false),
+        ("ENV A=1 B=two words C=global", false),
+        ("ENV A=2 D=1", false),
+        ("ENV old=form  here", false),
+        ("LABEL k=v two words=x y", false),
+        ("WORKDIR /w", true),
+        ("WORKDIR /w/sub", true),
+        ("COPY f . # buildkit", true),
+        ("USER app", false),
+        ("EXPOSE [53/udp 79/tcp 80/tcp 80/tcp]", false),
+        ("VOLUME [/v [/x]]", false),
+        ("STOPSIGNAL SIGINT", false),
+        ("SHELL [/bin/busybox sh -c]", false),
+        ("HEALTHCHECK &{[\"CMD-SHELL\" \"true\"] \"5s\" \"0s\" \"0s\" \"0s\" '\\x00'}", false),
+        ("ONBUILD RUN echo $X", false),
+        ("CMD [\"/bin/busybox\" \"sh\" \"-c\" \"echo hi\"]", false),
+        ("ENTRYPOINT [\"/bin/echo\" \"e\"]", false),
+        ("MAINTAINER me", false),
+    ];
+    assert_eq!(history(&image), expected.map(|(t, l)| (t.to_owned(), l)));
+    assert!(image.config.history.iter().all(|h| h.created.is_some()));
+    let layers = image.config.history.iter().filter(|h| !h.empty_layer).count();
+    // The base has a layer without history.
+    assert_eq!(image.config.rootfs.diff_ids.len(), layers + 1);
+}
+
+#[test]
+fn entrypoint_takes_the_command_of_the_base_away() {
+    let world = World::new();
+    let cmd = |text: &str| world.image(text).config.config.cmd;
+    assert_eq!(cmd("FROM base\n"), Some(vec!["sh".into()]));
+    assert_eq!(cmd("FROM base\nENTRYPOINT [\"x\"]\n"), None);
+    assert_eq!(cmd("FROM base\nCMD [\"y\"]\nENTRYPOINT [\"x\"]\n"), Some(vec!["y".into()]));
+    assert_eq!(cmd("FROM base AS a\nCMD [\"y\"]\nFROM a\nENTRYPOINT [\"x\"]\n"), None);
+}
+
+#[test]
+fn stages_inherit_and_scratch_begins_anew() {
+    let world = World::new();
+    let image = world.image("FROM base AS a\nARG X=1\nENV Y=2\nWORKDIR /a\nFROM a\nENV Z=$X$Y\n");
+    assert!(image.config.config.env.contains(&"Z=12".to_owned()));
+    assert_eq!(image.config.config.working_dir, "/a");
+    let image = world.image("FROM scratch\nLABEL a=b\n");
+    assert!(image.config.config.env[0].starts_with("PATH="));
+    assert!(image.config.rootfs.diff_ids.is_empty());
+}
+
+#[test]
+fn what_a_caller_may_say() {
+    let world = World::new();
+    let text = "ARG V=base\nFROM $V AS first\nARG X=default\nLABEL x=$X\nFROM scratch AS second\n";
+    let mut options = BuildOptions { target: Some("first".into()), ..world.args(&[("X", "given"), ("Y", "unused")]) };
+    options.labels.insert("mine".into(), "1".into());
+    options.tags = vec![Reference::parse("app").unwrap(), Reference::parse("app:v1").unwrap()];
+    let built = world.build_with("Dockerfile", text, &options).unwrap();
+    assert_eq!(built.image.config.config.labels["x"], "given");
+    assert_eq!(built.image.config.config.labels["mine"], "1");
+    assert!(built.warnings.iter().any(|w| w.message.contains("'Y'")), "{:?}", built.warnings);
+    for name in ["app", "app:v1"] {
+        assert_eq!(world.engine.store().resolve(name, None).unwrap().id(), built.image.id());
+    }
+    options.source_date_epoch = Some(1_000_000_000);
+    let dated = world.build_with("Dockerfile", text, &options).unwrap();
+    assert_eq!(dated.image.config.created.as_deref(), Some("2001-09-09T01:46:40Z"));
+    options.target = Some("fisrt".into());
+    let error = world.build_with("Dockerfile", text, &options).unwrap_err();
+    assert_eq!(error.hint().as_deref(), Some("did you mean 'first'?"));
+}
+
+#[test]
+fn unreachable_stages_are_not_looked_at() {
+    let world = World::new();
+    world.image("FROM nowhere/at/all AS unused\nRUN false\nFROM scratch\nLABEL a=b\n");
+}
+
+#[test]
+fn warnings_have_places() {
+    let world = World::new();
+    let text = "FROM base\nARG NAME=x\nLABEL a=$NAEM\nWORKDIR rel\nMAINTAINER me\nCOPY no* /\n";
+    let built = world.build(text).unwrap();
+    let lines: Vec<_> = built.warnings.iter().map(|w| w.line).collect();
+    assert_eq!(lines, [3, 4, 5, 6], "{:#?}", built.warnings);
+    assert_eq!(built.warnings[0].suggestion.as_deref(), Some("did you mean $NAME?"));
+}
+
+#[test]
+fn what_is_refused() {
+    let world = World::new();
+    for (text, place, part) in [
+        ("# syntax=somebody/else\nFROM base\n", "1:10", "somebody/else"),
+        ("FROM base\nSTOPSIGNAL SIGNOPE\n", "2:12", "no signal"),
+        ("FROM base\nEXPOSE 99999\n", "2:8", "no port"),
+        ("FROM base\nRUN --security=insecure true\n", "2:5", "not granted"),
+        ("FROM base\nRUN --mount=type=ssh true\n", "2:5", "ssh"),
+        ("FROM base\nRUN --mount=type=tmpfs,target=/ true\n", "2:5", "whole image"),
+        ("FROM base\nRUN --mount=type=secret,id=k,required true\n", "2:5", "'k' is not given"),
+        ("FROM base\nLABEL a=${b:?needed}\n", "2:9", "needed"),
+        ("FROM --platform=weird base\n", "1:6", "weird"),
+        ("FROM UPPER/case\n", "1:6", "UPPER"),
+        ("FROM base\nUSER nobody\nWORKDIR /x\n", "3:1", "no user 'nobody'"),
+    ] {
+        let error = world.build(text).expect_err(text);
+        let shown = describe(&error);
+        assert!(shown.contains(&format!("Dockerfile:{place}: ")) && shown.contains(part), "{text}: {shown}");
+    }
+    world.image("# syntax=docker/dockerfile:1.26-labs\nFROM base\n");
+}
+
+#[test]
+fn triggers() {
+    let world = World::new();
+    world.write("f", "context");
+    let tag = |name: &str| BuildOptions { tags: vec![Reference::parse(name).unwrap()], ..world.options() };
+    let text = "FROM base\nONBUILD ARG X=1\nONBUILD COPY f /copied\nONBUILD ENV FROM_TRIGGER=$X\nONBUILD COPY --from=helper /h /h\n";
+    world.build_with("base.Dockerfile", text, &tag("trigger")).unwrap();
+    let image = world.image("FROM scratch AS helper\nCOPY f /h\nFROM trigger\nLABEL x=$X\n");
+    let list = world.list(&image);
+    assert!(list["/copied"].contains("context") && list["/h"].contains("context"));
+    assert!(image.config.config.env.contains(&"FROM_TRIGGER=1".to_owned()));
+    assert!(image.config.config.on_build.is_empty(), "they are not handed on");
+    assert_eq!(image.config.config.labels["x"], "1");
+    // What no Dockerfile can store, an image from elsewhere can.
+    let store = world.engine.store();
+    let lease = store.lease().unwrap();
+    let base = store.resolve("base", None).unwrap();
+    for (trigger, part) in
+        [("ONBUILD RUN true", "ONBUILD"), ("FROM x", "FROM"), ("NONSENSE", "unknown instruction"), ("COPY a", "destination")]
+    {
+        let mut config = base.config.clone();
+        config.config.on_build = vec![trigger.into()];
+        store.assemble(&lease, &config, &base.manifest.layers, &[Reference::parse("loop:latest").unwrap()]).unwrap();
+        let error = world.build("FROM loop\n").unwrap_err().to_string();
+        assert!(error.contains(part), "{trigger}: {error}");
+    }
+}
+
+#[test]
+fn many_stages_side_by_side() {
+    let world = World::new();
+    world.write("f", "x");
+    let mut text = String::new();
+    for i in 0..60 {
+        text.push_str(&format!("FROM base AS s{i}\nCOPY f /f{i}\n"));
+    }
+    text.push_str("FROM scratch\n");
+    for i in 0..60 {
+        text.push_str(&format!("COPY --from=s{i} /f{i} /\n"));
+    }
+    assert_eq!(world.list(&world.image(&text)).len(), 60);
+}
+
+/// The text of a file that a RUN wrote.
+fn ran(world: &World, text: &str, options: &BuildOptions) -> String {
+    let built = world.build_with("Dockerfile", text, options).unwrap_or_else(|e| panic!("{text}\n{}", describe(&e)));
+    let mut out = String::new();
+    let view = world.view(&built.image);
+    let mut file = view.open_file(std::path::Path::new("/out")).unwrap();
+    std::io::Read::read_to_string(&mut file, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn run_sees_what_it_should() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    world.write("f", "context").write("ignored", "x").write("Dockerfile.dockerignore", "ignored\n");
+    let mut options = world.args(&[("GIVEN", "caller"), ("HTTP_PROXY", "http://proxy")]);
+    let secret = world.dir.path().join("secret");
+    std::fs::write(&secret, "s3cret").unwrap();
+    options.secrets.insert("key".into(), secret);
+    for (instructions, expected) in [
+        ("RUN echo hi > /out", "hi\n"),
+        ("RUN [\"/bin/sh\", \"-c\", \"echo exec > /out\"]", "exec\n"),
+        ("ENV E=env\nARG E=arg A=1\nARG GIVEN\nRUN echo $E $A $GIVEN > /out", "env 1 caller\n"),
+        ("RUN echo $HTTP_PROXY > /out", "http://proxy\n"),
+        ("WORKDIR /w\nRUN pwd > /out", "/w\n"),
+        ("RUN <<EOF\necho one > /out\necho two >> /out\nEOF", "one\ntwo\n"),
+        ("RUN <<EOF\n#!/bin/cat\nscript\nEOF\nRUN echo ok > /out", "ok\n"),
+        ("RUN cat <<A > /out && cat <<'B' >> /out\n$BASE\nA\n$BASE\nB", "1\n$BASE\n"),
+        ("SHELL [\"/bin/sh\", \"-xc\"]\nRUN echo shell > /out", "shell\n"),
+        ("RUN --mount=target=/ctx cat /ctx/f > /out; ls /ctx >> /out", "contextDockerfile\nDockerfile.dockerignore\nf\n"),
+        ("RUN --mount=target=/ctx,rw echo x > /ctx/f && cat /ctx/f > /out", "x\n"),
+        ("RUN --mount=target=/one,source=f cat /one > /out", "context"),
+        ("RUN --mount=from=base,source=/data/file,target=/x cat /x > /out", "old"),
+        ("RUN --mount=type=tmpfs,target=/t touch /t/x && ls /t > /out", "x\n"),
+        ("RUN --mount=type=secret,id=key cat /run/secrets/key > /out", "s3cret"),
+        ("RUN --mount=type=secret,id=key,env=K echo $K > /out", "s3cret\n"),
+        ("RUN --mount=type=secret,id=other test ! -e /run/secrets/other && echo none > /out", "none\n"),
+        ("RUN --mount=type=cache,target=/c,id=$BASE touch /c/kept\nRUN --mount=type=cache,target=/d,id=1 ls /d > /out", "kept\n"),
+        ("RUN --network=none ls /sys/class/net > /out", "lo\n"),
+    ] {
+        assert_eq!(ran(&world, &format!("FROM base\n{instructions}\n"), &options), expected, "{instructions}");
+    }
+}
+
+#[test]
+fn run_leaves_nothing_of_the_engine_behind() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let image = world.image(
+        "FROM base\nRUN --mount=type=cache,target=/root/.cache/x --mount=type=tmpfs,target=/made/by/mount --mount=target=/ctx \
+         echo hi > /own && rm -r /data\n",
+    );
+    let list = world.list(&image);
+    for gone in ["/proc", "/sys", "/dev", "/ctx", "/made", "/root/.cache", "/etc/hosts", "/etc/resolv.conf", "/data", "/data/file"] {
+        assert!(!list.contains_key(gone), "{gone} is in the image: {list:#?}");
+    }
+    assert_eq!(list["/own"], "644 0:0 \"hi\\n\"");
+    assert_eq!(world.view(&image).lstat(std::path::Path::new("/")).unwrap().mode, 0o755);
+    assert_eq!(
+        history(&image).last().unwrap().0.split(" --").next().unwrap(),
+        "RUN /bin/sh -c echo hi > /own && rm -r /data # buildkit"
+    );
+}
+
+#[test]
+fn a_failed_step_says_where_and_why() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let error = world.build("FROM base\nRUN echo before && \\\n  nosuchprogram\n").unwrap_err();
+    let shown = describe(&error);
+    assert!(shown.contains("Dockerfile:2: ") && shown.contains("exit code 127"), "{shown}");
+    assert!(shown.contains("before") && shown.contains("not in the image"), "{shown}");
+    let error = world.build("FROM base\nRUN [\"/no/such\"]\n").unwrap_err();
+    assert!(error.to_string().contains("Dockerfile:2:1: "), "{error}");
+    let error = world.build("FROM base\nUSER nobody\nRUN true\n").unwrap_err();
+    assert!(error.to_string().contains("Dockerfile:3:1: "), "{error}");
+}
