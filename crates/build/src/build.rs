@@ -38,7 +38,7 @@ pub fn build(
         Language::Definition => crate::definition::execute::execute(&build, recipe, source)?,
     };
     build.layer_digests.save();
-    finish(&build, snapshot, warnings)
+    finish(build, snapshot, warnings)
 }
 
 /// The image of a recipe by its path, or by that of a folder that holds one.
@@ -62,11 +62,11 @@ pub fn image_of_suite(
 ) -> Result<Built> {
     let build = Build::new(engine, client, options, progress)?;
     let snapshot = crate::definition::bootstrap::debian(&build, suite)?;
-    finish(&build, snapshot, Vec::new())
+    finish(build, snapshot, Vec::new())
 }
 
 /// Makes the image of a finished stage, or finds the one that was made of the same.
-fn finish(build: &Build<'_>, mut snapshot: Snapshot, warnings: Vec<Diagnostic>) -> Result<Built> {
+fn finish(build: Build<'_>, mut snapshot: Snapshot, warnings: Vec<Diagnostic>) -> Result<Built> {
     snapshot.config.rootfs.diff_ids = snapshot.layers.iter().map(|l| l.diff_id.clone()).collect();
     if let Some(parent) = snapshot.config.config.rest.get_mut("Image") {
         // Docker's old builder named the parent here; it is another one now.
@@ -85,9 +85,11 @@ fn finish(build: &Build<'_>, mut snapshot: Snapshot, warnings: Vec<Diagnostic>) 
             }
             image
         }
-        None => assemble(build, snapshot, &key)?,
+        None => assemble(&build, snapshot, &key)?,
     };
-    Ok(Built { image, cached: !build.worked(), warnings })
+    build.lease.hold(&image.manifest_digest)?;
+    build.lease.hold(image.id())?;
+    Ok(Built { image, cached: !build.worked(), warnings, lease: build.lease })
 }
 
 /// What an image is made of, without the times that are filled in when it is made.

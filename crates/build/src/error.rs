@@ -59,6 +59,14 @@ fn tail_text(tail: &str) -> String {
 }
 
 impl Error {
+    /// The line of the recipe that the error is about, with a mark under the place.
+    pub fn picture(&self) -> Option<String> {
+        match self {
+            Error::Recipe(place) | Error::At { place, .. } => Some(place.picture()),
+            _ => None,
+        }
+    }
+
     /// Wraps an error of the operating system; for `map_err`.
     pub fn io<E: Into<io::Error>>(
         operation: &'static str,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
-use isles_store::Image;
+use isles_store::{Image, Lease};
 
 use crate::debian::BootstrapOptions;
 use crate::position::Diagnostic;
@@ -58,4 +58,6 @@ pub struct Built {
     pub cached: bool,
     /// What is odd about the recipe.
     pub warnings: Vec<Diagnostic>,
+    /// Keeps the image from being collected until something else stands on it.
+    pub lease: Lease,
 }

@@ -138,7 +138,7 @@ fn what_is_refused() {
         ("FROM base\nRUN --mount=type=tmpfs,target=/ true\n", "2:5", "whole image"),
         ("FROM base\nRUN --mount=type=secret,id=k,required true\n", "2:5", "'k' is not given"),
         ("FROM base\nLABEL a=${b:?needed}\n", "2:9", "needed"),
-        ("FROM --platform=weird base\n", "1:6", "weird"),
+        ("FROM --platform=a/b/c/d base\n", "1:6", "a/b/c/d"),
         ("FROM UPPER/case\n", "1:6", "UPPER"),
         ("FROM base\nUSER nobody\nWORKDIR /x\n", "3:1", "no user 'nobody'"),
     ] {

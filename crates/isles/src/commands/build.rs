@@ -1,0 +1,226 @@
+//! `isles build`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use isles_build::debian::BootstrapOptions;
+use isles_build::position::Diagnostic;
+use isles_build::recipe::{self, Found};
+use isles_build::{BuildOptions, Built};
+use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference};
+
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::registry::Connection;
+use crate::ui::progress::Bars;
+
+const EXAMPLES: &str = "\
+Examples:
+  isles build -t app .                          the Dockerfile or the *.def file of this folder
+  isles build -t app -f dev.Dockerfile .        another recipe, with this folder as its context
+  isles build -t tools tools.def                a definition file
+  isles build --build-arg VERSION=2 --target test .
+  isles build --secret id=token,src=$HOME/.token .
+
+The image ID goes to standard output, everything else to standard error. A step that did not change is not run
+again; --no-cache runs them all.";
+
+/// Build an image from a recipe: a Dockerfile or a definition file.
+///
+/// Both languages give the same kind of image, which `isles run` runs and `isles push` pushes. Stages that do not
+/// need each other are built at the same time, and only the files that the recipe copies are read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The folder that files are copied from and that holds the recipe, or the recipe itself.
+    #[arg(value_name = "PATH", default_value = ".")]
+    path: PathBuf,
+    /// Give the image this name; may be repeated.
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    tag: Vec<Reference>,
+    /// The recipe, where it is not in PATH under a usual name.
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Set a build argument: ARG of a Dockerfile, {{ NAME }} of a definition file. Without a value, the
+    /// environment's.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    build_arg: Vec<String>,
+    /// Build this stage instead of the last one.
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Do every step again.
+    #[arg(long)]
+    no_cache: bool,
+    /// Ask the registries whether they have newer base images than are here.
+    #[arg(long)]
+    pull: bool,
+    /// Build for this platform, such as linux/arm64 [default: this machine's].
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Add a label to the image.
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<String>,
+    /// Give steps with RUN --mount=type=secret,id=ID a file.
+    #[arg(long, value_name = "id=ID,src=FILE")]
+    secret: Vec<String>,
+    /// The network of steps.
+    #[arg(long, value_name = "MODE", default_value = "default", value_parser = ["default", "host", "none"])]
+    network: String,
+    /// Let steps trust the host's certificate authorities, which do not become part of the image.
+    #[arg(long)]
+    host_ca: bool,
+    /// For Debian: take packages from this mirror.
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Leave out the %test of a definition file.
+    #[arg(long, alias = "notest")]
+    no_test: bool,
+    /// Write the image ID to this file, too.
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// How to show what is done.
+    #[arg(long, value_enum, default_value_t = Shown::Auto)]
+    progress: Shown,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shown {
+    /// Bars on a terminal, lines elsewhere.
+    Auto,
+    /// Lines.
+    Plain,
+    /// Nothing; the output of a step that fails is shown.
+    Quiet,
+}
+
+pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let ui = cx.ui.quieter(args.progress == Shown::Quiet);
+    let found = find(args).map_err(|e| failure(&e))?;
+    let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
+    let engine = cx.engine()?;
+    let bars = if args.progress == Shown::Plain { Bars::plain(&ui) } else { Bars::new(&ui) };
+    let built = isles_build::build(&engine, &args.connection.client(), &found, &options, &bars);
+    let Built { image, cached, warnings, .. } = built.map_err(|e| failure(&e))?;
+    for warning in &warnings {
+        cx.ui.warning(&lint(warning));
+    }
+    if cached {
+        ui.note("nothing changed");
+    }
+    if let Some(file) = &args.iidfile {
+        std::fs::write(file, image.id().to_string())
+            .map_err(|e| Failure::because(format!("cannot write '{}'", file.display()), &e))?;
+    }
+    cx.ui.line(&image.id().to_string())?;
+    Ok(Code::SUCCESS)
+}
+
+/// The recipe: by option, or in the folder.
+fn find(args: &Args) -> isles_build::Result<Found> {
+    match &args.file {
+        None => recipe::find(&args.path),
+        Some(file) => Ok(Found { context: args.path.clone(), ..recipe::find(file)? }),
+    }
+}
+
+fn options(args: &Args) -> Result<BuildOptions, Failure> {
+    let mut build_args = BTreeMap::new();
+    for text in &args.build_arg {
+        match text.split_once('=') {
+            Some((name, value)) => drop(build_args.insert(name.to_owned(), value.to_owned())),
+            // A variable that is not set is as if it were not given, as docker has it.
+            None => build_args.extend(std::env::var(text).ok().map(|value| (text.clone(), value))),
+        }
+    }
+    let mut labels = BTreeMap::new();
+    for text in &args.label {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    let mut secrets = BTreeMap::new();
+    for text in &args.secret {
+        let (id, file) = secret(text)?;
+        secrets.insert(id, file);
+    }
+    Ok(BuildOptions {
+        tags: args.tag.clone(),
+        build_args,
+        labels,
+        secrets,
+        target: args.target.clone(),
+        no_cache: args.no_cache,
+        pull: if args.pull { PullPolicy::Always } else { PullPolicy::Missing },
+        platform: args.platform.clone(),
+        host_ca: args.host_ca,
+        network: match args.network.as_str() {
+            "none" => NetworkMode::None,
+            "host" => NetworkMode::Host,
+            _ => NetworkMode::Default,
+        },
+        no_test: args.no_test,
+        bootstrap: BootstrapOptions { mirror: args.mirror.clone(), ..BootstrapOptions::default() },
+        ..BuildOptions::default()
+    })
+}
+
+/// `id=ID,src=FILE`; the ID is the name of the file where it is not given.
+fn secret(text: &str) -> Result<(String, PathBuf), Spelling> {
+    let (mut id, mut file) = (None, None);
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("id", value)) => id = Some(value.to_owned()),
+            Some(("src" | "source", value)) => file = Some(PathBuf::from(value)),
+            Some(("type", "file")) => {}
+            _ => {
+                return Err(Spelling::new(format!("'{field}' is no part of a secret"))
+                    .with_hint("write --secret id=ID,src=FILE"));
+            }
+        }
+    }
+    let file = file.or_else(|| id.as_ref().map(PathBuf::from));
+    let name = file.as_ref().and_then(|f| f.file_name()).map(|n| n.to_string_lossy().into_owned());
+    match (id.or(name), file) {
+        (Some(id), Some(file)) => Ok((id, file)),
+        _ => Err(Spelling::new("a secret needs an id or a file").with_hint("write --secret id=ID,src=FILE")),
+    }
+}
+
+/// A failed build, with the line of the recipe that it is about.
+pub fn failure(error: &isles_build::Error) -> Failure {
+    let mut failure = Failure::because(error, error);
+    failure.causes.clear();
+    if let Some(picture) = error.picture() {
+        failure.message.push_str(&indented(&picture));
+    }
+    failure.hint = isles_spec::Hint::hint(error);
+    failure
+}
+
+/// What is odd about a recipe, as people read it.
+pub fn lint(warning: &Diagnostic) -> String {
+    let hint = warning.suggestion.as_ref().map(|s| format!("\n  hint: {s}")).unwrap_or_default();
+    format!("{warning}{}{hint}", indented(&warning.picture()))
+}
+
+fn indented(picture: &str) -> String {
+    picture.lines().map(|line| format!("\n  {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets() {
+        let read = |text: &str| secret(text).map(|(id, file)| (id, file.display().to_string()));
+        assert_eq!(read("id=k,src=/a/b").unwrap(), ("k".into(), "/a/b".into()));
+        assert_eq!(read("type=file,source=/a/b").unwrap(), ("b".into(), "/a/b".into()));
+        assert_eq!(read("id=k").unwrap(), ("k".into(), "k".into()));
+        for bad in ["", "src", "id=k,color=red", "type=env,id=K"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}
