@@ -24,10 +24,7 @@ const ENTRIES: u64 = 5_000_000;
 /// It is compressed in a way that cannot be read here.
 pub fn is_archive(tree: &Tree, path: &Path) -> Result<bool> {
     let mut start = Vec::new();
-    tree.open_file(path)?
-        .take(8)
-        .read_to_end(&mut start)
-        .map_err(Error::io("read", tree.place(path)))?;
+    tree.open_file(path)?.take(8).read_to_end(&mut start).map_err(Error::io("read", tree.place(path)))?;
     if let [b'B', b'Z', b'h', b'1'..=b'9', ..] = start[..] {
         return Err(isles_spec::Error::new(format!(
             "'{}' is compressed with bzip2, which is not read here",
@@ -38,7 +35,9 @@ pub fn is_archive(tree: &Tree, path: &Path) -> Result<bool> {
     }
     let mut block = Vec::with_capacity(BLOCK);
     // What cannot be decompressed is a file like others.
-    let Ok(stream) = decoder(BufReader::with_capacity(BUFFER, tree.open_file(path)?)) else { return Ok(false) };
+    let Ok(stream) = decoder(BufReader::with_capacity(BUFFER, tree.open_file(path)?)) else {
+        return Ok(false);
+    };
     let whole = stream.take(BLOCK as u64).read_to_end(&mut block).is_ok() && block.len() == BLOCK;
     Ok(whole && has_checksum(&block))
 }
@@ -54,7 +53,13 @@ fn has_checksum(block: &[u8]) -> bool {
 }
 
 /// Unpacks an archive into the directory `destination`, a path without links.
-pub fn unpack(upper: &mut Upper<'_>, tree: &Tree, path: &Path, destination: &Path, to: &Placement) -> Result<()> {
+pub fn unpack(
+    upper: &mut Upper<'_>,
+    tree: &Tree,
+    path: &Path,
+    destination: &Path,
+    to: &Placement,
+) -> Result<()> {
     let place = tree.place(path);
     let bad = |reason: String| -> Error {
         isles_spec::Error::new(format!("cannot unpack '{}': {reason}", place.display())).into()
@@ -97,15 +102,21 @@ pub fn unpack(upper: &mut Upper<'_>, tree: &Tree, path: &Path, destination: &Pat
                 let parent = upper.resolve(&destination.join(first.parent().unwrap_or(Path::new(""))))?;
                 let first = parent.join(first.file_name().unwrap_or_default());
                 if !upper.has(&first) {
-                    return Err(bad(format!("'{}' is a link to a file that is not before it", name.display())));
+                    return Err(bad(format!(
+                        "'{}' is a link to a file that is not before it",
+                        name.display()
+                    )));
                 }
                 upper.link_to(&first, &target, access)?;
             }
             Kind::Fifo => upper.node(&target, FileKind::Fifo, (0, 0), access, entry.mtime)?,
             Kind::CharDevice | Kind::BlockDevice => {
                 if to.ownership == Ownership::Root && entry.device != (0, 0) {
-                    let kind =
-                        if entry.kind == Kind::CharDevice { FileKind::CharDevice } else { FileKind::BlockDevice };
+                    let kind = if entry.kind == Kind::CharDevice {
+                        FileKind::CharDevice
+                    } else {
+                        FileKind::BlockDevice
+                    };
                     upper.node(&target, kind, entry.device, access, entry.mtime)?;
                 }
             }

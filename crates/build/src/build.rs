@@ -97,12 +97,17 @@ fn image_key(snapshot: &Snapshot, epoch: Option<i64>) -> Digest {
     let config = serde_json::to_vec(&snapshot.config).unwrap_or_default();
     let blobs = snapshot.layers.iter().map(|l| format!("{} {}", l.blob.media_type, l.blob.digest));
     let epoch = epoch.map(|e| e.to_string()).unwrap_or_default();
-    Key::new("image of a build").with("epoch", epoch).with("config", config).with_list("layers", blobs).finish()
+    Key::new("image of a build")
+        .with("epoch", epoch)
+        .with("config", config)
+        .with_list("layers", blobs)
+        .finish()
 }
 
 fn assemble(build: &Build<'_>, mut snapshot: Snapshot, key: &Digest) -> Result<Image> {
     // A change without a layer has the time of the layer before it.
-    let newest = build.epoch.map(crate::time::rfc3339).or(snapshot.created.clone()).unwrap_or_else(|| build.now());
+    let newest =
+        build.epoch.map(crate::time::rfc3339).or(snapshot.created.clone()).unwrap_or_else(|| build.now());
     let mut last: Option<String> = None;
     for entry in &mut snapshot.config.history {
         match &entry.created {

@@ -143,7 +143,11 @@ mod tests {
             assert_eq!(Chmod::parse(text).unwrap().apply(mode, directory), expected, "{text} {mode:o}");
         }
         for bad in ["", "9", "17777", "u", "z+x", "u+q", "rwx", "u+r,,g+r"] {
-            assert_eq!(Chmod::parse(bad).map(|c| c.apply(0, false)).filter(|_| !bad.is_empty()), None, "{bad}");
+            assert_eq!(
+                Chmod::parse(bad).map(|c| c.apply(0, false)).filter(|_| !bad.is_empty()),
+                None,
+                "{bad}"
+            );
         }
     }
 }

@@ -31,7 +31,11 @@ impl Context {
             Language::Dockerfile => ignore_of(&found.file, folder)?,
             Language::Definition => Ignore::default(),
         };
-        Ok(Context { tree: Tree::Folder(Folder::open(folder)?), digests: Digests::of(store.root(), &real), ignore })
+        Ok(Context {
+            tree: Tree::Folder(Folder::open(folder)?),
+            digests: Digests::of(store.root(), &real),
+            ignore,
+        })
     }
 
     /// Keeps what was learned of the files.
@@ -48,7 +52,8 @@ fn ignore_of(recipe: &Path, folder: &Path) -> Result<Ignore> {
         let text = match std::fs::read(&path) {
             Ok(bytes) if bytes.len() as u64 <= LIMIT => String::from_utf8_lossy(&bytes).into_owned(),
             Ok(_) => {
-                let message = format!("'{}' has more than the {LIMIT} bytes that are allowed", path.display());
+                let message =
+                    format!("'{}' has more than the {LIMIT} bytes that are allowed", path.display());
                 return Err(isles_spec::Error::new(message).into());
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

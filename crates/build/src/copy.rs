@@ -67,7 +67,10 @@ impl Placement {
     }
 
     fn wants_directory(&self) -> bool {
-        self.several || self.destination.ends_with('/') || self.destination.ends_with("/.") || self.destination == "."
+        self.several
+            || self.destination.ends_with('/')
+            || self.destination.ends_with("/.")
+            || self.destination == "."
     }
 }
 
@@ -144,7 +147,9 @@ fn parents(
     for (name, source) in way.iter().take(way.len().saturating_sub(1)).zip(sources) {
         target.push(name);
         match tree.lstat(&source)?.filter(|m| m.kind == FileKind::Dir) {
-            Some(meta) => upper.copied_directory(&target, to.access(&meta), &tree.xattrs(&source)?, meta.mtime)?,
+            Some(meta) => {
+                upper.copied_directory(&target, to.access(&meta), &tree.xattrs(&source)?, meta.mtime)?
+            }
             None => drop(upper.directory(&target, to.new_directory())?),
         }
     }
@@ -166,7 +171,8 @@ fn copy_all(
         if merge && item.path.as_os_str().is_empty() {
             continue;
         }
-        let target = if item.path.as_os_str().is_empty() { target.to_owned() } else { target.join(&item.path) };
+        let target =
+            if item.path.as_os_str().is_empty() { target.to_owned() } else { target.join(&item.path) };
         one(upper, tree, item, &target, to)?;
     }
     Ok(())
@@ -232,7 +238,7 @@ pub(crate) fn refuse_whiteout(path: &Path) -> Result<()> {
 /// The cache knows the file by what was read before, so it must still be that.
 fn unchanged(source: &File, meta: &Meta, place: &Path) -> Result<()> {
     let raw = rustix::fs::fstat(source).map_err(Error::io("look at", place))?;
-    let now = (raw.st_size as u64, (raw.st_mtime as i64, raw.st_mtime_nsec as u32));
+    let now = (raw.st_size as u64, (raw.st_mtime, raw.st_mtime_nsec as u32));
     if now == (meta.size, meta.mtime) {
         return Ok(());
     }
@@ -279,9 +285,10 @@ pub fn owner(spec: &str, view: &Merged) -> Result<Owner> {
     let (uid, own_group) = match number(user) {
         Some(uid) => (uid, uid),
         None if user.is_empty() => (0, 0),
-        None => line(&passwd()?, user).map(|f| (f[0], f[1])).or_else(|| (user == "root").then_some((0, 0))).ok_or_else(|| {
-            no_such("user", user)
-        })?,
+        None => line(&passwd()?, user)
+            .map(|f| (f[0], f[1]))
+            .or_else(|| (user == "root").then_some((0, 0)))
+            .ok_or_else(|| no_such("user", user))?,
     };
     let gid = match group {
         None => own_group,

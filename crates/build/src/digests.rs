@@ -68,7 +68,7 @@ impl Digests {
         let ctime = match &opened {
             Some(file) => {
                 let raw = rustix::fs::fstat(file).map_err(Error::io("look at", tree.place(path)))?;
-                Some((raw.st_ctime as i64, raw.st_ctime_nsec as u32))
+                Some((raw.st_ctime, raw.st_ctime_nsec as u32))
             }
             None => meta.ctime,
         };

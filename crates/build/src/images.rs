@@ -18,7 +18,8 @@ pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 
 /// The image of a name, with its layers unpacked. Fetched where the policy says so, or it is not here.
 pub fn named(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image> {
-    let _turn = build.turn(&Key::new("image").with("name", name).with("platform", platform.to_string()).finish());
+    let _turn =
+        build.turn(&Key::new("image").with("name", name).with("platform", platform.to_string()).finish());
     let local = || build.store.resolve(name, Some(platform));
     let image = match build.options.pull {
         PullPolicy::Never => local()?,
@@ -73,9 +74,19 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
     let stamp = {
         use std::os::unix::fs::MetadataExt;
         let m = &metadata;
-        format!("{} {} {} {}.{} {}.{}", m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec())
+        format!(
+            "{} {} {} {}.{} {}.{}",
+            m.dev(),
+            m.ino(),
+            m.size(),
+            m.mtime(),
+            m.mtime_nsec(),
+            m.ctime(),
+            m.ctime_nsec()
+        )
     };
-    let key = Key::new("image on disk").with("stamp", stamp).with("select", select.unwrap_or_default()).finish();
+    let key =
+        Key::new("image on disk").with("stamp", stamp).with("select", select.unwrap_or_default()).finish();
     if let Some(record) = build.store.build_record(&build.lease, &key)?
         && let Some(manifest) = record.holds.first()
         && build.store.has_image(manifest)
@@ -88,9 +99,14 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
     } else {
         let start = read_start(path, 36)?;
         if start.get(32..36) == Some(b"SIF_") {
-            return Err(isles_spec::Error::new(format!("'{}' is a SIF image, which is not read yet", path.display()))
-                .with_hint("that comes in a later version; `apptainer build --sandbox DIR FILE` makes a folder of it")
-                .into());
+            return Err(isles_spec::Error::new(format!(
+                "'{}' is a SIF image, which is not read yet",
+                path.display()
+            ))
+            .with_hint(
+                "that comes in a later version; `apptainer build --sandbox DIR FILE` makes a folder of it",
+            )
+            .into());
         }
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         build.store.import_archive(&build.lease, &mut file, build.progress)?
@@ -99,11 +115,16 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
         let named = select.is_none_or(|s| names.iter().any(|n| n.familiar() == s || n.tag() == Some(s)));
         named && build.platform.accepts(&image.config.platform())
     };
-    let chosen = imported.iter().find(|i| wanted(i)).or_else(|| imported.first().filter(|_| imported.len() == 1));
+    let chosen =
+        imported.iter().find(|i| wanted(i)).or_else(|| imported.first().filter(|_| imported.len() == 1));
     let Some((image, _)) = chosen else {
-        return Err(isles_spec::Error::new(format!("'{}' has no image for {}", path.display(), build.platform))
-            .with_hint("name one of several with FILE:NAME")
-            .into());
+        return Err(isles_spec::Error::new(format!(
+            "'{}' has no image for {}",
+            path.display(),
+            build.platform
+        ))
+        .with_hint("name one of several with FILE:NAME")
+        .into());
     };
     let holds = vec![image.manifest_digest.clone()];
     build.store.put_build_record(&key, &BuildRecord { holds, value: serde_json::Value::Null })?;
@@ -133,7 +154,13 @@ pub fn of_folder(build: &Build<'_>, path: &Path) -> Result<Snapshot> {
 }
 
 /// A stage of one layer that is in the store, with what a container of it starts with.
-pub fn of_layer(build: &Build<'_>, layer: Layer, config: ContainerConfig, created: i64, created_by: String) -> Snapshot {
+pub fn of_layer(
+    build: &Build<'_>,
+    layer: Layer,
+    config: ContainerConfig,
+    created: i64,
+    created_by: String,
+) -> Snapshot {
     let mut snapshot = Snapshot::empty(&build.platform);
     snapshot.config.config = config;
     snapshot.push_layer(layer, &crate::time::rfc3339(created), created_by);

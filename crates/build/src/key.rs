@@ -84,7 +84,10 @@ mod tests {
         assert_eq!(key(&[("a", "b")]), key(&[("a", "b")]));
         assert_ne!(key(&[("a", "bc")]), key(&[("ab", "c")]));
         assert_ne!(key(&[("a", "")]), key(&[]));
-        assert_ne!(Key::new("x").with_list("l", ["a", "b"]).finish(), Key::new("x").with_list("l", ["ab"]).finish());
+        assert_ne!(
+            Key::new("x").with_list("l", ["a", "b"]).finish(),
+            Key::new("x").with_list("l", ["ab"]).finish()
+        );
         assert_eq!(from_hex(&hex(&[7; 32])), Some([7; 32]));
         assert_eq!(from_hex("zz"), None);
     }

@@ -50,7 +50,13 @@ pub struct RunStep<'t> {
 /// Something that a step sees beside its image.
 pub enum StepMount<'t> {
     /// Files of the build context or of another stage. Changes to them are thrown away.
-    Bind { target: PathBuf, tree: &'t Tree, digests: &'t Digests, files: Vec<Selection>, read_only: bool },
+    Bind {
+        target: PathBuf,
+        tree: &'t Tree,
+        digests: &'t Digests,
+        files: Vec<Selection>,
+        read_only: bool,
+    },
     /// A folder that stays from build to build.
     Cache {
         target: PathBuf,
@@ -62,8 +68,17 @@ pub enum StepMount<'t> {
         /// What it begins with.
         initial: Option<(&'t Tree, Vec<Selection>)>,
     },
-    Tmpfs { target: PathBuf, size: Option<u64> },
-    Secret { target: Option<PathBuf>, variable: Option<String>, file: PathBuf, mode: u32, owner: Owner },
+    Tmpfs {
+        target: PathBuf,
+        size: Option<u64>,
+    },
+    Secret {
+        target: Option<PathBuf>,
+        variable: Option<String>,
+        file: PathBuf,
+        mode: u32,
+        owner: Owner,
+    },
 }
 
 impl RunStep<'_> {
@@ -295,11 +310,18 @@ fn give(path: &Path, mode: u32, owner: Owner, ownership: Ownership) -> Result<()
         std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid))
             .map_err(Error::io("set the owner of", path))?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(Error::io("set the mode of", path))
 }
 
 /// A secret as a file that no disk sees.
-fn secret_in_memory(store: &Store, bytes: &[u8], mode: u32, owner: Owner, out: &mut Prepared) -> Result<PathBuf> {
+fn secret_in_memory(
+    store: &Store,
+    bytes: &[u8],
+    mode: u32,
+    owner: Owner,
+    out: &mut Prepared,
+) -> Result<PathBuf> {
     const MEMORY: &str = "/dev/shm";
     let unique = store.scratch_dir()?;
     let _ = std::fs::remove_dir(&unique);
@@ -367,9 +389,10 @@ fn left_over(upper: &Path, stubs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     paths.dedup();
     let mut out: Vec<PathBuf> = Vec::new();
     for path in paths {
-        let kind = openat2(&root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how)
-            .and_then(|fd| rustix::fs::fstat(&fd))
-            .map(|raw| (rustix::fs::FileType::from_raw_mode(raw.st_mode), raw.st_size));
+        let kind =
+            openat2(&root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), how)
+                .and_then(|fd| rustix::fs::fstat(&fd))
+                .map(|raw| (rustix::fs::FileType::from_raw_mode(raw.st_mode), raw.st_size));
         let stale = match kind {
             Ok((rustix::fs::FileType::Directory, _)) => {
                 let fd = openat2(&root, path, flags, Mode::empty(), how).map_err(Error::io("open", path))?;

@@ -81,7 +81,9 @@ pub fn select(tree: &Tree, word: &str, wish: &Wish) -> Result<Selected> {
         places.sort();
         places.dedup();
     } else {
-        places.push(pivot.iter().map(OsString::as_os_str).chain([OsStr::new(word.trim_start_matches('/'))]).collect());
+        places.push(
+            pivot.iter().map(OsString::as_os_str).chain([OsStr::new(word.trim_start_matches('/'))]).collect(),
+        );
     }
     let mut out = Vec::new();
     for place in places {
@@ -116,7 +118,11 @@ fn expand(
         return Ok(());
     }
     if !has_wildcard(part) {
-        let next = if *part == ".." { here.parent().map(Path::to_owned).unwrap_or_default() } else { here.join(part) };
+        let next = if *part == ".." {
+            here.parent().map(Path::to_owned).unwrap_or_default()
+        } else {
+            here.join(part)
+        };
         return match tree.lstat(&next)? {
             Some(meta) if rest.is_empty() || meta.kind == FileKind::Dir => {
                 expand(tree, next, rest, wish, found, depth + 1)
@@ -154,7 +160,12 @@ fn expand(
 }
 
 /// What is at one place, with everything below it.
-fn chosen(tree: &Tree, place: &Path, pivot: usize, wish: &Wish) -> Result<std::result::Result<Selection, Nothing>> {
+fn chosen(
+    tree: &Tree,
+    place: &Path,
+    pivot: usize,
+    wish: &Wish,
+) -> Result<std::result::Result<Selection, Nothing>> {
     let Some((source, meta)) = tree.follow(place)? else { return Ok(Err(missing(tree, place)?)) };
     let name = place.file_name().unwrap_or(OsStr::new("")).to_owned();
     let directory = meta.kind == FileKind::Dir;
@@ -173,7 +184,12 @@ fn chosen(tree: &Tree, place: &Path, pivot: usize, wish: &Wish) -> Result<std::r
         }));
     }
     if !excluded && (directory || !ignored) {
-        selection.items.push(Item { path: PathBuf::new(), source: source.clone(), meta: meta.clone(), link: None });
+        selection.items.push(Item {
+            path: PathBuf::new(),
+            source: source.clone(),
+            meta: meta.clone(),
+            link: None,
+        });
     }
     if directory {
         below(tree, &source, meta.inode, wish, &mut selection.items)?;
@@ -246,14 +262,19 @@ fn below(tree: &Tree, top: &Path, inode: (u64, u64), wish: &Wish, items: &mut Ve
 
 fn leads_nowhere(place: &Path) -> Error {
     isles_spec::Error::new(format!("the link '{}' leads nowhere", place.display()))
-        .with_hint("links are followed below the folder of the recipe; name other files by their absolute path")
+        .with_hint(
+            "links are followed below the folder of the recipe; name other files by their absolute path",
+        )
         .into()
 }
 
 fn endless(place: &Path) -> Error {
-    isles_spec::Error::new(format!("'{}' is more than {DEPTH} directories deep, or leads to itself", place.display()))
-        .with_hint("does a symbolic link lead back to a directory above it?")
-        .into()
+    isles_spec::Error::new(format!(
+        "'{}' is more than {DEPTH} directories deep, or leads to itself",
+        place.display()
+    ))
+    .with_hint("does a symbolic link lead back to a directory above it?")
+    .into()
 }
 
 /// What to say where nothing is.
@@ -262,7 +283,8 @@ fn missing(tree: &Tree, place: &Path) -> Result<Nothing> {
     let parent = place.parent().unwrap_or(Path::new(""));
     if let (Some(name), Some((dir, meta))) = (place.file_name(), tree.follow(parent)?) {
         if tree.lstat(&dir.join(name))?.is_some_and(|m| m.kind == FileKind::Symlink) {
-            hint = Some("it is a symbolic link to something that is not there, or that is outside".to_owned());
+            hint =
+                Some("it is a symbolic link to something that is not there, or that is outside".to_owned());
         } else if meta.kind == FileKind::Dir {
             let there: Vec<String> =
                 tree.list(&dir)?.into_iter().map(|(n, _)| n.to_string_lossy().into_owned()).collect();

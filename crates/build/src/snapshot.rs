@@ -59,6 +59,8 @@ pub struct Build<'a> {
     busy: Mutex<HashSet<Digest>>,
     idle: Condvar,
     worked: AtomicBool,
+    /// Titles of steps that were found, kept back until it turns out that others have to be made.
+    found: Mutex<Vec<String>>,
 }
 
 /// What the record of a step says.
@@ -168,6 +170,7 @@ impl<'a> Build<'a> {
             busy: Mutex::default(),
             idle: Condvar::new(),
             worked: AtomicBool::new(false),
+            found: Mutex::default(),
         })
     }
 
@@ -176,9 +179,13 @@ impl<'a> Build<'a> {
         self.worked.load(Ordering::Relaxed)
     }
 
-    /// Says that something was made.
+    /// Says that something is being made. A build that makes nothing is silent.
     pub fn note_work(&self) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         self.worked.store(true, Ordering::Relaxed);
+        for title in found.drain(..) {
+            self.progress.end(self.progress.begin(&title, None), "cached");
+        }
     }
 
     /// The layer that is kept under a key.
@@ -203,7 +210,13 @@ impl<'a> Build<'a> {
     }
 
     /// Adds the layer that is kept under `shortcut`, if there is one.
-    pub fn add_known(&self, snapshot: &mut Snapshot, title: &str, shortcut: &Digest, created_by: &str) -> Result<bool> {
+    pub fn add_known(
+        &self,
+        snapshot: &mut Snapshot,
+        title: &str,
+        shortcut: &Digest,
+        created_by: &str,
+    ) -> Result<bool> {
         let Some((layer, created)) = self.known(shortcut)? else { return Ok(false) };
         self.say_cached(title);
         snapshot.push_layer(layer, &created, created_by.to_owned());
@@ -211,8 +224,12 @@ impl<'a> Build<'a> {
     }
 
     fn say_cached(&self, title: &str) {
-        let work = self.progress.begin(title, None);
-        self.progress.end(work, "cached");
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.worked() {
+            self.progress.end(self.progress.begin(title, None), "cached");
+        } else {
+            found.push(title.to_owned());
+        }
     }
 
     /// Adds the layer of a step: the one that is kept under its key, or the one that `make` makes. Stages that

@@ -82,15 +82,13 @@ impl Tree {
     /// Metadata of what is at a path, a link itself; `None` where nothing is.
     pub fn lstat(&self, path: &Path) -> Result<Option<Meta>> {
         match self {
-            Tree::Folder(folder) => {
-                match folder.open_at(path, OFlags::PATH | OFlags::NOFOLLOW) {
-                    Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-                    other => other,
-                }
-                .and_then(|fd| rustix::fs::fstat(&fd))
-                .map(|raw| Some(of_context(&raw)))
-                .map_err(Error::io("look at", folder.at(path)))
+            Tree::Folder(folder) => match folder.open_at(path, OFlags::PATH | OFlags::NOFOLLOW) {
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                other => other,
             }
+            .and_then(|fd| rustix::fs::fstat(&fd))
+            .map(|raw| Some(of_context(&raw)))
+            .map_err(Error::io("look at", folder.at(path))),
             Tree::Layers(view) => match view.lstat(path) {
                 Ok(stat) => Ok(Some(of_layers(stat))),
                 Err(e) if is_absent(&e) => Ok(None),
@@ -299,11 +297,11 @@ fn of_context(raw: &rustix::fs::Stat) -> Meta {
         uid: 0,
         gid: 0,
         size: raw.st_size as u64,
-        mtime: (raw.st_mtime as i64, raw.st_mtime_nsec as u32),
+        mtime: (raw.st_mtime, raw.st_mtime_nsec as u32),
         device: (rustix::fs::major(raw.st_rdev), rustix::fs::minor(raw.st_rdev)),
-        inode: (raw.st_dev as u64, raw.st_ino as u64),
-        links: raw.st_nlink as u64,
-        ctime: Some((raw.st_ctime as i64, raw.st_ctime_nsec as u32)),
+        inode: (raw.st_dev, raw.st_ino),
+        links: raw.st_nlink,
+        ctime: Some((raw.st_ctime, raw.st_ctime_nsec as u32)),
     }
 }
 

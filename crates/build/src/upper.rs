@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use isles_store::{FileKind, Merged, Ownership, record_owner};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat,
+    fchmod, fchown, fsetxattr, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 
@@ -67,7 +68,11 @@ impl<'a> Upper<'a> {
         Ok(upper)
     }
 
-    fn failed<E: Into<std::io::Error>>(&self, operation: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+    fn failed<E: Into<std::io::Error>>(
+        &self,
+        operation: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Error {
         Error::io(operation, Path::new("/").join(path))
     }
 
@@ -99,7 +104,9 @@ impl<'a> Upper<'a> {
 
     fn readlink(&self, path: &Path) -> Result<PathBuf> {
         match self.open(path, OFlags::PATH).and_then(|fd| rustix::fs::readlinkat(&fd, c"", Vec::new())) {
-            Ok(target) => Ok(PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target.as_bytes()))),
+            Ok(target) => {
+                Ok(PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target.as_bytes())))
+            }
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(self.lowers.readlink(path)?.into()),
             Err(e) => Err(self.failed("read the link", path)(e)),
         }
@@ -139,7 +146,9 @@ impl<'a> Upper<'a> {
                     "cannot copy into '/{}': it is not a directory in the image",
                     path.display()
                 ))
-                .with_hint("a directory cannot take the place of a file or a link; remove that in an earlier RUN")
+                .with_hint(
+                    "a directory cannot take the place of a file or a link; remove that in an earlier RUN",
+                )
                 .into());
             }
         };
@@ -157,7 +166,8 @@ impl<'a> Upper<'a> {
         }
         self.made.insert(path.to_owned());
         if new {
-            let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))?;
+            let fd =
+                self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))?;
             self.set_owner(&fd, path, access)?;
             self.directories.insert(path.to_owned(), Directory { mode: access.mode, mtime: None });
         } else {
@@ -180,7 +190,13 @@ impl<'a> Upper<'a> {
     }
 
     /// Gives a directory of a copied tree what it has there, where the image has another of its name too.
-    pub fn copied_directory(&mut self, path: &Path, access: Access, xattrs: &Xattrs, mtime: (i64, u32)) -> Result<()> {
+    pub fn copied_directory(
+        &mut self,
+        path: &Path,
+        access: Access,
+        xattrs: &Xattrs,
+        mtime: (i64, u32),
+    ) -> Result<()> {
         let fd = self.directory(path, access)?;
         self.set_xattrs(&fd, path, xattrs)?;
         self.set_owner(&fd, path, access)?;
@@ -194,7 +210,8 @@ impl<'a> Upper<'a> {
             if (access.uid, access.gid) == (0, 0) {
                 return Ok(());
             }
-            return record_owner(fd, access.uid, access.gid).map_err(self.failed("record the owner of", path));
+            return record_owner(fd, access.uid, access.gid)
+                .map_err(self.failed("record the owner of", path));
         }
         let (uid, gid) = (Uid::from_raw(access.uid), Gid::from_raw(access.gid));
         match fchown(fd, Some(uid), Some(gid)) {
@@ -206,7 +223,9 @@ impl<'a> Upper<'a> {
     fn unmapped(&self, path: &Path, access: Access) -> Error {
         let (uid, gid) = (access.uid, access.gid);
         isles_spec::Error::new(format!("cannot give '/{}' to {uid}:{gid}", path.display()))
-            .with_hint("the ID is outside of the range of subordinate IDs; see /etc/subuid and `isles doctor`")
+            .with_hint(
+                "the ID is outside of the range of subordinate IDs; see /etc/subuid and `isles doctor`",
+            )
             .into()
     }
 
@@ -235,7 +254,8 @@ impl<'a> Upper<'a> {
             .with_hint("a file cannot take the place of a directory; remove that in an earlier RUN")
             .into());
         }
-        let fd = self.open(&parent, OFlags::PATH | OFlags::DIRECTORY).map_err(self.failed("open", &parent))?;
+        let fd =
+            self.open(&parent, OFlags::PATH | OFlags::DIRECTORY).map_err(self.failed("open", &parent))?;
         match unlinkat(&fd, name_of(path), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(fd),
             Err(e) => Err(self.failed("replace", path)(e)),
@@ -280,16 +300,25 @@ impl<'a> Upper<'a> {
     }
 
     /// Makes a pipe or a device.
-    pub fn node(&mut self, path: &Path, kind: FileKind, device: (u32, u32), access: Access, mtime: (i64, u32)) -> Result<()> {
+    pub fn node(
+        &mut self,
+        path: &Path,
+        kind: FileKind,
+        device: (u32, u32),
+        access: Access,
+        mtime: (i64, u32),
+    ) -> Result<()> {
         let parent = self.place(path, Access { mode: 0o755, ..access })?;
         let (kind, number) = match kind {
             FileKind::CharDevice => (FileType::CharacterDevice, rustix::fs::makedev(device.0, device.1)),
             FileKind::BlockDevice => (FileType::BlockDevice, rustix::fs::makedev(device.0, device.1)),
             _ => (FileType::Fifo, 0),
         };
-        mknodat(&parent, name_of(path), kind, Mode::RUSR | Mode::WUSR, number).map_err(self.failed("create", path))?;
-        let fd = openat(&parent, name_of(path), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(self.failed("open", path))?;
+        mknodat(&parent, name_of(path), kind, Mode::RUSR | Mode::WUSR, number)
+            .map_err(self.failed("create", path))?;
+        let fd =
+            openat(&parent, name_of(path), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .map_err(self.failed("open", path))?;
         self.leaf(&parent, path, access, mtime)?;
         rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from(access.mode))
             .map_err(self.failed("set the mode of", path))
@@ -325,7 +354,8 @@ impl<'a> Upper<'a> {
         let from = self
             .open(first.parent().unwrap_or(Path::new("")), OFlags::PATH | OFlags::DIRECTORY)
             .map_err(self.failed("open", first))?;
-        linkat(&from, name_of(first), &parent, name_of(path), AtFlags::empty()).map_err(self.failed("link", path))
+        linkat(&from, name_of(first), &parent, name_of(path), AtFlags::empty())
+            .map_err(self.failed("link", path))
     }
 
     /// Remembers the name of a source file that may come again under another.
@@ -343,9 +373,11 @@ impl<'a> Upper<'a> {
     pub fn finish(self) -> Result<PathBuf> {
         // From the bottom up, so that a directory is still open to us when those below it have theirs.
         for (path, end) in self.directories.iter().rev() {
-            let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))?;
+            let fd =
+                self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))?;
             if let Some(mtime) = end.mtime {
-                rustix::fs::futimens(&fd, &timestamps(mtime)).map_err(self.failed("set the time of", path))?;
+                rustix::fs::futimens(&fd, &timestamps(mtime))
+                    .map_err(self.failed("set the time of", path))?;
             }
             fchmod(&fd, Mode::from(end.mode)).map_err(self.failed("set the mode of", path))?;
         }

@@ -27,7 +27,8 @@ fn a_second_build_makes_nothing() {
     assert!(second.cached);
     assert_eq!(first.image.id(), second.image.id());
     assert_eq!(first.image.manifest_digest, second.image.manifest_digest);
-    let anew = world.build_with("Dockerfile", TEXT, &BuildOptions { no_cache: true, ..world.options() }).unwrap();
+    let anew =
+        world.build_with("Dockerfile", TEXT, &BuildOptions { no_cache: true, ..world.options() }).unwrap();
     assert!(!anew.cached);
     assert_eq!(anew.image.config.rootfs, first.image.config.rootfs, "the same files give the same layers");
 }
@@ -42,18 +43,59 @@ fn what_counts() {
     for (what, change, cached) in [
         ("nothing", (|_| {}) as Change, true),
         ("a time", touch, true),
-        ("a file that is not copied", |w| drop(w.write("other", "changed")), true),
-        ("the same content again", |w| drop(w.write("dir/f", "x")), true),
-        ("content", |w| drop(w.write("dir/f", "changed")), false),
-        ("a new file", |w| drop(w.write("dir/new", "")), false),
-        ("a mode", |w| std::fs::set_permissions(w.context().join("dir/f"), std::fs::Permissions::from_mode(0o600)).unwrap(), false),
+        (
+            "a file that is not copied",
+            |w| {
+                w.write("other", "changed");
+            },
+            true,
+        ),
+        (
+            "the same content again",
+            |w| {
+                w.write("dir/f", "x");
+            },
+            true,
+        ),
+        (
+            "content",
+            |w| {
+                w.write("dir/f", "changed");
+            },
+            false,
+        ),
+        (
+            "a new file",
+            |w| {
+                w.write("dir/new", "");
+            },
+            false,
+        ),
+        (
+            "a mode",
+            |w| {
+                std::fs::set_permissions(w.context().join("dir/f"), std::fs::Permissions::from_mode(0o600))
+                    .unwrap()
+            },
+            false,
+        ),
         ("a name", |w| std::fs::rename(w.context().join("dir/f"), w.context().join("dir/h")).unwrap(), false),
-        ("a kind", |w| {
-            std::fs::remove_file(w.context().join("dir/f")).unwrap();
-            std::os::unix::fs::symlink("x", w.context().join("dir/f")).unwrap();
-        }, false),
+        (
+            "a kind",
+            |w| {
+                std::fs::remove_file(w.context().join("dir/f")).unwrap();
+                std::os::unix::fs::symlink("x", w.context().join("dir/f")).unwrap();
+            },
+            false,
+        ),
         ("a file that goes", |w| std::fs::remove_file(w.context().join("dir/sub/g")).unwrap(), false),
-        ("an ignored file", |w| drop(w.write("dir/.swp", "").write("Dockerfile.dockerignore", "**/.swp")), true),
+        (
+            "an ignored file",
+            |w| {
+                w.write("dir/.swp", "").write("Dockerfile.dockerignore", "**/.swp");
+            },
+            true,
+        ),
     ] {
         let world = world();
         world.build(TEXT).unwrap();
@@ -97,7 +139,8 @@ fn only_what_changed_is_made_again() {
     let list = world.list(&world.image(text));
     assert!(list["/copy"].contains("new"));
     // A step that runs again and gives the same does not disturb those after it.
-    let text = "FROM base\nARG X\nRUN echo $X > /dev/null; echo same > /same\nRUN date +%N%N%N > /stamp; echo\n";
+    let text =
+        "FROM base\nARG X\nRUN echo $X > /dev/null; echo same > /same\nRUN date +%N%N%N > /stamp; echo\n";
     let with = |x: &str| {
         let built = world.build_with("Dockerfile", text, &world.args(&[("X", x)])).unwrap();
         let same = world.list(&built.image);

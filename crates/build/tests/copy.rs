@@ -13,7 +13,9 @@ fn world() -> World {
     let world = World::new();
     world.write("a.txt", "a").write("b.txt", "b").write("dir/one", "1").write("dir/sub/two", "2");
     let context = world.context();
-    for (path, mode) in [("a.txt", 0o640), ("b.txt", 0o644), ("dir", 0o750), ("dir/sub", 0o700), ("dir/one", 0o644)] {
+    for (path, mode) in
+        [("a.txt", 0o640), ("b.txt", 0o644), ("dir", 0o750), ("dir/sub", 0o700), ("dir/one", 0o644)]
+    {
         std::fs::set_permissions(context.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
     }
     std::fs::set_permissions(context.join("dir/sub/two"), std::fs::Permissions::from_mode(0o4755)).unwrap();
@@ -39,7 +41,10 @@ fn where_files_go() {
         ("COPY a.txt /new", &[("/new", "640 0:0 \"a\"")][..]),
         ("COPY a.txt /open", &[("/open/a.txt", "640 0:0 \"a\"")]),
         ("COPY a.txt /open/", &[("/open/a.txt", "640 0:0 \"a\"")]),
-        ("COPY a.txt /x/y/", &[("/x", "755 0:0 dir"), ("/x/y", "755 0:0 dir"), ("/x/y/a.txt", "640 0:0 \"a\"")]),
+        (
+            "COPY a.txt /x/y/",
+            &[("/x", "755 0:0 dir"), ("/x/y", "755 0:0 dir"), ("/x/y/a.txt", "640 0:0 \"a\"")],
+        ),
         ("COPY a.txt /x/y", &[("/x", "755 0:0 dir"), ("/x/y", "640 0:0 \"a\"")]),
         ("COPY a.txt b.txt /open/", &[("/open/a.txt", "640 0:0 \"a\""), ("/open/b.txt", "644 0:0 \"b\"")]),
         ("COPY *.txt /open/", &[("/open/a.txt", "640 0:0 \"a\""), ("/open/b.txt", "644 0:0 \"b\"")]),
@@ -54,10 +59,7 @@ fn where_files_go() {
                 ("/open/sub/two", "4755 0:0 \"2\""),
             ],
         ),
-        (
-            "COPY dir/sub /made/",
-            &[("/made", "755 0:0 dir"), ("/made/two", "4755 0:0 \"2\"")],
-        ),
+        ("COPY dir/sub /made/", &[("/made", "755 0:0 dir"), ("/made/two", "4755 0:0 \"2\"")]),
         // A link that is named is followed, one that is found stays.
         ("COPY ln /new", &[("/new", "640 0:0 \"a\"")]),
         ("COPY dir/inner /new", &[("/new", "644 0:0 \"1\"")]),
@@ -68,29 +70,35 @@ fn where_files_go() {
         ("COPY --link a.txt /new/", &[("/new", "755 0:0 dir"), ("/new/a.txt", "640 0:0 \"a\"")]),
         ("COPY --chmod=600 a.txt /new", &[("/new", "600 0:0 \"a\"")]),
         ("COPY --chmod=u=rwX,go=rX dir/sub /open/", &[("/open/two", "755 0:0 \"2\"")]),
-        ("COPY --parents dir/sub/two /open/", &[
-            ("/open/dir", "750 0:0 dir"),
-            ("/open/dir/sub", "700 0:0 dir"),
-            ("/open/dir/sub/two", "4755 0:0 \"2\""),
-        ]),
-        ("COPY --parents dir/./sub/two /open/", &[
-            ("/open/sub", "700 0:0 dir"),
-            ("/open/sub/two", "4755 0:0 \"2\""),
-        ]),
-        ("COPY --parents ./**/two /open/", &[
-            ("/open/dir", "750 0:0 dir"),
-            ("/open/dir/sub", "700 0:0 dir"),
-            ("/open/dir/sub/two", "4755 0:0 \"2\""),
-        ]),
+        (
+            "COPY --parents dir/sub/two /open/",
+            &[
+                ("/open/dir", "750 0:0 dir"),
+                ("/open/dir/sub", "700 0:0 dir"),
+                ("/open/dir/sub/two", "4755 0:0 \"2\""),
+            ],
+        ),
+        (
+            "COPY --parents dir/./sub/two /open/",
+            &[("/open/sub", "700 0:0 dir"), ("/open/sub/two", "4755 0:0 \"2\"")],
+        ),
+        (
+            "COPY --parents ./**/two /open/",
+            &[
+                ("/open/dir", "750 0:0 dir"),
+                ("/open/dir/sub", "700 0:0 dir"),
+                ("/open/dir/sub/two", "4755 0:0 \"2\""),
+            ],
+        ),
         ("COPY --exclude=sub --exclude=inner dir /open/", &[("/open/one", "644 0:0 \"1\"")]),
         ("COPY --exclude=a* *.txt /open/", &[("/open/b.txt", "644 0:0 \"b\"")]),
         ("WORKDIR /open\nCOPY a.txt .", &[("/open/a.txt", "640 0:0 \"a\"")]),
         ("WORKDIR /open\nCOPY a.txt ../up", &[("/up", "640 0:0 \"a\"")]),
         ("COPY <<EOF /new\nhi $BASE\nEOF", &[("/new", "644 0:0 \"hi 1\\n\"")]),
-        ("COPY <<'EOF' <<other /open/\n$BASE\nEOF\nx\nother", &[
-            ("/open/EOF", "644 0:0 \"$BASE\\n\""),
-            ("/open/other", "644 0:0 \"x\\n\""),
-        ]),
+        (
+            "COPY <<'EOF' <<other /open/\n$BASE\nEOF\nx\nother",
+            &[("/open/EOF", "644 0:0 \"$BASE\\n\""), ("/open/other", "644 0:0 \"x\\n\"")],
+        ),
         ("COPY nothing* /open/", &[]),
     ] {
         let changes = changes(&world, instruction);
@@ -128,7 +136,10 @@ fn from_other_stages() {
     assert_eq!(list["/got"], "755 0:0 dir");
     assert_eq!(list["/got/one"], "644 65:66 \"1\"", "the owner goes along");
     assert_eq!(list["/got/inner"], "-> one");
-    let list = world.list(&world.image(&format!("{head}FROM scratch\nCOPY --from=0 /made/o* /\nCOPY --from=base /lib/ /lib/\n")));
+    let list = world.list(
+        &world
+            .image(&format!("{head}FROM scratch\nCOPY --from=0 /made/o* /\nCOPY --from=base /lib/ /lib/\n")),
+    );
     assert_eq!(list["/one"], "644 65:66 \"1\"");
     // An image by name is a source too, and its links are followed.
     let list = world.list(&world.image("FROM scratch\nCOPY --from=base /data/tofile /link /x/\n"));
@@ -209,7 +220,10 @@ fn stages_that_cannot_be_meant() {
     for (text, part) in [
         ("FROM base AS me\nCOPY --from=me /x /\n", "from itself"),
         ("FROM base AS a\nCOPY --from=b /x /\nFROM base AS b\nCOPY --from=a /x /\n", "comes later"),
-        ("FROM base AS builder\nFROM base\nCOPY --from=biulder /etc /x\n", "did you mean the stage 'builder'?"),
+        (
+            "FROM base AS builder\nFROM base\nCOPY --from=biulder /etc /x\n",
+            "did you mean the stage 'builder'?",
+        ),
         ("FROM base AS builder\nFROM buidler\n", "did you mean the stage 'builder'?"),
     ] {
         let options = isles_build::BuildOptions { target: None, ..world.options() };
@@ -237,7 +251,8 @@ fn odd_files_of_a_context() {
     let error = world.build("FROM scratch\nCOPY odd/socket /\n").unwrap_err();
     assert!(error.to_string().contains("socket"), "{error}");
     if !rustix::process::geteuid().is_root() {
-        std::fs::set_permissions(world.context().join("odd/plain"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(world.context().join("odd/plain"), std::fs::Permissions::from_mode(0o000))
+            .unwrap();
         let error = support::describe(&world.build("FROM scratch\nCOPY odd /\n").unwrap_err());
         assert!(error.contains("odd/plain") && error.contains(".dockerignore"), "{error}");
     }

@@ -85,7 +85,12 @@ fn images_on_disk() {
     let archive = std::fs::File::create(world.context().join("image.tar")).unwrap();
     let mut archive = std::io::BufWriter::new(archive);
     store
-        .export_archive(&[(base.clone(), vec![name])], isles_store::ExportFormat::DockerArchive, &mut archive, &isles_spec::Quiet)
+        .export_archive(
+            &[(base.clone(), vec![name])],
+            isles_store::ExportFormat::DockerArchive,
+            &mut archive,
+            &isles_spec::Quiet,
+        )
         .unwrap();
     drop(archive);
     let root = world.context().join("rootfs/etc");
@@ -103,8 +108,13 @@ fn images_on_disk() {
     let mut sif = vec![b' '; 32];
     sif.extend(b"SIF_MAGIC");
     std::fs::write(world.context().join("x.sif"), sif).unwrap();
-    let error = world.build_with("x.def", "Bootstrap: localimage\nFrom: x.sif\n", &world.options()).unwrap_err();
-    assert!(describe(&error).contains("x.def:2:7: ") && describe(&error).contains("SIF"), "{}", describe(&error));
+    let error =
+        world.build_with("x.def", "Bootstrap: localimage\nFrom: x.sif\n", &world.options()).unwrap_err();
+    assert!(
+        describe(&error).contains("x.def:2:7: ") && describe(&error).contains("SIF"),
+        "{}",
+        describe(&error)
+    );
 }
 
 #[test]
@@ -159,8 +169,12 @@ fn post_and_test_run() {
     assert!(error.to_string().contains("%test' failed with exit code 1"), "{error}");
     let skipped = BuildOptions { no_test: true, ..world.options() };
     assert!(world.build_with("x.def", &format!("{text}%test\nfalse\n"), &skipped).is_ok());
-    let error = world.build_with("x.def", "Bootstrap: docker\nFrom: base\n%post\nfalse\ntrue\n", &world.options());
+    let error =
+        world.build_with("x.def", "Bootstrap: docker\nFrom: base\n%post\nfalse\ntrue\n", &world.options());
     let shown = describe(&error.unwrap_err());
-    assert!(shown.contains("x.def:3: '%post' failed with exit code 1") && shown.contains("+ false"), "{shown}");
+    assert!(
+        shown.contains("x.def:3: '%post' failed with exit code 1") && shown.contains("+ false"),
+        "{shown}"
+    );
     build(&world, "Bootstrap: docker\nFrom: base\n%post -c /bin/cat\nnot a shell script\n");
 }

@@ -92,7 +92,8 @@ fn stages_inherit_and_scratch_begins_anew() {
 fn what_a_caller_may_say() {
     let world = World::new();
     let text = "ARG V=base\nFROM $V AS first\nARG X=default\nLABEL x=$X\nFROM scratch AS second\n";
-    let mut options = BuildOptions { target: Some("first".into()), ..world.args(&[("X", "given"), ("Y", "unused")]) };
+    let mut options =
+        BuildOptions { target: Some("first".into()), ..world.args(&[("X", "given"), ("Y", "unused")]) };
     options.labels.insert("mine".into(), "1".into());
     options.tags = vec![Reference::parse("app").unwrap(), Reference::parse("app:v1").unwrap()];
     let built = world.build_with("Dockerfile", text, &options).unwrap();
@@ -166,12 +167,17 @@ fn triggers() {
     let store = world.engine.store();
     let lease = store.lease().unwrap();
     let base = store.resolve("base", None).unwrap();
-    for (trigger, part) in
-        [("ONBUILD RUN true", "ONBUILD"), ("FROM x", "FROM"), ("NONSENSE", "unknown instruction"), ("COPY a", "destination")]
-    {
+    for (trigger, part) in [
+        ("ONBUILD RUN true", "ONBUILD"),
+        ("FROM x", "FROM"),
+        ("NONSENSE", "unknown instruction"),
+        ("COPY a", "destination"),
+    ] {
         let mut config = base.config.clone();
         config.config.on_build = vec![trigger.into()];
-        store.assemble(&lease, &config, &base.manifest.layers, &[Reference::parse("loop:latest").unwrap()]).unwrap();
+        store
+            .assemble(&lease, &config, &base.manifest.layers, &[Reference::parse("loop:latest").unwrap()])
+            .unwrap();
         let error = world.build("FROM loop\n").unwrap_err().to_string();
         assert!(error.contains(part), "{trigger}: {error}");
     }
@@ -194,7 +200,8 @@ fn many_stages_side_by_side() {
 
 /// The text of a file that a RUN wrote.
 fn ran(world: &World, text: &str, options: &BuildOptions) -> String {
-    let built = world.build_with("Dockerfile", text, options).unwrap_or_else(|e| panic!("{text}\n{}", describe(&e)));
+    let built =
+        world.build_with("Dockerfile", text, options).unwrap_or_else(|e| panic!("{text}\n{}", describe(&e)));
     let mut out = String::new();
     let view = world.view(&built.image);
     let mut file = view.open_file(std::path::Path::new("/out")).unwrap();
@@ -223,7 +230,10 @@ fn run_sees_what_it_should() {
         ("RUN <<EOF\n#!/bin/cat\nscript\nEOF\nRUN echo ok > /out", "ok\n"),
         ("RUN cat <<A > /out && cat <<'B' >> /out\n$BASE\nA\n$BASE\nB", "1\n$BASE\n"),
         ("SHELL [\"/bin/sh\", \"-xc\"]\nRUN echo shell > /out", "shell\n"),
-        ("RUN --mount=target=/ctx cat /ctx/f > /out; ls /ctx >> /out", "contextDockerfile\nDockerfile.dockerignore\nf\n"),
+        (
+            "RUN --mount=target=/ctx cat /ctx/f > /out; ls /ctx >> /out",
+            "contextDockerfile\nDockerfile.dockerignore\nf\n",
+        ),
         ("RUN --mount=target=/ctx,rw echo x > /ctx/f && cat /ctx/f > /out", "x\n"),
         ("RUN --mount=target=/one,source=f cat /one > /out", "context"),
         ("RUN --mount=from=base,source=/data/file,target=/x cat /x > /out", "old"),
@@ -231,10 +241,17 @@ fn run_sees_what_it_should() {
         ("RUN --mount=type=secret,id=key cat /run/secrets/key > /out", "s3cret"),
         ("RUN --mount=type=secret,id=key,env=K echo $K > /out", "s3cret\n"),
         ("RUN --mount=type=secret,id=other test ! -e /run/secrets/other && echo none > /out", "none\n"),
-        ("RUN --mount=type=cache,target=/c,id=$BASE touch /c/kept\nRUN --mount=type=cache,target=/d,id=1 ls /d > /out", "kept\n"),
+        (
+            "RUN --mount=type=cache,target=/c,id=$BASE touch /c/kept\nRUN --mount=type=cache,target=/d,id=1 ls /d > /out",
+            "kept\n",
+        ),
         ("RUN --network=none ls /sys/class/net > /out", "lo\n"),
     ] {
-        assert_eq!(ran(&world, &format!("FROM base\n{instructions}\n"), &options), expected, "{instructions}");
+        assert_eq!(
+            ran(&world, &format!("FROM base\n{instructions}\n"), &options),
+            expected,
+            "{instructions}"
+        );
     }
 }
 
@@ -249,7 +266,18 @@ fn run_leaves_nothing_of_the_engine_behind() {
          echo hi > /own && rm -r /data\n",
     );
     let list = world.list(&image);
-    for gone in ["/proc", "/sys", "/dev", "/ctx", "/made", "/root/.cache", "/etc/hosts", "/etc/resolv.conf", "/data", "/data/file"] {
+    for gone in [
+        "/proc",
+        "/sys",
+        "/dev",
+        "/ctx",
+        "/made",
+        "/root/.cache",
+        "/etc/hosts",
+        "/etc/resolv.conf",
+        "/data",
+        "/data/file",
+    ] {
         assert!(!list.contains_key(gone), "{gone} is in the image: {list:#?}");
     }
     assert_eq!(list["/own"], "644 0:0 \"hi\\n\"");

@@ -314,9 +314,9 @@ impl Signature {
                 // Who is said to have signed is only where to look for the key.
                 (16, _) => self.issuer = Some(packet.array()?),
                 (33, _) => {
-                    if packet.byte()? == 4 {
-                        self.issuer_fingerprint = Some(packet.array()?);
-                    }
+                    let is_known = packet.byte()? == 4;
+                    let named = is_known.then(|| packet.array()).transpose()?;
+                    self.issuer_fingerprint = named.or(self.issuer_fingerprint);
                 }
                 // Flags, preferences and the like change nothing about validity. Unhashed ones bind nobody.
                 (4 | 7 | 11 | 20..=32 | 34 | 35 | 39, _) | (_, false) => {}

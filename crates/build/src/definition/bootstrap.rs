@@ -40,15 +40,19 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, context:
     let Some(agent) = stage.field("bootstrap") else {
         return Err(source
             .at(stage.span, "the header has no Bootstrap")
-            .with_suggestion("begin with 'Bootstrap: docker' and 'From: IMAGE', or with 'Bootstrap: debootstrap'")
+            .with_suggestion(
+                "begin with 'Bootstrap: docker' and 'From: IMAGE', or with 'Bootstrap: debootstrap'",
+            )
             .into());
     };
     let from = || {
         stage.field("from").ok_or_else(|| {
-            source.at(agent.span, format!("Bootstrap: {} needs From", agent.text)).with_suggestion(match agent.text.as_str() {
-                "docker" => "write From: IMAGE, for example From: debian:12",
-                _ => "write From: PATH",
-            })
+            source.at(agent.span, format!("Bootstrap: {} needs From", agent.text)).with_suggestion(
+                match agent.text.as_str() {
+                    "docker" => "write From: IMAGE, for example From: debian:12",
+                    _ => "write From: PATH",
+                },
+            )
         })
     };
     let name = agent.to_ascii_lowercase();
@@ -73,10 +77,13 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, context:
         "scratch" => Ok(images::scratch(&build.platform)),
         "debootstrap" => debian(build, &suite(build, source, stage, agent)?).map_err(|e| at(agent, e)),
         _ => {
-            let error = source.at(agent.span, format!("the bootstrap agent '{}' is not supported", agent.text));
+            let error =
+                source.at(agent.span, format!("the bootstrap agent '{}' is not supported", agent.text));
             let other = OTHERS.iter().find(|(n, _)| *n == name).map(|(_, hint)| (*hint).to_owned());
             let near = nearest(&name, AGENTS).map(|n| format!("did you mean {n}?"));
-            Err(error.with_suggestion(other.or(near).unwrap_or_else(|| format!("known are {}", AGENTS.join(", ")))).into())
+            Err(error
+                .with_suggestion(other.or(near).unwrap_or_else(|| format!("known are {}", AGENTS.join(", "))))
+                .into())
         }
     }
 }
@@ -112,7 +119,9 @@ fn local_image(build: &Build<'_>, context: &Path, from: &Spanned) -> Result<Snap
     let path = context.join(&from.text);
     if !path.exists() {
         let error = isles_spec::Error::new(format!("no image at '{}'", path.display()));
-        return Err(error.with_hint("localimage takes a file or a folder; an image by name is had with docker").into());
+        return Err(error
+            .with_hint("localimage takes a file or a folder; an image by name is had with docker")
+            .into());
     }
     if path.is_dir() && !path.join("oci-layout").exists() {
         return images::of_folder(build, &path);
@@ -130,7 +139,8 @@ fn suite(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &Spanned)
     })?;
     let include = stage.field("include").map(|f| f.text.clone()).unwrap_or_default();
     let words = include.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
-    let mirror = stage.field("mirrorurl").map(|f| f.replace("%{OSVERSION}", version).trim_end_matches('/').to_owned());
+    let mirror =
+        stage.field("mirrorurl").map(|f| f.replace("%{OSVERSION}", version).trim_end_matches('/').to_owned());
     Ok(DebianSuite {
         suite: version.text.clone(),
         include: words.map(str::to_owned).collect(),
@@ -142,7 +152,8 @@ fn suite(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &Spanned)
 
 /// The architecture, where it is not the host's.
 fn architecture(build: &Build<'_>) -> Option<String> {
-    (build.platform.architecture != Platform::host().architecture).then(|| build.platform.architecture.clone())
+    (build.platform.architecture != Platform::host().architecture)
+        .then(|| build.platform.architecture.clone())
 }
 
 /// A Debian system as a stage.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use isles_engine::{Step, StepOutput, StepRoot};
 use isles_store::{FileKind, Merged};
 
+use super::BuildArguments;
 use super::bootstrap::bootstrap;
 use super::scripts::{self, Entry};
 use super::syntax::{Definition, Section, SectionKind, Stage};
-use super::BuildArguments;
 use crate::context::Context;
 use crate::copy::{Owner, Placement, copy};
 use crate::dockerfile::execute::place;
@@ -43,7 +43,11 @@ struct Recipe<'a> {
 }
 
 /// Reads a definition file and carries it out.
-pub fn execute(build: &Build<'_>, found: &Found, source: Arc<SourceText>) -> Result<(Snapshot, Vec<Diagnostic>)> {
+pub fn execute(
+    build: &Build<'_>,
+    found: &Found,
+    source: Arc<SourceText>,
+) -> Result<(Snapshot, Vec<Diagnostic>)> {
     let arguments = BuildArguments { values: build.options.build_args.clone(), strict: true };
     let (definition, warnings) = super::parse(source.clone(), &arguments)?;
     let target = target(build, &definition, &source)?;
@@ -53,7 +57,9 @@ pub fn execute(build: &Build<'_>, found: &Found, source: Arc<SourceText>) -> Res
     let folder = found.context.as_path();
     let recipe =
         Recipe { build, definition: &definition, source: &source, context: &context, folder, target };
-    let result = crate::stages::build(definition.stages.len(), &needed, &|index, stages| stage(&recipe, index, stages));
+    let result = crate::stages::build(definition.stages.len(), &needed, &|index, stages| {
+        stage(&recipe, index, stages)
+    });
     context.save();
     let mut snapshot = (*result?).clone();
     snapshot.config.config.labels.extend(build.options.labels.clone());
@@ -120,7 +126,12 @@ fn needed(definition: &Definition, source: &SourceText, target: usize) -> Result
 }
 
 /// The stage that a `%files from` means.
-fn stage_of(definition: &Definition, source: &SourceText, section: &Section, index: usize) -> Result<Option<usize>> {
+fn stage_of(
+    definition: &Definition,
+    source: &SourceText,
+    section: &Section,
+    index: usize,
+) -> Result<Option<usize>> {
     let Some(name) = section.from_stage() else { return Ok(None) };
     let span = section.arguments.span;
     match stage_named(definition, name) {
@@ -268,14 +279,19 @@ fn files(
             return Err(source.at(line.source.span, format!("'{}' fits no file", line.source.text)).into());
         }
         let destination = line.destination.as_ref().unwrap_or(&line.source);
-        copies.push(Copy { tree, selections, destination: format!("/{}", destination.trim_start_matches('/')) });
+        copies.push(Copy {
+            tree,
+            selections,
+            destination: format!("/{}", destination.trim_start_matches('/')),
+        });
     }
     let mut key = base_key("files", snapshot);
     for copy in &copies {
         let digests = if other.is_some() { &build.layer_digests } else { &recipe.context.digests };
         add_to_key(&mut key, copy.tree, digests, &copy.selections)?;
     }
-    let step = crate::snapshot::Step { title: &title, key: key.finish(), shortcut, created_by: title.clone() };
+    let step =
+        crate::snapshot::Step { title: &title, key: key.finish(), shortcut, created_by: title.clone() };
     build
         .add(snapshot, step, |snapshot, _| {
             let scratch = Scratch::new(build.store)?;

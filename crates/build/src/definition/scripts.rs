@@ -26,7 +26,9 @@ const READ_ENVIRONMENT: &str = "for script in /.singularity.d/env/*.sh; do\n\
 fn action(name: &str) -> String {
     let then = match name {
         "run" => "exec /.singularity.d/runscript \"$@\"",
-        "start" => "if [ -x /.singularity.d/startscript ]; then\n    exec /.singularity.d/startscript \"$@\"\nfi",
+        "start" => {
+            "if [ -x /.singularity.d/startscript ]; then\n    exec /.singularity.d/startscript \"$@\"\nfi"
+        }
         "test" => "if [ -x /.singularity.d/test ]; then\n    exec /.singularity.d/test \"$@\"\nfi",
         "shell" => "if [ -x /bin/bash ]; then\n    exec /bin/bash --norc \"$@\"\nfi\nexec /bin/sh \"$@\"",
         _ => "exec \"$@\"",
@@ -115,7 +117,8 @@ pub fn environment(body: &str) -> Entry {
 /// The runscript of an image that has none: what its ENTRYPOINT and CMD say, where arguments take the place of
 /// CMD.
 pub fn of_command(config: &ContainerConfig) -> String {
-    let words = |list: &Option<Vec<String>>| list.iter().flatten().map(|w| quoted(w)).collect::<Vec<_>>().join(" ");
+    let words =
+        |list: &Option<Vec<String>>| list.iter().flatten().map(|w| quoted(w)).collect::<Vec<_>>().join(" ");
     let (entrypoint, cmd) = (words(&config.entrypoint), words(&config.cmd));
     let cmd = if entrypoint.is_empty() && cmd.is_empty() { quoted("/bin/sh") } else { cmd };
     let mut out = String::from("#!/bin/sh\n");
@@ -176,7 +179,8 @@ mod tests {
     #[test]
     fn the_environment_of_an_image_can_be_overridden() {
         let tricky = "a\"b$c`d\\e}f'g";
-        let Entry::File { text, .. } = image_environment(&[format!("T={tricky}"), "bad-name=x".into()]) else {
+        let Entry::File { text, .. } = image_environment(&[format!("T={tricky}"), "bad-name=x".into()])
+        else {
             panic!()
         };
         assert_eq!(sh(&format!("unset T\n{text}\nprintf %s \"$T\""), &[]), tricky);

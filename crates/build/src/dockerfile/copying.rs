@@ -31,7 +31,13 @@ struct Expanded {
 
 impl Stage<'_, '_> {
     /// Carries out a COPY or an ADD.
-    pub(super) fn copy(&mut self, origin: &Origin, step: &Step, wanted: &CopyInstruction, add: bool) -> Result<()> {
+    pub(super) fn copy(
+        &mut self,
+        origin: &Origin,
+        step: &Step,
+        wanted: &CopyInstruction,
+        add: bool,
+    ) -> Result<()> {
         refuse(origin, wanted, add)?;
         let expanded = self.expanded(origin, wanted, add)?;
         let build = self.file.build;
@@ -75,7 +81,11 @@ impl Stage<'_, '_> {
         let title = self.title(step);
         // With --link nothing below matters, unless an owner has to be looked up there.
         let independent = wanted.link && expanded.chown.as_deref().is_none_or(is_numeric);
-        let below = if independent { Snapshot::empty(&self.snapshot.config.platform()) } else { self.snapshot.clone() };
+        let below = if independent {
+            Snapshot::empty(&self.snapshot.config.platform())
+        } else {
+            self.snapshot.clone()
+        };
         let base_key = |kind: &str| options_key(below.key(kind, build), &expanded, &placement, wanted);
         let other = match &expanded.from {
             Some(from) => Some(self.other(origin, from)?),
@@ -99,7 +109,12 @@ impl Stage<'_, '_> {
             Some((tree, _)) => (tree, &build.layer_digests, Ignore::default()),
             None => (&context.tree, &context.digests, context.ignore.clone()),
         };
-        let wish = Wish { ignore, exclude: exclusions(origin, wanted, &expanded)?, parents: wanted.parents, follow: false };
+        let wish = Wish {
+            ignore,
+            exclude: exclusions(origin, wanted, &expanded)?,
+            parents: wanted.parents,
+            follow: false,
+        };
         let mut selections: Vec<Selection> = Vec::new();
         for (word, written) in &expanded.sources {
             let found = select(tree, word, &wish).map_err(|e| place(&origin.source, written.span, e))?;
@@ -111,7 +126,8 @@ impl Stage<'_, '_> {
                 }
             })?;
             if found.is_empty() && has_wildcard(word) {
-                let warning = origin.source.at(written.span, format!("'{word}' fits no file, so nothing is copied"));
+                let warning =
+                    origin.source.at(written.span, format!("'{word}' fits no file, so nothing is copied"));
                 self.file.words(&origin.source, origin.escape).warn(warning);
             }
             selections.extend(found);
@@ -181,21 +197,29 @@ fn options_key(key: Key, expanded: &Expanded, to: &Placement, wanted: &CopyInstr
     key.with("destination", &to.destination)
         .with("chown", expanded.chown.as_deref().unwrap_or_default())
         .with("chmod", expanded.chmod.as_deref().unwrap_or_default())
-        .with("flags", [u8::from(wanted.link), u8::from(to.parents), u8::from(to.unpack), u8::from(to.several)])
+        .with(
+            "flags",
+            [u8::from(wanted.link), u8::from(to.parents), u8::from(to.unpack), u8::from(to.several)],
+        )
         .with_list("inline", expanded.inline.iter().flat_map(|i| [i.name.as_bytes(), i.bytes.as_slice()]))
 }
 
 fn exclusions(origin: &Origin, wanted: &CopyInstruction, expanded: &Expanded) -> Result<Ignore> {
     let mut ignore = Ignore::default();
     for (text, word) in expanded.exclude.iter().zip(&wanted.exclude) {
-        ignore.add(text).map_err(|why| origin.source.at(word.span, format!("invalid pattern '{text}': {why}")))?;
+        ignore
+            .add(text)
+            .map_err(|why| origin.source.at(word.span, format!("invalid pattern '{text}': {why}")))?;
     }
     Ok(ignore)
 }
 
 fn refuse(origin: &Origin, wanted: &CopyInstruction, add: bool) -> Result<()> {
     let later = |word: &Spanned, what: &str| {
-        origin.source.at(word.span, format!("{what} is not supported yet")).with_suggestion("it comes in a later version")
+        origin
+            .source
+            .at(word.span, format!("{what} is not supported yet"))
+            .with_suggestion("it comes in a later version")
     };
     if let Some(word) = wanted.checksum.as_ref().filter(|_| add) {
         return Err(later(word, "--checksum").into());

@@ -68,7 +68,11 @@ pub struct Origin {
 }
 
 /// Reads a Dockerfile and carries it out. Gives the target's stage, and what is odd about the recipe.
-pub fn execute(build: &Build<'_>, found: &Found, source: Arc<SourceText>) -> Result<(Snapshot, Vec<Diagnostic>)> {
+pub fn execute(
+    build: &Build<'_>,
+    found: &Found,
+    source: Arc<SourceText>,
+) -> Result<(Snapshot, Vec<Diagnostic>)> {
     let recipe = super::parse(source.clone())?;
     refuse_other_frontends(&recipe)?;
     let warnings = Mutex::new(recipe.warnings.clone());
@@ -78,9 +82,16 @@ pub fn execute(build: &Build<'_>, found: &Found, source: Arc<SourceText>) -> Res
     globals.declare(&words, &recipe.global_args)?;
     let plan = plan::plan(&recipe, &globals, &words, build.options.target.as_deref())?;
     let context = Context::open(build.store, found)?;
-    let file =
-        Dockerfile { build, recipe: &recipe, globals: &globals, context: &context, plan: &plan, warnings: &warnings };
-    let result = crate::stages::build(recipe.stages.len(), &plan.needed, &|index, stages| stage(&file, index, stages));
+    let file = Dockerfile {
+        build,
+        recipe: &recipe,
+        globals: &globals,
+        context: &context,
+        plan: &plan,
+        warnings: &warnings,
+    };
+    let result =
+        crate::stages::build(recipe.stages.len(), &plan.needed, &|index, stages| stage(&file, index, stages));
     context.save();
     let outcome = result?;
     let mut snapshot = match Arc::try_unwrap(outcome) {
@@ -101,14 +112,18 @@ fn refuse_other_frontends(recipe: &Recipe) -> Result<()> {
     let Some(asked) = &recipe.syntax else { return Ok(()) };
     let name = asked.trim_start_matches("docker.io/");
     let docker = ["docker/dockerfile", "docker/dockerfile-upstream", "docker/dockerfile-experimental"];
-    if docker.iter().any(|d| name.strip_prefix(d).is_some_and(|r| r.is_empty() || r.starts_with([':', '@']))) {
+    if docker.iter().any(|d| name.strip_prefix(d).is_some_and(|r| r.is_empty() || r.starts_with([':', '@'])))
+    {
         return Ok(());
     }
-    let span = recipe.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.span).unwrap_or_default();
+    let span =
+        recipe.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.span).unwrap_or_default();
     Err(recipe
         .source
         .at(span, format!("the frontend '{asked}' is not known"))
-        .with_suggestion("only the language of docker/dockerfile is; take the line out if the file is written in it")
+        .with_suggestion(
+            "only the language of docker/dockerfile is; take the line out if the file is written in it",
+        )
         .into())
 }
 
@@ -200,12 +215,16 @@ impl Dockerfile<'_> {
         source: &SourceText,
         span: Span,
     ) -> Result<isles_store::Image> {
-        images::named(self.build, name, platform).map_err(|e| match plan::near_stage(self.recipe, name, index) {
-            Some(near) => {
-                let place = source.at(span, e.to_string()).with_suggestion(format!("did you mean the stage '{near}'?"));
-                Error::At { place: Box::new(place), source: Box::new(e) }
+        images::named(self.build, name, platform).map_err(|e| {
+            match plan::near_stage(self.recipe, name, index) {
+                Some(near) => {
+                    let place = source
+                        .at(span, e.to_string())
+                        .with_suggestion(format!("did you mean the stage '{near}'?"));
+                    Error::At { place: Box::new(place), source: Box::new(e) }
+                }
+                None => place(source, span, e),
             }
-            None => place(source, span, e),
         })
     }
 }
@@ -255,7 +274,13 @@ impl Stage<'_, '_> {
             From::Stage(stage) => self.stages.get(stage)?.snapshot.clone(),
             From::Image(name) => {
                 let platform = &self.file.build.platform;
-                Snapshot::of_image(&self.file.image(&name, platform, self.index, &origin.source, from.span)?)
+                Snapshot::of_image(&self.file.image(
+                    &name,
+                    platform,
+                    self.index,
+                    &origin.source,
+                    from.span,
+                )?)
             }
             From::Scratch => Snapshot::empty(&self.file.build.platform),
         };
@@ -293,7 +318,12 @@ impl Stage<'_, '_> {
                 let mut written = Vec::new();
                 for argument in arguments {
                     let words = self.file.words(&origin.source, origin.escape);
-                    self.scope.declare(&words, self.file.globals, &self.snapshot.config.config.env, argument)?;
+                    self.scope.declare(
+                        &words,
+                        self.file.globals,
+                        &self.snapshot.config.config.env,
+                        argument,
+                    )?;
                     let name = &argument.name.text;
                     written.push(match self.scope.value(name) {
                         Some(value) => format!("{name}={value}"),
@@ -337,9 +367,15 @@ impl Stage<'_, '_> {
             Instruction::Expose(words) => {
                 let mut ports = Vec::new();
                 for word in words {
-                    let split = self.file.words(&origin.source, origin.escape).split(word, &self.scope, self.env())?;
+                    let split = self.file.words(&origin.source, origin.escape).split(
+                        word,
+                        &self.scope,
+                        self.env(),
+                    )?;
                     for text in split {
-                        ports.extend(super::ports::parse(&text).map_err(|why| origin.source.at(word.span, why))?);
+                        ports.extend(
+                            super::ports::parse(&text).map_err(|why| origin.source.at(word.span, why))?,
+                        );
                     }
                 }
                 ports.sort();
@@ -397,14 +433,17 @@ impl Stage<'_, '_> {
 
     /// Names and values, all expanded with the environment as it was before the instruction.
     fn pairs(&self, origin: &Origin, pairs: &[(Spanned, Spanned)]) -> Result<Vec<(String, String)>> {
-        let one = |(name, value): &(Spanned, Spanned)| Ok((self.expand(origin, name)?, self.expand(origin, value)?));
+        let one = |(name, value): &(Spanned, Spanned)| {
+            Ok((self.expand(origin, name)?, self.expand(origin, value)?))
+        };
         pairs.iter().map(one).collect()
     }
 
     fn workdir(&mut self, origin: &Origin, step: &Step, word: &Spanned) -> Result<()> {
         let text = self.expand(origin, word)?;
         if !text.starts_with('/') && !self.has_workdir {
-            let warning = origin.source.at(word.span, "the path is relative, and no WORKDIR stands before it");
+            let warning =
+                origin.source.at(word.span, "the path is relative, and no WORKDIR stands before it");
             let words = self.file.words(&origin.source, origin.escape);
             words.warn(warning.with_suggestion(format!("write /{text}, if that is meant")));
         }
@@ -440,7 +479,8 @@ impl Stage<'_, '_> {
 
 /// A path from the root on, as text: `.` and `..` are resolved, a slash at the end stays.
 pub fn absolute(working_dir: &Path, path: &str) -> String {
-    let whole = format!("{}/{path}", if path.starts_with('/') { "".into() } else { working_dir.to_string_lossy() });
+    let whole =
+        format!("{}/{path}", if path.starts_with('/') { "".into() } else { working_dir.to_string_lossy() });
     let mut out: Vec<&str> = Vec::new();
     for part in whole.split('/') {
         match part {

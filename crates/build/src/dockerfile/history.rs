@@ -100,7 +100,10 @@ mod tests {
             copy("COPY", &[("chown", Some("1")), ("link", None)], &words(&["a", "b", "/c/"])),
             "COPY --chown=1 --link a b /c/ # buildkit"
         );
-        assert_eq!(quoted("CMD", &words(&["/bin/sh", "-c", "echo \"x\""])), "CMD [\"/bin/sh\" \"-c\" \"echo \\\"x\\\"\"]");
+        assert_eq!(
+            quoted("CMD", &words(&["/bin/sh", "-c", "echo \"x\""])),
+            "CMD [\"/bin/sh\" \"-c\" \"echo \\\"x\\\"\"]"
+        );
         assert_eq!(listed("VOLUME", &words(&["/a", "/b"])), "VOLUME [/a /b]");
         assert_eq!(pairs("ENV", &[("A".into(), "1 2".into()), ("B".into(), String::new())]), "ENV A=1 2 B=");
         let check = Healthcheck {

@@ -34,11 +34,15 @@ pub fn plan(recipe: &Recipe, globals: &Globals, words: &Words<'_>, target: Optio
     for (index, stage) in recipe.stages.iter().enumerate() {
         let name = words.expand(&stage.base, &|n| globals.lookup(n))?;
         if name.is_empty() {
-            let error = recipe.source.at(stage.base.span, format!("'{}' is empty, so FROM names no image", stage.base.text));
-            let near = nearest(stage.base.trim_start_matches(['$', '{']).trim_end_matches('}'), globals.names());
+            let error = recipe
+                .source
+                .at(stage.base.span, format!("'{}' is empty, so FROM names no image", stage.base.text));
+            let near =
+                nearest(stage.base.trim_start_matches(['$', '{']).trim_end_matches('}'), globals.names());
             return Err(match near {
                 Some(near) => error.with_suggestion(format!("did you mean ${{{near}}}?")),
-                None => error.with_suggestion("only ARGs before the first FROM are known there; give it a default"),
+                None => error
+                    .with_suggestion("only ARGs before the first FROM are known there; give it a default"),
             }
             .into());
         }
@@ -128,12 +132,13 @@ pub fn source_of(
         return if number < index {
             Ok(From::Stage(number))
         } else {
-            Err(recipe.source.at(place, format!("there is no stage {number} before this one")).with_suggestion(
-                match index {
+            Err(recipe
+                .source
+                .at(place, format!("there is no stage {number} before this one"))
+                .with_suggestion(match index {
                     0 => "stages are counted from 0, and this is the first".to_owned(),
                     n => format!("stages are counted from 0; the last before this one is {}", n - 1),
-                },
-            ))
+                }))
         };
     }
     let lower = from.to_ascii_lowercase();
@@ -197,7 +202,9 @@ mod tests {
         assert_eq!(of("ONE").unwrap(), From::Stage(0));
         assert_eq!(of("0").unwrap(), From::Stage(0));
         assert_eq!(of("busybox").unwrap(), From::Image("busybox".into()));
-        for (name, part) in [("two", "from itself"), ("three", "later"), ("1", "no stage 1"), ("7", "no stage 7")] {
+        for (name, part) in
+            [("two", "from itself"), ("three", "later"), ("1", "no stage 1"), ("7", "no stage 7")]
+        {
             assert!(of(name).unwrap_err().message.contains(part), "{name}");
         }
         assert_eq!(near_stage(&recipe, "oen", 1).as_deref(), Some("one"));

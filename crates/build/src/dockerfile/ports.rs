@@ -9,7 +9,8 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
     }
     // An address or a host's port before it means nothing in an image.
     let ports = ports.rsplit(':').next().unwrap_or(ports);
-    let number = |t: &str| t.parse::<u16>().map_err(|_| format!("'{t}' is no port, which is a number up to 65535"));
+    let number =
+        |t: &str| t.parse::<u16>().map_err(|_| format!("'{t}' is no port, which is a number up to 65535"));
     let (first, last) = match ports.split_once('-') {
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(ports)?, number(ports)?),
@@ -21,9 +22,9 @@ pub fn parse(text: &str) -> Result<Vec<String>, String> {
 }
 
 const SIGNALS: [&str; 34] = [
-    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
-    "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
-    "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
+    "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
+    "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
 ];
 
 /// Whether a text names a signal (signal(7)), by name with or without SIG, or by number.
@@ -34,7 +35,8 @@ pub fn is_signal(text: &str) -> bool {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let real_time = name.strip_prefix("RTMIN").map(|r| r.strip_prefix('+').unwrap_or(r));
-    let real_time = real_time.or_else(|| name.strip_prefix("RTMAX").map(|r| r.strip_prefix('-').unwrap_or(r)));
+    let real_time =
+        real_time.or_else(|| name.strip_prefix("RTMAX").map(|r| r.strip_prefix('-').unwrap_or(r)));
     SIGNALS.contains(&name)
         || real_time.is_some_and(|r| r.is_empty() || r.parse::<u8>().is_ok_and(|n| n <= 30))
 }

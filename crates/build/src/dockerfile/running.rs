@@ -42,7 +42,8 @@ impl<'a> Stage<'a, '_> {
         }
         let (argv, script) = self.command(run);
         let proxies = self.file.globals.proxies();
-        let undeclared = |p: &&String| p.split_once('=').is_some_and(|(n, _)| self.scope.lookup(self.env(), n).is_none());
+        let undeclared =
+            |p: &&String| p.split_once('=').is_some_and(|(n, _)| self.scope.lookup(self.env(), n).is_none());
         let text = step.node.line.text.trim();
         let program = RunStep {
             env: self.scope.environment(self.env()),
@@ -108,7 +109,10 @@ impl<'a> Stage<'a, '_> {
         };
         let target = mount.target.as_ref().map(|t| absolute(&self.working_dir(), t));
         if target.as_deref() == Some("/") {
-            return Err(origin.source.at(flag.span, "a mount cannot take the place of the whole image").into());
+            return Err(origin
+                .source
+                .at(flag.span, "a mount cannot take the place of the whole image")
+                .into());
         }
         Ok(Source { mount, target: target.map(|t| t.trim_end_matches('/').into()), word: flag.clone(), tree })
     }
@@ -179,7 +183,8 @@ impl<'a> Stage<'a, '_> {
     fn files(&self, origin: &Origin, source: &Source) -> Result<Vec<Selection>> {
         let path = source.mount.source.as_deref().unwrap_or("/");
         // Of a context what .dockerignore leaves out is not there.
-        let ignore = if source.tree.is_some() { Default::default() } else { self.file.context.ignore.clone() };
+        let ignore =
+            if source.tree.is_some() { Default::default() } else { self.file.context.ignore.clone() };
         let tree = source.tree.as_ref().unwrap_or(&self.file.context.tree);
         let wish = Wish { ignore, ..Wish::default() };
         select(tree, path, &wish)?.map_err(|nothing| {

@@ -175,10 +175,16 @@ impl Scope {
 
 impl Words<'_> {
     /// Expands a word and says where a variable is not set.
-    pub fn expand(&self, word: &Spanned, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, Diagnostic> {
-        let expansion =
-            Expander::new(self.escape, lookup).expand(word).map_err(|e| self.source.at(word.span, e.to_string()))?;
-        let plainly = |name: &str| word.contains(&format!("${{{name}}}")) || word.contains(&format!("${name}"));
+    pub fn expand(
+        &self,
+        word: &Spanned,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<String, Diagnostic> {
+        let expansion = Expander::new(self.escape, lookup)
+            .expand(word)
+            .map_err(|e| self.source.at(word.span, e.to_string()))?;
+        let plainly =
+            |name: &str| word.contains(&format!("${{{name}}}")) || word.contains(&format!("${name}"));
         for name in expansion.unset.iter().filter(|n| plainly(n)) {
             self.warn(self.source.at(word.span, format!("the variable ${name} is not set")));
         }
@@ -256,7 +262,12 @@ mod tests {
         let given = BTreeMap::from([("GIVEN".to_owned(), "caller".to_owned())]);
         let platform: Platform = "linux/arm64".parse().unwrap();
         let mut globals = Globals::new(&platform, "default", &given);
-        globals.declare(&words, &[arg("G", Some("global")), arg("GIVEN", Some("x")), arg("H", Some("${G}-$GIVEN"))]).unwrap();
+        globals
+            .declare(
+                &words,
+                &[arg("G", Some("global")), arg("GIVEN", Some("x")), arg("H", Some("${G}-$GIVEN"))],
+            )
+            .unwrap();
         assert_eq!(globals.lookup("H").as_deref(), Some("global-caller"));
         let env = vec!["E=env".to_owned()];
         let mut scope = Scope::default();

@@ -45,7 +45,8 @@ impl World {
         }
         set("tmp", 0o1777);
         set("open", 0o775);
-        std::fs::write(tree.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/:/bin/sh\n").unwrap();
+        std::fs::write(tree.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/:/bin/sh\n")
+            .unwrap();
         std::fs::write(tree.join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
         std::fs::write(tree.join("data/file"), "old").unwrap();
         std::os::unix::fs::symlink("/data/real", tree.join("link")).unwrap();
@@ -54,7 +55,10 @@ impl World {
         if let Some(busybox) = busybox() {
             std::fs::copy(busybox, tree.join("bin/busybox")).unwrap();
             set("bin/busybox", 0o755);
-            for name in ["sh", "cat", "echo", "ls", "mkdir", "touch", "rm", "id", "env", "test", "true", "false", "pwd", "stat", "chown", "date"] {
+            for name in [
+                "sh", "cat", "echo", "ls", "mkdir", "touch", "rm", "id", "env", "test", "true", "false",
+                "pwd", "stat", "chown", "date",
+            ] {
                 std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
             }
         }

@@ -79,6 +79,9 @@ pub struct Args {
     /// Write the image ID to this file, too.
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
+    /// Print only the image ID.
+    #[arg(short, long)]
+    quiet: bool,
     /// How to show what is done.
     #[arg(long, value_enum, default_value_t = Shown::Auto)]
     progress: Shown,
@@ -97,7 +100,7 @@ enum Shown {
 }
 
 pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
-    let ui = cx.ui.quieter(args.progress == Shown::Quiet);
+    let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
     let found = find(args).map_err(|e| failure(&e))?;
     let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
     let engine = cx.engine()?;
