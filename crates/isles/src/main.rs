@@ -8,7 +8,6 @@ mod commands;
 mod context;
 mod failure;
 mod filter;
-mod recipes;
 mod registry;
 mod source;
 mod ui;

@@ -4,13 +4,14 @@
 use std::fs::File;
 use std::path::Path;
 
+use isles_build::{BuildOptions, Built, image_of_recipe, image_of_suite};
 use isles_engine::Engine;
 use isles_spec::{Platform, PullPolicy, Reference, Source};
 use isles_store::{Image, Imported, Lease, Store};
 
+use crate::commands::build::{failure, lint};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::recipes::{self, RecipeOptions};
 use crate::registry::Connection;
 use crate::ui::progress::Bars;
 
@@ -21,8 +22,8 @@ pub struct Wishes {
     pub pull: PullPolicy,
     /// How to speak with the registry.
     pub connection: Connection,
-    /// What a recipe is built with.
-    pub recipe: RecipeOptions,
+    /// What a recipe is built with, beside these.
+    pub build: BuildOptions,
 }
 
 /// An image, what it was called, and what keeps it from being collected until something stands on it.
@@ -55,16 +56,31 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
             }
             (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
         }
-        Source::Recipe(path) => {
-            let lease = store.lease()?;
-            (recipes::build(cx, engine, path, wishes)?, Some(lease))
-        }
-        Source::Debian(suite) => {
-            let lease = store.lease()?;
-            (recipes::bootstrap(cx, engine, suite, wishes)?, Some(lease))
+        Source::Recipe(_) | Source::Debian(_) => {
+            let built = build(cx, engine, source, wishes)?;
+            (built.image, Some(built.lease))
         }
     };
     Ok(Acquired { image, name, _lease: lease })
+}
+
+fn build(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Result<Built, Failure> {
+    let (client, bars) = (wishes.connection.client(), Bars::new(&cx.ui));
+    let options = BuildOptions {
+        pull: wishes.pull,
+        platform: wishes.platform.clone(),
+        quiet: cx.ui.is_quiet(),
+        ..wishes.build.clone()
+    };
+    let built = match source {
+        Source::Debian(suite) => image_of_suite(engine, &client, suite, &options, &bars),
+        other => image_of_recipe(engine, &client, Path::new(&other.to_string()), &options, &bars),
+    };
+    let built = built.map_err(|e| failure(&e))?;
+    for warning in &built.warnings {
+        cx.ui.warning(&lint(warning));
+    }
+    Ok(built)
 }
 
 fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) -> Result<Image, Failure> {

@@ -129,15 +129,20 @@ fn find(args: &Args) -> isles_build::Result<Found> {
     }
 }
 
-fn options(args: &Args) -> Result<BuildOptions, Failure> {
-    let mut build_args = BTreeMap::new();
-    for text in &args.build_arg {
+/// `NAME=VALUE`, or `NAME` for the caller's variable.
+pub fn build_arguments(list: &[String]) -> BTreeMap<String, String> {
+    let mut arguments = BTreeMap::new();
+    for text in list {
         match text.split_once('=') {
-            Some((name, value)) => drop(build_args.insert(name.to_owned(), value.to_owned())),
+            Some((name, value)) => drop(arguments.insert(name.to_owned(), value.to_owned())),
             // A variable that is not set is as if it were not given, as docker has it.
-            None => build_args.extend(std::env::var(text).ok().map(|value| (text.clone(), value))),
+            None => arguments.extend(std::env::var(text).ok().map(|value| (text.clone(), value))),
         }
     }
+    arguments
+}
+
+fn options(args: &Args) -> Result<BuildOptions, Failure> {
     let mut labels = BTreeMap::new();
     for text in &args.label {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
@@ -150,7 +155,7 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
     }
     Ok(BuildOptions {
         tags: args.tag.clone(),
-        build_args,
+        build_args: build_arguments(&args.build_arg),
         labels,
         secrets,
         target: args.target.clone(),

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use isles_build::BuildOptions;
+use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
@@ -11,9 +13,9 @@ use isles_spec::{
     SeccompChoice, Security, Source, UserNamespace, Workload,
 };
 
+use crate::commands::build::build_arguments;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::recipes::RecipeOptions;
 use crate::registry::Connection;
 use crate::source::{self, Wishes};
 
@@ -298,12 +300,13 @@ fn wishes(args: &Args) -> Result<Wishes, Failure> {
             _ => PullPolicy::Missing,
         },
         connection: args.connection.clone(),
-        recipe: RecipeOptions {
-            build_args: args.build_arg.clone(),
+        build: BuildOptions {
+            build_args: build_arguments(&args.build_arg),
             target: args.target.clone(),
             no_cache: args.no_cache,
             host_ca: args.host_ca,
-            mirror: args.mirror.clone(),
+            bootstrap: BootstrapOptions { mirror: args.mirror.clone(), ..BootstrapOptions::default() },
+            ..BuildOptions::default()
         },
     })
 }
