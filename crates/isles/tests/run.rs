@@ -315,6 +315,9 @@ fn containers_stay_until_they_are_removed() {
         let filtered = world.isles(&["ps", "-aq", "--filter", "exited=3", "--filter", "label=a"]).fine();
         assert_eq!(filtered.trim(), &id[..12]);
         assert_eq!(world.isles(&["ps", "-aq", "--filter", "status=running"]).fine(), "");
+        let seen =
+            world.isles(&["inspect", "-f", "{{.State.ExitCode}} {{.Config.Labels.a}} {{.Name}}", "one"]);
+        assert_eq!(seen.fine(), "3 b /one\n");
         world.isles(&["ps", "--filter", "color=red"]).fails(1, &["color"]);
         world.isles(&["rm", "nosuch"]).fails(1, &["no such container: nosuch"]);
         assert_eq!(world.isles(&["rm", &id[..8]]).fine().trim(), &id[..8]);

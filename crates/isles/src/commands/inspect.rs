@@ -1,7 +1,10 @@
 //! `isles inspect`
 
 use clap::ValueEnum;
+use isles_engine::{Engine, Info, Status};
 use isles_spec::image::ContainerConfig;
+use isles_spec::time::rfc3339;
+use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
 
@@ -9,10 +12,11 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::format::Format;
 
-/// Show everything about images, with docker's names for it.
+/// Show everything about containers and images, with docker's names for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   isles inspect debian:12
+  isles inspect -f '{{.State.ExitCode}}' quiet_reef_4f2a
   isles inspect -f '{{.Id}} {{json .Config.Env}}' debian:12")]
 pub struct Args {
     /// Names or IDs.
@@ -28,18 +32,19 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
+    Container,
     Image,
 }
 
 /// The kinds that a name is looked up in, in this order.
-const KINDS: [Kind; 1] = [Kind::Image];
+const KINDS: [Kind; 2] = [Kind::Container, Kind::Image];
 
 pub fn cmd_inspect(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let mut found = Vec::new();
     let mut code = Code::SUCCESS;
     for name in &args.names {
-        match object(cx, engine.store(), name, args.kind) {
+        match object(&engine, name, args.kind) {
             Ok(object) => found.push(object),
             Err(failure) => {
                 cx.ui.error(&failure);
@@ -51,22 +56,23 @@ pub fn cmd_inspect(cx: &Context, args: &Args) -> Result<Code, Failure> {
     Ok(code)
 }
 
-fn object(cx: &Context, store: &Store, name: &str, kind: Option<Kind>) -> Result<Value, Failure> {
+fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Failure> {
     let mut missing = None;
     for candidate in KINDS.into_iter().filter(|k| kind.is_none_or(|wanted| wanted == *k)) {
         let result = match candidate {
-            Kind::Image => image(cx, store, name),
+            Kind::Container => container(engine, name),
+            Kind::Image => image(engine.store(), name),
         };
         match result {
             Ok(object) => return Ok(object),
-            Err(failure) => missing = missing.or(Some(failure)),
+            Err(failure) => missing = Some(failure),
         }
     }
     Err(missing.unwrap_or_else(|| Failure::new(format!("nothing is called '{name}'"))))
 }
 
 /// An image as `docker inspect` shows it.
-pub fn image(_cx: &Context, store: &Store, name: &str) -> Result<Value, Failure> {
+fn image(store: &Store, name: &str) -> Result<Value, Failure> {
     let image = store.resolve(name, None)?;
     let summary = store.images()?.into_iter().find(|i| i.manifest_digest == image.manifest_digest);
     let (names, size) = summary.map(|s| (s.references, s.size)).unwrap_or_default();
@@ -126,4 +132,93 @@ fn container_config(config: &ContainerConfig) -> Result<Value, Failure> {
         all.extend(own);
     }
     Ok(Value::Object(all))
+}
+
+/// A container as `docker inspect` shows it.
+fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
+    /// What docker prints for a time that has not come.
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+    let Info { record, state, status, ephemeral } = engine.find(name)?;
+    let w = &record.workload;
+    let time = |t: Option<u64>| t.map_or(NEVER.to_owned(), rfc3339);
+    let (program, arguments) = record.command.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let image = record.image_id.as_ref().map(ToString::to_string).unwrap_or_default();
+    Ok(json!({
+        "Id": record.id,
+        "Created": rfc3339(record.created),
+        "Path": program,
+        "Args": arguments,
+        "State": {
+            "Status": status,
+            "Running": status == Status::Running,
+            "Paused": false,
+            "Restarting": false,
+            "OOMKilled": state.out_of_memory,
+            "Dead": status == Status::Dead,
+            "Pid": state.pid.filter(|_| status == Status::Running).unwrap_or(0),
+            "ExitCode": state.exit_code.unwrap_or(0),
+            "Error": state.error.unwrap_or_default(),
+            "StartedAt": time(state.started),
+            "FinishedAt": time(state.finished),
+        },
+        "Image": image,
+        "Name": format!("/{}", record.name),
+        "RestartCount": 0,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "Mounts": w.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "HostConfig": {
+            "AutoRemove": ephemeral,
+            "NetworkMode": match &w.network {
+                NetworkMode::None => "none".to_owned(),
+                NetworkMode::Default | NetworkMode::Host => "host".to_owned(),
+                NetworkMode::Container(other) => format!("container:{other}"),
+                NetworkMode::Path(path) => format!("ns:{}", path.display()),
+            },
+            "PidMode": mode(&w.pid),
+            "IpcMode": mode(&w.ipc),
+            "UTSMode": mode(&w.uts),
+            "Privileged": w.security.privileged,
+            "ReadonlyRootfs": w.read_only,
+            "CapAdd": w.security.cap_add,
+            "CapDrop": w.security.cap_drop,
+            "Memory": w.resources.memory.unwrap_or(0),
+            "NanoCpus": w.resources.nano_cpus.unwrap_or(0),
+            "CpusetCpus": w.resources.cpuset_cpus.as_deref().unwrap_or_default(),
+            "PidsLimit": w.resources.pids,
+            "Init": w.init,
+            "ShmSize": w.shm_size.unwrap_or(64 << 20),
+        },
+        "Config": {
+            "Hostname": w.hostname.as_deref().unwrap_or(&record.id[..record.id.len().min(12)]),
+            "User": w.user.as_deref().unwrap_or_default(),
+            "Tty": w.tty,
+            "OpenStdin": w.interactive,
+            "Env": w.env,
+            "Cmd": w.command,
+            "Image": record.image,
+            "WorkingDir": w.working_dir,
+            "Entrypoint": w.entrypoint,
+            "Labels": w.labels,
+            "StopSignal": w.stop_signal,
+        },
+    }))
+}
+
+fn mode(mode: &NamespaceMode) -> String {
+    match mode {
+        NamespaceMode::Private => "private".into(),
+        NamespaceMode::Host => "host".into(),
+        NamespaceMode::Container(other) => format!("container:{other}"),
+        NamespaceMode::Path(path) => format!("ns:{}", path.display()),
+    }
+}
+
+fn mount(mount: &Mount) -> Value {
+    let (kind, source) = match &mount.kind {
+        MountKind::Bind { source, .. } => ("bind", source.display().to_string()),
+        MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
+        MountKind::Volume { name, .. } => ("volume", name.clone().unwrap_or_default()),
+    };
+    json!({"Type": kind, "Source": source, "Destination": mount.destination, "RW": !mount.read_only})
 }
