@@ -17,7 +17,6 @@ pub fn run(filters: &[String]) -> Result<()> {
     if !cargo().args(["nextest", "--version"]).output().is_ok_and(|o| o.status.success()) {
         step("install nextest", cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
-    step("build", cargo().args(["build", "--quiet", "--package", "isles"]))?;
     let mut tests = cargo();
     tests.args(["nextest", "run", "--workspace", "--no-fail-fast", "--status-level", "slow"]).args(filters);
     let summary = last_summary(&mut tests)?;
