@@ -36,7 +36,7 @@ pub fn detect() -> Identity {
         return if able { Identity::Root } else { Identity::Single };
     }
     let ids = |file: &str| -> u64 {
-        fs::read_to_string(file)
+        crate::proc_file::read(file)
             .unwrap_or_default()
             .lines()
             .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
@@ -172,7 +172,19 @@ pub fn enter_mapped() -> Result<(), EnterError> {
     p::set_gid(0).map_err(os)?;
     p::set_uid(0).map_err(os)?;
     p::set_groups(&[]).map_err(os)?;
-    crate::sys::mount::propagation_of_all(libc::MS_SLAVE).map_err(os)
+    crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC).map_err(os)
+}
+
+/// Maps root of the namespace that this process has just made to the caller, where nothing is mapped yet.
+fn map_own_id(uid: u32, gid: u32) -> io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    for (file, id) in [("/proc/self/uid_map", uid), ("/proc/self/gid_map", gid)] {
+        if fs::read_to_string(file)?.trim().is_empty() {
+            fs::write(file, format!("0 {id} 1"))?;
+        }
+    }
+    crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC)
+        .map_err(|Errno(e)| io::Error::from_raw_os_error(e))
 }
 
 /// Moves this process into the user namespace that `pid`, a process of the same user, got from [`enter_mapped`], and into
@@ -187,18 +199,7 @@ pub fn enter_mapped_of(pid: i32) -> io::Result<()> {
     p::set_gid(0).map_err(os)?;
     p::set_uid(0).map_err(os)?;
     p::set_groups(&[]).map_err(os)?;
-    crate::sys::mount::propagation_of_all(libc::MS_SLAVE).map_err(os)
-}
-
-/// Maps root of the namespace that this process has just made to the caller, where nothing is mapped yet.
-fn map_own_id(uid: u32, gid: u32) -> io::Result<()> {
-    fs::write("/proc/self/setgroups", "deny")?;
-    for (file, id) in [("/proc/self/uid_map", uid), ("/proc/self/gid_map", gid)] {
-        if fs::read_to_string(file)?.trim().is_empty() {
-            fs::write(file, format!("0 {id} 1"))?;
-        }
-    }
-    crate::sys::mount::propagation_of_all(libc::MS_SLAVE).map_err(|Errno(e)| io::Error::from_raw_os_error(e))
+    crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC).map_err(os)
 }
 
 fn write_maps(pid: u32, uid: u32, uids: Subordinate, gid: u32, gids: Subordinate) -> Result<(), EnterError> {

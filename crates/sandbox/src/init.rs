@@ -6,6 +6,17 @@ use crate::sys::process as p;
 
 /// Splits this process: the child goes on to become the program, the parent stays as init and never returns.
 pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
+    // SAFETY: all zeroes is a valid set.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // Before there is a child: one that ended before its SIGCHLD is waited for would never be noticed. The program's
+    // side lets go of them again before it runs.
+    // SAFETY: the set lives.
+    unsafe {
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+        // Ignored, as a caller may have left it, it would not come either.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
     // Not fork(3): that waits for the locks of the C library, which another thread of the caller may have held.
     let child = match p::clone3(0, None) {
         Ok(p::Side::Child) => return,
@@ -22,11 +33,8 @@ pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
         libc::close(report);
         libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
     }
-    // SAFETY: the sets and the status live; every signal is blocked so that it can be waited for.
+    // SAFETY: the set and the status live.
     unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
         loop {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             let signal = libc::sigwaitinfo(&all, &mut info);

@@ -1,5 +1,6 @@
 //! A [`Setup`] made flat: terminated strings and numbers, so that the child has nothing to compute.
 
+use std::cell::Cell;
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -47,7 +48,8 @@ pub(crate) enum PlannedSource {
         source: CString,
         recursive: bool,
         directory: bool,
-        fd: Option<RawFd>,
+        /// For a mount that is to be shared with the host: the copy of it, once it is made. The child alone sets it.
+        held: Option<Cell<RawFd>>,
     },
     Filesystem {
         kind: CString,
@@ -122,7 +124,6 @@ pub(crate) struct Plan<'a> {
     pub root: PlannedRoot,
     pub read_only_root: bool,
     pub root_propagation: u64,
-    pub host_propagation: u64,
     pub mounts: Vec<PlannedMount>,
     pub devices: Vec<PlannedDevice>,
     pub make_nodes: bool,
@@ -152,6 +153,9 @@ pub(crate) struct Plan<'a> {
     pub setup: &'a Setup,
 }
 
+/// `OVL_MAX_STACK` of the kernel, which says no more than "invalid argument".
+const MAX_LAYERS: usize = 500;
+
 fn c(path: &Path) -> Result<CString, SpawnError> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| SpawnError::nul("path", path.as_os_str().as_bytes()))
@@ -180,10 +184,14 @@ fn below(path: &Path) -> Result<CString, SpawnError> {
 
 pub(crate) fn propagation_flag(p: Propagation) -> u64 {
     match p {
-        Propagation::Private | Propagation::Rprivate => libc::MS_PRIVATE,
-        Propagation::Slave | Propagation::Rslave => libc::MS_SLAVE,
-        Propagation::Shared | Propagation::Rshared => libc::MS_SHARED,
-        Propagation::Unbindable | Propagation::Runbindable => libc::MS_UNBINDABLE,
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Rprivate => libc::MS_PRIVATE | libc::MS_REC,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Rslave => libc::MS_SLAVE | libc::MS_REC,
+        Propagation::Shared => libc::MS_SHARED,
+        Propagation::Rshared => libc::MS_SHARED | libc::MS_REC,
+        Propagation::Unbindable => libc::MS_UNBINDABLE,
+        Propagation::Runbindable => libc::MS_UNBINDABLE | libc::MS_REC,
     }
 }
 
@@ -280,6 +288,16 @@ impl<'a> Plan<'a> {
 
         let root = match &setup.root {
             RootFs::Overlay { lowers, upper, work, volatile, userxattr } => {
+                if lowers.len() > MAX_LAYERS {
+                    return Err(SpawnError {
+                        step: Step::Root,
+                        object: upper.display().to_string(),
+                        cause: std::io::Error::other(format!(
+                            "{} layers; an overlay takes at most {MAX_LAYERS}",
+                            lowers.len()
+                        )),
+                    });
+                }
                 // The kernel wants the topmost first.
                 let lowers: Vec<CString> = lowers.iter().rev().map(|p| c(p)).collect::<Result<_, _>>()?;
                 let joined: Vec<&[u8]> = lowers.iter().map(|l| l.as_bytes()).collect();
@@ -307,10 +325,6 @@ impl<'a> Plan<'a> {
         for mount in &setup.mounts {
             mounts.push(plan_mount(mount, tty_group)?);
         }
-        let shares = setup
-            .mounts
-            .iter()
-            .any(|m| matches!(m.propagation, Some(Propagation::Shared | Propagation::Rshared)));
         let mut devices = Vec::new();
         for device in &setup.devices {
             devices.push(PlannedDevice {
@@ -385,7 +399,6 @@ impl<'a> Plan<'a> {
             root,
             read_only_root: setup.read_only_root,
             root_propagation: setup.root_propagation.map_or(0, propagation_flag),
-            host_propagation: if shares { 0 } else { libc::MS_SLAVE },
             mounts,
             devices,
             make_nodes: !in_own_userns,
@@ -419,7 +432,8 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
                 source: c(source)?,
                 recursive: *recursive,
                 directory: metadata.is_dir(),
-                fd: None,
+                held: matches!(mount.propagation, Some(Propagation::Shared | Propagation::Rshared))
+                    .then(|| Cell::new(-1)),
             }
         }
         MountSource::Filesystem { kind, source, options } => PlannedSource::Filesystem {

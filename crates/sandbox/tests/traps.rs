@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use busybox::*;
+use isles_sandbox::capability::CapabilitySet;
 use isles_sandbox::setup::*;
 use isles_sandbox::{ExitStatus, Step, spawn};
 use isles_spec::IdMapping;
@@ -74,6 +75,72 @@ fn trap_2_proc_sys_and_dev_as_links_are_refused() {
 }
 
 #[test]
+fn trap_1_nothing_is_won_by_changing_the_root_meanwhile() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    both(|root, host| {
+        let end = AtomicBool::new(false);
+        let source = root.join("tmp/source");
+        fs::create_dir(&source).unwrap();
+        let (place, link) = (root.join("place"), root.join("link"));
+        fs::create_dir(&place).unwrap();
+        symlink(host, &link).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    let _ = rustix::fs::renameat_with(
+                        rustix::fs::CWD,
+                        &place,
+                        rustix::fs::CWD,
+                        &link,
+                        rustix::fs::RenameFlags::EXCHANGE,
+                    );
+                }
+            });
+            for _ in 0..100 {
+                let mut s = script(root, "true");
+                s.mounts.push(bind(&source, "/place/deep/er"));
+                s.masked_paths.push("/place/deep".into());
+                // It works or it fails, as the race has it.
+                let _ = spawn(&s).map(|mut c| c.wait());
+            }
+            end.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read_dir(host).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn trap_2_files_in_the_place_of_folders_are_refused() {
+    for name in ["proc", "sys", "dev"] {
+        both(|root, _| {
+            fs::write(root.join(name), "").unwrap();
+            let e = spawn(&script(root, "true")).unwrap_err();
+            assert_eq!((e.step, e.errno()), (Step::MountPoint, Some(libc::ENOTDIR)), "{name}: {e}");
+        });
+    }
+}
+
+#[test]
+fn trap_2_a_console_of_the_images_own_dev_leads_nowhere() {
+    both(|root, host| {
+        // CVE-2025-52565: the image keeps its own /dev, and its console is a link.
+        fs::create_dir_all(root.join("dev/pts")).unwrap();
+        symlink(host.join("target"), root.join("dev/console")).unwrap();
+        for exists in [false, true] {
+            if exists {
+                fs::write(host.join("target"), "untouched").unwrap();
+            }
+            let mut s = script(root, "true");
+            s.mounts.retain(|m| !["/dev", "/dev/mqueue"].map(Path::new).contains(&m.destination.as_path()));
+            s.process.terminal = Some((24, 80));
+            let e = spawn(&s).unwrap_err();
+            assert_eq!((e.step, e.errno()), (Step::Terminal, Some(libc::ELOOP)), "{e}");
+            assert_eq!(fs::read(host.join("target")).unwrap_or_default().is_empty(), !exists);
+        }
+    });
+}
+
+#[test]
 fn trap_2_dev_of_the_image_is_covered() {
     both(|root, host| {
         fs::create_dir(root.join("dev")).unwrap();
@@ -101,6 +168,65 @@ fn trap_3_masks_use_the_hosts_null() {
         let (_, output) = run(&mut s);
         assert_eq!(output, "");
         assert_eq!(fs::read_to_string(root.join("etc/secret")).unwrap(), "secret");
+    });
+}
+
+/// Runs `body` in a mount namespace of its own, in a child, where this is root.
+fn with_own_mounts(body: impl FnOnce()) {
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    // SAFETY: the child only runs the closure and leaves.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // SAFETY: the call takes a number.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+            mount_at("", "/", libc::MS_REC | libc::MS_PRIVATE);
+            body();
+        }));
+        std::process::exit(i32::from(ok.is_err()));
+    }
+    let mut status = 0;
+    // SAFETY: the status lives.
+    unsafe { libc::waitpid(pid, &mut status, 0) };
+    assert_eq!(status, 0, "see above");
+}
+
+fn mount_at(source: &str, target: &str, flags: u64) {
+    let c = |text: &str| std::ffi::CString::new(text).unwrap();
+    let (from, to, kind) = (c(source), c(target), c(if source == "tmpfs" { "tmpfs" } else { "" }));
+    // SAFETY: the strings are terminated and live.
+    let done = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
+    assert_eq!(done, 0, "{source} on {target}: {}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn trap_3_a_null_that_is_none_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    with_own_mounts(|| {
+        let file = dir.path().join("null");
+        fs::write(&file, "").unwrap();
+        mount_at(file.to_str().unwrap(), "/dev/null", libc::MS_BIND);
+        let e = spawn(&script(&root, "true")).unwrap_err();
+        assert_eq!((e.step, e.errno()), (Step::Mask, Some(libc::ENODEV)), "{e}");
+    });
+}
+
+#[test]
+fn trap_4_a_proc_that_is_none_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    with_own_mounts(|| {
+        mount_at("tmpfs", "/proc", 0);
+        let e = spawn(&script(&root, "true")).unwrap_err();
+        assert_eq!(
+            (e.step, e.object.as_str(), e.errno()),
+            (Step::Prepare, "/proc", Some(libc::ENODEV)),
+            "{e}"
+        );
     });
 }
 
@@ -141,6 +267,51 @@ fn trap_5_no_descriptor_of_the_host_gets_in() {
         assert_eq!(e.step, Step::WorkingDirectory, "CVE-2024-21626: {e}");
         // SAFETY: closes what was made above.
         unsafe { libc::close(57) };
+    });
+}
+
+#[test]
+fn trap_5_nor_into_a_process_that_joins() {
+    both(|root, host| {
+        let (wait, write) = std::io::pipe().unwrap();
+        let mut first = script(root, "read line");
+        first.stdio.stdin = Some(OwnedFd::from(wait));
+        let mut container = spawn(&first).unwrap();
+        drop(first);
+        let open = fs::File::open(host).unwrap();
+        // SAFETY: the call takes numbers.
+        unsafe { libc::dup3(open.as_raw_fd(), 57, 0) };
+        let mut second = script(root, "for f in /proc/self/fd/*; do echo ${f##*/}; done");
+        second.namespaces = Namespaces::of_process(container.pid()).unwrap();
+        second.hostname = None;
+        let (_, listed) = run(&mut second);
+        assert!(listed.contains("0\n1\n2\n") && !listed.contains("57"), "{listed}");
+        for cwd in ["/proc/self/fd/57", "/proc/self/fd/57/.."] {
+            second.process.cwd = cwd.into();
+            let e = spawn(&second).unwrap_err();
+            assert_eq!(e.step, Step::WorkingDirectory, "{cwd}: {e}");
+        }
+        // SAFETY: closes what was made above.
+        unsafe { libc::close(57) };
+        drop(write);
+        container.wait().unwrap();
+    });
+}
+
+#[test]
+fn trap_6_nobody_looks_into_a_process_half_way_in() {
+    both(|root, _| {
+        let (gate, open) = std::io::pipe().unwrap();
+        let mut s = script(root, "true");
+        s.gate.before_exec = Some(gate.into());
+        let mut child = isles_sandbox::Pending::new(&s).unwrap().wait_before_exec().unwrap();
+        if !is_root() {
+            let exe = format!("/proc/{}/exe", child.pid());
+            assert_eq!(fs::File::open(exe).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        }
+        std::io::Write::write_all(&mut &open, b"g").unwrap();
+        drop(s);
+        assert_eq!(child.wait().unwrap(), ExitStatus::Code(0));
     });
 }
 
@@ -187,6 +358,45 @@ fn trap_13_read_only_holds_below() {
         s.mounts.push(outer);
         assert_eq!(run(&mut s).1, "end\n");
         assert_eq!(fs::read_dir(&inner).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn trap_13_a_namespace_below_a_source_is_taken_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    with_own_mounts(|| {
+        let (host, below) = (dir.path().join("host"), dir.path().join("host/net"));
+        fs::create_dir(&host).unwrap();
+        fs::write(&below, "").unwrap();
+        mount_at("/proc/self/ns/net", below.to_str().unwrap(), libc::MS_BIND);
+        let mut s = script(&root, "grep -c ' /ns/net nsfs' /proc/self/mounts");
+        s.mounts.push(bind(&host, "/ns"));
+        assert_eq!(run(&mut s).1, "1\n");
+    });
+}
+
+#[test]
+fn trap_13_mounts_of_the_container_stay_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    with_own_mounts(|| {
+        // As systemd leaves it: everything is shared.
+        mount_at("", "/", libc::MS_REC | libc::MS_SHARED);
+        let host = dir.path().join("host");
+        fs::create_dir(&host).unwrap();
+        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut s = script(&root, "mount -t tmpfs tmpfs /host; mount | grep -c ' /host '");
+        s.process.capabilities = Capabilities::of(CapabilitySet::ALL);
+        s.mounts.push(bind(&host, "/host"));
+        assert_eq!(run(&mut s).1, "2\n");
+        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        // On request they are the host's as well.
+        s.mounts.last_mut().unwrap().propagation = Some(isles_spec::Propagation::Rshared);
+        s.process.args[2] = b"mount -t tmpfs tmpfs /host".to_vec();
+        assert_eq!(run(&mut s).0, ExitStatus::Code(0));
+        let after = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert_eq!(after.lines().count(), before.lines().count() + 1);
     });
 }
 
@@ -273,6 +483,107 @@ fn bad_roots() {
 }
 
 #[test]
+fn bad_places_of_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    with_own_mounts(|| {
+        let at = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let root = root.to_str().unwrap();
+        let fine = |place: &str, script: &str| {
+            let (status, output) = run(&mut setup(RootFs::Directory(place.into()), script, UserNs::Host));
+            assert_eq!((status, output.as_str()), (ExitStatus::Code(0), "fine\n"), "{place}");
+        };
+        // A read-only root has places for mounts only where it brings them along.
+        for folder in ["proc", "sys", "dev"] {
+            fs::create_dir_all(Path::new(root).join(folder)).unwrap();
+        }
+        let shared = at("shared");
+        mount_at(root, &shared, libc::MS_BIND);
+        mount_at("", &shared, libc::MS_SHARED);
+        fine(&shared, "echo fine");
+        let read_only = at("readonly");
+        mount_at(root, &read_only, libc::MS_BIND);
+        mount_at("", &read_only, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY);
+        fine(&read_only, "if echo x > /x; then echo wrote; fi 2>/dev/null; echo fine");
+        let (upper, work, merged) = (at("upper"), at("work"), at("merged"));
+        let options =
+            std::ffi::CString::new(format!("lowerdir={root},upperdir={upper},workdir={work}")).unwrap();
+        let target = std::ffi::CString::new(merged.as_str()).unwrap();
+        // SAFETY: the strings are terminated and live.
+        let done = unsafe {
+            let kind = c"overlay".as_ptr();
+            libc::mount(kind, target.as_ptr(), kind, 0, options.as_ptr().cast())
+        };
+        assert_eq!(done, 0);
+        fine(&merged, "echo fine");
+    });
+}
+
+#[test]
+fn bad_numbers_of_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    // Paths that are longer together than the page that mount(2) has for options.
+    let long = "a-layer-with-a-name-as-long-as-the-digest-of-a-blob-is-".repeat(2);
+    let layers: Vec<_> = (0..500).map(|i| dir.path().join(format!("{long}{i}"))).collect();
+    for (i, layer) in layers.iter().enumerate() {
+        fs::create_dir(layer).unwrap();
+        fs::write(layer.join(format!("file{i}")), "").unwrap();
+    }
+    let (upper, work) = (dir.path().join("upper"), dir.path().join("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir(dir).unwrap();
+    }
+    let overlay = |extra: &[std::path::PathBuf]| RootFs::Overlay {
+        lowers: [std::slice::from_ref(&root), extra].concat(),
+        upper: upper.clone(),
+        work: work.clone(),
+        volatile: true,
+        userxattr: false,
+    };
+    let mut s = setup(overlay(&layers[..499]), "ls / | grep -c file", UserNs::Host);
+    assert_eq!(run(&mut s).1, "499\n");
+    let e = spawn(&setup(overlay(&layers), "true", UserNs::Host)).unwrap_err();
+    assert_eq!(e.step, Step::Root);
+    assert!(e.cause.to_string().contains("501 layers"), "{e}: {}", e.cause);
+}
+
+#[test]
+fn bad_programs() {
+    both(|root, _| {
+        fs::write(root.join("bin/plain"), "text").unwrap();
+        symlink("/nowhere", root.join("bin/dangling")).unwrap();
+        for (program, code) in [
+            ("plain", 126),
+            ("/bin/plain", 126),
+            ("/etc", 126),
+            ("dangling", 127),
+            ("/nosuch", 127),
+            ("etc/nosuch", 127),
+            ("", 127),
+        ] {
+            let mut s = script(root, "");
+            s.process.args = vec![program.into()];
+            let e = spawn(&s).unwrap_err();
+            assert_eq!((e.step, e.exit_code()), (Step::Exec, code), "{program}");
+        }
+        let mut s = script(root, "");
+        (s.process.cwd, s.process.args) = ("/bin".into(), vec![b"../bin/echo".to_vec(), b"fine".to_vec()]);
+        assert_eq!(run(&mut s).1, "fine\n", "a relative path is below the working folder");
+        s.process.args = vec![];
+        assert_eq!(spawn(&s).unwrap_err().step, Step::Prepare);
+    });
+}
+
+#[test]
 fn bad_ids_that_are_not_mapped() {
     both(|root, _| {
         if is_root() {
@@ -352,6 +663,48 @@ fn a_thousand_mounts() {
             s.mounts.push(bind(host, &format!("/many/{i}")));
         }
         assert_eq!(run(&mut s).1, "1000\n");
+    });
+}
+
+#[test]
+fn programs_that_end_at_once_are_noticed() {
+    both(|root, _| {
+        for i in 0..300u32 {
+            let mut s = script(root, "");
+            s.process.args = vec![b"true".to_vec()];
+            s.process.init = i % 2 == 1;
+            assert_eq!(spawn(&s).unwrap().wait().unwrap(), ExitStatus::Code(0));
+        }
+    });
+}
+
+#[test]
+fn containers_run_in_a_user_namespace_of_somebody_elses() {
+    both(|root, _| {
+        if is_root() {
+            return;
+        }
+        let (uid, gid) = unsafe_ids();
+        // SAFETY: the child only runs a container in a namespace of its own and leaves.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: the call takes numbers.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) }, 0);
+            fs::write("/proc/self/setgroups", "deny").unwrap();
+            fs::write("/proc/self/gid_map", format!("0 {gid} 1")).unwrap();
+            fs::write("/proc/self/uid_map", format!("0 {uid} 1")).unwrap();
+            let look = "id -u; test -c /dev/null; echo x > /tmp/x; grep -c . /proc/self/uid_map";
+            let mut outputs = Vec::new();
+            // The namespace as it is, and one below it.
+            for user in [UserNs::Host, one_id()] {
+                outputs.push(run(&mut setup(RootFs::Directory(root.into()), look, user)).1);
+            }
+            std::process::exit(if outputs == ["0\n1\n", "0\n1\n"] { 0 } else { 1 });
+        }
+        let mut status = 0;
+        // SAFETY: the status lives.
+        unsafe { libc::waitpid(pid, &mut status, 0) };
+        assert_eq!(status, 0);
     });
 }
 

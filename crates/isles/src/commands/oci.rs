@@ -226,12 +226,21 @@ pub fn cmd_oci(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Ok(Code::SUCCESS);
     }
     let Some(command) = &args.command else { return Ok(Code::SUCCESS) };
+    // The containers of these outlive us, and may wait for the moment when nobody runs our file any more.
+    if matches!(command, Command::Create(_) | Command::Start { .. } | Command::Run { .. } | Command::Exec(_)) {
+        isles_sandbox::protect_own_program()
+            .map_err(|e| Failure::because("cannot keep this program out of the container's reach", &e))?;
+    }
     let log = args.log.clone();
     let json = args.log_format == "json";
     // What a further process runs with was said at the container's creation.
     let quiet = matches!(command, Command::Exec(_));
     let runtime = Runtime {
-        root: args.root.clone().unwrap_or_else(Runtime::default_root),
+        root: match &args.root {
+            Some(root) => std::path::absolute(root)
+                .map_err(|e| Failure::because(format!("cannot use {}", root.display()), &e))?,
+            None => Runtime::default_root(),
+        },
         warn: Box::new(move |text| match &log {
             Some(file) => write_log(file, json, "warning", text),
             None if quiet => {}

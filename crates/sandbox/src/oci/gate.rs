@@ -17,16 +17,15 @@ use super::state::{Folder, Record, Status};
 use super::{Error, Result};
 
 /// A FIFO that both `create`'s child and `start` open. Opened for both directions, so that neither waits for the other.
-pub(super) fn make(folder: &Folder, path: &Path) -> Result<OwnedFd> {
-    let path = folder.path().join(path);
-    let error = |source| Error::State { operation: "make", path: path.clone(), source };
+pub(super) fn make(path: &Path) -> Result<OwnedFd> {
+    let error = |source| Error::State { operation: "make", path: path.to_owned(), source };
     let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
         .map_err(|e| error(e.into()))?;
     // SAFETY: the path is terminated.
     if unsafe { libc::mkfifo(name.as_ptr(), 0o600) } != 0 {
         return Err(error(io::Error::last_os_error()));
     }
-    let file = fs::OpenOptions::new().read(true).write(true).open(&path).map_err(error)?;
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).map_err(error)?;
     Ok(file.into())
 }
 

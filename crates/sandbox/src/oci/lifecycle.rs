@@ -171,13 +171,13 @@ impl Runtime {
         setup.new_keyring = !options.no_new_keyring;
         setup.gate = Gate {
             before_root: early,
-            before_exec: Some(gate::make(folder, &folder.fifo())?),
+            before_exec: Some(gate::make(&folder.fifo())?),
             // Root may join it in any case.
             open_to_owner: !(rustix::process::geteuid().is_root()
                 || hooks.create_container.is_empty() && hooks.start_container.is_empty()),
             // Engines know from an error of create, not of start, that a command was not found.
             check_program: config.process.is_some(),
-            late_report: Some(gate::make(folder, &folder.report())?),
+            late_report: Some(gate::make(&folder.report())?),
         };
         let mut pending = Pending::new(setup)?;
         record.pid = pending.pid();

@@ -121,20 +121,12 @@ pub fn set_attributes(
     .map(drop)
 }
 
-/// Sets the propagation of everything in this mount namespace (mount(2)).
-pub fn propagation_of_all(flags: u64) -> Result<()> {
+/// Sets the propagation of the root of this mount namespace, with `MS_REC` of everything in it (mount(2)).
+pub fn propagation(flags: u64) -> Result<()> {
     // SAFETY: the path is terminated, the other pointers may be null for this kind of call.
     check(
-        unsafe {
-            libc::mount(
-                std::ptr::null(),
-                c"/".as_ptr(),
-                std::ptr::null(),
-                flags | libc::MS_REC,
-                std::ptr::null(),
-            )
-        }
-        .into(),
+        unsafe { libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null()) }
+            .into(),
     )
     .map(drop)
 }

@@ -185,6 +185,16 @@ pub unsafe fn execve(path: &CStr, argv: *const *const c_char, envp: *const *cons
     Errno::last()
 }
 
+/// execveat(2) of an open file; comes back only with an error.
+///
+/// # Safety
+/// As for [`execve`].
+pub unsafe fn execute_file(file: i32, argv: *const *const c_char, envp: *const *const c_char) -> Errno {
+    // SAFETY: the caller keeps the promise above; the path is empty and terminated.
+    unsafe { libc::syscall(libc::SYS_execveat, file, c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH) };
+    Errno::last()
+}
+
 /// dup3(2), or nothing but clearing close-on-exec when both are the same.
 pub fn dup_to(from: i32, to: i32) -> Result<()> {
     if from == to {
