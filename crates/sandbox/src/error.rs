@@ -166,6 +166,10 @@ impl Hint for SpawnError {
                 "the limit is above the caller's own hard limit, which only CAP_SYS_RESOURCE may raise"
             }
             (Step::Mount, Some(libc::ENOENT)) => "the source of the mount does not exist",
+            (Step::Mount, Some(libc::EPERM)) if self.object == "/proc" => {
+                "parts of this /proc are hidden, as in a container, and the kernel shows no new one to those who do not \
+                 see all of the old; run where /proc is whole, or share the PID namespace"
+            }
             (Step::Root, Some(libc::EINVAL)) => {
                 "the file system below the store may not support overlays; `isles doctor` checks it"
             }

@@ -227,7 +227,8 @@ pub fn cmd_oci(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     let Some(command) = &args.command else { return Ok(Code::SUCCESS) };
     // The containers of these outlive us, and may wait for the moment when nobody runs our file any more.
-    if matches!(command, Command::Create(_) | Command::Start { .. } | Command::Run { .. } | Command::Exec(_)) {
+    if matches!(command, Command::Create(_) | Command::Start { .. } | Command::Run { .. } | Command::Exec(_))
+    {
         isles_sandbox::protect_own_program()
             .map_err(|e| Failure::because("cannot keep this program out of the container's reach", &e))?;
     }
