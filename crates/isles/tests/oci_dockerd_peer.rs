@@ -55,12 +55,16 @@ impl Docker {
         Some(docker)
     }
 
-    fn run(&self, args: &[&str]) -> Said {
+    fn command(&self, args: &[&str]) -> Command {
         let mut socket = std::ffi::OsString::from("unix://");
         socket.push(self.bundle.path("docker.sock"));
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "100", "docker", "--host"]).arg(socket).args(args);
-        self.bundle.finish(command)
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        self.bundle.finish(self.command(args))
     }
 }
 
@@ -140,6 +144,13 @@ fn dockerd_runs_containers() {
         d.run(&["update", "--memory", "128m", "--memory-swap", "256m", "one"]).ok();
         assert_eq!(limit(&d).out.trim(), (128 << 20).to_string());
     }
+    bundle::resizes(&d.bundle, d.command(&["exec", "-it", "one", "sh", "-c", bundle::WATCH_SIZE]));
+    let numbers = d.run(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "one"]).ok();
+    assert!(!numbers.starts_with("0B") && numbers.trim().ends_with(" 2"), "{numbers}");
+    let eat = "x=x; while :; do x=$x$x$x$x; done";
+    let limited = ["run", "--name", "two", "--network", "none", "--memory", "24m", "--memory-swap", "24m"];
+    assert_eq!(d.run(&[&limited[..], &["bb", "sh", "-c", eat]].concat()).code, 137);
+    assert_eq!(d.run(&["inspect", "two", "--format", "{{.State.OOMKilled}}"]).ok(), "true\n");
     let status =
         |d: &Docker| d.run(&["inspect", "one", "--format", "{{.State.Status}} {{.State.ExitCode}}"]).ok();
     d.run(&["pause", "one"]).ok();

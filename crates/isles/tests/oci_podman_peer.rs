@@ -3,6 +3,7 @@
 
 mod bundle;
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use bundle::{Bundle, Said};
@@ -10,11 +11,16 @@ use bundle::{Bundle, Said};
 struct Podman(Bundle);
 
 impl Podman {
-    fn new() -> Option<Podman> {
-        let bundle = Bundle::root()?;
+    fn new(bundle: Option<Bundle>) -> Option<Podman> {
+        let bundle = bundle?;
         if Command::new("podman").arg("--version").output().is_err() {
             println!("skip: podman is not installed");
             return None;
+        }
+        for name in ["home", "xdg"] {
+            let path = bundle.path(name);
+            std::fs::create_dir(&path).unwrap();
+            std::os::unix::fs::chown(path, Some(bundle.status_owner()), None).unwrap();
         }
         let podman = Podman(bundle);
         let tree = podman.0.path("tree.tar");
@@ -37,6 +43,14 @@ impl Podman {
         command.arg("--root").arg(at("root")).arg("--runroot").arg(at("run")).arg("--tmpdir").arg(at("tmp"));
         command.args(["--cgroup-manager", "cgroupfs", "--storage-driver", "vfs", "--events-backend", "file"]);
         command.arg("--runtime").arg(self.0.path("isles-oci")).args(args);
+        let user = self.0.status_owner();
+        if user != 0 {
+            command.env("HOME", self.0.path("home")).env("XDG_RUNTIME_DIR", self.0.path("xdg"));
+            command.current_dir(self.0.path("home"));
+        }
+        if user != 0 && bundle::is_root() {
+            command.uid(user).gid(user);
+        }
         command
     }
 
@@ -54,7 +68,7 @@ impl Drop for Podman {
 
 #[test]
 fn podman_runs_containers() {
-    let Some(p) = Podman::new() else { return };
+    let Some(p) = Podman::new(Bundle::root()) else { return };
     assert_eq!(p.run(&["run", "--rm", "--network", "none", "bb", "echo", "hello"]).ok(), "hello\n");
     for (args, code) in [
         (&["bb", "sh", "-c", "exit 7"][..], 7),
@@ -85,7 +99,7 @@ fn podman_runs_containers() {
 
 #[test]
 fn podman_rules_a_container() {
-    let Some(p) = Podman::new() else { return };
+    let Some(p) = Podman::new(Bundle::root()) else { return };
     p.run(&[
         "run",
         "-d",
@@ -122,4 +136,63 @@ fn podman_rules_a_container() {
     p.run(&["kill", "--signal", "KILL", "one"]).ok();
     assert_eq!(p.run(&["wait", "one"]).ok().trim(), "137");
     p.run(&["rm", "one"]).ok();
+}
+
+#[test]
+fn podman_runs_containers_for_an_ordinary_user() {
+    let Some(p) = Podman::new(Bundle::rootless()) else { return };
+    let said = p.run(&["run", "--rm", "--network", "none", "bb", "sh", "-c", "id -u; exit 7"]);
+    if said.err.contains("newuidmap") || said.err.contains("cannot setup namespace") {
+        println!("skip: podman does not run here without root: {}", said.err);
+        return;
+    }
+    assert_eq!((said.code, said.out.as_str()), (7, "0\n"), "{}", said.err);
+    p.run(&["run", "-d", "--name", "one", "--network", "none", "bb", "sleep", "1000"]).ok();
+    assert_eq!(p.run(&["exec", "one", "sh", "-c", "echo in; exit 4"]).code, 4);
+    assert_eq!(p.run(&["exec", "-t", "one", "tty"]).ok().trim(), "/dev/pts/0");
+    assert!(p.run(&["top", "one"]).ok().contains("sleep 1000"));
+    p.run(&["kill", "--signal", "KILL", "one"]).ok();
+    assert_eq!(p.run(&["wait", "one"]).ok().trim(), "137");
+    p.run(&["rm", "one"]).ok();
+}
+
+#[test]
+fn podman_limits_and_counts() {
+    let Some(p) = Podman::new(Bundle::root()) else { return };
+    let quiet = ["run", "--rm", "--network", "none"];
+    let run = |more: &[&str]| p.run(&[&quiet[..], more].concat());
+    let eat = "x=x; while :; do x=$x$x$x$x; done";
+    assert_eq!(run(&["--memory", "24m", "--memory-swap", "24m", "bb", "sh", "-c", eat]).code, 137);
+    let forks = "i=0; while [ $i -lt 30 ]; do sleep 3 & i=$((i+1)); done; echo all";
+    let said = run(&["--pids-limit", "10", "bb", "sh", "-c", forks]);
+    assert!(said.code != 0 && said.err.contains("can't fork"), "{}{}", said.out, said.err);
+    let quota = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
+    assert_eq!(run(&["--cpus", "0.25", "bb", "sh", "-c", quota]).ok(), "25000\n");
+    let cpus = run(&["--cpuset-cpus", "0", "bb", "grep", "Cpus_allowed_list", "/proc/self/status"]);
+    assert_eq!(cpus.ok(), "Cpus_allowed_list:\t0\n");
+
+    let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; sleep 1000";
+    p.run(&["run", "-d", "--name", "one", "--network", "none", "bb", "sh", "-c", busy]).ok();
+    // The logs end with the container, so they are followed only as far as the line that is waited for.
+    let follow = p.command(&["logs", "--follow", "one"]).stdout(std::process::Stdio::piped()).spawn();
+    let mut follow = follow.unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(follow.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    assert_eq!(line, "done\n");
+    let numbers = p.run(&["stats", "--no-stream", "--format", "json", "one"]).ok();
+    let numbers: serde_json::Value = serde_json::from_str(&numbers).unwrap();
+    let number = |name: &str| numbers[0][name].as_str().unwrap().to_owned();
+    assert!(!number("mem_usage").starts_with("0B"), "{numbers}");
+    assert_ne!(number("pids"), "0", "{numbers}");
+    assert_ne!(number("cpu_time"), "0s", "{numbers}");
+    p.run(&["rm", "--force", "--time", "0", "one"]).ok();
+    let _ = follow.wait();
+}
+
+#[test]
+fn podman_gives_a_terminal_that_changes_its_size() {
+    let Some(p) = Podman::new(Bundle::root()) else { return };
+    p.run(&["run", "-d", "--name", "one", "--network", "none", "bb", "sleep", "1000"]).ok();
+    bundle::resizes(&p.0, p.command(&["exec", "-it", "one", "sh", "-c", bundle::WATCH_SIZE]));
 }

@@ -138,8 +138,10 @@ struct Create {
 }
 
 impl Create {
-    fn options(&self) -> CreateOptions {
+    /// With `accounting` for engines; whoever runs a container by hand asks its groups for nothing.
+    fn options(&self, accounting: bool) -> CreateOptions {
         CreateOptions {
+            accounting,
             bundle: self.bundle.clone(),
             pid_file: self.pid_file.clone(),
             console_socket: self.console_socket.clone(),
@@ -259,7 +261,7 @@ pub fn cmd_oci(cx: &Context, args: &Args) -> Result<Code, Failure> {
 fn run(cx: &Context, runtime: &Runtime, command: &Command) -> Result<Code, Failure> {
     match command {
         Command::Create(create) => {
-            runtime.create(&create.id, &create.options())?;
+            runtime.create(&create.id, &create.options(true))?;
         }
         Command::Start { id } => runtime.start(id)?,
         Command::Run { create, detach, keep } => return foreground(runtime, create, *detach, *keep),
@@ -292,7 +294,7 @@ fn foreground(runtime: &Runtime, create: &Create, detach: bool, keep: bool) -> R
         let code = if let oci::Error::Spawn { error } = &error { error.exit_code() } else { 1 };
         Failure::from(error).with_code(code)
     };
-    let mut child = runtime.create(&create.id, &create.options()).map_err(failed)?;
+    let mut child = runtime.create(&create.id, &create.options(false)).map_err(failed)?;
     if let Err(error) = runtime.start(&create.id) {
         runtime.delete(&create.id, true)?;
         return Err(failed(error));

@@ -195,6 +195,35 @@ impl Bundle {
     }
 }
 
+/// Waits for two sizes of its terminal and says when it has them. Clients set even the first one after the start.
+pub const WATCH_SIZE: &str = "for size in '20 70' '40 100'; do
+    until [ \"$(stty size 2>/dev/null)\" = \"$size\" ]; do sleep 0.05; done; echo \"<$size>\"; done; exit 6";
+
+/// Runs `client`, which runs [`WATCH_SIZE`] in a container with a terminal, in a terminal that changes its size.
+pub fn resizes(bundle: &Bundle, client: Command) {
+    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
+    let line: Vec<String> =
+        std::iter::once(client.get_program()).chain(client.get_args()).map(quoted).collect();
+    // In a group of its own, as timeout(1) would have it, the client could not read from the terminal.
+    let line = line.join(" ").replacen("'timeout'", "'timeout' --foreground", 1);
+    let inner = format!("tty > pts; stty rows 20 cols 70; exec {line}");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--flush", "--command"]).arg(inner).arg("/dev/null");
+    script.current_dir(bundle.path("")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().unwrap();
+    let mut output = std::io::BufReader::new(script.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line.trim(), "<20 70>");
+    let pts = fs::read_to_string(bundle.path("pts")).unwrap();
+    let resized = Command::new("stty").args(["-F", pts.trim(), "rows", "40", "cols", "100"]).status();
+    assert!(resized.unwrap().success());
+    line.clear();
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line.trim(), "<40 100>");
+    assert_eq!(script.wait().unwrap().code(), Some(6));
+}
+
 /// A name that no other test has.
 pub fn id(name: &str) -> String {
     format!("t{}-{name}", std::process::id())

@@ -34,6 +34,8 @@ pub struct CreateOptions {
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
     pub no_new_keyring: bool,
+    /// Count what the container uses even where it is not limited: engines read that from its groups by themselves.
+    pub accounting: bool,
 }
 
 /// What `exec` is told.
@@ -50,15 +52,15 @@ pub struct ExecOptions {
 }
 
 impl Runtime {
-    /// The folder that is used where none is named: `/run/isles-oci`, or below `XDG_RUNTIME_DIR`.
+    /// The folder that is used where none is named: `/run/isles-oci` for root, else below `XDG_RUNTIME_DIR`. Root of
+    /// a user namespace is an ordinary user, as engines without root run us, unless nothing says where its files go.
     pub fn default_root() -> PathBuf {
         let uid = rustix::process::geteuid();
-        if uid.is_root() {
-            return "/run/isles-oci".into();
-        }
-        match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
-            Some(dir) => PathBuf::from(dir).join("isles-oci"),
-            None => std::env::temp_dir().join(format!("isles-oci-{}", uid.as_raw())),
+        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
+        match own {
+            Some(dir) if !crate::identity::is_real_root() => PathBuf::from(dir).join("isles-oci"),
+            _ if uid.is_root() => "/run/isles-oci".into(),
+            _ => std::env::temp_dir().join(format!("isles-oci-{}", uid.as_raw())),
         }
     }
 
@@ -126,8 +128,12 @@ impl Runtime {
             None => Limits::default(),
         };
         let layout = layout()?;
-        let request =
-            Request { path: &record.cgroup, limits: &limits, accounting: false, best_effort: false };
+        let request = Request {
+            path: &record.cgroup,
+            limits: &limits,
+            accounting: options.accounting,
+            best_effort: false,
+        };
         let (group, _) = Group::create(&layout, &request)?;
         // The group is killed as a whole in the end, so nobody else may be in it.
         if !group.processes()?.is_empty() {

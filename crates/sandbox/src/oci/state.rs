@@ -125,6 +125,15 @@ impl Folder {
             fs::DirBuilder::new().mode(0o711).recursive(recursive).create(path)
         };
         private(parent, true).map_err(|e| self.error("make", e))?;
+        // In a folder for temporary files somebody else may have been faster.
+        let owner =
+            std::os::unix::fs::MetadataExt::uid(&fs::metadata(parent).map_err(|e| self.error("find", e))?);
+        let user = rustix::process::geteuid();
+        if !user.is_root() && owner != user.as_raw() {
+            let theirs =
+                io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to user {owner}"));
+            return Err(Error::State { operation: "use", path: parent.to_owned(), source: theirs });
+        }
         match private(&self.path, false) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
