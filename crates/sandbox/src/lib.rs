@@ -13,6 +13,7 @@ mod init;
 pub mod oci;
 mod own_program;
 mod plan;
+mod proc_file;
 mod root;
 pub mod setup;
 pub mod signals;

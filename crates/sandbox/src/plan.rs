@@ -385,7 +385,7 @@ impl<'a> Plan<'a> {
         let wants_cgroup = setup.mounts.iter().any(|m| matches!(m.source, MountSource::Cgroup));
         let setgroups_allowed = !maps_by_child
             && (maps.is_some()
-                || std::fs::read("/proc/self/setgroups").map_or(true, |s| s.starts_with(b"allow")));
+                || crate::proc_file::read("/proc/self/setgroups").map_or(true, |s| s.starts_with("allow")));
         Ok(Plan {
             setgroups_allowed,
             new_network: matches!(ns.network, Namespace::New),
@@ -519,49 +519,39 @@ fn open_proc() -> Result<OwnedFd, SpawnError> {
 
 /// Whether this process is in the first user namespace, which maps all IDs to themselves.
 pub(crate) fn initial_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+    crate::proc_file::read("/proc/self/uid_map").is_ok_and(|map| {
         let mut words = map.split_whitespace();
         words.next() == Some("0") && words.next() == Some("0") && words.next() == Some("4294967295")
     })
 }
 
 fn group_is_mapped(gid: u32) -> bool {
-    let Ok(map) = std::fs::read_to_string("/proc/self/gid_map") else { return false };
+    let Ok(map) = crate::proc_file::read("/proc/self/gid_map") else { return false };
     map.lines().any(|line| {
         let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
         matches!(numbers[..], [inside, _, length] if u64::from(gid) >= inside && u64::from(gid) - inside < length)
     })
 }
 
-/// The hierarchies as /proc/self/cgroup lists them (cgroups(7)).
+/// What the container gets at its cgroup mount: the hierarchies that the host has mounted, each in its folder.
 fn cgroup_layout() -> Result<CgroupMount, SpawnError> {
-    let list = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mut out = Vec::new();
-    for line in list.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers)) = (fields.next(), fields.next()) else { continue };
-        if controllers.is_empty() {
-            continue;
-        }
-        let name = controllers.strip_prefix("name=");
-        let folder = name.unwrap_or(controllers);
-        let several: Vec<&str> = controllers.split(',').collect();
+    let layout = crate::cgroup::Layout::detect().map_err(|e| SpawnError::source(Path::new("/proc"), &e))?;
+    if matches!(layout.kind(), "v2" | "none") {
+        return Ok(CgroupMount::V2);
+    }
+    let mut out = Vec::with_capacity(layout.v1.len());
+    for hierarchy in &layout.v1 {
+        let several = &hierarchy.controllers;
+        let name = several.first().and_then(|c| c.strip_prefix("name="));
+        let all = || several.iter().map(|o| text(o)).collect::<Result<Vec<_>, _>>();
         out.push(Hierarchy {
-            folder: text(folder)?,
-            options: if name.is_some() {
-                Vec::new()
-            } else {
-                several.iter().map(|o| text(o)).collect::<Result<_, _>>()?
-            },
+            folder: text(name.unwrap_or(&several.join(",")))?,
+            options: if name.is_some() { Vec::new() } else { all()? },
             name: name.map(text).transpose()?,
-            links: if several.len() > 1 {
-                several.iter().map(|o| text(o)).collect::<Result<_, _>>()?
-            } else {
-                Vec::new()
-            },
+            links: if several.len() > 1 { all()? } else { Vec::new() },
         });
     }
-    Ok(if out.is_empty() { CgroupMount::V2 } else { CgroupMount::V1(out) })
+    Ok(CgroupMount::V1(out))
 }
 
 impl Plan<'_> {

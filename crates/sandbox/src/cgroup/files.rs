@@ -44,7 +44,7 @@ pub(super) fn write(dir: impl AsFd, file: &str, value: &str) -> io::Result<()> {
 
 pub(super) fn read(dir: impl AsFd, file: &str) -> io::Result<String> {
     let file = std::fs::File::from(open_file(dir, file, OFlags::RDONLY)?);
-    let mut text = String::new();
+    let mut text = String::with_capacity(4096);
     file.take(MAX_READ).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -33,9 +33,9 @@ pub struct Layout {
 impl Layout {
     /// Looks at this process's mounts and groups.
     pub fn detect() -> io::Result<Layout> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = crate::proc_file::read("/proc/self/mountinfo")?;
         // Kernels without control groups have no such file, and that is a layout too.
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = crate::proc_file::read("/proc/self/cgroup").unwrap_or_default();
         Ok(Layout::parse(&mounts, &own))
     }
 

@@ -89,10 +89,8 @@ pub(super) fn plan(
 }
 
 fn may_raise_limits() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or("0").trim();
     let sys_resource = CapabilitySet::bit("SYS_RESOURCE").unwrap_or(0);
-    CapabilitySet(u64::from_str_radix(effective, 16).unwrap_or(0)).has(sys_resource)
+    crate::sys::process::capget().is_ok_and(|(effective, _, _)| CapabilitySet(effective).has(sys_resource))
 }
 
 /// The five sets; a name that no kernel knows is a warning, as the specification wants it.

@@ -264,14 +264,14 @@ pub fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if meta.len() > most {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {most} bytes")));
     }
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(meta.len() as usize + 1);
     file.take(most + 1).read_to_end(&mut content)?;
     Ok(content)
 }
 
 /// When a process started, in ticks since boot; `None` where there is no such process or it has ended.
 pub fn process_start(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = crate::proc_file::read(&format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may contain anything.
     let rest = text.get(text.rfind(')')? + 2..)?;
     let fields: Vec<&str> = rest.split(' ').collect();
