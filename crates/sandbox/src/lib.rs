@@ -1,4 +1,44 @@
 //! Runs one process tree between Linux namespaces, and ends it.
+//!
+//! The one idea is **plan, then act**. A [`Setup`] says everything about a container: its root file system, mounts,
+//! namespaces, limits and process. [`spawn`] first makes a flat plan of it, in which every string is terminated and every
+//! decision taken; then one clone3(2) makes the process with all its namespaces, already in its control group. That
+//! process carries the plan out step by step and becomes the program. In between it allocates nothing, takes no lock
+//! and looks nothing up, so the caller may have threads; what fails comes back as a [`Step`] and the kernel's error.
+//! The steps are listed in the order in which they happen in one function, `steps` in `child.rs`.
+//!
+//! Below the container's root a path is resolved once, as if that root were `/`, and is a descriptor from then on:
+//! whatever an image or a container puts in the way, nothing of the host is mounted on or written to.
+//!
+//! ```no_run
+//! use isles_sandbox::setup::{Mount, MountFlags, MountSource, RootFs};
+//! use isles_sandbox::{Setup, spawn};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut setup = Setup::new(RootFs::Directory("/srv/debian".into()), &["ls", "/data"]);
+//! setup.hostname = Some("isle".into());
+//! setup.mounts.push(Mount {
+//!     flags: MountFlags { recursive_read_only: true, ..MountFlags::default() },
+//!     ..Mount::new("/data", MountSource::Bind { source: "/srv/data".into(), recursive: true })
+//! });
+//! let status = spawn(&setup)?.wait()?;
+//! std::process::exit(status.code().into());
+//! # }
+//! ```
+//!
+//! | module | for |
+//! |---|---|
+//! | [`setup`] | what a container is to be |
+//! | [`cgroup`] | its limits and what it uses: cgroup v1, v2 and both at once |
+//! | [`seccomp`] | profiles of docker's form to the kernel's filters |
+//! | [`capability`] | sets of capabilities by name |
+//! | [`identity`] | which users and groups this process may map |
+//! | [`explain`] | why a program did not start, in words |
+//! | [`oci`] | the OCI runtime: bundles and the life of a container over several commands |
+//!
+//! Linux 5.12 or later (mount_setattr(2)); on older ones a start fails and names the step. With root everything works,
+//! without root everything but limits that nobody has delegated: a user namespace of one ID is enough.
+
 pub mod capability;
 pub mod cgroup;
 mod child;
@@ -15,6 +55,7 @@ mod own_program;
 mod plan;
 mod proc_file;
 mod root;
+pub mod seccomp;
 pub mod setup;
 pub mod signals;
 mod spawn;
@@ -25,4 +66,3 @@ pub use error::{SpawnError, Step};
 pub use own_program::protect_own_program;
 pub use setup::Setup;
 pub use spawn::{Child, ExitStatus, Pending, late_failure, spawn};
-pub mod seccomp;

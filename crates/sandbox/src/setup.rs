@@ -32,8 +32,7 @@ pub struct Setup {
     pub sysctls: Vec<(String, String)>,
     pub process: Process,
     pub stdio: Stdio,
-    /// Folders of cgroup hierarchies: the first is a v2 group for `CLONE_INTO_CGROUP`, the others are the
-    /// `cgroup.procs` files of v1 hierarchies that the parent writes the process to before it goes on.
+    /// The control group that the process is in before it does anything: [`crate::cgroup::Group::entry`] makes it.
     pub cgroup: CgroupEntry,
     /// The process tree is killed when the process that called [`crate::spawn`] dies.
     pub die_with_parent: bool,
@@ -41,6 +40,40 @@ pub struct Setup {
     pub new_keyring: bool,
     /// Before the root is entered, and before the program starts.
     pub gate: Gate,
+}
+
+impl Setup {
+    /// A container with a root file system and a program, and for the rest what docker gives: namespaces of its own
+    /// but for users, /proc, /dev and /sys, the default capabilities, no new privileges, and the caller's streams.
+    /// It has no limits, no masked paths and no filter of system calls, and dies with its starter.
+    pub fn new(root: RootFs, args: &[&str]) -> Setup {
+        let mounts = [
+            ("/proc", MountSource::Proc),
+            ("/dev", MountSource::Dev),
+            ("/dev/pts", MountSource::Devpts),
+            ("/dev/mqueue", MountSource::Mqueue),
+            ("/sys", MountSource::Sysfs),
+        ];
+        Setup {
+            root,
+            read_only_root: false,
+            root_propagation: None,
+            namespaces: Namespaces::default(),
+            hostname: None,
+            domainname: None,
+            mounts: mounts.map(|(destination, source)| Mount::new(destination, source)).into(),
+            devices: Vec::new(),
+            masked_paths: Vec::new(),
+            read_only_paths: Vec::new(),
+            sysctls: Vec::new(),
+            process: Process::new(args),
+            stdio: Stdio::default(),
+            cgroup: CgroupEntry::default(),
+            die_with_parent: true,
+            new_keyring: false,
+            gate: Gate::default(),
+        }
+    }
 }
 
 /// Where the root file system comes from.
@@ -148,6 +181,14 @@ pub struct Mount {
     pub idmap: Option<(Vec<IdMapping>, Vec<IdMapping>)>,
 }
 
+impl Mount {
+    /// Without options.
+    pub fn new(destination: impl Into<PathBuf>, source: MountSource) -> Mount {
+        let (destination, flags) = (destination.into(), MountFlags::default());
+        Mount { destination, source, flags, propagation: None, idmap: None }
+    }
+}
+
 /// What is mounted.
 #[derive(Debug, Clone)]
 pub enum MountSource {
@@ -242,6 +283,32 @@ pub struct Process {
     /// Leave the parent's session and process group: always with a terminal.
     pub new_session: bool,
     pub scheduling: Scheduling,
+}
+
+impl Process {
+    /// Root in `/` with docker's capabilities and a PATH, in a session of its own.
+    pub fn new(args: &[&str]) -> Process {
+        Process {
+            args: args.iter().map(|a| a.as_bytes().to_vec()).collect(),
+            env: vec![b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_vec()],
+            cwd: "/".into(),
+            create_cwd: false,
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            umask: None,
+            capabilities: Capabilities::of(CapabilitySet::CONTAINER),
+            no_new_privileges: true,
+            apparmor: None,
+            rlimits: Vec::new(),
+            oom_score_adj: None,
+            seccomp: Vec::new(),
+            terminal: None,
+            init: false,
+            new_session: true,
+            scheduling: Scheduling::default(),
+        }
+    }
 }
 
 /// Scheduling attributes that OCI's process object knows.

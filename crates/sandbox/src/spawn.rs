@@ -111,7 +111,15 @@ fn reap(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {
     }
 }
 
-/// Starts a process tree and comes back when the program runs.
+/// Starts a process tree and comes back when the program runs: its execve(2) has succeeded.
+///
+/// The caller stays as it is, whatever namespaces are made or joined, and may have threads. [`Pending`] is the same
+/// with halts on the way.
+///
+/// # Errors
+/// The step that failed, what it was about, and the kernel's error. Nothing of the container is left then;
+/// [`SpawnError::exit_code`] is the exit code that goes with it, and [`crate::explain`] finds out more where it was
+/// the program that could not be run.
 pub fn spawn(setup: &Setup) -> Result<Child, SpawnError> {
     Pending::new(setup)?.finish()
 }

@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use isles_sandbox::capability::CapabilitySet;
 use isles_sandbox::setup::*;
 use isles_sandbox::{ExitStatus, Setup, spawn};
 use isles_spec::IdMapping;
@@ -34,60 +33,17 @@ pub fn tree(at: &Path) -> Option<PathBuf> {
 }
 
 pub fn mount(destination: &str, source: MountSource) -> Mount {
-    Mount {
-        destination: destination.into(),
-        source,
-        flags: MountFlags::default(),
-        propagation: None,
-        idmap: None,
-    }
+    Mount::new(destination, source)
 }
 
 pub fn setup(root: RootFs, script: &str, user: UserNs) -> Setup {
-    Setup {
-        root,
-        read_only_root: false,
-        root_propagation: None,
-        namespaces: Namespaces { user, ..Default::default() },
-        hostname: Some("isle".into()),
-        domainname: None,
-        mounts: vec![
-            mount("/proc", MountSource::Proc),
-            mount("/dev", MountSource::Dev),
-            mount("/dev/pts", MountSource::Devpts),
-            mount("/dev/mqueue", MountSource::Mqueue),
-            mount("/sys", MountSource::Sysfs),
-        ],
-        devices: vec![],
-        masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into(), "/proc/nothing-here".into()],
-        read_only_paths: vec!["/proc/sys".into()],
-        sysctls: vec![],
-        process: Process {
-            args: ["sh", "-ec", script].map(|s| s.as_bytes().to_vec()).to_vec(),
-            env: vec![b"PATH=/bin".to_vec()],
-            cwd: "/".into(),
-            create_cwd: false,
-            uid: 0,
-            gid: 0,
-            groups: vec![],
-            umask: None,
-            capabilities: Capabilities::of(CapabilitySet::CONTAINER),
-            apparmor: None,
-            no_new_privileges: true,
-            rlimits: vec![],
-            oom_score_adj: None,
-            seccomp: vec![],
-            terminal: None,
-            init: false,
-            new_session: true,
-            scheduling: Scheduling::default(),
-        },
-        stdio: Stdio::default(),
-        cgroup: CgroupEntry::default(),
-        die_with_parent: true,
-        new_keyring: false,
-        gate: Gate::default(),
-    }
+    let mut setup = Setup::new(root, &["sh", "-ec", script]);
+    setup.namespaces.user = user;
+    setup.hostname = Some("isle".into());
+    setup.process.env = vec![b"PATH=/bin".to_vec()];
+    setup.masked_paths = vec!["/proc/kcore".into(), "/sys/firmware".into(), "/proc/nothing-here".into()];
+    setup.read_only_paths = vec!["/proc/sys".into()];
+    setup
 }
 
 pub fn run(setup: &mut Setup) -> (ExitStatus, String) {
