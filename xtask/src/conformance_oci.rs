@@ -125,7 +125,16 @@ fn programs(tools: &Path, names: &[String], runtime: &Path) -> Result<()> {
         let program = folder.join(name).join(format!("{name}.t"));
         let mut command = if OLD_HIERARCHIES.contains(&name.as_str()) {
             let mut shell = Command::new("unshare");
-            shell.args(["--mount", "--propagation", "private", "sh", "-c", WITH_OLD_HIERARCHIES, "sh", "timeout"]);
+            shell.args([
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                WITH_OLD_HIERARCHIES,
+                "sh",
+                "timeout",
+            ]);
             shell
         } else {
             Command::new("timeout")

@@ -1,5 +1,6 @@
 //! Between clone3 and exec nothing is allocated: another thread may have held the allocator's lock when the process
 //! was made, and nobody would ever give it back.
+#![allow(clippy::unwrap_used)]
 
 mod busybox;
 

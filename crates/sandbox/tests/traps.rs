@@ -1,4 +1,5 @@
 //! Known ways out of containers, and input that is wrong, each tried for real.
+#![allow(clippy::unwrap_used)]
 
 mod busybox;
 
@@ -705,6 +706,55 @@ fn containers_run_in_a_user_namespace_of_somebody_elses() {
         // SAFETY: the status lives.
         unsafe { libc::waitpid(pid, &mut status, 0) };
         assert_eq!(status, 0);
+    });
+}
+
+#[test]
+fn a_range_of_subuids_is_mapped_once_for_all_containers() {
+    use isles_sandbox::identity::{self, Identity};
+    if !["/usr/bin/newuidmap", "/etc/subuid", "/etc/subgid"].iter().all(|f| Path::new(f).exists()) {
+        println!("skip: no newuidmap, or no /etc/subuid (package uidmap)");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    // Owners of the image that one ID could not have.
+    let owned =
+        std::process::Command::new("chown").args(["-R", "200006:200007"]).arg(root.join("etc")).status();
+    let owned = owned.unwrap().success();
+    with_own_mounts(|| {
+        assert!(owned);
+        let ranges = dir.path().join("ranges");
+        fs::write(&ranges, "4242:200000:65536\n").unwrap();
+        let users = dir.path().join("users");
+        fs::write(&users, "isle:x:4242:4242::/:/bin/sh\n").unwrap();
+        for (file, over) in [(&ranges, "/etc/subuid"), (&ranges, "/etc/subgid"), (&users, "/etc/passwd")] {
+            mount_at(file.to_str().unwrap(), over, libc::MS_BIND);
+        }
+        // The image is root's, who is not in the map, so the places for mounts are there beforehand.
+        for folder in ["proc", "dev", "sys"] {
+            fs::create_dir(root.join(folder)).unwrap();
+        }
+        // SAFETY: the calls take numbers.
+        unsafe {
+            libc::setgroups(0, std::ptr::null());
+            libc::setgid(4242);
+            libc::setuid(4242);
+            libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        }
+        identity::enter_mapped().unwrap();
+        assert_eq!(identity::detect(), Identity::Mapped);
+        for _ in 0..2 {
+            let look = "id -u; stat -c %u:%g /etc; echo x > /tmp/x; cat /tmp/x; wc -l < /proc/self/uid_map";
+            let mut s = setup(RootFs::Directory(root.clone()), look, UserNs::Host);
+            let options = vec![("mode".to_owned(), "1777".to_owned())];
+            s.mounts.push(mount(
+                "/tmp",
+                MountSource::Filesystem { kind: "tmpfs".into(), source: "tmpfs".into(), options },
+            ));
+            (s.process.uid, s.process.gid, s.process.groups) = (7, 8, vec![9]);
+            assert_eq!(run(&mut s).1, "7\n7:8\nx\n2\n");
+        }
     });
 }
 

@@ -157,6 +157,23 @@ fn v2_freezes_thaws_and_kills() {
 }
 
 #[test]
+fn a_group_whose_processes_still_end_is_waited_for() {
+    let Some(layout) = usable() else { return };
+    for limits in [Limits::default(), Limits { pids: Some(100), ..Limits::default() }] {
+        let (_, mut group) = create(&layout, &limits);
+        let mut children: Vec<Child> = (0..30).map(|_| sleeper()).collect();
+        children.iter().for_each(|c| group.enter(c.id() as i32).unwrap());
+        let paths: Vec<_> = group.paths().collect();
+        // rmdir(2) says EBUSY as long as one of them is there.
+        assert_eq!(std::fs::remove_dir(&paths[0]).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        group.kill().unwrap();
+        group.remove().unwrap();
+        assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
+        children.iter_mut().for_each(|c| drop(c.wait().unwrap()));
+    }
+}
+
+#[test]
 fn v1_freezer_joins_on_demand() {
     let Some(mut layout) = usable() else { return };
     if layout.hierarchy("freezer").is_none() || layout.hierarchy("pids").is_none() {
