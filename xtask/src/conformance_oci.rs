@@ -12,13 +12,29 @@ use std::process::Command;
 use crate::{Result, workspace};
 
 /// Programs that cannot be clean, whatever the runtime does, with the reason.
-const UNFAIR: [(&str, &str); 14] = [
+const UNFAIR: [(&str, &str); 18] = [
     ("delete_resources", "compares the addresses, not the values, of the limit of processes"),
     ("linux_cgroups_blkio", "needs a block device 8:0"),
+    (
+        "linux_cgroups_hugetlb",
+        "needs the v1 hierarchy hugetlb, which the kernel does not have or cgroup v2 holds",
+    ),
     ("linux_cgroups_memory", "sets the limit of kernel memory, which Linux 5.16 took away"),
+    (
+        "linux_cgroups_network",
+        "needs the v1 hierarchies net_cls and net_prio, which the kernel does not have",
+    ),
     ("linux_cgroups_pids", "compares the addresses, not the values, of the limit of processes"),
     ("linux_cgroups_relative_blkio", "needs a block device 8:0"),
+    (
+        "linux_cgroups_relative_hugetlb",
+        "needs the v1 hierarchy hugetlb, which the kernel does not have or cgroup v2 holds",
+    ),
     ("linux_cgroups_relative_memory", "sets the limit of kernel memory, which Linux 5.16 took away"),
+    (
+        "linux_cgroups_relative_network",
+        "needs the v1 hierarchies net_cls and net_prio, which the kernel does not have",
+    ),
     ("linux_cgroups_relative_pids", "compares the addresses, not the values, of the limit of processes"),
     ("linux_process_apparmor_profile", "needs AppArmor, and a profile of that name"),
     ("misc_props", "starts a program that it did not put into the bundle"),

@@ -142,7 +142,12 @@ pub(crate) fn mount_point(root: i32, path: &CStr, directory: bool, no_link: bool
 /// Makes one mount and puts it in its place.
 pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Done {
     let made = match &mount.source {
-        PlannedSource::Bind { held: Some(held), .. } => Fd(held.get()),
+        PlannedSource::Bind { held: Some(held), recursive, .. } => {
+            let held = Fd(held.get());
+            // Mounts are listed in the order in which they were made, so it is copied once more; before Linux 6.15
+            // what is attached nowhere cannot be copied.
+            m::clone_tree(held.0, c"", *recursive).unwrap_or(held)
+        }
         PlannedSource::Bind { source, recursive, .. } => {
             let from = sys::open(source, libc::O_PATH, 0).at_index(Step::Mount, index)?;
             m::clone_tree(from.0, c"", *recursive).at_index(Step::Mount, index)?
