@@ -77,6 +77,9 @@ impl Placement {
 /// Copies what was chosen from `tree`.
 pub fn copy(upper: &mut Upper<'_>, tree: &Tree, selections: &[Selection], to: &Placement) -> Result<()> {
     let destination = upper.resolve(Path::new(&to.destination))?;
+    if let Some(newest) = selections.iter().flat_map(|s| &s.items).map(|item| item.meta.mtime).max() {
+        upper.set_new_mtime(newest);
+    }
     let before = upper.kind(&destination)?;
     let into = to.wants_directory() || before == Some(FileKind::Dir);
     if into {

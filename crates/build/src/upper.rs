@@ -48,6 +48,8 @@ pub struct Upper<'a> {
     links: HashMap<(u64, u64), PathBuf>,
     /// Modes and times of directories, set when nothing more is written into them.
     directories: BTreeMap<PathBuf, Directory>,
+    /// The time of directories that nothing else gives one.
+    new_mtime: Option<(i64, u32)>,
 }
 
 impl<'a> Upper<'a> {
@@ -63,6 +65,7 @@ impl<'a> Upper<'a> {
             made: HashSet::from([PathBuf::new()]),
             links: HashMap::new(),
             directories: BTreeMap::new(),
+            new_mtime: None,
         };
         upper.copy_metadata(Path::new(""))?;
         Ok(upper)
@@ -125,6 +128,17 @@ impl<'a> Upper<'a> {
         self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))
     }
 
+    /// Gives new directories this time: the layer then depends on what is copied, not on when.
+    pub fn set_new_mtime(&mut self, mtime: (i64, u32)) {
+        self.new_mtime = Some(mtime);
+    }
+
+    /// The time of the nearest directory above that the layers below have.
+    fn mtime_above(&self, path: &Path) -> Option<(i64, u32)> {
+        let found = path.ancestors().skip(1).find_map(|above| self.lowers.lstat(above).ok());
+        found.map(|stat| stat.mtime).filter(|mtime| *mtime != (0, 0))
+    }
+
     /// Makes the directories above a path.
     pub fn ensure_parents(&mut self, path: &Path, access: Access) -> Result<()> {
         self.ensure_directory(path.parent().unwrap_or(Path::new("")), access).map(drop)
@@ -169,7 +183,8 @@ impl<'a> Upper<'a> {
             let fd =
                 self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))?;
             self.set_owner(&fd, path, access)?;
-            self.directories.insert(path.to_owned(), Directory { mode: access.mode, mtime: None });
+            let mtime = self.new_mtime.or_else(|| self.mtime_above(path));
+            self.directories.insert(path.to_owned(), Directory { mode: access.mode, mtime });
         } else {
             self.copy_metadata(path)?;
         }

@@ -212,3 +212,20 @@ fn a_layer_that_is_gone_is_made_again() {
     assert!(!again.cached);
     assert!(world.list(&again.image).contains_key("/got/f"));
 }
+
+#[test]
+fn layers_depend_on_what_is_copied_and_not_on_when() {
+    let world = world();
+    let text = "FROM base\nWORKDIR /new/folder\nCOPY dir /also/new/\n";
+    let rootfs = || {
+        let options = BuildOptions { no_cache: true, ..world.options() };
+        world.build_with("Dockerfile", text, &options).unwrap().image.config.rootfs
+    };
+    let first = rootfs();
+    // Times in layers are whole seconds.
+    let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    while SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() == second {
+        std::thread::yield_now();
+    }
+    assert_eq!(rootfs(), first);
+}

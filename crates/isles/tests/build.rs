@@ -1,0 +1,96 @@
+//! `isles build` as people use it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        World { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, path: &str, text: &str) -> &Self {
+        std::fs::write(self.dir.path().join(path), text).unwrap();
+        self
+    }
+
+    fn build(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_isles"))
+            .arg("build")
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("ISLES_ROOT", self.dir.path().join("state"))
+            .env("FROM_CALLER", "environment")
+            .env_remove("SOURCE_DATE_EPOCH")
+            .output()
+            .unwrap()
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(path)).unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_image_id_is_all_that_goes_to_standard_output() {
+    let world = World::new();
+    world
+        .write("f", "x")
+        .write("Dockerfile", "FROM scratch\nARG A=1 FROM_CALLER=none\nCOPY f /\nLABEL a=$A c=$FROM_CALLER\n");
+    let first = world.build(&["-t", "app", "--iidfile", "id", "."]);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let id = text(&first.stdout);
+    assert!(id.starts_with("sha256:") && id.len() == 72 && id.ends_with('\n'), "{id:?}");
+    assert_eq!(world.read("id"), id.trim());
+    assert!(text(&first.stderr).contains("COPY f /: done"), "{}", text(&first.stderr));
+    let again = world.build(&["-t", "app"]);
+    assert_eq!(text(&again.stdout), id);
+    assert_eq!(text(&again.stderr), "nothing changed\n");
+    let other = world.build(&["-q", "--build-arg", "A=2", "--build-arg", "FROM_CALLER", "."]);
+    assert_ne!(text(&other.stdout), id);
+    assert_eq!(text(&other.stderr), "");
+    assert!(Path::new(&world.dir.path().join("state/refs/docker.io/library/app")).exists());
+}
+
+#[test]
+fn another_recipe_and_another_context() {
+    let world = World::new();
+    std::fs::create_dir(world.dir.path().join("sub")).unwrap();
+    world.write("sub/f", "x").write("other.def", "Bootstrap: scratch\n%files\nf /f\n");
+    let built = world.build(&["-f", "other.def", "sub"]);
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    world.write("Dockerfile", "FROM scratch\n");
+    let several = world.build(&["."]);
+    assert_eq!(several.status.code(), Some(1));
+    assert!(text(&several.stderr).contains("several recipes") && text(&several.stderr).contains("hint: "));
+}
+
+#[test]
+fn messages_show_the_place() {
+    let world = World::new();
+    world.write("Dockerfile", "FROM scratch\nCOPPY a /\n");
+    let failed = world.build(&[]);
+    assert_eq!((failed.status.code(), text(&failed.stdout)), (Some(1), String::new()));
+    let expected = "error: ./Dockerfile:2:1: unknown instruction 'COPPY'\n  2 | COPPY a /\n    | ^^^^^\nhint: did you mean COPY?\n";
+    assert_eq!(text(&failed.stderr), expected);
+    world.write("Dockerfile", "FROM scratch\nLABEL a=$NAEM\n");
+    let warned = world.build(&[]);
+    assert!(warned.status.success());
+    assert!(
+        text(&warned.stderr)
+            .contains("warning: ./Dockerfile:2:9: the variable $NAEM is not set\n  2 | LABEL"),
+        "{}",
+        text(&warned.stderr)
+    );
+    let wrong = world.build(&["--secret", "nonsense", "."]);
+    assert!(text(&wrong.stderr).contains("--secret id=ID,src=FILE"), "{}", text(&wrong.stderr));
+}
