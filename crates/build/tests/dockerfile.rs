@@ -261,16 +261,21 @@ fn run_leaves_nothing_of_the_engine_behind() {
     if !world.can_run() {
         return;
     }
-    let image = world.image(
-        "FROM base\nRUN --mount=type=cache,target=/root/.cache/x --mount=type=tmpfs,target=/made/by/mount --mount=target=/ctx \
-         echo hi > /own && rm -r /data\n",
-    );
+    let secret = world.dir.path().join("secret");
+    std::fs::write(&secret, "s3cret").unwrap();
+    let mut options = world.options();
+    options.secrets.insert("key".into(), secret);
+    let text = "FROM base\nRUN --mount=type=cache,target=/root/.cache/x --mount=type=tmpfs,target=/made/by/mount --mount=target=/ctx \
+         --mount=type=secret,id=key,target=/run/a/secret echo hi > /own && rm -r /data\n";
+    let image =
+        world.build_with("Dockerfile", text, &options).unwrap_or_else(|e| panic!("{}", describe(&e))).image;
     let list = world.list(&image);
     for gone in [
         "/proc",
         "/sys",
         "/dev",
         "/ctx",
+        "/run",
         "/made",
         "/root/.cache",
         "/etc/hosts",
@@ -302,4 +307,46 @@ fn a_failed_step_says_where_and_why() {
     assert!(error.to_string().contains("Dockerfile:2:1: "), "{error}");
     let error = world.build("FROM base\nUSER nobody\nRUN true\n").unwrap_err();
     assert!(error.to_string().contains("Dockerfile:3:1: "), "{error}");
+}
+
+#[test]
+fn with_a_fixed_time_two_machines_give_the_same_image() {
+    let text = "FROM base AS a\nWORKDIR /new/dir\nCOPY f <<EOF /made/\nhi\nEOF\nCOPY --chown=app f /own\nFROM a\nCOPY --from=a /made /x\n";
+    let definition = "Bootstrap: docker\nFrom: base\n%files\nf /a/\n%environment\nexport A=1\n%runscript\nx\n%labels\nA b\n";
+    let runs = World::new().can_run();
+    let build = || {
+        let world = World::new();
+        world.write("f", "x");
+        let options = BuildOptions { source_date_epoch: Some(1_500_000_000), ..world.options() };
+        let run = if runs { "RUN mkdir -p /r/s && echo y > /r/s/t\n" } else { "" };
+        let one = world.build_with("Dockerfile", &format!("{text}{run}"), &options).unwrap().image;
+        let two = world.build_with("x.def", definition, &options).unwrap().image;
+        (one.id().clone(), two.id().clone())
+    };
+    assert_eq!(build(), build());
+}
+
+#[test]
+fn the_same_recipe_twice_at_once() {
+    let world = World::new();
+    world.write("f", "x").write(
+        "Dockerfile",
+        "FROM base AS a\nCOPY f /a\nFROM base AS b\nCOPY f /a\nFROM a\nCOPY --from=b /a /b\n",
+    );
+    let path = world.context().join("Dockerfile");
+    let build = || {
+        isles_build::image_of_recipe(
+            &world.engine,
+            &world.client,
+            &path,
+            &world.options(),
+            &isles_spec::Quiet,
+        )
+        .unwrap()
+    };
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..4).map(|_| scope.spawn(build)).collect();
+        handles.into_iter().map(|h| h.join().unwrap().image.config.rootfs.diff_ids.len()).collect()
+    });
+    assert_eq!(ids, [3; 4]);
 }

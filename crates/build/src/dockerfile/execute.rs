@@ -258,7 +258,7 @@ impl Stage<'_, '_> {
         self.number += 1;
         let name = match &self.file.recipe.stages[self.index].name {
             Some(name) => format!("{name} "),
-            None if self.file.plan.needed.len() > 1 => format!("stage {} ", self.index),
+            None if self.file.plan.needed.len() > 1 => format!("stage-{} ", self.index),
             None => String::new(),
         };
         let text: String = step.node.line.text.split_whitespace().collect::<Vec<_>>().join(" ");
