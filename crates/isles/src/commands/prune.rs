@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal};
 use std::time::Duration;
 
+use isles_engine::{Engine, Status};
 use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
 use isles_store::{PruneOptions, Pruned, Store};
 use serde::Serialize;
@@ -82,7 +83,10 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Ok(Code(1));
     }
     let (containers, of_containers) =
-        if args.containers { ended(store, args.dry_run)? } else { Default::default() };
+        if args.containers { ended(&engine, args.dry_run)? } else { Default::default() };
+    if !args.dry_run {
+        engine.collect()?;
+    }
     let pruned = store.prune(&options)?;
     report(cx, args, pruned, containers, of_containers)?;
     Ok(Code::SUCCESS)
@@ -108,20 +112,26 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Removes containers that nothing runs. Returns their IDs and what they took.
-fn ended(store: &Store, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
+/// Removes containers that have ended. Returns their IDs and what they took.
+fn ended(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
     let (mut ids, mut bytes) = (Vec::new(), 0);
-    for id in store.containers()? {
-        // Gone since it was listed, or taken by someone who starts it.
-        let Ok(mut container) = store.container(&id) else { continue };
-        if !matches!(container.try_lock(), Ok(true)) {
+    for info in engine.containers()? {
+        if !matches!(info.status, Status::Exited | Status::Dead) {
             continue;
         }
-        bytes += container.disk_bytes();
-        if !dry_run {
-            container.remove()?;
+        let id = info.record.id;
+        // Gone since it was listed.
+        let Ok(container) = engine.store().container(&id) else { continue };
+        let size = container.disk_bytes();
+        match if dry_run { Ok(id) } else { engine.remove(&id, false) } {
+            Ok(id) => {
+                ids.push(id);
+                bytes += size;
+            }
+            // Started again since it was listed.
+            Err(isles_engine::Error::Running { .. }) => {}
+            Err(e) => return Err(e.into()),
         }
-        ids.push(id);
     }
     Ok((ids, bytes))
 }
