@@ -58,11 +58,7 @@ impl Store {
         file.read_to_end(&mut bytes).at("read", &path)?;
         let actual = digest_of(digest.algorithm(), &bytes);
         if actual != *digest {
-            return Err(Error::WrongDigest {
-                object: format!("blob {digest}"),
-                expected: digest.clone(),
-                actual,
-            });
+            return Err(Error::damaged(format!("blob {digest}"), format!("it has the content of {actual}")));
         }
         Ok(bytes)
     }

@@ -61,7 +61,7 @@ impl Store {
         crate::atomic::remove_file(&self.record_path(key))
     }
 
-    fn download_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn download_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join("cache/downloads").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
     }

@@ -51,6 +51,9 @@ pub enum Error {
     /// A manifest, index, configuration or record does not say what it must.
     #[error("{object} is not valid: {reason}")]
     Document { object: String, reason: String },
+    /// Something of the store's own is not as it was written.
+    #[error("{object} is damaged: {reason}")]
+    Damaged { object: String, reason: String },
     /// Something valid that this store does not handle.
     #[error("{object}: {what} is not supported")]
     Unsupported { object: String, what: String },
@@ -66,6 +69,10 @@ impl Error {
 
     pub(crate) fn document(object: impl ToString, reason: impl ToString) -> Self {
         Error::Document { object: object.to_string(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn damaged(object: impl ToString, reason: impl ToString) -> Self {
+        Error::Damaged { object: object.to_string(), reason: reason.to_string() }
     }
 
     /// Whether the disk or the quota is full.
@@ -106,6 +113,9 @@ impl Hint for Error {
             Error::WrongDigest { .. } | Error::WrongSize { .. } => {
                 "the content was damaged or changed on its way; try again, or fetch it from another place"
                     .into()
+            }
+            Error::Damaged { .. } => {
+                "`isles verify --repair` finds and removes what is damaged; then pull the image again".into()
             }
             Error::Limit { .. } => "the limit protects against hostile images".into(),
             Error::Version { .. } => "use the version of isles that made the store, or another --root".into(),

@@ -477,22 +477,26 @@ impl Store {
         for name in names_in(&records)? {
             add(records.join(name), true);
         }
-        let downloads = self.root.join("cache/downloads");
-        for algorithm in names_in(&downloads)? {
-            for two in names_in(&downloads.join(&algorithm))? {
-                let dir = downloads.join(&algorithm).join(&two);
-                for name in names_in(&dir)? {
-                    add(dir.join(name), false);
-                }
-            }
+        for digest in self.downloads()? {
+            add(self.download_path(&digest), false);
         }
         Ok(out)
     }
 
     pub(crate) fn all_blobs(&self) -> Result<Vec<Digest>> {
+        self.digests_in("blobs")
+    }
+
+    /// Everything that was downloaded and is kept.
+    pub(crate) fn downloads(&self) -> Result<Vec<Digest>> {
+        self.digests_in("cache/downloads")
+    }
+
+    /// The names of files below `<folder>/<algorithm>/<first two>/`.
+    fn digests_in(&self, folder: &str) -> Result<Vec<Digest>> {
         let mut out = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let dir = self.root.join("blobs").join(algorithm.name());
+            let dir = self.root.join(folder).join(algorithm.name());
             for two in names_in(&dir)? {
                 let names = names_in(&dir.join(two))?;
                 out.extend(names.iter().filter_map(|hex| format!("{}:{hex}", algorithm.name()).parse().ok()));

@@ -273,7 +273,7 @@ impl Store {
     fn read_record(&self, manifest: &Digest) -> Result<Record> {
         let path = self.record_of(manifest);
         match crate::atomic::read_bounded(&path, RECORD_LIMIT) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::document(path.display(), e)),
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::damaged(path.display(), e)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(Error::NoImage { name: manifest.to_string() })
             }

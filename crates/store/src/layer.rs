@@ -79,7 +79,7 @@ impl Store {
             }
             Err(e) => return Err(Error::io("read", &path, e)),
         };
-        serde_json::from_slice(&text).map_err(|e| Error::document(path.display(), e))
+        serde_json::from_slice(&text).map_err(|e| Error::damaged(path.display(), e))
     }
 
     /// A blob of this layer that is in the store, preferring one with the given media type or digest.

@@ -30,7 +30,7 @@ impl Store {
     pub fn lookup(&self, reference: &Reference) -> Result<Option<Digest>> {
         let path = self.ref_path(reference);
         match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map(Some).map_err(|e| Error::document(path.display(), e)),
+            Ok(text) => text.trim().parse().map(Some).map_err(|e| Error::damaged(path.display(), e)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(Error::io("read", &path, e)),
         }
@@ -76,6 +76,19 @@ impl Store {
     /// All names and what they stand for, sorted.
     pub fn references(&self) -> Result<Vec<(Reference, Digest)>> {
         let mut out = Vec::new();
+        for (reference, path) in self.reference_files()? {
+            let target = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            if let Some(target) = target {
+                out.push((reference, target));
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// All names and the files that say what they stand for.
+    pub(crate) fn reference_files(&self) -> Result<Vec<(Reference, PathBuf)>> {
+        let mut out = Vec::new();
         for registry in names_in(&self.root.join("refs"))? {
             let registry_dir = self.root.join("refs").join(&registry);
             for repository in names_in(&registry_dir)? {
@@ -85,14 +98,10 @@ impl Store {
                     let text = format!("{registry}/{}{separator}{leaf}", repository.replace('+', "/"));
                     // Temporary files of writers, and whatever else does not belong here, are no names.
                     let Ok(reference) = text.parse::<Reference>() else { continue };
-                    let target = fs::read_to_string(dir.join(&leaf)).ok().and_then(|t| t.trim().parse().ok());
-                    if let Some(target) = target {
-                        out.push((reference, target));
-                    }
+                    out.push((reference, dir.join(&leaf)));
                 }
             }
         }
-        out.sort();
         Ok(out)
     }
 }

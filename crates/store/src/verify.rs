@@ -5,6 +5,7 @@
 //! looked at was not needed, and a lease holds what is being compared.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use isles_spec::{Digest, Progress, Reference};
 
+use crate::error::At;
 use crate::hash::Hasher;
 use crate::{Error, LayerInfo, Lease, Result, Store};
 
@@ -52,8 +54,9 @@ pub enum Cure {
 /// One thing that is not as it should be.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    /// The blob or the layer (by diff ID), or the manifest of an incomplete image.
-    pub digest: Digest,
+    /// The blob or the layer (by diff ID), or the manifest of an incomplete image. A name that cannot be read has
+    /// none.
+    pub digest: Option<Digest>,
     /// One line for people.
     pub what: String,
     /// Names of the images that need it.
@@ -110,6 +113,7 @@ impl Store {
         report.blobs = blobs.len() as u64;
         report.layers = layers.len() as u64;
         verification.blobs(&blobs)?;
+        verification.downloads(&self.downloads()?)?;
         verification.layers(&layers)?;
         report.images = verification.images()?;
         report.bytes = verification.bytes.into_inner();
@@ -181,7 +185,7 @@ impl Store {
 impl Verification<'_> {
     fn problem(&self, digest: &Digest, what: String, cure: Cure) {
         let images = self.needs.get(digest).into_iter().flatten().cloned().collect();
-        let problem = Problem { digest: digest.clone(), what, images, cure };
+        let problem = Problem { digest: Some(digest.clone()), what, images, cure };
         locked(&self.problems).push(problem);
     }
 
@@ -190,7 +194,8 @@ impl Verification<'_> {
         let sizes = blobs.iter().filter_map(|d| self.store.blob_size(d)).sum();
         let id = self.progress.begin("blobs", Some(sizes));
         let result = each(blobs, |digest| {
-            let Some(what) = self.damage_of_blob(digest, id)? else { return Ok(()) };
+            let path = self.store.blob_path(digest);
+            let Some(what) = self.damage_of("the blob", &path, digest, id)? else { return Ok(()) };
             let mut cure = Cure::None;
             if self.options.repair {
                 self.store.remove_blob(digest)?;
@@ -203,10 +208,32 @@ impl Verification<'_> {
         result
     }
 
-    fn damage_of_blob(&self, digest: &Digest, id: u64) -> Result<Option<String>> {
-        let mut file = match self.store.open_blob(digest) {
-            Err(Error::NoBlob { .. }) => return Ok(None),
-            other => other?,
+    /// Hashes every download.
+    fn downloads(&self, downloads: &[Digest]) -> Result<()> {
+        if downloads.is_empty() {
+            return Ok(());
+        }
+        let id = self.progress.begin("downloads", None);
+        let result = each(downloads, |digest| {
+            let path = self.store.download_path(digest);
+            let Some(what) = self.damage_of("the download", &path, digest, id)? else { return Ok(()) };
+            let mut cure = Cure::None;
+            if self.options.repair {
+                crate::atomic::remove_file(&path)?;
+                cure = Cure::Removed;
+            }
+            self.problem(digest, what, cure);
+            Ok(())
+        });
+        self.progress.end(id, if result.is_ok() { "checked" } else { "failed" });
+        result
+    }
+
+    fn damage_of(&self, kind: &str, path: &Path, digest: &Digest, id: u64) -> Result<Option<String>> {
+        let mut file = match File::open(path) {
+            // Removed since it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.at("open", path)?,
         };
         let mut hasher = Hasher::new(digest.algorithm());
         let mut buffer = vec![0; BUFFER];
@@ -219,11 +246,11 @@ impl Verification<'_> {
                     self.progress.advance(id, n as u64);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Ok(Some(format!("the blob cannot be read: {e}"))),
+                Err(e) => return Ok(Some(format!("{kind} cannot be read: {e}"))),
             }
         }
         let actual = hasher.finish();
-        Ok((actual != *digest).then(|| format!("the blob has the content of {actual}")))
+        Ok((actual != *digest).then(|| format!("{kind} has the content of {actual}")))
     }
 
     /// Looks at every layer's record and, as deep as asked, at its tree.
@@ -296,7 +323,9 @@ impl Verification<'_> {
         for blob in &info.blobs {
             self.lease.hold(&blob.digest)?;
             let problems = locked(&self.problems);
-            let bad = problems.iter().any(|p| p.digest == blob.digest && p.what.starts_with("the blob"));
+            let bad = problems
+                .iter()
+                .any(|p| p.digest.as_ref() == Some(&blob.digest) && p.what.starts_with("the blob"));
             if !bad && self.store.blob_size(&blob.digest) == Some(blob.size) {
                 return Ok(Some(blob.digest.clone()));
             }
@@ -361,23 +390,11 @@ impl Verification<'_> {
                     self.missing(&digest, format!("the image's {role} is missing"));
                 }
                 // Damage to a document has been found with the blobs.
-                Err(Error::WrongDigest { .. }) => {}
+                Err(Error::Damaged { .. }) => {}
                 Err(e) => self.problem(manifest, format!("the image cannot be read: {e}"), Cure::None),
             }
         }
-        for (reference, target) in store.references()? {
-            let here = store.has_image(&target)
-                || store.manifests_of_index(&target).is_ok_and(|manifests| !manifests.is_empty());
-            if !here && !manifests.contains(&target) {
-                let cure = if self.options.repair {
-                    store.remove_ref(&reference)?;
-                    Cure::Removed
-                } else {
-                    Cure::None
-                };
-                self.missing_name(&reference, &target, cure);
-            }
-        }
+        self.names(&manifests)?;
         Ok(manifests.len() as u64)
     }
 
@@ -396,17 +413,43 @@ impl Verification<'_> {
     fn missing(&self, digest: &Digest, what: String) {
         let known = {
             let problems = locked(&self.problems);
-            problems.iter().any(|p| p.digest == *digest)
+            problems.iter().any(|p| p.digest.as_ref() == Some(digest))
         };
         if !known {
             self.problem(digest, what, Cure::None);
         }
     }
 
-    fn missing_name(&self, reference: &Reference, target: &Digest, cure: Cure) {
-        let what = format!("the name {} stands for an image that is not here", reference.familiar());
-        let problem = Problem { digest: target.clone(), what, images: vec![reference.clone()], cure };
-        locked(&self.problems).push(problem);
+    /// Looks whether every name stands for something. `manifests` are those of images that have been looked at.
+    fn names(&self, manifests: &[Digest]) -> Result<()> {
+        let store = self.store;
+        for (reference, _) in store.reference_files()? {
+            let (digest, what) = match store.lookup(&reference) {
+                // Taken away since it was listed.
+                Ok(None) => continue,
+                Ok(Some(target)) => {
+                    let here = manifests.contains(&target)
+                        || store.has_image(&target)
+                        || store.manifests_of_index(&target).is_ok_and(|found| !found.is_empty());
+                    if here {
+                        continue;
+                    }
+                    (
+                        Some(target),
+                        format!("the name {} stands for an image that is not here", reference.familiar()),
+                    )
+                }
+                Err(e) => (None, e.to_string()),
+            };
+            let cure = if self.options.repair {
+                store.remove_ref(&reference)?;
+                Cure::Removed
+            } else {
+                Cure::None
+            };
+            locked(&self.problems).push(Problem { digest, what, images: vec![reference], cure });
+        }
+        Ok(())
     }
 }
 

@@ -323,6 +323,41 @@ fn damage_is_found_and_mended() {
 }
 
 #[test]
+fn names_and_downloads() {
+    let home = Home::new();
+    furnish(&home);
+    let content = b"a package";
+    home.store.put_download(&sha256(content), &mut &content[..], 100).unwrap();
+    let find = |name: &str| {
+        let mut todo = vec![home.store.root().to_path_buf()];
+        while let Some(path) = todo.pop() {
+            if path.file_name().is_some_and(|n| n == name) && path.is_file() {
+                return path;
+            }
+            todo.extend(fs::read_dir(path).into_iter().flatten().map(|e| e.unwrap().path()));
+        }
+        panic!("no {name}");
+    };
+    fs::write(find("1"), "sha256:short").unwrap();
+    fs::write(find("2"), sha256(b"none").to_string()).unwrap();
+    fs::write(find(sha256(content).hex()), "another").unwrap();
+    let e = home.store.resolve("app:1", None).unwrap_err();
+    assert!(isles_spec::Hint::hint(&e).is_some_and(|h| h.contains("verify --repair")), "{e}");
+    for repair in [false, true] {
+        let found = verify(&home, Depth::Blobs, repair);
+        for piece in
+            ["app/1 is damaged", "app:2 stands for an image that is not here", "the download has the content"]
+        {
+            let one = found.iter().find(|p| p.what.contains(piece));
+            assert_eq!(one.map(|p| p.cure != Cure::None), Some(repair), "{piece}: {found:?}");
+        }
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+    assert!(verify(&home, Depth::Full, false).is_empty());
+    assert!(home.store.download(&sha256(content)).unwrap().is_none());
+}
+
+#[test]
 fn what_a_running_container_stands_on_stays() {
     let home = Home::new();
     let (first, _) = furnish(&home);

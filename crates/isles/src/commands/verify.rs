@@ -59,7 +59,7 @@ pub fn cmd_verify(cx: &Context, args: &Args) -> Result<Code, Failure> {
         .problems
         .iter()
         .map(|problem| Row {
-            digest: problem.digest.to_string(),
+            digest: problem.digest.as_ref().map(ToString::to_string).unwrap_or_default(),
             problem: problem.what.clone(),
             images: problem.images.iter().map(|r| r.familiar()).collect(),
             repair: match problem.cure {
@@ -73,7 +73,7 @@ pub fn cmd_verify(cx: &Context, args: &Args) -> Result<Code, Failure> {
         cx.ui.rows(&args.format, &rows, |rows| {
             let mut table = Table::new(&["DIGEST", "IMAGES", "REPAIR", "PROBLEM"]);
             for row in rows {
-                let short = row.digest.split_once(':').map_or(row.digest.as_str(), |(_, hex)| &hex[..12]);
+                let short = row.digest.split_once(':').map_or("-", |(_, hex)| &hex[..12]);
                 let images = if row.images.is_empty() { "-".into() } else { row.images.join(", ") };
                 table.row(vec![short.into(), images, row.repair.into(), row.problem.clone()]);
             }
