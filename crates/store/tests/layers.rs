@@ -377,9 +377,9 @@ fn a_folder_that_shuts_out_its_owner_is_packed() {
     let upper = home.store.scratch_dir().unwrap().join("upper");
     fs::create_dir_all(upper.join("shut/in")).unwrap();
     fs::write(upper.join("shut/in/f"), "1").unwrap();
-    fs::set_permissions(upper.join("shut/in/f"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(upper.join("shut/in/f"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(upper.join("shut/in"), fs::Permissions::from_mode(0o200)).unwrap();
-    fs::set_permissions(upper.join("shut"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(upper.join("shut"), fs::Permissions::from_mode(0o000)).unwrap();
     let layer = home.store.commit_layer(&home.lease(), &upper, &CommitOptions::default()).unwrap();
     let mut archive = Vec::new();
     home.store.open_layer_tar(&layer.diff_id).unwrap().read_to_end(&mut archive).unwrap();
