@@ -617,3 +617,43 @@ fn a_pull_that_is_killed_is_continued() {
         assert!(killed > 2, "only {killed} were killed in time");
     }
 }
+
+#[test]
+fn a_full_disk_costs_nothing_that_was_complete() {
+    let shelf = both().remove(0);
+    if !rustix::process::geteuid().is_root() {
+        println!("skip: only root can make a small disk");
+        return;
+    }
+    let Some(registry) = Registry::start(false) else { return };
+    let small = layout(&shelf.path("layout"), "small:1", &[tar(&[("a", b"1")])]).id().to_string();
+    layout(&shelf.path("layout"), "large:1", &[tar(&[("b", &noise(9_000_000, 4))]), tar(&[("c", b"1")])]);
+    shelf.isles_in("elsewhere", &["load", "-q", "-i", "oci:layout"]).fine();
+    let name = format!("{}/large:1", registry.address);
+    shelf.isles_in("elsewhere", &["push", "-q", "large:1", &name]).fine();
+    // Everything on a disk of its own, which nobody else sees.
+    let script = r#"
+        mkdir disk && mount -t tmpfs -o size=5m none disk || exit 99
+        export ISLES_ROOT=$PWD/disk/state
+        "$1" load -q -i oci:layout:small:1 || exit 1
+        "$1" pull "$2" && exit 2
+        "$1" load -q -i oci:layout:large:1 && exit 3
+        "$1" verify --full || exit 4
+        "$1" images -q --no-trunc
+        mount -o remount,size=60m disk || exit 5
+        "$1" pull -q "$2" || exit 6
+        "$1" verify --full || exit 7
+        "$1" prune -f
+    "#;
+    let program = env!("CARGO_BIN_EXE_isles");
+    let Some(said) = shelf.peer("unshare", &["-m", "sh", "-c", script, "sh", program, &name]) else { return };
+    if said.code == Some(99) {
+        println!("skip: no tmpfs can be mounted here: {}", said.err);
+        return;
+    }
+    let told = ["No space left on device", "hint: free some space, for example with `isles prune`"];
+    for piece in told {
+        assert_eq!(said.err.matches(piece).count(), 2, "{piece}: {said:?}");
+    }
+    assert_eq!(said.fine(), format!("Loaded image: small:1\n{small}\n{name}\nTotal reclaimed space: 0B\n"));
+}

@@ -53,10 +53,11 @@ pub fn cmd_load(cx: &Context, args: &Args) -> Result<Code, Failure> {
 }
 
 fn from(store: &Store, lease: &Lease, input: &str, bars: &Bars) -> Result<Vec<Imported>, Failure> {
+    if let Some(rest) = input.strip_prefix("oci:") {
+        let (dir, name) = layout_and_name(rest);
+        return Ok(store.import_oci_dir(lease, dir, name, bars)?);
+    }
     let path = match Source::parse(input, |_| true) {
-        Ok(Source::OciLayout { path, tag }) => {
-            return Ok(store.import_oci_dir(lease, &path, tag.as_deref(), bars)?);
-        }
         Ok(Source::OciArchive { path, tag: None } | Source::DockerArchive { path, name: None }) => path,
         Ok(Source::OciArchive { .. } | Source::DockerArchive { .. }) => {
             return Err(Failure::new(format!("'{input}' names one image of an archive, and all are loaded"))
@@ -69,6 +70,16 @@ fn from(store: &Store, lease: &Lease, input: &str, bars: &Bars) -> Result<Vec<Im
     }
     let mut file = open(&path)?;
     Ok(store.import_archive(lease, &mut file, bars)?)
+}
+
+/// The folder of a layout and the name of an image in it. Both may have colons, so what is on disk decides.
+fn layout_and_name(text: &str) -> (&Path, Option<&str>) {
+    let colons = text.rmatch_indices(':').map(|(at, _)| at);
+    let split = |at: usize| (Path::new(&text[..at]), Some(&text[at + 1..]));
+    if Path::new(text).is_dir() {
+        return (Path::new(text), None);
+    }
+    colons.map(split).find(|(dir, _)| dir.is_dir()).unwrap_or((Path::new(text), None))
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
