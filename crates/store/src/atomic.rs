@@ -23,14 +23,24 @@ pub(crate) fn random_name() -> String {
 }
 
 /// Replaces the file at `path` by one with `content`, so that a reader, or a crash, sees the old or the
-/// new one. The directory must exist.
+/// new one. When this returns the new one survives a power cut. The directory must exist.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = temporary_beside(path);
     let result = write_new(&temporary, content, true).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    result.at("write", path)
+    result.and_then(|()| sync_parent(path)).at("write", path)
+}
+
+/// Makes a new name in a directory survive a power cut.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match File::open(parent).and_then(|dir| dir.sync_all()) {
+        // Some file systems cannot, and need not; and the directory may be gone again, with what is in it.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => Ok(()),
+        other => other,
+    }
 }
 
 /// As [`replace`], without waiting for the disk: after a power cut the file may be the old one or empty.
