@@ -169,7 +169,9 @@ fn a_group_whose_processes_still_end_is_waited_for() {
         group.kill().unwrap();
         group.remove().unwrap();
         assert!(paths.iter().all(|path| !path.exists()), "{paths:?}");
-        children.iter_mut().for_each(|c| drop(c.wait().unwrap()));
+        for child in &mut children {
+            child.wait().unwrap();
+        }
     }
 }
 
