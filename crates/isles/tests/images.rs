@@ -657,3 +657,56 @@ fn a_full_disk_costs_nothing_that_was_complete() {
     }
     assert_eq!(said.fine(), format!("Loaded image: small:1\n{small}\n{name}\nTotal reclaimed space: 0B\n"));
 }
+
+/// Runs the program with a terminal of its own, types this, and gives what the terminal showed.
+fn on_a_terminal(shelf: &Shelf, args: &[&str], typed: &str) -> Option<String> {
+    use std::io::Write;
+    let words: Vec<String> = args.iter().map(|a| format!("'{a}'")).collect();
+    let line = format!("{} {}", env!("CARGO_BIN_EXE_isles"), words.join(" "));
+    let mut command = std::process::Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).current_dir(shelf.path(".")).env("HOME", shelf.path("."));
+    command
+        .env("ISLES_ROOT", shelf.path("state"))
+        .env_remove("DOCKER_CONFIG")
+        .env_remove("REGISTRY_AUTH_FILE");
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let Ok(mut child) = child else {
+        println!("skip: script (package bsdutils) is not installed");
+        return None;
+    };
+    // What is typed too early would be shown by the terminal, or thrown away when the password is asked for.
+    let mut shown = String::new();
+    let mut output = child.stdout.take().unwrap();
+    for word in typed.split_inclusive('\n') {
+        while !shown.ends_with(": ") && !shown.ends_with("] ") {
+            let mut bytes = [0; 256];
+            match std::io::Read::read(&mut output, &mut bytes) {
+                Ok(0) | Err(_) => return Some(shown),
+                Ok(n) => shown += &String::from_utf8_lossy(&bytes[..n]),
+            }
+        }
+        shown.push('|');
+        child.stdin.as_mut().unwrap().write_all(word.as_bytes()).unwrap();
+    }
+    std::io::Read::read_to_string(&mut output, &mut shown).unwrap();
+    child.wait().unwrap();
+    Some(shown)
+}
+
+#[test]
+fn questions_on_a_terminal() {
+    let shelf = both().remove(0);
+    stocked(&shelf);
+    let Some(shown) = on_a_terminal(&shelf, &["prune", "-a"], "n\n") else { return };
+    assert!(shown.contains("this removes all images without a container, all build cache"), "{shown}");
+    assert!(shown.contains("Are you sure you want to continue? [y/N]"), "{shown}");
+    assert_eq!(shelf.isles(&["images", "-q"]).fine().lines().count(), 1);
+    let shown = on_a_terminal(&shelf, &["prune", "-a"], "y\n").unwrap();
+    assert!(shown.contains("Total reclaimed space"), "{shown}");
+    assert_eq!(shelf.isles(&["images", "-q"]).fine(), "");
+
+    let Some(registry) = Registry::start(true) else { return };
+    let shown = on_a_terminal(&shelf, &["login", &registry.address], "me\nsecret\n").unwrap();
+    assert!(shown.contains("Username: |me") && shown.contains("Password: |"), "{shown}");
+    assert!(shown.contains("Login Succeeded") && !shown.contains("secret"), "{shown}");
+}

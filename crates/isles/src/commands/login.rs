@@ -78,8 +78,9 @@ fn ask(question: &str, secret: bool) -> Result<String, Failure> {
                 .with_hint("give them with --username and --password-stdin"));
         }
     };
-    (&terminal).write_all(question.as_bytes()).map_err(failed)?;
+    // Before the question, so that nothing that is typed as soon as it appears is shown or lost.
     let hidden = if secret { Some(Hidden::new(&terminal)?) } else { None };
+    (&terminal).write_all(question.as_bytes()).map_err(failed)?;
     let mut line = String::new();
     let read = BufReader::new((&terminal).take(PASSWORD)).read_line(&mut line);
     if hidden.is_some() {
