@@ -97,7 +97,8 @@ fn path_and_tag(rest: &str) -> Result<(PathBuf, Option<String>)> {
 }
 
 impl DebianSuite {
-    fn parse(text: &str) -> Result<Self> {
+    /// What follows `debian://`.
+    pub fn parse(text: &str) -> Result<Self> {
         let (suite, query) = text.split_once('?').unwrap_or((text, ""));
         let word = |s: &str| {
             !s.is_empty()

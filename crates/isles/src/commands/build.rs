@@ -7,7 +7,8 @@ use clap::ValueEnum;
 use isles_build::debian::BootstrapOptions;
 use isles_build::position::Diagnostic;
 use isles_build::recipe::{self, Found};
-use isles_build::{BuildOptions, Built};
+use isles_build::{BuildOptions, Built, image_of_suite};
+use isles_spec::source::DebianSuite;
 use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference};
 
 use crate::context::Context;
@@ -20,6 +21,7 @@ Examples:
   isles build -t app .                          the Dockerfile or the *.def file of this folder
   isles build -t app -f dev.Dockerfile .        another recipe, with this folder as its context
   isles build -t tools tools.def                a definition file
+  isles build -t base debian://bookworm         Debian, from its packages
   isles build --build-arg VERSION=2 --target test .
   isles build --secret id=token,src=$HOME/.token .
 
@@ -33,7 +35,7 @@ again; --no-cache runs them all.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The folder that files are copied from and that holds the recipe, or the recipe itself.
+    /// The folder that files are copied from and that holds the recipe, or the recipe itself; or debian://SUITE.
     #[arg(value_name = "PATH", default_value = ".")]
     path: PathBuf,
     /// Give the image this name; may be repeated.
@@ -101,11 +103,15 @@ enum Shown {
 
 pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
-    let found = find(args).map_err(|e| failure(&e))?;
+    let what = what(args)?;
     let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
     let engine = cx.engine()?;
+    let client = args.connection.client();
     let bars = if args.progress == Shown::Plain { Bars::plain(&ui) } else { Bars::new(&ui) };
-    let built = isles_build::build(&engine, &args.connection.client(), &found, &options, &bars);
+    let built = match &what {
+        What::Suite(suite) => image_of_suite(&engine, &client, suite, &options, &bars),
+        What::Recipe(found) => isles_build::build(&engine, &client, found, &options, &bars),
+    };
     let Built { image, cached, warnings, .. } = built.map_err(|e| failure(&e))?;
     for warning in &warnings {
         cx.ui.warning(&lint(warning));
@@ -121,12 +127,22 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
-/// The recipe: by option, or in the folder.
-fn find(args: &Args) -> isles_build::Result<Found> {
-    match &args.file {
-        None => recipe::find(&args.path),
-        Some(file) => Ok(Found { context: args.path.clone(), ..recipe::find(file)? }),
+/// What is built.
+enum What {
+    Suite(DebianSuite),
+    Recipe(Found),
+}
+
+/// A suite; or a recipe, by option or in the folder.
+fn what(args: &Args) -> Result<What, Failure> {
+    if let Some(suite) = args.path.to_str().and_then(|path| path.strip_prefix("debian://")) {
+        return Ok(What::Suite(DebianSuite::parse(suite)?));
     }
+    let found = match &args.file {
+        None => recipe::find(&args.path),
+        Some(file) => recipe::find(file).map(|found| Found { context: args.path.clone(), ..found }),
+    };
+    found.map(What::Recipe).map_err(|e| failure(&e))
 }
 
 /// `NAME=VALUE`, or `NAME` for the caller's variable.
