@@ -103,6 +103,7 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     let mut limits = Limits::from(&workload.resources);
     if identity == Identity::Root && !security.privileged {
         limits.devices = Some(rules);
+        limits.unified_devices = true;
     }
     let needs_group = !limits.is_empty();
     let unmasked = security.privileged || security.unmask_system_paths;

@@ -49,6 +49,8 @@ pub struct Group {
     pub(super) layout: Layout,
     path: String,
     privileged: bool,
+    /// A program on the v2 directory decides about devices.
+    program: bool,
 }
 
 impl std::fmt::Debug for Group {
@@ -97,7 +99,14 @@ impl Group {
             .chain(layout.v1.iter().map(|h| h.mount.as_path()))
             .next()
             .is_some_and(|mount| rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_ok());
-        Ok(Group { v1: Vec::new(), unified: None, layout: layout.clone(), path: path.to_owned(), privileged })
+        Ok(Group {
+            v1: Vec::new(),
+            unified: None,
+            layout: layout.clone(),
+            path: path.to_owned(),
+            privileged,
+            program: false,
+        })
     }
 
     /// The descriptor for CLONE_INTO_CGROUP, where there is a v2 tree that this user may use.
@@ -189,15 +198,25 @@ impl Group {
                 Err(_) => {}
             }
         }
+        self.devices_by_program(request.limits);
         self.join_hierarchies(request, &mut warnings)?;
         self.apply(request, &mut warnings)?;
         Ok(warnings)
     }
 
+    /// Lets a program on the v2 directory decide about devices, where that is wished for and the kernel can do it.
+    fn devices_by_program(&mut self, limits: &Limits) {
+        if let (true, true, Some(rules), Some(member)) =
+            (limits.unified_devices, self.privileged, &limits.devices, &self.unified)
+        {
+            self.program = devices::attach(member.dir.as_fd(), rules).is_ok();
+        }
+    }
+
     /// Makes the directories in the v1 hierarchies that carry something that was asked for.
     fn join_hierarchies(&mut self, request: &Request<'_>, warnings: &mut Vec<Error>) -> Result<()> {
         let mut wanted: Vec<&str> = request.limits.v1().iter().map(|w| w.controller).collect();
-        if request.limits.devices.is_some() && self.privileged {
+        if request.limits.devices.is_some() && self.privileged && !self.program {
             wanted.push("devices");
         }
         if request.accounting {
@@ -299,7 +318,7 @@ impl Group {
         for (file, value) in &limits.unified {
             done(self.put_unified(file, value))?;
         }
-        if let Some(rules) = limits.devices.as_ref().filter(|_| self.privileged) {
+        if let Some(rules) = limits.devices.as_ref().filter(|_| self.privileged && !self.program) {
             done(self.put_devices(rules))?;
         }
         Ok(())

@@ -66,6 +66,9 @@ pub struct Limits {
     pub unified: BTreeMap<String, String>,
     /// `None` leaves devices alone.
     pub devices: Option<Vec<DeviceRule>>,
+    /// Where there is a v2 tree, its program decides about devices, also on a host with a v1 hierarchy for them: to
+    /// enter that means to wait for the kernel's readers at each start.
+    pub unified_devices: bool,
 }
 
 impl From<&Resources> for Limits {

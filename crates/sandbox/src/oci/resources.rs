@@ -54,6 +54,7 @@ pub fn limits(resources: &Resources) -> Result<Limits> {
             .collect(),
         unified: resources.unified.clone(),
         devices: Some(rules),
+        unified_devices: false,
     })
 }
 
