@@ -217,7 +217,9 @@ impl StepMount<'_> {
                     out.env.push(format!("{variable}={}", String::from_utf8_lossy(&bytes)));
                 }
                 if let Some(target) = target {
-                    let copy = secret_in_memory(build.store, &bytes, *mode, *owner, out)?;
+                    let mut name = std::ffi::OsString::from(format!("isles-{number}-"));
+                    name.push(scratch.0.file_name().unwrap_or_default());
+                    let copy = secret_in_memory(&name, &bytes, *mode, *owner, build.store.ownership(), out)?;
                     out.mounts.push(bind(target.clone(), copy, true));
                 }
             }
@@ -253,7 +255,8 @@ fn cache_folder(store: &Store, id: &str, sharing: Sharing) -> Result<(PathBuf, s
         .mode(0o700)
         .create(&caches)
         .map_err(Error::io("create", &caches))?;
-    for number in 0.. {
+    let mut number = 0u64;
+    loop {
         let name = hex(&<sha2::Sha256 as sha2::Digest>::digest(format!("{number}:{id}").as_bytes()));
         let path = caches.join(format!("{name}.lock"));
         let lock = std::fs::OpenOptions::new()
@@ -270,11 +273,10 @@ fn cache_folder(store: &Store, id: &str, sharing: Sharing) -> Result<(PathBuf, s
         match flock(&lock, operation) {
             Ok(()) => return Ok((caches.join(name), lock)),
             // Somebody uses this one, so a private one is another.
-            Err(Errno::WOULDBLOCK) => {}
+            Err(Errno::WOULDBLOCK) => number += 1,
             Err(e) => return Err(Error::io("lock", &path)(e)),
         }
     }
-    unreachable!("numbers do not end")
 }
 
 /// Makes the folder of a cache mount.
@@ -314,19 +316,16 @@ fn give(path: &Path, mode: u32, owner: Owner, ownership: Ownership) -> Result<()
         .map_err(Error::io("set the mode of", path))
 }
 
-/// A secret as a file that no disk sees.
+/// A secret as a file that no disk sees. `name` is one that nobody else uses.
 fn secret_in_memory(
-    store: &Store,
+    name: &OsStr,
     bytes: &[u8],
     mode: u32,
     owner: Owner,
+    ownership: Ownership,
     out: &mut Prepared,
 ) -> Result<PathBuf> {
-    const MEMORY: &str = "/dev/shm";
-    let unique = store.scratch_dir()?;
-    let _ = std::fs::remove_dir(&unique);
-    let name = unique.file_name().unwrap_or(OsStr::new("secret")).to_owned();
-    let folder = Path::new(MEMORY).join(format!("isles-{}-{}", std::process::id(), name.to_string_lossy()));
+    let folder = Path::new("/dev/shm").join(name);
     std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(Error::io("create", &folder))?;
     out.secrets.push(Secrets(folder.clone()));
     let file = folder.join("secret");
@@ -337,7 +336,7 @@ fn secret_in_memory(
         .open(&file)
         .and_then(|mut f| std::io::Write::write_all(&mut f, bytes))
         .map_err(Error::io("write", &file))?;
-    give(&file, mode, owner, store.ownership())?;
+    give(&file, mode, owner, ownership)?;
     Ok(file)
 }
 
