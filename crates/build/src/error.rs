@@ -43,6 +43,7 @@ pub enum Error {
         code: u8,
         /// The end of what it wrote, where that was not shown.
         tail: String,
+        hint: Option<String>,
     },
     /// Another stage failed; its error is the one to show.
     #[error("the build was stopped")]
@@ -105,7 +106,7 @@ impl Hint for Error {
             Error::Engine(e) => e.hint(),
             Error::Registry(e) => e.hint(),
             Error::Debian(e) => e.hint(),
-            Error::StepFailed { code, command, .. } => step_hint(*code, command),
+            Error::StepFailed { hint, .. } => hint.clone(),
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("check the permissions of the path; .dockerignore can leave it out".into())
             }
@@ -117,14 +118,45 @@ impl Hint for Error {
     }
 }
 
-fn step_hint(code: u8, command: &str) -> Option<String> {
-    match code {
-        127 => Some("a program of the command is not in the image; install it in an earlier step".into()),
-        126 => Some("a program of the command is there but cannot be run; is it executable?".into()),
-        137 => Some("the step was killed, which is what happens when memory runs out".into()),
-        _ if command.contains("apt-get install") && !command.contains("-y") => {
-            Some("nobody can answer questions during a build: write apt-get install -y".into())
+/// What the last words of common programs mean for whoever wrote the step.
+const LAST_WORDS: [(&str, &str); 9] = [
+    ("Do you want to continue?", "nobody can answer during a build: write apt-get install -y"),
+    ("certificate verify failed", "the network may intercept TLS; --host-ca trusts the host's authorities"),
+    ("SSL certificate problem", "the network may intercept TLS; --host-ca trusts the host's authorities"),
+    ("certificate is NOT trusted", "the network may intercept TLS; --host-ca trusts the host's authorities"),
+    ("Temporary failure resolving", "names cannot be resolved in the step; check the network and --network"),
+    (
+        "Temporary failure in name resolution",
+        "names cannot be resolved in the step; check the network and --network",
+    ),
+    ("Could not resolve host", "names cannot be resolved in the step; check the network and --network"),
+    ("Unable to locate package", "run apt-get update in the same RUN, and check the spelling"),
+    ("No space left on device", "free some space, for example with `isles prune`"),
+];
+
+impl Error {
+    /// A step that did not succeed. Its output is part of the message where nobody has seen it.
+    pub(crate) fn step(
+        place: String,
+        command: &str,
+        outcome: &isles_engine::StepOutcome,
+        unseen: bool,
+    ) -> Error {
+        let output = String::from_utf8_lossy(&outcome.tail);
+        let code = outcome.exit.code();
+        let by_code = match code {
+            126 => Some("a program of the command is there but cannot be run; is it executable?"),
+            127 => Some("a program of the command is not in the image; install it in an earlier step"),
+            137 => Some("the step was killed, which is what happens when memory runs out"),
+            _ => None,
+        };
+        let by_words = LAST_WORDS.iter().find(|(words, _)| output.contains(words)).map(|(_, hint)| *hint);
+        Error::StepFailed {
+            place,
+            command: command.split_whitespace().collect::<Vec<_>>().join(" "),
+            code,
+            tail: if unseen { output.into_owned() } else { String::new() },
+            hint: by_words.or(by_code).map(str::to_owned),
         }
-        _ => None,
     }
 }

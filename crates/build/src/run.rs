@@ -137,13 +137,7 @@ impl RunStep<'_> {
         step.host_ca |= build.options.host_ca;
         let outcome = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work })?;
         if !outcome.exit.success() {
-            let tail = if build.options.quiet { &outcome.tail[..] } else { &[] };
-            return Err(Error::StepFailed {
-                place: self.place.clone(),
-                command: self.command.clone(),
-                code: outcome.exit.code(),
-                tail: String::from_utf8_lossy(tail).into_owned(),
-            });
+            return Err(Error::step(self.place.clone(), &self.command, &outcome, build.options.quiet));
         }
         let options = CommitOptions { clamp_mtime: build.epoch, exclude: left_over(&upper, &stubs)?, lowers };
         Ok(store.commit_layer(&build.lease, &upper, &options)?)

@@ -11,6 +11,7 @@ use super::syntax::Stage;
 use crate::debian::{self, Runner};
 use crate::error::{Error, Result};
 use crate::images;
+use crate::key::Key;
 use crate::position::{SourceText, Spanned, nearest};
 use crate::snapshot::{Build, Layer, Snapshot};
 
@@ -158,6 +159,8 @@ fn architecture(build: &Build<'_>) -> Option<String> {
 
 /// A Debian system as a stage.
 pub fn debian(build: &Build<'_>, suite: &DebianSuite) -> Result<Snapshot> {
+    // Two stages of the same suite are bootstrapped once.
+    let _turn = build.turn(&Key::new("suite").with("suite", format!("{suite:?}")).finish());
     let mut options = build.options.bootstrap.clone();
     options.cache &= !build.options.no_cache;
     options.source_date_epoch = build.epoch.or(options.source_date_epoch);

@@ -440,11 +440,6 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
         let record = isles_store::BuildRecord { holds: Vec::new(), value: serde_json::Value::Bool(true) };
         return Ok(build.store.put_build_record(&key, &record)?);
     }
-    let tail = if build.options.quiet { &outcome.tail[..] } else { &[] };
-    Err(Error::StepFailed {
-        place: format!("{}:{}", source.name(), source.line_of(span.start)),
-        command: "%test".into(),
-        code: outcome.exit.code(),
-        tail: String::from_utf8_lossy(tail).into_owned(),
-    })
+    let place = format!("{}:{}", source.name(), source.line_of(span.start));
+    Err(Error::step(place, "%test", &outcome, build.options.quiet))
 }
