@@ -338,3 +338,33 @@ fn archives() {
     std::fs::write(world.context().join("x.tar.bz2"), b"BZh91AY&SY").unwrap();
     assert!(world.build("FROM base\nADD x.tar.bz2 /open/\n").unwrap_err().to_string().contains("bzip2"));
 }
+
+#[test]
+fn attributes_go_along() {
+    use isles_store::tar::{Entry, Writer};
+    let world = world();
+    // cap_net_bind_service=ep, in the form of version 2 (capabilities(7)).
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+    let mut writer = Writer::new(Vec::new());
+    let entry = Entry {
+        path: b"f".to_vec(),
+        mode: 0o755,
+        xattrs: vec![
+            (b"user.note".to_vec(), b"hi".to_vec()),
+            (b"security.capability".to_vec(), capability.clone()),
+            (b"user.isles.owner".to_vec(), b"0:0".to_vec()),
+            (b"trusted.overlay.opaque".to_vec(), b"y".to_vec()),
+        ],
+        ..Entry::default()
+    };
+    writer.begin(&entry).unwrap();
+    std::fs::write(world.context().join("caps.tar"), writer.finish().unwrap()).unwrap();
+    let image = world.image("FROM scratch AS a\nADD caps.tar /\nFROM scratch\nCOPY --from=a /f /g\n");
+    let xattrs: BTreeMap<_, _> =
+        world.view(&image).xattrs(std::path::Path::new("/g")).unwrap().into_iter().collect();
+    assert_eq!(xattrs.get(std::ffi::OsStr::new("user.note")), Some(&b"hi".to_vec()));
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(xattrs.get(std::ffi::OsStr::new("security.capability")), Some(&capability));
+        assert_eq!(xattrs.len(), 2, "{xattrs:?}");
+    }
+}
