@@ -1,7 +1,7 @@
 //! What is written down about a container, and what can be said of it from that: `config.json` and `state.json` in its
 //! folder, and the lock, which tells whether its monitor lives.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isles_spec::{Digest, Workload};
 use isles_store::Container;
@@ -47,8 +47,6 @@ pub struct State {
     pub exit_code: Option<u8>,
     /// The kernel killed some of its processes because its memory was used up.
     pub out_of_memory: bool,
-    /// Why it could not be started.
-    pub error: Option<String>,
 }
 
 /// The stages of a container's life, by Docker's words.
@@ -171,9 +169,17 @@ impl Engine {
     /// container, in which case this is `false`. A program that is just being started has no number yet.
     fn end(&self, container: &mut Container) -> Result<bool> {
         const PAUSE: Duration = Duration::from_millis(5);
+        /// A monitor that has not let go after this time is stopped, or hangs.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let begin = Instant::now();
         loop {
             match info(container) {
-                Ok(Some(info)) => kill(&info.state)?,
+                Ok(Some(Info { state, .. })) => {
+                    kill(state.pid.zip(state.pid_start))?;
+                    if begin.elapsed() > PATIENCE {
+                        kill(state.monitor)?;
+                    }
+                }
                 Ok(None) => {}
                 Err(Error::Store(e)) if gone(&e) => return Ok(false),
                 Err(e) => return Err(e),
@@ -244,16 +250,17 @@ fn info(container: &Container) -> Result<Option<Info>> {
     Ok(Some(Info { record, state, status, ephemeral }))
 }
 
-/// Kills a container's process 1, if it is still the one that was started.
-fn kill(state: &State) -> Result<()> {
+/// Kills a process, if it is still the one that began then.
+fn kill(process: Option<(i32, u64)>) -> Result<()> {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let Some(pid) = state.pid.and_then(Pid::from_raw) else { return Ok(()) };
+    let Some((number, start)) = process else { return Ok(()) };
+    let Some(pid) = Pid::from_raw(number) else { return Ok(()) };
     let fd = match pidfd_open(pid, PidfdFlags::empty()) {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         other => other.map_err(|e| Error::system("kill the container", e))?,
     };
     // The number may have been given away between the two looks, but not after the descriptor was opened.
-    if process_start(pid.as_raw_nonzero().get()) != state.pid_start {
+    if process_start(number) != Some(start) {
         return Ok(());
     }
     match pidfd_send_signal(fd, Signal::KILL) {

@@ -47,14 +47,19 @@ impl Engine {
         // From here on signals wait until there is a container to hand them to.
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let container = self.create(workload, foreground)?;
-        let result = self.run_in(&container.folder, &container.record, foreground, &signals);
-        match &result {
-            Ok(_) if !workload.remove => {}
-            // Collected later, if not now.
-            Err(_) => drop(container.folder.remove()),
-            Ok(_) => container.folder.remove()?,
+        let mut started = match self.start_in(&container.folder, &container.record, foreground) {
+            Ok(started) => started,
+            Err(e) => {
+                // Collected later, if not now.
+                drop(container.folder.remove());
+                return Err(e);
+            }
+        };
+        let exit = self.stay(&mut started, &container, foreground, &signals);
+        if workload.remove {
+            container.folder.remove()?;
         }
-        result
+        exit
     }
 
     fn create(&self, workload: &Workload, foreground: &Foreground<'_>) -> Result<Created> {
@@ -109,13 +114,8 @@ impl Engine {
         }
     }
 
-    fn run_in(
-        &self,
-        folder: &Container,
-        record: &Record,
-        foreground: &Foreground<'_>,
-        signals: &Signals,
-    ) -> Result<Exit> {
+    /// Plans the container and starts its program.
+    fn start_in(&self, folder: &Container, record: &Record, foreground: &Foreground<'_>) -> Result<Started> {
         let workload = &record.workload;
         let ownership = self.store.ownership();
         let (root, view) = match (&workload.root, foreground.image) {
@@ -164,15 +164,20 @@ impl Engine {
             }
             None => Fence::none(),
         };
-        let started = self.start(folder, &mut planned, &fence, workload, &view);
-        let (mut child, mut state) = match started {
-            Ok(started) => started,
-            Err(e) => {
-                drop(fence.remove());
-                return Err(e);
-            }
-        };
-        let status = attend(&mut child, workload, signals, &|| {
+        let (child, state) = self.start(folder, &mut planned, &fence, workload, &view)?;
+        Ok(Started { child, state, fence })
+    }
+
+    /// Stays with a started container until it ends, and writes down how.
+    fn stay(
+        &self,
+        started: &mut Started,
+        container: &Created,
+        foreground: &Foreground<'_>,
+        signals: &Signals,
+    ) -> Result<Exit> {
+        let workload = &container.record.workload;
+        let status = attend(&mut started.child, workload, signals, &|| {
             // While the program works: what others left behind.
             if let Err(e) = self.collect() {
                 (foreground.warn)(&format!("leftovers could not be collected: {e}"));
@@ -180,21 +185,25 @@ impl Engine {
         });
         if status.is_err() {
             // Whatever went wrong here, nobody will be there to watch it.
-            drop(child.kill(libc::SIGKILL));
-            drop(child.wait());
+            drop(started.child.kill(libc::SIGKILL));
+            drop(started.child.wait());
         }
-        state.out_of_memory = fence.oom_kills() > 0;
-        let group = fence.remove();
+        let out_of_memory = started.fence.oom_kills() > 0;
+        if let Err(e) = started.fence.remove() {
+            (foreground.warn)(&format!("the control group stays until the next collection: {e}"));
+        }
         let exit = Exit::from(status?);
-        if state.out_of_memory && exit == Exit::Signal(libc::SIGKILL as u8) {
+        if out_of_memory && exit == Exit::Signal(libc::SIGKILL as u8) {
             (foreground.warn)("the container was killed because it used more memory than its limit");
         }
         if !workload.remove {
+            let state = &mut started.state;
+            state.out_of_memory = out_of_memory;
             state.finished = Some(now());
             state.exit_code = Some(exit.code());
-            state.save(folder)?;
+            state.save(&container.folder)?;
         }
-        group.map(|()| exit)
+        Ok(exit)
     }
 
     fn start(
@@ -230,6 +239,13 @@ impl Engine {
 struct Created {
     folder: Container,
     record: Record,
+}
+
+/// A container whose program runs.
+struct Started {
+    child: Child,
+    state: State,
+    fence: Fence,
 }
 
 /// The caller's wish, the host's own name where the network is asked to be the host's, else the short ID, as Docker

@@ -68,11 +68,7 @@ impl Fence {
     }
 
     /// Kills what is left in the group, and removes it.
-    pub fn remove(mut self) -> Result<()> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<()> {
+    pub fn remove(&mut self) -> Result<()> {
         let Some(mut group) = self.0.take() else { return Ok(()) };
         group.kill()?;
         Ok(group.remove()?)
@@ -82,7 +78,7 @@ impl Fence {
 impl Drop for Fence {
     fn drop(&mut self) {
         // On the way out of another failure, which is the one to tell; what stays is collected later.
-        let _ = self.end();
+        let _ = self.remove();
     }
 }
 

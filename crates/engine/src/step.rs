@@ -170,7 +170,7 @@ impl Engine {
             terminal: None,
         })?;
         let setup = &mut planned.setup;
-        let fence = match &planned.limits {
+        let mut fence = match &planned.limits {
             Some(limits) => Fence::new(&self.group_name(&crate::name::id()?), limits, false, &mut |_| {})?,
             None => Fence::none(),
         };

@@ -157,7 +157,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "Dead": status == Status::Dead,
             "Pid": state.pid.filter(|_| status == Status::Running).unwrap_or(0),
             "ExitCode": state.exit_code.unwrap_or(0),
-            "Error": state.error.unwrap_or_default(),
+            "Error": "",
             "StartedAt": time(state.started),
             "FinishedAt": time(state.finished),
         },
