@@ -359,7 +359,8 @@ fn nothing_outlives_a_killed_run() {
         // The pipe closes when the last process of the container is gone.
         assert_eq!(run.rest(), "");
         run.0.wait().unwrap();
-        // The name is free again, and the next command collects what is left.
+        // Any command that looks collects what is left, and the name is free again.
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
         world.isles(&["run", "--rm", "--name", "gone", &source, "true"]).fine();
         assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
         let left: Vec<_> = fs::read_dir(world.path("state/containers"))

@@ -56,6 +56,8 @@ pub fn cmd_ps(cx: &Context, args: &Args) -> Result<Code, Failure> {
     // Who asks for a state wants to see those in it.
     let all = args.all || args.filter.iter().any(|f| matches!(f.key.as_str(), "status" | "exited"));
     let engine = cx.engine()?;
+    // What monitors left that were killed is nobody's container any more.
+    engine.collect()?;
     let rows: Vec<Row> = engine
         .containers()?
         .iter()

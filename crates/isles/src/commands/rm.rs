@@ -18,6 +18,8 @@ pub struct Args {
 /// Removes what can be removed, and tells of the rest.
 pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
+    // What monitors left that were killed is nobody's container any more.
+    engine.collect()?;
     let mut code = Code::SUCCESS;
     for name in &args.containers {
         match engine.remove(name, args.force) {
