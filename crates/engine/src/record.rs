@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use isles_sandbox::cgroup::{Group, Layout};
 use isles_spec::{Digest, Workload};
 use isles_store::Container;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use crate::start::Fence;
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
+/// What names of steps' control groups have before the process that runs them.
+const STEP: &str = "step-";
 
 /// A container as it was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -202,6 +205,32 @@ impl Engine {
         Ok(removed)
     }
 
+    /// As [`Engine::collect`], and looks for control groups that no container and no step of a build has any more.
+    pub fn collect_all(&self) -> Result<Vec<String>> {
+        let removed = self.collect()?;
+        let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
+        let prefix = self.group_name("");
+        // Asked after the groups were listed: a container is there before its group is.
+        let known = |id: &str| self.store.containers().is_ok_and(|all| all.iter().any(|c| c.starts_with(id)));
+        Group::collect(&layout, &prefix, &|name: &str| {
+            let id = name.strip_prefix(&prefix).unwrap_or(name);
+            match id.strip_prefix(STEP) {
+                Some(step) => {
+                    process_of_step(step).is_some_and(|(pid, start)| process_start(pid) == Some(start))
+                }
+                None => known(id),
+            }
+        })?;
+        Ok(removed)
+    }
+
+    /// The name of a control group for a step of a build, which lasts as long as this process at most.
+    pub(crate) fn step_group_name(&self) -> Result<String> {
+        let pid = std::process::id().cast_signed();
+        let start = process_start(pid).unwrap_or_default();
+        Ok(format!("{}{STEP}{pid}-{start}-{}", self.group_name(""), &crate::name::id()?[..16]))
+    }
+
     /// The process 1 of a running container.
     pub(crate) fn pid_of(&self, name: &str) -> Result<i32> {
         let found = self.find(name)?;
@@ -227,6 +256,12 @@ fn gone(error: &isles_store::Error) -> bool {
         isles_store::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }
+}
+
+/// `PID-START-…`
+fn process_of_step(name: &str) -> Option<(i32, u64)> {
+    let mut parts = name.split('-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// `None` where the folder has no record yet, or not any more.

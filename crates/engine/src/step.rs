@@ -171,7 +171,7 @@ impl Engine {
         })?;
         let setup = &mut planned.setup;
         let mut fence = match &planned.limits {
-            Some(limits) => Fence::new(&self.group_name(&crate::name::id()?), limits, false, &mut |_| {})?,
+            Some(limits) => Fence::new(&self.step_group_name()?, limits, false, &mut |_| {})?,
             None => Fence::none(),
         };
         fence.admit(setup)?;

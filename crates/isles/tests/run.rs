@@ -354,6 +354,7 @@ fn nothing_outlives_a_killed_run() {
         let (mut run, line) = Running::start(command.args(["sh", "-c", script]));
         assert_eq!(line, "ready\n");
         assert_eq!(world.isles(&["ps", "--format", "{{.Names}} {{.State}}"]).fine(), "gone running\n");
+        let id = world.isles(&["inspect", "-f", "{{.Id}}", "gone"]).fine();
         world.isles(&["rm", "gone"]).fails(1, &["it is running"]);
         run.0.kill().unwrap();
         // The pipe closes when the last process of the container is gone.
@@ -370,6 +371,11 @@ fn nothing_outlives_a_killed_run() {
             .collect();
         assert!(left.is_empty(), "{left:?}");
         assert_eq!(fs::read_dir(world.path("state/tmp")).map_or(0, Iterator::count), 0);
+        for tree in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/devices"] {
+            let groups = fs::read_dir(format!("{tree}/isles")).into_iter().flatten();
+            let names: Vec<String> = groups.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            assert!(!names.iter().any(|name| name.contains(&id[..32])), "{tree}: {names:?}");
+        }
     });
 }
 

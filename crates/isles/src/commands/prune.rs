@@ -85,7 +85,7 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let (containers, of_containers) =
         if args.containers { ended(&engine, args.dry_run)? } else { Default::default() };
     if !args.dry_run {
-        engine.collect()?;
+        engine.collect_all()?;
     }
     let pruned = store.prune(&options)?;
     report(cx, args, pruned, containers, of_containers)?;

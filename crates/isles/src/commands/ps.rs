@@ -57,7 +57,7 @@ pub fn cmd_ps(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let all = args.all || args.filter.iter().any(|f| matches!(f.key.as_str(), "status" | "exited"));
     let engine = cx.engine()?;
     // What monitors left that were killed is nobody's container any more.
-    engine.collect()?;
+    engine.collect_all()?;
     let rows: Vec<Row> = engine
         .containers()?
         .iter()

@@ -19,7 +19,7 @@ pub struct Args {
 pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     // What monitors left that were killed is nobody's container any more.
-    engine.collect()?;
+    engine.collect_all()?;
     let mut code = Code::SUCCESS;
     for name in &args.containers {
         match engine.remove(name, args.force) {
