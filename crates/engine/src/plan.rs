@@ -362,19 +362,25 @@ fn system_mounts(workload: &Workload, namespaces: &Namespaces) -> Vec<Mount> {
     let sys = MountFlags { read_only: !writable, recursive_read_only: !writable, ..safe };
     let pts = MountFlags { nosuid: true, noexec: true, ..Default::default() };
     let dev = MountFlags { nosuid: true, strictatime: true, ..Default::default() };
-    let shm = match &workload.ipc {
-        // The memory that processes share is part of what they share.
-        NamespaceMode::Host => MountSource::Bind { source: "/dev/shm".into(), recursive: true },
-        _ => tmpfs(Some(workload.shm_size.unwrap_or(SHM_SIZE)), Some(0o1777), &[]),
-    };
     let mut mounts = vec![
         mount("/proc", MountSource::Proc, safe),
         mount("/dev", MountSource::Dev, dev),
         mount("/dev/pts", MountSource::Devpts, pts),
-        mount("/dev/shm", shm, safe),
-        mount("/dev/mqueue", MountSource::Mqueue, safe),
-        mount("/sys", MountSource::Sysfs, sys),
     ];
+    if workload.ipc == NamespaceMode::Host {
+        // The memory and the queues that processes share are part of what they share.
+        for path in ["/dev/shm", "/dev/mqueue"] {
+            if Path::new(path).is_dir() {
+                let source = MountSource::Bind { source: path.into(), recursive: true };
+                mounts.push(mount(path, source, safe));
+            }
+        }
+    } else {
+        let size = workload.shm_size.unwrap_or(SHM_SIZE);
+        mounts.push(mount("/dev/shm", tmpfs(Some(size), Some(0o1777), &[]), safe));
+        mounts.push(mount("/dev/mqueue", MountSource::Mqueue, safe));
+    }
+    mounts.push(mount("/sys", MountSource::Sysfs, sys));
     if matches!(namespaces.cgroup, Namespace::New) && pure_v2() {
         mounts.push(mount("/sys/fs/cgroup", MountSource::Cgroup, sys));
     }

@@ -412,6 +412,10 @@ fn namespaces_can_be_shared() {
         let here = fs::read_link("/proc/self/ns/uts").unwrap();
         let words = ["--uts", "host", "--", "sh", "-c", "ls -l /proc/self/ns/uts"];
         assert!(world.run(&words).fine().contains(here.to_str().unwrap()));
+        let shared = ["--ipc", "host", "--cgroupns", "host", "--pid", "host", "--"];
+        let script = "test -d /dev/shm && ls -l /proc/self/ns/ipc";
+        let out = world.run(&[&shared[..], &["sh", "-c", script]].concat()).fine();
+        assert!(out.contains(fs::read_link("/proc/self/ns/ipc").unwrap().to_str().unwrap()), "{out}");
         let words = ["--network", "none", "--", "sh", "-c", "ls /sys/class/net; cat /etc/resolv.conf"];
         let said = world.run(&words);
         assert_eq!(said.out, "lo\n", "{said:?}");
