@@ -31,11 +31,7 @@ impl Context {
             Language::Dockerfile => ignore_of(&found.file, folder)?,
             Language::Definition => Ignore::default(),
         };
-        Ok(Context {
-            tree: Tree::Folder(Folder::open(folder)?),
-            digests: Digests::of(store.root(), &real),
-            ignore,
-        })
+        Ok(Context { tree: Tree::Folder(Folder::open(folder)?), digests: Digests::of(store, &real), ignore })
     }
 
     /// Keeps what was learned of the files.

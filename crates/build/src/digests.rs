@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use isles_store::FileKind;
+use isles_store::{FileKind, Memory, Store};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -28,7 +28,9 @@ pub type Content = [u8; 32];
 /// Digests of the files below one folder, kept in the store between builds.
 #[derive(Debug)]
 pub struct Digests {
-    file: PathBuf,
+    store: Store,
+    /// What the memory is called in the store.
+    name: String,
     known: Mutex<Known>,
 }
 
@@ -49,9 +51,9 @@ struct Stamp {
 
 impl Digests {
     /// The memory for a folder. Nothing is read before the first question.
-    pub fn of(store_root: &Path, folder: &Path) -> Digests {
+    pub fn of(store: &Store, folder: &Path) -> Digests {
         let name = crate::key::hex(&Sha256::digest(folder.as_os_str().as_encoded_bytes()));
-        Digests { file: store_root.join("cache/files").join(name), known: Mutex::default() }
+        Digests { store: store.clone(), name, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -75,7 +77,7 @@ impl Digests {
         let stamp = ctime.map(|ctime| Stamp { size: meta.size, mtime: meta.mtime, ctime });
         if let Some(stamp) = stamp {
             let mut known = self.known();
-            known.load(&self.file);
+            known.load(&self.store, &self.name);
             if let Some((before, content)) = known.by_inode.get(&meta.inode)
                 && *before == stamp
             {
@@ -111,20 +113,17 @@ impl Digests {
                 crate::key::hex(content)
             );
         }
-        let Some(parent) = self.file.parent() else { return };
-        let temporary = self.file.with_extension(format!("{}.new", std::process::id()));
-        let _ = std::fs::create_dir_all(parent)
-            .and_then(|()| std::fs::write(&temporary, text))
-            .and_then(|()| std::fs::rename(&temporary, &self.file));
+        let _ = self.store.remember(Memory::Files, &self.name, text.as_bytes());
     }
 }
 
 impl Known {
-    fn load(&mut self, file: &Path) {
+    fn load(&mut self, store: &Store, name: &str) {
         if std::mem::replace(&mut self.loaded, true) {
             return;
         }
-        let Ok(text) = std::fs::read_to_string(file) else { return };
+        let Ok(Some(bytes)) = store.remembered(Memory::Files, name) else { return };
+        let Ok(text) = std::str::from_utf8(&bytes) else { return };
         self.by_inode.extend(text.lines().filter_map(line));
     }
 }
@@ -182,7 +181,8 @@ mod tests {
     #[test]
     fn content_is_read_once_and_again_when_it_changed() {
         let dir = tempfile::tempdir().unwrap();
-        let store = tempfile::tempdir().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path().join("store"), isles_store::Ownership::Single).unwrap();
         let file = dir.path().join("f");
         std::fs::write(&file, "one").unwrap();
         let tree = Tree::Folder(Folder::open(dir.path()).unwrap());
@@ -190,7 +190,7 @@ mod tests {
             let meta = tree.lstat(Path::new("f")).unwrap().unwrap();
             digests.content(&tree, Path::new("f"), &meta).unwrap()
         };
-        let fresh = Digests::of(store.path(), dir.path());
+        let fresh = Digests::of(&store, dir.path());
         let one = digest(&fresh);
         assert!(fresh.known().by_inode.is_empty(), "a file of this moment is not to be trusted yet");
         // A file of the past, by a clock that is ahead.
@@ -199,7 +199,7 @@ mod tests {
         fresh.known().by_inode.insert(meta.inode, (stamp, one));
         fresh.known().changed = true;
         fresh.save();
-        let again = Digests::of(store.path(), dir.path());
+        let again = Digests::of(&store, dir.path());
         assert_eq!(digest(&again), one);
         assert_eq!(again.known().by_inode.len(), 1, "it was remembered");
         std::fs::write(&file, "two").unwrap();

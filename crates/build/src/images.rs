@@ -134,7 +134,7 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
 /// A root file system in a folder of the host as the only layer.
 pub fn of_folder(build: &Build<'_>, path: &Path) -> Result<Snapshot> {
     let tree = crate::tree::Tree::Folder(crate::tree::Folder::open(path)?);
-    let digests = Digests::of(build.store.root(), path);
+    let digests = Digests::of(build.store, path);
     let found = crate::select::select(&tree, "/", &Default::default())?.map_err(|n| n.into_error())?;
     let mut snapshot = scratch(&build.platform);
     let mut key = snapshot.key("folder", build);

@@ -4,20 +4,20 @@
 //! in the upper directory, as are those of /proc, /etc/resolv.conf and the like; none of that is committed.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Step, StepOutput, StepRoot};
 use isles_spec::{Mount, MountKind, NetworkMode, Propagation};
-use isles_store::{CommitOptions, CommittedLayer, Merged, Ownership, Store};
-use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
-use rustix::io::Errno;
+use isles_store::{CacheLock, CacheMount, CommitOptions, CommittedLayer, Merged, Ownership, Store};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::copy::{Owner, Placement, copy};
 use crate::digests::Digests;
 use crate::dockerfile::mount::Sharing;
 use crate::error::{Error, Result};
 use crate::key::{Key, hex};
+use crate::secret::Secret;
 use crate::select::{Selection, add_to_key};
 use crate::snapshot::{Build, Scratch, Snapshot};
 use crate::tree::{Tree, is_absent, resolve};
@@ -149,18 +149,10 @@ impl RunStep<'_> {
 struct Prepared {
     mounts: Vec<Mount>,
     env: Vec<String>,
-    /// Locks of cache folders, held while the step runs.
-    locks: Vec<std::fs::File>,
-    /// Folders in memory with secrets, which go when the step is over.
-    secrets: Vec<Secrets>,
-}
-
-struct Secrets(PathBuf);
-
-impl Drop for Secrets {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    /// Cache folders, locked while the step runs.
+    caches: Vec<CacheMount>,
+    /// Secrets in memory, which go when the step is over.
+    secrets: Vec<Secret>,
 }
 
 impl StepMount<'_> {
@@ -193,12 +185,12 @@ impl StepMount<'_> {
                 out.mounts.push(bind(target.clone(), source, *read_only));
             }
             StepMount::Cache { target, id, read_only, sharing, mode, owner, initial } => {
-                let (folder, lock) = cache_folder(build.store, id, *sharing)?;
-                if !folder.exists() {
-                    fill_cache(build, scratch, number, &folder, initial.as_ref(), *mode, *owner)?;
+                let cache = cache_mount(build.store, id, *sharing)?;
+                if !cache.folder.exists() {
+                    fill_cache(build, scratch, number, &cache.folder, initial.as_ref(), *mode, *owner)?;
                 }
-                out.locks.push(lock);
-                out.mounts.push(bind(target.clone(), folder, *read_only));
+                out.mounts.push(bind(target.clone(), cache.folder.clone(), *read_only));
+                out.caches.push(cache);
             }
             StepMount::Tmpfs { target, size } => out.mounts.push(Mount {
                 destination: target.clone(),
@@ -211,10 +203,10 @@ impl StepMount<'_> {
                     out.env.push(format!("{variable}={}", String::from_utf8_lossy(&bytes)));
                 }
                 if let Some(target) = target {
-                    let mut name = std::ffi::OsString::from(format!("isles-{number}-"));
-                    name.push(scratch.0.file_name().unwrap_or_default());
-                    let copy = secret_in_memory(&name, &bytes, *mode, *owner, build.store.ownership(), out)?;
-                    out.mounts.push(bind(target.clone(), copy, true));
+                    let secret = Secret::new(&bytes)?;
+                    give(secret.file(), *mode, *owner, build.store.ownership())?;
+                    out.mounts.push(bind(target.clone(), secret.file().to_owned(), true));
+                    out.secrets.push(secret);
                 }
             }
         }
@@ -241,34 +233,20 @@ fn materialise(build: &Build<'_>, tree: &Tree, files: &[Selection], folder: &Pat
     Ok(upper.finish()?.join("source"))
 }
 
-/// The folder of a cache mount, and its lock.
-fn cache_folder(store: &Store, id: &str, sharing: Sharing) -> Result<(PathBuf, std::fs::File)> {
-    let caches = store.root().join("cache/mounts");
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&caches)
-        .map_err(Error::io("create", &caches))?;
+/// The cache mount of an ID.
+fn cache_mount(store: &Store, id: &str, sharing: Sharing) -> Result<CacheMount> {
+    let lock = match sharing {
+        Sharing::Shared => CacheLock::Shared,
+        Sharing::Locked => CacheLock::Exclusive,
+        Sharing::Private => CacheLock::IfFree,
+    };
     let mut number = 0u64;
     loop {
         let name = hex(&<sha2::Sha256 as sha2::Digest>::digest(format!("{number}:{id}").as_bytes()));
-        let path = caches.join(format!("{name}.lock"));
-        let lock = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        let operation = match sharing {
-            Sharing::Shared => FlockOperation::LockShared,
-            Sharing::Locked => FlockOperation::LockExclusive,
-            Sharing::Private => FlockOperation::NonBlockingLockExclusive,
-        };
-        match flock(&lock, operation) {
-            Ok(()) => return Ok((caches.join(name), lock)),
+        match store.cache_mount(&name, lock)? {
+            Some(mount) => return Ok(mount),
             // Somebody uses this one, so a private one is another.
-            Err(Errno::WOULDBLOCK) => number += 1,
-            Err(e) => return Err(Error::io("lock", &path)(e)),
+            None => number += 1,
         }
     }
 }
@@ -308,30 +286,6 @@ fn give(path: &Path, mode: u32, owner: Owner, ownership: Ownership) -> Result<()
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .map_err(Error::io("set the mode of", path))
-}
-
-/// A secret as a file that no disk sees. `name` is one that nobody else uses.
-fn secret_in_memory(
-    name: &OsStr,
-    bytes: &[u8],
-    mode: u32,
-    owner: Owner,
-    ownership: Ownership,
-    out: &mut Prepared,
-) -> Result<PathBuf> {
-    let folder = Path::new("/dev/shm").join(name);
-    std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(Error::io("create", &folder))?;
-    out.secrets.push(Secrets(folder.clone()));
-    let file = folder.join("secret");
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&file)
-        .and_then(|mut f| std::io::Write::write_all(&mut f, bytes))
-        .map_err(Error::io("write", &file))?;
-    give(&file, mode, owner, ownership)?;
-    Ok(file)
 }
 
 fn bind(destination: PathBuf, source: PathBuf, read_only: bool) -> Mount {

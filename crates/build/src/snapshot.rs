@@ -156,6 +156,7 @@ impl<'a> Build<'a> {
         options: &'a BuildOptions,
         progress: &'a dyn Progress,
     ) -> Result<Build<'a>> {
+        crate::secret::remove_dead_secrets();
         let store = engine.store();
         Ok(Build {
             engine,
@@ -166,7 +167,7 @@ impl<'a> Build<'a> {
             lease: store.lease()?,
             platform: options.platform.clone().unwrap_or_else(Platform::host),
             epoch: options.epoch(),
-            layer_digests: Digests::of(store.root(), Path::new("layers")),
+            layer_digests: Digests::of(store, Path::new("layers")),
             busy: Mutex::default(),
             idle: Condvar::new(),
             worked: AtomicBool::new(false),

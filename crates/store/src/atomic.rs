@@ -9,8 +9,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::Result;
 use crate::error::At;
 
-/// Sixteen random hexadecimal characters.
-pub(crate) fn random_name() -> String {
+/// Sixteen random hexadecimal characters, for names that nobody else uses.
+pub fn random_name() -> String {
     let mut bytes = [0u8; 8];
     // The kernel's generator never fails for so few bytes once it is seeded; the process ID and the
     // clock tell processes apart should it be missing.

@@ -1,5 +1,5 @@
-//! What may be thrown away: records of the build cache, and downloads by digest. Ordered by last use, which
-//! is the modification time of their files.
+//! What may be thrown away: records of the build cache, downloads by digest, and what only spares time. Ordered
+//! by last use, which is the modification time of their files.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,6 +15,7 @@ use crate::layer::to_json;
 use crate::{Error, Lease, Result, Store};
 
 const RECORD_LIMIT: u64 = 4 << 20;
+const MEMORY_LIMIT: u64 = 256 << 20;
 
 /// What a step of a build gave, kept under the key of everything that went into it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +26,53 @@ pub struct BuildRecord {
     pub value: serde_json::Value,
 }
 
+/// Files of the cache that only spare time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Digests of files, by the folder that they are in.
+    Files,
+    /// Signed indices of package archives, by URL.
+    Indices,
+}
+
+impl Memory {
+    pub(crate) const ALL: [Memory; 2] = [Memory::Files, Memory::Indices];
+
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Memory::Files => "cache/files",
+            Memory::Indices => "cache/debian",
+        }
+    }
+}
+
 impl Store {
+    /// What was remembered under a name, which must do as a file name, and marks it as used now.
+    pub fn remembered(&self, memory: Memory, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.root.join(memory.folder()).join(name);
+        match crate::atomic::read_bounded(&path, MEMORY_LIMIT) {
+            Ok(bytes) => {
+                touch(&path);
+                Ok(Some(bytes))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
+    /// Remembers something under a name. A power cut may leave it empty or cut short.
+    pub fn remember(&self, memory: Memory, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.dir(memory.folder())?.join(name);
+        // Written in this process's own folder, so that nothing is left beside it when the process is killed.
+        let temporary = self.scratch("memory")?;
+        let result =
+            fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, &path)).at("write", &path);
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        result
+    }
+
     fn record_path(&self, key: &Digest) -> PathBuf {
         self.root.join("cache/build").join(format!("{}-{}", key.algorithm().name(), key.hex()))
     }

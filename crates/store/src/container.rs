@@ -159,7 +159,7 @@ impl Store {
                 crate::remove::tree(&path)?;
             }
         }
-        crate::gc::clear_tmp(self)?;
+        crate::gc::clear_tmp(self, false)?;
         Ok(removed)
     }
 }

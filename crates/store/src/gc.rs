@@ -8,11 +8,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use isles_spec::{Algorithm, Digest, Reference};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::evict::{self, Kind};
 use crate::refs::names_in;
 use crate::{Error, Result, Store};
 
@@ -45,6 +46,10 @@ pub struct Pruned {
     pub blobs: Vec<Digest>,
     pub build_records: usize,
     pub downloads: usize,
+    /// Folders of `RUN --mount=type=cache`.
+    pub cache_mounts: usize,
+    /// Files of the cache that only spare time.
+    pub memories: usize,
     /// Bytes on disk.
     pub freed: u64,
 }
@@ -69,34 +74,27 @@ pub struct DiskUsage {
     pub containers: UsageLine,
     pub build_cache: UsageLine,
     pub downloads: UsageLine,
+    /// Bytes that processes left which were killed, and downloads that nobody continues.
+    pub leftovers: u64,
 }
 
 /// What can be reached.
 #[derive(Default)]
-struct Reach {
-    blobs: HashSet<Digest>,
-    layers: HashSet<Digest>,
+pub(crate) struct Reach {
+    pub blobs: HashSet<Digest>,
+    pub layers: HashSet<Digest>,
 }
 
 /// Which roots count.
-struct Roots<'a> {
+pub(crate) struct Roots<'a> {
     /// Manifests of images that go.
-    dropped: &'a HashSet<Digest>,
+    pub dropped: &'a HashSet<Digest>,
     /// Files of build records that go; all where `None`.
-    evicted: Option<&'a HashSet<PathBuf>>,
+    pub evicted: Option<&'a HashSet<&'a Path>>,
 }
 
 /// Blobs, and layers with their folders.
 type Garbage = (Vec<Digest>, Vec<(Digest, PathBuf)>);
-
-/// Something in a cache, with when it was last used.
-struct Cached {
-    path: PathBuf,
-    used: SystemTime,
-    /// A build record's needs; a download has none.
-    holds: Option<Vec<Digest>>,
-    bytes: u64,
-}
 
 impl Store {
     /// Removes what is not needed. Runs beside everything else; stops others for moments only.
@@ -113,32 +111,27 @@ impl Store {
             }
             dropped
         };
-        let mut evicted = HashSet::new();
+        let mut evicted = Vec::new();
         if options.cache {
-            for item in self.over_budget(&dropped, options.cache_budget, &mut sizes)? {
-                match item.holds {
-                    Some(_) => pruned.build_records += 1,
-                    None => pruned.downloads += 1,
-                }
-                pruned.freed += item.bytes;
-                evicted.insert(item.path);
-            }
+            evicted = self.over_budget(&dropped, options.cache_budget, &mut sizes)?;
         }
         if options.dry_run {
-            let roots = Roots { dropped: &dropped, evicted: Some(&evicted) };
+            evicted.iter().for_each(|item| item.count(&mut pruned));
+            let roots = Roots { dropped: &dropped, evicted: Some(&evict::paths(&evicted)) };
             let (blobs, layers) = self.garbage(&roots, options.grace, None)?;
             pruned.freed += sizes.of_all(self, &blobs, &layers);
             pruned.blobs = blobs;
             pruned.layers = layers.into_iter().map(|(digest, _)| digest).collect();
-            pruned.freed += self.old_partials(true)?;
+            pruned.freed += self.old_partials(true)? + clear_tmp(self, true)?;
             return Ok(pruned);
         }
-        for path in &evicted {
-            crate::atomic::remove_file(path)?;
+        for item in &evicted {
+            if self.evict(item)? {
+                item.count(&mut pruned);
+            }
         }
         self.sweep(options.grace, None, &mut sizes, &mut pruned)?;
-        pruned.freed += self.old_partials(false)?;
-        clear_tmp(self)?;
+        pruned.freed += self.old_partials(false)? + clear_tmp(self, false)?;
         Ok(pruned)
     }
 
@@ -257,20 +250,19 @@ impl Store {
         }
         let mut counted = Reach::default();
         for item in self.cached()? {
-            match item.holds {
-                None => {
-                    usage.downloads.count += 1;
-                    usage.downloads.bytes += item.bytes;
-                    usage.downloads.reclaimable += item.bytes;
-                }
-                Some(holds) => {
-                    let bytes = item.bytes + self.extra(&holds, &images, &mut counted, &mut sizes);
-                    usage.build_cache.count += 1;
-                    usage.build_cache.bytes += bytes;
-                    usage.build_cache.reclaimable += bytes;
-                }
-            }
+            let more = match &item.kind {
+                Kind::Record(holds) => self.extra(holds, &images, &mut counted, &mut sizes),
+                Kind::Download | Kind::Memory | Kind::Mount(_) => 0,
+            };
+            let line = match item.kind {
+                Kind::Download => &mut usage.downloads,
+                Kind::Record(_) | Kind::Memory | Kind::Mount(_) => &mut usage.build_cache,
+            };
+            line.count += 1;
+            line.bytes += item.bytes + more;
+            line.reclaimable += if item.in_use() { 0 } else { item.bytes + more };
         }
+        usage.leftovers = self.old_partials(true)? + clear_tmp(self, true)?;
         Ok(usage)
     }
 
@@ -361,16 +353,13 @@ impl Store {
         Ok((blobs, layers))
     }
 
-    fn mark(&self, roots: &Roots<'_>) -> Result<Reach> {
+    pub(crate) fn mark(&self, roots: &Roots<'_>) -> Result<Reach> {
         let mut reach = Reach::default();
         let mut held = self.leased()?;
         held.extend(self.held_by_containers()?);
         if let Some(evicted) = roots.evicted {
-            for item in self.cached()? {
-                if let Some(holds) = item.holds.filter(|_| !evicted.contains(&item.path)) {
-                    held.extend(holds);
-                }
-            }
+            let stay = |(path, _): &(PathBuf, _)| !evicted.contains(path.as_path());
+            held.extend(self.build_records()?.into_iter().filter(stay).flat_map(|(_, holds)| holds));
         }
         for image in self.images()? {
             if roots.dropped.contains(&image.manifest_digest) {
@@ -407,7 +396,7 @@ impl Store {
         }
     }
 
-    fn mark_layer(&self, diff_id: &Digest, reach: &mut Reach) {
+    pub(crate) fn mark_layer(&self, diff_id: &Digest, reach: &mut Reach) {
         if reach.layers.insert(diff_id.clone()) {
             reach.blobs.extend(self.blobs_of(diff_id));
         }
@@ -424,63 +413,6 @@ impl Store {
             return Ok(HashSet::from([target.clone()]));
         }
         Ok(self.manifests_of_index(target)?.into_iter().collect())
-    }
-
-    /// What exceeds a budget, when the most recently used stay.
-    fn over_budget(&self, dropped: &HashSet<Digest>, budget: u64, sizes: &mut Sizes) -> Result<Vec<Cached>> {
-        let base = self.mark(&Roots { dropped, evicted: None })?;
-        let mut items = self.cached()?;
-        items.sort_by_key(|item| std::cmp::Reverse(item.used));
-        let mut counted = Reach::default();
-        let mut total = 0u64;
-        items.retain(|item| {
-            total += item.bytes;
-            if let Some(holds) = &item.holds {
-                total += self.extra(holds, &base, &mut counted, sizes);
-            }
-            total > budget
-        });
-        Ok(items)
-    }
-
-    /// Bytes of what `holds` names beyond `base` and what has been counted.
-    fn extra(&self, holds: &[Digest], base: &Reach, counted: &mut Reach, sizes: &mut Sizes) -> u64 {
-        let mut reach = Reach::default();
-        for digest in holds {
-            self.mark_layer(digest, &mut reach);
-            reach.blobs.insert(digest.clone());
-        }
-        let mut bytes = 0;
-        for digest in reach.layers {
-            if !base.layers.contains(&digest) && counted.layers.insert(digest.clone()) {
-                bytes += sizes.layer(&self.layer_dir(&digest));
-            }
-        }
-        for digest in reach.blobs {
-            if !base.blobs.contains(&digest) && counted.blobs.insert(digest.clone()) {
-                bytes += sizes.blob(self, &digest);
-            }
-        }
-        bytes
-    }
-
-    /// Everything in the caches.
-    fn cached(&self) -> Result<Vec<Cached>> {
-        let mut out = Vec::new();
-        let mut add = |path: PathBuf, record: bool| {
-            let Ok(meta) = fs::metadata(&path) else { return };
-            let holds = record.then(|| crate::cache::holds_of(&path));
-            let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            out.push(Cached { path, used, holds, bytes: meta.blocks() * 512 });
-        };
-        let records = self.root.join("cache/build");
-        for name in names_in(&records)? {
-            add(records.join(name), true);
-        }
-        for digest in self.downloads()? {
-            add(self.download_path(&digest), false);
-        }
-        Ok(out)
     }
 
     pub(crate) fn all_blobs(&self) -> Result<Vec<Digest>> {
@@ -544,16 +476,16 @@ impl Store {
 
 /// Sizes on disk, measured once.
 #[derive(Default)]
-struct Sizes {
+pub(crate) struct Sizes {
     layers: HashMap<PathBuf, u64>,
 }
 
 impl Sizes {
-    fn blob(&mut self, store: &Store, digest: &Digest) -> u64 {
+    pub fn blob(&mut self, store: &Store, digest: &Digest) -> u64 {
         fs::metadata(store.blob_path(digest)).map(|m| m.blocks() * 512).unwrap_or_default()
     }
 
-    fn layer(&mut self, path: &Path) -> u64 {
+    pub fn layer(&mut self, path: &Path) -> u64 {
         *self.layers.entry(path.to_owned()).or_insert_with(|| disk_bytes(path))
     }
 
@@ -582,23 +514,29 @@ pub(crate) fn disk_bytes(path: &Path) -> u64 {
     bytes
 }
 
-/// Removes leftovers of dead processes from `tmp/`.
-pub(crate) fn clear_tmp(store: &Store) -> Result<()> {
+/// Removes leftovers of dead processes from `tmp/`. Returns their bytes.
+pub(crate) fn clear_tmp(store: &Store, dry_run: bool) -> Result<u64> {
     let tmp = store.root.join("tmp");
+    let mut freed = 0;
     for name in names_in(&tmp)? {
         let path = tmp.join(&name);
-        if name.starts_with("work-") {
+        // Held until the folder is gone.
+        let _lock = if name.starts_with("work-") {
             match File::open(&path) {
-                Ok(dir) if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() => {
-                    crate::remove::tree(&path)?;
-                }
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Ok(dir) if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() => Some(dir),
+                Ok(_) => continue,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("open", &path, e)),
             }
         } else if name.starts_with("gone-") {
+            None
+        } else {
+            continue;
+        };
+        freed += disk_bytes(&path);
+        if !dry_run {
             crate::remove::tree(&path)?;
         }
     }
-    Ok(())
+    Ok(freed)
 }

@@ -11,7 +11,7 @@
 //! images/<alg>-<hex>           one small record per complete image, by manifest digest
 //! refs/<registry>/<repo>/<tag> which manifest or index a name stands for
 //! containers/<id>/             upper/ work/ config.json state.json lock
-//! cache/                       build records and downloads, by last use
+//! cache/                       build records, downloads, cache mounts, digests of files; by last use
 //! leases/                      what running processes hold against garbage collection
 //! partial/                     downloads that can be resumed
 //! tmp/                         work in progress
@@ -23,6 +23,7 @@
 mod atomic;
 mod blob;
 mod cache;
+mod cache_mount;
 mod commit;
 mod compare;
 mod compress;
@@ -31,6 +32,7 @@ mod content;
 mod decompress;
 mod dirs;
 mod error;
+mod evict;
 mod export;
 mod gc;
 mod hash;
@@ -51,8 +53,10 @@ mod unpack;
 mod verify;
 mod xattr;
 
+pub use atomic::random_name;
 pub use blob::BlobWriter;
-pub use cache::BuildRecord;
+pub use cache::{BuildRecord, Memory};
+pub use cache_mount::{CacheLock, CacheMount};
 pub use commit::{CommitOptions, CommittedLayer};
 pub use compress::Compression;
 pub use container::Container;

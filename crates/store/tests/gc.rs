@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use isles_spec::{Digest, Quiet};
-use isles_store::{BuildRecord, Error, PruneOptions, Store};
+use isles_store::{BuildRecord, CacheLock, Error, Memory, PruneOptions, Store};
 use support::*;
 
 #[test]
@@ -159,6 +159,111 @@ fn the_cache_has_a_budget() {
     isles_store::remove_tree(&store.root().join("layers")).unwrap();
     isles_store::remove_tree(&store.root().join("blobs")).unwrap();
     assert_eq!(store.build_record(&home.lease(), &keys[0]).unwrap(), None);
+}
+
+#[test]
+fn cache_mounts_and_what_spares_time_are_cache() {
+    let home = Home::new();
+    let store = &home.store;
+    let other = Store::open(store.root(), ownership()).unwrap();
+    store.remember(Memory::Files, "digests", &[b'x'; 10_000]).unwrap();
+    store.remember(Memory::Indices, "index", &[b'x'; 10_000]).unwrap();
+    let make = |name: &str| {
+        let mount = store.cache_mount(name, CacheLock::Shared).unwrap().unwrap();
+        fs::create_dir_all(mount.folder.join("sub")).unwrap();
+        fs::write(mount.folder.join("sub/file"), vec![b'x'; 200_000]).unwrap();
+        mount
+    };
+    let (used, old, young) = (make("used"), make("old"), make("young"));
+    let folders = [used.folder.clone(), old.folder.clone(), young.folder.clone()];
+    let here = || folders.each_ref().map(|f| f.join("sub/file").exists());
+    drop((old, young));
+    for (n, name) in ["used", "old", "young"].iter().enumerate() {
+        let lock = store.root().join(format!("cache/mounts/{name}.lock"));
+        let time = SystemTime::now() - Duration::from_secs(1000 - n as u64);
+        fs::File::open(lock).unwrap().set_modified(time).unwrap();
+    }
+    assert!(other.cache_mount("used", CacheLock::IfFree).unwrap().is_none());
+    assert!(other.cache_mount("used", CacheLock::Shared).unwrap().is_some());
+    let usage = store.disk_usage().unwrap().build_cache;
+    assert_eq!(usage.count, 5);
+    assert!(usage.bytes > 620_000 && usage.bytes - usage.reclaimable >= 200_000, "{usage:?}");
+
+    // The last use decides; what was just used above is the youngest.
+    let options = PruneOptions { cache: true, cache_budget: 600_000, ..Default::default() };
+    let would = other.prune(&PruneOptions { dry_run: true, ..options.clone() }).unwrap();
+    assert_eq!(here(), [true; 3]);
+    assert_eq!(other.prune(&options).unwrap(), would);
+    assert_eq!((would.cache_mounts, would.memories), (1, 0), "{would:?}");
+    assert!(would.freed >= 200_000);
+    assert_eq!(here(), [true, false, true]);
+
+    // A lock that somebody holds keeps its folder, whatever the budget.
+    let everything = PruneOptions { cache: true, ..Default::default() };
+    let would = other.prune(&PruneOptions { dry_run: true, ..everything.clone() }).unwrap();
+    assert_eq!(other.prune(&everything).unwrap(), would);
+    assert_eq!((would.cache_mounts, would.memories), (1, 2));
+    assert_eq!(here(), [true, false, false]);
+    assert_eq!(store.remembered(Memory::Files, "digests").unwrap(), None);
+    drop(used);
+    other.prune(&everything).unwrap();
+    assert_eq!(here(), [false; 3]);
+    assert_eq!(fs::read_dir(store.root().join("cache/mounts")).unwrap().count(), 0);
+    assert_eq!(store.disk_usage().unwrap(), Default::default());
+}
+
+/// Steps take a cache mount while collections take it away.
+#[test]
+fn a_cache_mount_is_never_taken_from_a_step() {
+    let home = Home::new();
+    let root = home.store.root();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let store = Store::open(root, ownership()).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                store.prune(&PruneOptions { cache: true, ..Default::default() }).unwrap();
+            }
+        });
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let store = Store::open(root, ownership()).unwrap();
+                    for round in 0..100u32 {
+                        let mount = store.cache_mount("m", CacheLock::Exclusive).unwrap().unwrap();
+                        fs::create_dir_all(&mount.folder).unwrap();
+                        let file = mount.folder.join("f");
+                        fs::write(&file, round.to_le_bytes()).unwrap();
+                        assert_eq!(fs::read(&file).unwrap(), round.to_le_bytes());
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|w| w.join()).collect();
+        stop.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|r| r.unwrap());
+    });
+}
+
+#[test]
+fn what_a_killed_build_left_is_counted_and_goes() {
+    let home = Home::new();
+    let store = &home.store;
+    let scratch = store.scratch_dir().unwrap();
+    fs::write(scratch.join("file"), vec![b'x'; 100_000]).unwrap();
+    let other = Store::open(store.root(), ownership()).unwrap();
+    assert_eq!(other.disk_usage().unwrap().leftovers, 0, "it is work in progress");
+    assert_eq!(prune(&other).freed, 0);
+    // As if nobody held the lock.
+    let dead = store.root().join("tmp/work-dead");
+    fs::create_dir(&dead).unwrap();
+    fs::rename(&scratch, dead.join("layer")).unwrap();
+    let left = other.disk_usage().unwrap().leftovers;
+    assert!(left >= 100_000);
+    let would = other.prune(&PruneOptions { dry_run: true, ..Default::default() }).unwrap();
+    assert_eq!(would.freed, left);
+    assert_eq!(prune(&other), would);
+    assert!(!dead.exists());
 }
 
 /// An import that is stopped half-way while a collection runs.

@@ -5,12 +5,11 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isles_registry::web::{Validator, Web, Wish};
 use isles_spec::{Digest, Progress};
-use isles_store::Store;
+use isles_store::{Memory, Store};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -78,11 +77,9 @@ impl<'s> Suite<'s> {
         progress: &dyn Progress,
     ) -> Result<Suite<'s>> {
         let url = format!("{}/dists/{}/InRelease", place.url, place.suite);
-        let base = cache_path(store, &url);
-        let known = fs::read(&base).ok().and_then(|bytes| {
+        let known = known(store, &url).and_then(|(bytes, kept)| {
             let release = Release::verify(&bytes, &url, &place.suite, keyring, clock).ok()?;
-            let kept = fs::read(base.with_extension("json")).ok()?;
-            Some((bytes, release, serde_json::from_slice::<Kept>(&kept).ok()?))
+            Some((bytes, release, kept))
         });
         let make = |bytes: &[u8], release, place| Suite {
             store,
@@ -100,7 +97,7 @@ impl<'s> Suite<'s> {
                 reason: "the answer says that nothing changed, and nothing was here".into(),
             })?;
             let release = Release::verify(&bytes, &url, &place.suite, keyring, clock)?;
-            keep(&base, &bytes, validator)?;
+            keep(store, &url, &bytes, validator)?;
             return Ok(make(&bytes, release, place));
         };
         let age = clock.now.saturating_sub(kept.asked);
@@ -111,7 +108,7 @@ impl<'s> Suite<'s> {
         let wish = Wish { known: Some(&validator), within: Some(PATIENCE), ..Wish::default() };
         match fetch_index(web, &url, wish) {
             Ok(None) => {
-                keep(&base, &old_bytes, validator)?;
+                keep(store, &url, &old_bytes, validator)?;
                 Ok(make(&old_bytes, old, place))
             }
             Ok(Some((bytes, validator))) => {
@@ -123,7 +120,7 @@ impl<'s> Suite<'s> {
                         hint: Some("the mirror lags behind or someone replays an old state; use another one"),
                     });
                 }
-                keep(&base, &bytes, validator)?;
+                keep(store, &url, &bytes, validator)?;
                 Ok(make(&bytes, release, place))
             }
             Err(e) => {
@@ -205,9 +202,19 @@ impl<'s> Suite<'s> {
     }
 }
 
-/// Where the index from a URL is kept.
-fn cache_path(store: &Store, url: &str) -> PathBuf {
-    store.root().join("cache/debian").join(super::tree::hex(&Sha256::digest(url.as_bytes())))
+/// What an index from a URL and what is known of it are called in the cache.
+fn cache_names(url: &str) -> (String, String) {
+    let name = super::tree::hex(&Sha256::digest(url.as_bytes()));
+    let beside = format!("{name}.json");
+    (name, beside)
+}
+
+/// The index that is kept of a URL. What cannot be read is as good as nothing.
+fn known(store: &Store, url: &str) -> Option<(Vec<u8>, Kept)> {
+    let (name, beside) = cache_names(url);
+    let bytes = store.remembered(Memory::Indices, &name).ok()??;
+    let kept = store.remembered(Memory::Indices, &beside).ok()??;
+    Some((bytes, serde_json::from_slice(&kept).ok()?))
 }
 
 fn fetch_index(web: &Web, url: &str, wish: Wish<'_>) -> Result<Option<(Vec<u8>, Validator)>> {
@@ -236,22 +243,12 @@ fn fetch_index(web: &Web, url: &str, wish: Wish<'_>) -> Result<Option<(Vec<u8>, 
 }
 
 /// Keeps an index. A crash leaves the old one or the new one; the little file beside it is renewed after it.
-fn keep(path: &std::path::Path, bytes: &[u8], validator: Validator) -> Result<()> {
+fn keep(store: &Store, url: &str, bytes: &[u8], validator: Validator) -> Result<()> {
     let kept = Kept { asked: now(), etag: validator.etag, last_modified: validator.last_modified };
-    let json = serde_json::to_vec(&kept).map_err(|e| Error::Io {
-        operation: "write",
-        path: path.to_owned(),
-        source: e.into(),
-    })?;
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    }
-    for (target, content) in [(path.to_owned(), bytes), (path.with_extension("json"), &json)] {
-        let temporary = target.with_extension(format!("{}.new", std::process::id()));
-        fs::write(&temporary, content).map_err(Error::io("write", &temporary))?;
-        fs::rename(&temporary, &target).map_err(Error::io("write", &target))?;
-    }
-    Ok(())
+    let json = serde_json::to_vec(&kept).unwrap_or_default();
+    let (name, beside) = cache_names(url);
+    store.remember(Memory::Indices, &name, bytes)?;
+    Ok(store.remember(Memory::Indices, &beside, &json)?)
 }
 
 /// A download that goes on where the connection broke.

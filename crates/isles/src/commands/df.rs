@@ -67,10 +67,10 @@ pub fn cmd_df(cx: &Context, args: &Args) -> Result<Code, Failure> {
 
 fn rows(store: &Store, usage: &DiskUsage) -> Result<Vec<Row>, Failure> {
     let unused = PruneOptions { all_images: true, dry_run: true, ..PruneOptions::default() };
-    let images =
-        UsageLine { reclaimable: store.prune(&unused)?.freed.min(usage.images.bytes), ..usage.images };
     // What no image needs is neither an image's nor in a cache.
-    let loose = usage.blobs.reclaimable + usage.layers.reclaimable;
+    let loose = usage.blobs.reclaimable + usage.layers.reclaimable + usage.leftovers;
+    let freed = store.prune(&unused)?.freed.saturating_sub(loose);
+    let images = UsageLine { reclaimable: freed.min(usage.images.bytes), ..usage.images };
     let leftovers = UsageLine { count: 0, bytes: loose, reclaimable: loose };
     let mut rows = Vec::new();
     for (kind, line) in [

@@ -55,6 +55,8 @@ struct Outcome {
     blobs: Vec<String>,
     build_records: usize,
     downloads: usize,
+    cache_mounts: usize,
+    memories: usize,
     space_reclaimed: u64,
     dry_run: bool,
 }
@@ -86,6 +88,7 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
         if args.containers { ended(&engine, args.dry_run)? } else { Default::default() };
     if !args.dry_run {
         engine.collect_all()?;
+        isles_build::remove_dead_secrets();
     }
     let pruned = store.prune(&options)?;
     report(cx, args, pruned, containers, of_containers)?;
@@ -151,6 +154,8 @@ fn report(
         containers,
         build_records: pruned.build_records,
         downloads: pruned.downloads,
+        cache_mounts: pruned.cache_mounts,
+        memories: pruned.memories,
         space_reclaimed: pruned.freed + of_containers,
         dry_run: args.dry_run,
     };
@@ -168,6 +173,8 @@ fn report(
         (outcome.blobs.len(), "blob"),
         (outcome.build_records, "build record"),
         (outcome.downloads, "download"),
+        (outcome.cache_mounts, "cache mount"),
+        (outcome.memories, "cache file"),
     ] {
         if n > 0 {
             cx.ui.line(&count(n as u64, thing))?;
