@@ -50,10 +50,10 @@ pub enum Error {
     Stopped,
 }
 
-/// So many lines of a failed step are repeated.
+/// So many lines of what failed are repeated.
 const TAIL_LINES: usize = 20;
 
-fn tail_text(tail: &str) -> String {
+pub(crate) fn tail_text(tail: &str) -> String {
     let lines: Vec<&str> = tail.lines().collect();
     let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
     if last.is_empty() { String::new() } else { format!("\n    {}", last.join("\n    ")) }

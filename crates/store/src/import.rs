@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use isles_spec::image::{Descriptor, ImageConfig, Index, Manifest, media_type};
-use isles_spec::{Algorithm, Digest, Progress, Reference};
+use isles_spec::{Algorithm, Digest, Progress, Quiet, Reference};
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
@@ -448,7 +448,11 @@ impl Import<'_> {
                 From::Dir(dir) => drop(open_blob(dir, &blob.digest)?),
             }
         }
-        self.store.ingest_layer(self.lease, blob, diff_id, &mut open, self.progress).map(drop)
+        // Nobody waits for what is here.
+        let is_here = self.store.has_layer(diff_id)
+            && self.store.blob_of_layer(diff_id, Some(&blob.digest)).is_ok_and(|found| found.is_some());
+        let progress: &dyn Progress = if is_here { &Quiet } else { self.progress };
+        self.store.ingest_layer(self.lease, blob, diff_id, &mut open, progress).map(drop)
     }
 }
 

@@ -69,6 +69,35 @@ impl Layout {
     }
 }
 
+/// Remembers what was said at the end of each piece of work.
+#[derive(Default)]
+struct Said(std::sync::Mutex<Vec<String>>);
+
+impl isles_spec::Progress for Said {
+    fn begin(&self, _: &str, _: Option<u64>) -> u64 {
+        0
+    }
+    fn advance(&self, _: u64, _: u64) {}
+    fn status(&self, _: u64, _: &str) {}
+    fn end(&self, _: u64, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+    fn output(&self, _: u64, _: &[u8]) {}
+}
+
+#[test]
+fn nothing_is_said_of_what_is_here() {
+    let home = Home::new();
+    let layout = Layout::new();
+    let index = json!({"schemaVersion": 2, "manifests": [layout.image(|_, _| {})]});
+    fs::write(layout.0.path().join("index.json"), index.to_string()).unwrap();
+    for expected in [&["done"][..], &[]] {
+        let said = Said::default();
+        home.store.import_oci_dir(&home.lease(), layout.0.path(), None, &said).unwrap();
+        assert_eq!(*said.0.lock().unwrap(), expected);
+    }
+}
+
 #[test]
 fn documents_that_are_refused() {
     type Make = fn(&Layout) -> Vec<Value>;

@@ -152,7 +152,7 @@ impl<'s> Suite<'s> {
         } else {
             format!("{}/dists/{}/{path}", self.place.url, self.place.suite)
         };
-        let file = self.file(&url, listed, progress)?;
+        let file = self.list(&url, &path, listed, progress)?;
         let expect = plain.map_or(listed.size.saturating_mul(5), |p| p.size);
         let bytes = compression::read_all(file, LIST_LIMIT, expect)
             .map_err(|e| Error::malformed(format!("'{url}'"), e.to_string()))?
@@ -164,14 +164,28 @@ impl<'s> Suite<'s> {
         String::from_utf8(bytes).map_err(|_| Error::malformed(format!("'{url}'"), "it is not UTF-8"))
     }
 
-    /// A file of the archive that the index vouches for, from the cache or the mirror.
-    pub fn file(&self, url: &str, listed: &Listed, progress: &dyn Progress) -> Result<fs::File> {
+    /// Whether a file is in the cache.
+    pub fn has(&self, listed: &Listed) -> Result<bool> {
+        Ok(self.store.download(&Digest::sha256(&listed.sha256))?.is_some())
+    }
+
+    /// A file that the index vouches for, shown under its name in the index.
+    fn list(&self, url: &str, name: &str, listed: &Listed, progress: &dyn Progress) -> Result<fs::File> {
+        if let Some(file) = self.store.download(&Digest::sha256(&listed.sha256))? {
+            return Ok(file);
+        }
+        let work = progress.begin(name, Some(listed.size));
+        let result = self.part(url, listed, progress, work);
+        progress.end(work, if result.is_ok() { "done" } else { "failed" });
+        result
+    }
+
+    /// A file of the archive that the index vouches for, from the cache or the mirror, as a part of some work.
+    pub fn part(&self, url: &str, listed: &Listed, progress: &dyn Progress, work: u64) -> Result<fs::File> {
         let digest = Digest::sha256(&listed.sha256);
         if let Some(file) = self.store.download(&digest)? {
             return Ok(file);
         }
-        let name = url.rsplit('/').next().unwrap_or(url);
-        let work = progress.begin(name, Some(listed.size));
         let mut stream = Resuming {
             web: self.web,
             url,
@@ -184,7 +198,6 @@ impl<'s> Suite<'s> {
             failure: None,
         };
         let result = self.store.put_download(&digest, &mut stream, listed.size);
-        progress.end(work, if result.is_ok() { "done" } else { "failed" });
         match (result, stream.failure) {
             (Ok(file), _) => Ok(file),
             (Err(_), Some(failure)) => Err(failure),
@@ -307,7 +320,9 @@ impl Read for Resuming<'_> {
                 Ok(0) if self.position < self.size && !out.is_empty() => "it ended too early".to_owned(),
                 Ok(n) => {
                     self.position += n as u64;
-                    self.attempt = if n > 0 { 0 } else { self.attempt };
+                    if n > 0 && std::mem::take(&mut self.attempt) > 0 {
+                        self.progress.status(self.work, "");
+                    }
                     self.progress.advance(self.work, n as u64);
                     return Ok(n);
                 }
@@ -319,7 +334,8 @@ impl Read for Resuming<'_> {
                 self.failure = Some(Error::Answer { url: self.url.to_owned(), reason: cause.clone() });
                 return Err(io::Error::other(cause));
             };
-            self.progress.status(self.work, &format!("retry {}: {cause}", self.attempt));
+            let name = self.url.rsplit('/').next().unwrap_or(self.url);
+            self.progress.status(self.work, &format!("retry {} of {name}: {cause}", self.attempt));
             std::thread::sleep(wait);
         }
     }

@@ -39,7 +39,7 @@ pub enum Error {
     Unpack { package: String, source: io::Error },
     #[error("package {package} cannot be unpacked: {reason}")]
     Refused { package: String, reason: String },
-    #[error("configuring the packages failed with exit code {code}{}", tail_text(tail))]
+    #[error("configuring the packages failed with exit code {code}{}", crate::error::tail_text(tail))]
     Configure { code: u8, tail: String },
     #[error("the packages are not all in order afterwards: {0}")]
     Audit(String),
@@ -58,11 +58,6 @@ pub enum Error {
 
 fn chain_text(chain: &[String]) -> String {
     if chain.is_empty() { String::new() } else { format!(" (needed by {})", chain.join(", needed by ")) }
-}
-
-fn tail_text(tail: &str) -> String {
-    let last = tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    if last.is_empty() { String::new() } else { format!(": {}", last.trim()) }
 }
 
 impl Error {
@@ -98,7 +93,7 @@ impl Hint for Error {
             Error::NotServed { .. } => "check the suite, the components and the architecture",
             Error::Unsatisfied { .. } => "check the spelling, the suite and its components",
             Error::Limit { .. } => "the limit protects against hostile archives",
-            Error::Configure { .. } => "the lines above it, from dpkg, say which package failed",
+            Error::Configure { .. } => "the lines of dpkg say which package failed",
             Error::Fetch { source, .. } => return source.hint(),
             Error::Store(e) => return e.hint(),
             Error::Engine(e) => return e.hint(),

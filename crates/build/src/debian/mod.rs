@@ -131,7 +131,8 @@ impl Bootstrapped {
 
 /// What runs a program as root in a root file system: the engine, or a test's stand-in.
 pub trait Runner {
-    /// Runs the program with its output going to `work`; gives its exit code and the end of its output.
+    /// Runs the program, with the last line of its output as the status of `work`; gives its exit code and the
+    /// end of its output.
     fn run(
         &self,
         root: &Path,
@@ -346,7 +347,7 @@ impl Bootstrap<'_> {
         let io = |operation| Error::io::<std::io::Error>(operation, root);
         let tree = Tree::open(root, self.store.ownership()).map_err(io("open"))?;
         tidy::merged_usr(&tree, &self.plan.architecture).map_err(io("prepare"))?;
-        let opened = self.fetch_and_unpack(&tree, selection)?;
+        let opened = self.packages(&tree, selection)?;
         let mut directories = BTreeMap::new();
         let mut installed = Vec::new();
         let mut newest = 0;
@@ -400,9 +401,28 @@ impl Bootstrap<'_> {
         })
     }
 
+    /// Gets the packages and unpacks them. As one piece of work, whose amount is what has to be fetched.
+    fn packages(&self, tree: &Tree, selection: &Selection<'_>) -> Result<Vec<Opened>> {
+        let (mut missing, mut bytes) = (0, 0);
+        for package in selection.packages.values() {
+            if !self.suites[package.origin].has(&listed(package))? {
+                (missing, bytes) = (missing + 1, bytes + package.size);
+            }
+        }
+        let what = match missing {
+            0 => format!("unpacking {} packages", selection.packages.len()),
+            1 => "fetching 1 package".to_owned(),
+            n => format!("fetching {n} packages"),
+        };
+        let work = self.progress.begin(&what, (bytes > 0).then_some(bytes));
+        let opened = self.fetch_and_unpack(tree, selection, work);
+        self.progress.end(work, if opened.is_ok() { "done" } else { "failed" });
+        opened
+    }
+
     /// Fetches the packages over several connections, and unpacks each with as many threads as there are
     /// processors as soon as it is here. The result is in the order of the selection.
-    fn fetch_and_unpack(&self, tree: &Tree, selection: &Selection<'_>) -> Result<Vec<Opened>> {
+    fn fetch_and_unpack(&self, tree: &Tree, selection: &Selection<'_>, work: u64) -> Result<Vec<Opened>> {
         // The large ones first, so that no thread is left alone with one at the end.
         let mut jobs: Vec<(usize, &packages::Package<'_>)> =
             selection.packages.values().enumerate().collect();
@@ -424,7 +444,7 @@ impl Bootstrap<'_> {
                 scope.spawn(move || {
                     loop {
                         let Some((at, package)) = lock(jobs).pop_front() else { return };
-                        let fetched = fetch(suites, package, progress);
+                        let fetched = fetch(suites, package, progress, work);
                         if sender.send(fetched.map(|file| (at, package, file))).is_err() {
                             return;
                         }
@@ -459,11 +479,21 @@ impl Bootstrap<'_> {
 }
 
 /// Gets a package from the cache or from the archive whose list names it.
-fn fetch(suites: &[Suite<'_>], package: &packages::Package<'_>, progress: &dyn Progress) -> Result<File> {
+fn fetch(
+    suites: &[Suite<'_>],
+    package: &packages::Package<'_>,
+    progress: &dyn Progress,
+    work: u64,
+) -> Result<File> {
     let suite = &suites[package.origin];
     // A plus may mean a blank to some servers; Debian's versions are full of them.
     let url = format!("{}/{}", suite.place.url, package.filename.replace('+', "%2b"));
-    suite.file(&url, &Listed { sha256: package.sha256, size: package.size }, progress)
+    suite.part(&url, &listed(package), progress, work)
+}
+
+/// What the list says of a package's file.
+fn listed(package: &packages::Package<'_>) -> Listed {
+    Listed { sha256: package.sha256, size: package.size }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

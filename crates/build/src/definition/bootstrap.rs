@@ -1,6 +1,7 @@
 //! What a stage of a definition file begins with: the agents of `Bootstrap:`.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
 use isles_spec::image::{Descriptor, media_type};
@@ -193,7 +194,72 @@ impl Runner for EngineRunner<'_> {
     ) -> debian::Result<(u8, Vec<u8>)> {
         let mut step = Step::new(StepRoot::Directory(root), argv);
         step.env = env;
-        let outcome = self.build.engine.run_step(&step, StepOutput { progress, id: work })?;
+        let watched = LastLine { inner: progress, partial: Mutex::default() };
+        let outcome = self.build.engine.run_step(&step, StepOutput { progress: &watched, id: work })?;
         Ok((outcome.exit.code(), outcome.tail))
+    }
+}
+
+/// Shows the output of a program as the present state of the work: worth a look while it lasts, and nothing
+/// that a log should have.
+struct LastLine<'p> {
+    inner: &'p dyn Progress,
+    partial: Mutex<Vec<u8>>,
+}
+
+impl Progress for LastLine<'_> {
+    fn begin(&self, what: &str, total: Option<u64>) -> u64 {
+        self.inner.begin(what, total)
+    }
+    fn advance(&self, id: u64, bytes: u64) {
+        self.inner.advance(id, bytes);
+    }
+    fn status(&self, id: u64, text: &str) {
+        self.inner.status(id, text);
+    }
+    fn end(&self, id: u64, text: &str) {
+        self.inner.end(id, text);
+    }
+    fn output(&self, id: u64, bytes: &[u8]) {
+        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        partial.extend_from_slice(bytes);
+        let Some(end) = partial.iter().rposition(|b| *b == b'\n') else { return };
+        let whole: Vec<u8> = partial.drain(..=end).collect();
+        let text = String::from_utf8_lossy(&whole);
+        if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
+            self.inner.status(id, line.trim());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Progress for Told {
+        fn begin(&self, _: &str, _: Option<u64>) -> u64 {
+            7
+        }
+        fn advance(&self, _: u64, _: u64) {}
+        fn status(&self, id: u64, text: &str) {
+            self.0.lock().unwrap().push(format!("{id} {text}"));
+        }
+        fn end(&self, _: u64, _: &str) {}
+        fn output(&self, _: u64, bytes: &[u8]) {
+            panic!("{bytes:?} would be in the log");
+        }
+    }
+
+    #[test]
+    fn output_is_a_state() {
+        let told = Told::default();
+        let watched = LastLine { inner: &told, partial: Mutex::default() };
+        for part in ["Setting up", " libc6 ...\nSetting up awk", " ...\nSetting up bash\n\n", "no end"] {
+            watched.output(7, part.as_bytes());
+        }
+        assert_eq!(*told.0.lock().unwrap(), ["7 Setting up libc6 ...", "7 Setting up bash"]);
     }
 }

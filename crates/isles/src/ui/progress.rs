@@ -97,8 +97,11 @@ fn erase(lines: usize) -> Vec<u8> {
 }
 
 fn draw(state: &mut State, text: &mut Vec<u8>) {
+    let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    // A line that wraps would count as two when the cursor goes back.
+    let width = if columns == 0 { 80 } else { columns };
     for work in state.work.values() {
-        text.extend_from_slice(work.bar().as_bytes());
+        text.extend(work.bar().chars().take(width).collect::<String>().into_bytes());
         text.push(b'\n');
     }
     state.drawn = state.work.len();
