@@ -106,8 +106,11 @@ fn image_key(snapshot: &Snapshot, epoch: Option<i64>) -> Digest {
 
 fn assemble(build: &Build<'_>, mut snapshot: Snapshot, key: &Digest) -> Result<Image> {
     // A change without a layer has the time of the layer before it.
-    let newest =
-        build.epoch.map(crate::time::rfc3339).or(snapshot.created.clone()).unwrap_or_else(|| build.now());
+    let newest = build
+        .epoch
+        .map(isles_spec::time::rfc3339)
+        .or(snapshot.created.clone())
+        .unwrap_or_else(|| build.now());
     let mut last: Option<String> = None;
     for entry in &mut snapshot.config.history {
         match &entry.created {

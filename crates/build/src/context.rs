@@ -45,9 +45,10 @@ fn ignore_of(recipe: &Path, folder: &Path) -> Result<Ignore> {
     let mut own = recipe.as_os_str().to_owned();
     own.push(".dockerignore");
     for path in [PathBuf::from(own), folder.join(".dockerignore")] {
-        let text = match std::fs::read(&path) {
-            Ok(bytes) if bytes.len() as u64 <= LIMIT => String::from_utf8_lossy(&bytes).into_owned(),
-            Ok(_) => {
+        let read = std::fs::File::open(&path).and_then(|file| isles_store::read_bounded(file, LIMIT));
+        let text = match read {
+            Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+            Ok(None) => {
                 let message =
                     format!("'{}' has more than the {LIMIT} bytes that are allowed", path.display());
                 return Err(isles_spec::Error::new(message).into());

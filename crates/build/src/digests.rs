@@ -52,7 +52,7 @@ struct Stamp {
 impl Digests {
     /// The memory for a folder. Nothing is read before the first question.
     pub fn of(store: &Store, folder: &Path) -> Digests {
-        let name = crate::key::hex(&Sha256::digest(folder.as_os_str().as_encoded_bytes()));
+        let name = isles_spec::digest::hex(&Sha256::digest(folder.as_os_str().as_encoded_bytes()));
         Digests { store: store.clone(), name, known: Mutex::default() }
     }
 
@@ -110,7 +110,7 @@ impl Digests {
                 stamp.mtime.1,
                 stamp.ctime.0,
                 stamp.ctime.1,
-                crate::key::hex(content)
+                isles_spec::digest::hex(content)
             );
         }
         let _ = self.store.remember(Memory::Files, &self.name, text.as_bytes());

@@ -163,7 +163,7 @@ pub fn of_layer(
 ) -> Snapshot {
     let mut snapshot = Snapshot::empty(&build.platform);
     snapshot.config.config = config;
-    snapshot.push_layer(layer, &crate::time::rfc3339(created), created_by);
+    snapshot.push_layer(layer, &isles_spec::time::rfc3339(created), created_by);
     snapshot
 }
 

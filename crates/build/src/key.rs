@@ -48,16 +48,6 @@ impl Key {
     }
 }
 
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        for digit in [b >> 4, b & 15] {
-            out.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-        out
-    })
-}
-
 /// 32 bytes from hexadecimal.
 pub fn from_hex(text: &str) -> Option<[u8; 32]> {
     let text = text.as_bytes();
@@ -88,7 +78,7 @@ mod tests {
             Key::new("x").with_list("l", ["a", "b"]).finish(),
             Key::new("x").with_list("l", ["ab"]).finish()
         );
-        assert_eq!(from_hex(&hex(&[7; 32])), Some([7; 32]));
+        assert_eq!(from_hex(&isles_spec::digest::hex(&[7; 32])), Some([7; 32]));
         assert_eq!(from_hex("zz"), None);
     }
 }

@@ -25,7 +25,6 @@ mod secret;
 mod select;
 mod snapshot;
 mod stages;
-mod time;
 mod tree;
 mod upper;
 

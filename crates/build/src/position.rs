@@ -178,39 +178,6 @@ impl Hint for Diagnostic {
     }
 }
 
-/// The known word nearest to `word`, where one is near enough to be meant: at most a third of its
-/// letters, and no more than two, differ (optimal string alignment distance).
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase();
-    if word.chars().count() > 64 {
-        return None;
-    }
-    let allowed = (word.chars().count() / 3).clamp(1, 2);
-    known
-        .into_iter()
-        .map(|k| (distance(&word, &k.to_ascii_lowercase()), k))
-        .filter(|(d, _)| *d <= allowed)
-        .min_by_key(|(d, _)| *d)
-        .map(|(_, k)| k)
-}
-
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let cost = usize::from(a[i - 1] != b[j - 1]);
-            row[j] = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + cost);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(rows[i - 2][j - 2] + 1);
-            }
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,20 +192,5 @@ mod tests {
         assert_eq!((after.line, after.column), (2, 8));
         assert_eq!(text.at(Span::new(15, 15), "x").column, 8, "inside a character");
         assert_eq!(text.at(Span::new(900, 999), "x").line, 3);
-    }
-
-    #[test]
-    fn near_words_are_found_and_far_ones_are_not() {
-        let known = ["RUN", "COPY", "ENTRYPOINT", "FROM"];
-        for (word, near) in [
-            ("RNU", Some("RUN")),
-            ("cpoy", Some("COPY")),
-            ("ENTRYPONT", Some("ENTRYPOINT")),
-            ("FORM", Some("FROM")),
-            ("banana", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(word, known), near, "{word}");
-        }
     }
 }

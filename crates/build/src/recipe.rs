@@ -1,10 +1,10 @@
 //! Finding the recipe that a path means: a Dockerfile, a Containerfile, a definition file, or a folder
 //! that holds exactly one.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use isles_spec::Error as SpecError;
+use isles_store::read_bounded;
 
 use crate::error::{Error, Result};
 
@@ -125,17 +125,11 @@ fn guess(path: &Path) -> Result<Language> {
 /// The bytes of a recipe.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_RECIPE + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > MAX_RECIPE {
-        return Err(SpecError::new(format!(
-            "'{}' is larger than a recipe may be ({MAX_RECIPE} bytes)",
-            path.display()
-        ))
-        .with_hint("is this really a recipe?")
-        .into());
-    }
-    Ok(bytes)
+    let bytes = read_bounded(file, MAX_RECIPE).map_err(Error::io("read", path))?;
+    bytes.ok_or_else(|| {
+        let message = format!("'{}' is larger than a recipe may be ({MAX_RECIPE} bytes)", path.display());
+        SpecError::new(message).with_hint("is this really a recipe?").into()
+    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::copy::{Owner, Placement, copy};
 use crate::digests::Digests;
 use crate::dockerfile::mount::Sharing;
 use crate::error::{Error, Result};
-use crate::key::{Key, hex};
+use crate::key::Key;
 use crate::secret::Secret;
 use crate::select::{Selection, add_to_key};
 use crate::snapshot::{Build, Scratch, Snapshot};
@@ -242,7 +242,9 @@ fn cache_mount(store: &Store, id: &str, sharing: Sharing) -> Result<CacheMount> 
     };
     let mut number = 0u64;
     loop {
-        let name = hex(&<sha2::Sha256 as sha2::Digest>::digest(format!("{number}:{id}").as_bytes()));
+        let name = isles_spec::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(
+            format!("{number}:{id}").as_bytes(),
+        ));
         match store.cache_mount(&name, lock)? {
             Some(mount) => return Ok(mount),
             // Somebody uses this one, so a private one is another.

@@ -4,13 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use isles_spec::nearest::nearest;
 use isles_store::FileKind;
 
 use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::pattern::{Glob, Ignore, has_wildcard};
-use crate::position::nearest;
 use crate::tree::{Meta, Tree, names};
 
 /// Directories deeper than this are taken for a loop of links.

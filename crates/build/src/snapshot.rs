@@ -9,9 +9,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use isles_engine::Engine;
 use isles_spec::image::{Descriptor, History, ImageConfig};
+use isles_spec::time::rfc3339;
 use isles_spec::{Digest, Platform, Progress};
 use isles_store::{BuildRecord, CommitOptions, CommittedLayer, Image, Lease, Merged, Store};
 use serde::{Deserialize, Serialize};
@@ -267,7 +269,13 @@ impl<'a> Build<'a> {
 
     /// The present, or what the caller says it is (RFC 3339).
     pub fn now(&self) -> String {
-        crate::time::rfc3339(self.epoch.unwrap_or_else(crate::time::now))
+        rfc3339(self.seconds())
+    }
+
+    /// As [`Self::now`], in seconds since 1970.
+    pub fn seconds(&self) -> i64 {
+        let now = || UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs().cast_signed());
+        self.epoch.unwrap_or_else(now)
     }
 
     /// Waits until nobody else works on a key.

@@ -1,8 +1,6 @@
 //! IDs of containers, and names for those that got none: two words that are easy to say, and four digits of the ID
 //! that make them unlikely to meet again.
 
-use std::fmt::Write;
-
 use crate::error::{Error, Result};
 
 const ADJECTIVES: [&str; 32] = [
@@ -27,11 +25,7 @@ pub fn id() -> Result<String> {
             Err(e) => return Err(Error::system("get random numbers", e)),
         }
     }
-    Ok(bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
+    Ok(isles_spec::digest::hex(&bytes))
 }
 
 /// The name that goes with an ID.

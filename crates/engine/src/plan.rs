@@ -234,11 +234,9 @@ fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Resul
 }
 
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    use std::io::Read;
     let file = File::open(path).map_err(|e| Error::file("open", path, e))?;
-    let mut text = Vec::new();
-    file.take(limit + 1).read_to_end(&mut text).map_err(|e| Error::file("read", path, e))?;
-    if text.len() as u64 > limit { Err(Error::TooLarge(path.to_owned(), limit)) } else { Ok(text) }
+    let bytes = isles_store::read_bounded(file, limit).map_err(|e| Error::file("read", path, e))?;
+    bytes.ok_or_else(|| Error::TooLarge(path.to_owned(), limit))
 }
 
 fn namespaces(

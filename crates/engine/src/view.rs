@@ -24,12 +24,9 @@ pub fn read(view: &Merged, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         Err(isles_store::Error::Io { source, .. }) if absent(&source) => return Ok(None),
         Err(e) => return Err(e.into()),
     };
-    let mut content = Vec::new();
-    file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::file("read in the image", path, e))?;
-    if content.len() as u64 > limit {
-        return Err(Error::TooLarge(path.to_owned(), limit));
-    }
-    Ok(Some(content))
+    let content =
+        isles_store::read_bounded(file, limit).map_err(|e| Error::file("read in the image", path, e))?;
+    content.map(Some).ok_or_else(|| Error::TooLarge(path.to_owned(), limit))
 }
 
 /// A file of lines in whatever encoding.

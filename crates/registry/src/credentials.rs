@@ -8,7 +8,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -292,7 +292,6 @@ fn failed(operation: &'static str, path: &Path, e: &io::Error) -> Error {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let mut text = Vec::new();
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -300,10 +299,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         }
         Err(e) => return Err(failed("read", path, &e)),
     };
-    file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(|e| failed("read", path, &e))?;
-    if text.len() as u64 > FILE_LIMIT {
-        return Err(unreadable(path, "it is larger than 4 MiB"));
-    }
+    let text = isles_store::read_bounded(file, FILE_LIMIT).map_err(|e| failed("read", path, &e))?;
+    let text = text.ok_or_else(|| unreadable(path, "it is larger than 4 MiB"))?;
     // podman leaves an empty file behind, which means the same as none.
     Ok((!text.iter().all(u8::is_ascii_whitespace)).then_some(text))
 }

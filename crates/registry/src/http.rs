@@ -296,9 +296,7 @@ pub(crate) fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&
 
 /// Reads a body of at most `limit` bytes; none where it is longer.
 pub(crate) fn read_bounded(body: Body, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    body.into_reader().take(limit + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+    isles_store::read_bounded(body.into_reader(), limit)
 }
 
 pub(crate) fn authority_of(url: &Uri) -> String {

@@ -1,7 +1,6 @@
 //! Plain downloads over HTTP, with the same trust, proxies and patience as for registries: a package archive,
 //! a file that a recipe names by its URL.
 
-use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -54,9 +53,7 @@ impl Answer {
 
     /// The body, of at most `limit` bytes; none where it is longer.
     pub fn bytes(self, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        self.reader().take(limit + 1).read_to_end(&mut bytes)?;
-        Ok((bytes.len() as u64 <= limit).then_some(bytes))
+        isles_store::read_bounded(self.reader(), limit)
     }
 }
 

@@ -250,7 +250,7 @@ fn near<'a>(
             let versioned = other
                 .strip_prefix(&wanted)
                 .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'-'));
-            let far = if versioned { 1 } else { distance(&wanted, &other) };
+            let far = if versioned { 1 } else { isles_spec::nearest::distance(&wanted, &other) };
             if far > 0 && far <= limit && !close.iter().any(|(_, name)| *name == other) {
                 close.push((far, other));
             }
@@ -259,29 +259,6 @@ fn near<'a>(
     close.sort();
     let names: Vec<String> = close.into_iter().take(3).map(|(_, name)| format!("'{name}'")).collect();
     if names.is_empty() { None } else { Some(format!("did you mean {}?", names.join(" or "))) }
-}
-
-/// How many letters have to change (optimal string alignment), for short words.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len().abs_diff(b.len()) > 2 || a.len() > 64 || b.len() > 64 {
-        return usize::MAX;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let same = a[i - 1] == b[j - 1];
-            let mut best = (last[j] + 1).min(row[j - 1] + 1).min(last[j - 1] + usize::from(!same));
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
 
 #[cfg(test)]

@@ -32,6 +32,16 @@ impl Algorithm {
     }
 }
 
+/// Bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for b in bytes {
+        text.push(char::from(b"0123456789abcdef"[usize::from(b >> 4)]));
+        text.push(char::from(b"0123456789abcdef"[usize::from(b & 15)]));
+    }
+    text
+}
+
 /// The digest of some content. The hexadecimal part is always lower case and of the right length, so
 /// it is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,12 +54,7 @@ impl Digest {
     /// A digest from raw hash bytes. The length must be that of the algorithm (32 or 64).
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Self {
         assert_eq!(bytes.len() * 2, algorithm.hex_len(), "hash length does not fit {}", algorithm.name());
-        let mut hex = String::with_capacity(bytes.len() * 2);
-        for b in bytes {
-            hex.push(char::from(b"0123456789abcdef"[usize::from(b >> 4)]));
-            hex.push(char::from(b"0123456789abcdef"[usize::from(b & 15)]));
-        }
-        Digest { algorithm, hex }
+        Digest { algorithm, hex: hex(bytes) }
     }
 
     /// A SHA-256 digest from raw hash bytes.

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod error;
 pub mod image;
 pub mod mount;
+pub mod nearest;
 pub mod platform;
 pub mod progress;
 pub mod quantity;

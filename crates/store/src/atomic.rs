@@ -66,15 +66,8 @@ fn write_new(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
 
 /// Reads a file that may not be larger than `limit`.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    use std::io::Read;
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut out = Vec::with_capacity(size.min(limit) as usize + 1);
-    file.take(limit + 1).read_to_end(&mut out)?;
-    if out.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes")));
-    }
-    Ok(out)
+    let too_large = || io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes"));
+    crate::read_bounded(File::open(path)?, limit)?.ok_or_else(too_large)
 }
 
 /// Removes a file; one that is gone already is fine.

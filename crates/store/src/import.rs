@@ -473,16 +473,10 @@ fn open_blob(dir: &OwnedFd, digest: &Digest) -> Result<File> {
 }
 
 fn bounded(file: File, limit: usize, object: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(limit as u64 + 1).read_to_end(&mut bytes).at("read", Path::new(object))?;
-    if bytes.len() > limit {
-        return Err(Error::Limit {
-            object: object.to_owned(),
-            what: "the document's size".into(),
-            limit: limit as u64,
-        });
-    }
-    Ok(bytes)
+    let limit = limit as u64;
+    let bytes = crate::read_bounded(file, limit).at("read", Path::new(object))?;
+    let what = "the document's size".to_owned();
+    bytes.ok_or_else(|| Error::Limit { object: object.to_owned(), what, limit })
 }
 
 /// The digest that a path in an OCI layout stands for.

@@ -22,6 +22,7 @@
 
 mod atomic;
 mod blob;
+mod bounded;
 mod cache;
 mod cache_mount;
 mod commit;
@@ -55,6 +56,7 @@ mod xattr;
 
 pub use atomic::random_name;
 pub use blob::BlobWriter;
+pub use bounded::read_bounded;
 pub use cache::{BuildRecord, Memory};
 pub use cache_mount::{CacheLock, CacheMount};
 pub use commit::{CommitOptions, CommittedLayer};

@@ -147,7 +147,7 @@ impl<'s> Suite<'s> {
         let plain = self.release.file(&format!("{component}/binary-{architecture}/Packages"));
         let url = if self.release.by_hash {
             let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-            let hash = super::tree::hex(&listed.sha256);
+            let hash = isles_spec::digest::hex(&listed.sha256);
             format!("{}/dists/{}/{folder}/by-hash/SHA256/{hash}", self.place.url, self.place.suite)
         } else {
             format!("{}/dists/{}/{path}", self.place.url, self.place.suite)
@@ -217,7 +217,7 @@ impl<'s> Suite<'s> {
 
 /// What an index from a URL and what is known of it are called in the cache.
 fn cache_names(url: &str) -> (String, String) {
-    let name = super::tree::hex(&Sha256::digest(url.as_bytes()));
+    let name = isles_spec::digest::hex(&Sha256::digest(url.as_bytes()));
     let beside = format!("{name}.json");
     (name, beside)
 }

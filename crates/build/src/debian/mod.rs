@@ -14,7 +14,6 @@ pub(crate) mod compression;
 mod configure;
 mod control;
 mod database;
-mod date;
 mod deb;
 mod error;
 mod openpgp;

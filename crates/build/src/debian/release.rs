@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use isles_spec::time::parse_date;
+
 use super::cleartext;
 use super::control::field;
-use super::date;
 use super::error::{Error, Result};
 use super::openpgp::{self, Key, Verdict};
 
@@ -110,7 +111,7 @@ impl Release {
         let malformed = |reason: &str| Error::malformed(format!("'{url}'"), reason);
         let when = |name: &str| match field(text, name) {
             None => Ok(None),
-            Some(value) => match date::parse(value) {
+            Some(value) => match parse_date(value, &["UTC", "GMT", "+0000", "Z"]) {
                 Some(seconds) => Ok(Some(seconds)),
                 None => Err(malformed(&format!("its {name} is not a date"))),
             },

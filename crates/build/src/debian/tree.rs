@@ -120,12 +120,8 @@ impl Tree {
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(failed("open", path.as_bytes(), e)),
         };
-        let mut bytes = Vec::new();
-        std::fs::File::from(fd).take(limit + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(refuse(path.as_bytes(), "it is too large"));
-        }
-        Ok(Some(bytes))
+        let bytes = isles_store::read_bounded(std::fs::File::from(fd), limit)?;
+        bytes.map(Some).ok_or_else(|| refuse(path.as_bytes(), "it is too large"))
     }
 
     /// Whether something is there, the last component not followed.
@@ -250,7 +246,7 @@ impl Tree {
                     let mut hash = (conffile || sums).then(Md5::new);
                     worker.file(&entry, &path, &mut reader, hash.as_mut())?;
                     if let Some(hash) = hash {
-                        let hex = hex(&hash.finalize());
+                        let hex = isles_spec::digest::hex(&hash.finalize());
                         if conffile {
                             worker.out.conffiles.insert(listed.clone(), hex);
                         } else {
@@ -438,13 +434,4 @@ fn clean(path: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         out.extend_from_slice(component);
     }
     Ok(())
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for b in bytes {
-        text.push(char::from(b"0123456789abcdef"[usize::from(b >> 4)]));
-        text.push(char::from(b"0123456789abcdef"[usize::from(b & 15)]));
-    }
-    text
 }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use isles_spec::nearest::nearest;
+
 use super::syntax::{self, Definition, SectionKind, Stage};
-use crate::position::{Diagnostic, SourceText, Span, nearest};
+use crate::position::{Diagnostic, SourceText, Span};
 
 /// A stage may grow to this many bytes by replacement.
 const MAX_STAGE: usize = 16 << 20;

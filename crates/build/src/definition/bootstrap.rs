@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
 use isles_spec::image::{Descriptor, media_type};
+use isles_spec::nearest::nearest;
 use isles_spec::source::DebianSuite;
 use isles_spec::{Platform, Progress};
 
@@ -13,7 +14,7 @@ use crate::debian::{self, Runner};
 use crate::error::{Error, Result};
 use crate::images;
 use crate::key::Key;
-use crate::position::{SourceText, Spanned, nearest};
+use crate::position::{SourceText, Spanned};
 use crate::snapshot::{Build, Layer, Snapshot};
 
 /// The agents that are carried out.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use isles_engine::{Step, StepOutput, StepRoot};
+use isles_spec::nearest::nearest;
 use isles_store::{FileKind, Merged};
 
 use super::BuildArguments;
@@ -20,7 +21,7 @@ use crate::copy::{Owner, Placement, copy};
 use crate::dockerfile::execute::place;
 use crate::error::{Error, Result};
 use crate::images::DEFAULT_PATH;
-use crate::position::{Diagnostic, SourceText, Span, nearest};
+use crate::position::{Diagnostic, SourceText, Span};
 use crate::recipe::Found;
 use crate::run::{RunStep, SCRIPTS};
 use crate::select::{Selection, Wish, add_to_key, select};
@@ -199,7 +200,7 @@ fn write(build: &Build<'_>, snapshot: &mut Snapshot, title: &str, entries: &[Ent
         let view = snapshot.view(build.store)?;
         let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
         let root = |mode| Access { mode, uid: 0, gid: 0 };
-        let now = (build.epoch.unwrap_or_else(crate::time::now), 0);
+        let now = (build.seconds(), 0);
         for entry in entries {
             match entry {
                 Entry::File { path, mode, text } => {

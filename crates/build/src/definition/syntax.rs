@@ -1,6 +1,8 @@
 //! Stages, header fields and sections of a definition file, with the place of each.
 
-use crate::position::{Diagnostic, SourceText, Span, Spanned, nearest};
+use isles_spec::nearest::nearest;
+
+use crate::position::{Diagnostic, SourceText, Span, Spanned};
 
 /// A definition file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -145,8 +145,7 @@ impl Stage<'_, '_> {
             let lowers = if wanted.link { &nothing } else { &view };
             let mut upper = Upper::new(&folder, lowers, build.store.ownership())?;
             copy(&mut upper, tree, &selections, &placement)?;
-            let now = build.epoch.unwrap_or_else(crate::time::now);
-            copy_inline(&mut upper, &expanded.inline, &placement, now)?;
+            copy_inline(&mut upper, &expanded.inline, &placement, build.seconds())?;
             commit(build, upper)
         })
     }

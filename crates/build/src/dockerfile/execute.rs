@@ -137,7 +137,7 @@ fn warn_of_unused(recipe: &Recipe, globals: &Globals, words: &Words<'_>) {
     for name in globals.unused(&declared) {
         let span = recipe.stages.last().map(|s| s.node.span).unwrap_or_default();
         let warning = recipe.source.at(span, format!("no ARG declares the build argument '{name}'"));
-        words.warn(match crate::position::nearest(name, declared.iter().map(String::as_str)) {
+        words.warn(match isles_spec::nearest::nearest(name, declared.iter().map(String::as_str)) {
             Some(near) => warning.with_suggestion(format!("did you mean '{near}'?")),
             None => warning,
         });

@@ -1,7 +1,9 @@
 //! The flags of an instruction (`--from=x`), checked against those that the instruction has.
 
+use isles_spec::nearest::nearest;
+
 use super::syntax::Node;
-use crate::position::{Diagnostic, SourceText, Spanned, nearest};
+use crate::position::{Diagnostic, SourceText, Spanned};
 
 /// What kind of value a flag takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use isles_spec::image::Healthcheck;
+use isles_spec::nearest::nearest;
 use isles_spec::quantity::parse_duration;
 
 use super::flags::{Flags, Kind};
 use super::lines::{Directive, requested_syntax};
 use super::mount;
 use super::syntax::{self, Heredoc, Node, Tree};
-use crate::position::{Diagnostic, SourceText, Spanned, nearest};
+use crate::position::{Diagnostic, SourceText, Spanned};
 
 /// A Dockerfile in stages.
 #[derive(Debug, Clone)]

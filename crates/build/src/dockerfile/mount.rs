@@ -1,8 +1,9 @@
 //! `RUN --mount=type=…,…`: comma-separated keys, with quotes as CSV has them.
 
+use isles_spec::nearest::nearest;
 use isles_spec::quantity::parse_bytes;
 
-use crate::position::{Diagnostic, SourceText, Spanned, nearest};
+use crate::position::{Diagnostic, SourceText, Spanned};
 
 /// What stands behind a mount of a RUN.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

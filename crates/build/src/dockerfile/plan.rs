@@ -1,10 +1,12 @@
 //! Which stages a build needs, and which one is meant by a name.
 
+use isles_spec::nearest::nearest;
+
 use super::instruction::{Instruction, Recipe};
 use super::mount;
 use super::scope::{Globals, Words};
 use crate::error::Result;
-use crate::position::{Diagnostic, Spanned, nearest};
+use crate::position::{Diagnostic, Spanned};
 
 /// What FROM, COPY --from and mounts take files from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use isles_spec::Platform;
+use isles_spec::nearest::nearest;
 
 use super::instruction::Argument;
 use super::words::Expander;
-use crate::position::{Diagnostic, SourceText, Spanned, nearest};
+use crate::position::{Diagnostic, SourceText, Spanned};
 
 /// Proxies may be passed without being declared; they count neither for the cache nor for the history.
 pub const PROXIES: [&str; 10] = [

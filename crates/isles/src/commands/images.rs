@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use isles_spec::quantity::human_bytes;
+use isles_spec::time::parse_rfc3339;
 use isles_spec::{Digest, Reference};
 use isles_store::{ImageSummary, Store};
 use serde::Serialize;
@@ -131,9 +132,9 @@ fn apply(store: &Store, filter: &Filter, images: &mut Vec<ImageSummary>) -> Resu
         }),
         "before" | "since" => {
             let other = store.resolve(&filter.value, None)?.config.created;
-            let other = other.as_deref().and_then(age::parse).unwrap_or(i64::MIN);
+            let other = other.as_deref().and_then(parse_rfc3339).unwrap_or(i64::MIN);
             images.retain(|i| {
-                let own = i.created.as_deref().and_then(age::parse).unwrap_or(i64::MIN);
+                let own = i.created.as_deref().and_then(parse_rfc3339).unwrap_or(i64::MIN);
                 if filter.key == "before" { own < other } else { own > other }
             });
         }

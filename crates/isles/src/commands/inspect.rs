@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use isles_engine::{Engine, Info, Status};
 use isles_spec::image::ContainerConfig;
-use isles_spec::time::rfc3339;
+use isles_spec::time::rfc3339_nanoseconds;
 use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
@@ -140,12 +140,12 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     const NEVER: &str = "0001-01-01T00:00:00Z";
     let Info { record, state, status, ephemeral } = engine.find(name)?;
     let w = &record.workload;
-    let time = |t: Option<u64>| t.map_or(NEVER.to_owned(), rfc3339);
+    let time = |t: Option<u64>| t.map_or(NEVER.to_owned(), rfc3339_nanoseconds);
     let (program, arguments) = record.command.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let image = record.image_id.as_ref().map(ToString::to_string).unwrap_or_default();
     Ok(json!({
         "Id": record.id,
-        "Created": rfc3339(record.created),
+        "Created": rfc3339_nanoseconds(record.created),
         "Path": program,
         "Args": arguments,
         "State": {

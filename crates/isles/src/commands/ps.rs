@@ -1,7 +1,7 @@
 //! `isles ps`
 
 use isles_engine::{Info, Status};
-use isles_spec::time::rfc3339;
+use isles_spec::time::rfc3339_nanoseconds;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -112,7 +112,7 @@ fn row(info: &Info, whole: bool) -> Row {
         id: if whole { record.id.clone() } else { record.id[..record.id.len().min(12)].to_owned() },
         image: record.image.clone(),
         command: format!("\"{}\"", short(&words, 20).escape_default()),
-        created_at: rfc3339(record.created),
+        created_at: rfc3339_nanoseconds(record.created),
         running_for: format!("{} ago", ago(record.created)),
         status,
         state: info.status,

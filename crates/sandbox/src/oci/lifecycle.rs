@@ -559,41 +559,15 @@ fn state_json(record: &Record, status: Status) -> String {
     .to_string()
 }
 
-/// The time as RFC 3339 with nanoseconds.
+/// The time in RFC 3339.
 pub fn now() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    timestamp(now.as_secs(), now.subsec_nanos())
-}
-
-/// Days of the Gregorian calendar from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms").
-fn timestamp(seconds: u64, nanoseconds: u32) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanoseconds:09}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    isles_spec::time::rfc3339_nanoseconds(u64::try_from(now.as_nanos()).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn timestamps() {
-        assert_eq!(timestamp(0, 0), "1970-01-01T00:00:00.000000000Z");
-        assert_eq!(timestamp(951_827_696, 7), "2000-02-29T12:34:56.000000007Z");
-        assert_eq!(timestamp(1_795_507_200, 0), "2026-11-24T08:00:00.000000000Z");
-    }
 
     #[test]
     fn a_terminal_needs_somebody_to_take_it() {
