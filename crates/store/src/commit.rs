@@ -85,7 +85,8 @@ impl Store {
         tree: &Path,
         options: &CommitOptions,
     ) -> Result<CommittedLayer> {
-        let (layer, _) = self.archive_tree(lease, tree, options, false)?;
+        let archived = self.archive_tree(lease, tree, options, false);
+        let (layer, _) = archived.map_err(|e| e.or_outside(&self.root))?;
         if self.has_layer(&layer.diff_id) {
             return self.known(layer);
         }

@@ -14,6 +14,9 @@ pub enum Error {
     /// The operating system refused; `doing` is a verb phrase, `object` what it was done to.
     #[error("cannot {doing} {object}: {source}")]
     Io { doing: &'static str, object: String, source: io::Error },
+    /// The same, where it refused access to something of the caller's, outside of the store.
+    #[error("cannot {doing} {object}: {source}")]
+    Denied { doing: &'static str, object: String, source: io::Error },
     /// The stream that a layer comes from failed and could not be continued.
     #[error("cannot fetch {digest}: {source}")]
     Fetch { digest: Digest, source: io::Error },
@@ -67,6 +70,19 @@ impl Error {
         Error::Io { doing, object: path.display().to_string(), source: source.into() }
     }
 
+    /// What an operation that reads or writes elsewhere too failed with: tells the store's own paths from others.
+    pub(crate) fn or_outside(self, root: &Path) -> Self {
+        match self {
+            Error::Io { doing, object, source }
+                if source.kind() == io::ErrorKind::PermissionDenied
+                    && !Path::new(&object).starts_with(root) =>
+            {
+                Error::Denied { doing, object, source }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn document(object: impl ToString, reason: impl ToString) -> Self {
         Error::Document { object: object.to_string(), reason: reason.to_string() }
     }
@@ -91,6 +107,7 @@ impl Hint for Error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "the store belongs to another user; choose your own with --root or ISLES_ROOT".into()
             }
+            Error::Denied { .. } => "check the owner and the permissions of the path and of the folders above it".into(),
             Error::NoImage { name } => {
                 format!("fetch it with `isles pull {name}`; `isles images` lists what is here")
             }

@@ -104,6 +104,15 @@ impl Store {
         dir: &Path,
         progress: &dyn Progress,
     ) -> Result<()> {
+        self.write_layout(images, dir, progress).map_err(|e| e.or_outside(&self.root))
+    }
+
+    fn write_layout(
+        &self,
+        images: &[(Image, Vec<Reference>)],
+        dir: &Path,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         fs::create_dir_all(dir).at("create", dir)?;
         let index_path = dir.join("index.json");
         let mut index = match crate::atomic::read_bounded(&index_path, INDEX_LIMIT) {

@@ -73,6 +73,16 @@ impl Store {
         select: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<Vec<Imported>> {
+        self.read_layout(lease, dir, select, progress).map_err(|e| e.or_outside(&self.root))
+    }
+
+    fn read_layout(
+        &self,
+        lease: &Lease,
+        dir: &Path,
+        select: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Imported>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(dir, flags, Mode::empty()).at("open", dir)?;
         let read = |name: &str| -> Result<Vec<u8>> {
@@ -80,14 +90,15 @@ impl Store {
                 .at("open", &dir.join(name))?;
             bounded(File::from(file), self.limits.document, name)
         };
-        if read("oci-layout").is_err() {
-            return Err(Error::document(
-                dir.display(),
-                "it has no file oci-layout, so it is no image layout",
-            ));
-        }
+        match read("oci-layout") {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let reason = "it has no file oci-layout, so it is no image layout";
+                return Err(Error::document(dir.display(), reason));
+            }
+            other => other?,
+        };
         let index = read("index.json")?;
-        let import = Import { store: self, lease, progress, from: From::Dir(fd) };
+        let import = Import { store: self, lease, progress, from: From::Dir(fd, dir) };
         import.index(&index, select, &HashMap::new())
     }
 
@@ -227,17 +238,18 @@ struct DockerImage {
 }
 
 /// Where blobs come from.
-enum From {
+enum From<'a> {
     /// They are in the store already.
     Store,
-    Dir(OwnedFd),
+    /// An open layout, and its path.
+    Dir(OwnedFd, &'a Path),
 }
 
 struct Import<'a> {
     store: &'a Store,
     lease: &'a Lease,
     progress: &'a dyn Progress,
-    from: From,
+    from: From<'a>,
 }
 
 impl Import<'_> {
@@ -417,8 +429,8 @@ impl Import<'_> {
 
     /// A document by digest, checked.
     fn document(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let From::Dir(dir) = &self.from else { return self.store.read_document(digest) };
-        let file = open_blob(dir, digest)?;
+        let From::Dir(fd, dir) = &self.from else { return self.store.read_document(digest) };
+        let file = open_blob(fd, dir, digest)?;
         let bytes = bounded(file, self.store.limits.document, &digest.to_string())?;
         let actual = crate::hash::digest_of(digest.algorithm(), &bytes);
         if actual != *digest {
@@ -435,7 +447,7 @@ impl Import<'_> {
         let mut open = |offset: u64| -> io::Result<Box<dyn Read>> {
             let mut file = match &self.from {
                 From::Store => self.store.open_blob(&blob.digest),
-                From::Dir(dir) => open_blob(dir, &blob.digest),
+                From::Dir(fd, dir) => open_blob(fd, dir, &blob.digest),
             }
             .map_err(io::Error::other)?;
             file.seek(SeekFrom::Start(offset))?;
@@ -445,7 +457,7 @@ impl Import<'_> {
         if !self.store.has_layer(diff_id) && !self.store.has_blob(&blob.digest) {
             match &self.from {
                 From::Store => return Err(Error::NoBlob { digest: blob.digest.clone() }),
-                From::Dir(dir) => drop(open_blob(dir, &blob.digest)?),
+                From::Dir(fd, dir) => drop(open_blob(fd, dir, &blob.digest)?),
             }
         }
         // Nobody waits for what is here.
@@ -463,12 +475,12 @@ struct Walk {
     out: Vec<Imported>,
 }
 
-fn open_blob(dir: &OwnedFd, digest: &Digest) -> Result<File> {
+fn open_blob(fd: &OwnedFd, dir: &Path, digest: &Digest) -> Result<File> {
     let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
-    match crate::sys::open_in_root(dir.as_fd(), name.as_bytes(), OFlags::RDONLY) {
+    match crate::sys::open_in_root(fd.as_fd(), name.as_bytes(), OFlags::RDONLY) {
         Ok(fd) => Ok(File::from(fd)),
         Err(rustix::io::Errno::NOENT) => Err(Error::NoBlob { digest: digest.clone() }),
-        Err(e) => Err(Error::io("open", Path::new(&name), e)),
+        Err(e) => Err(Error::io("open", &dir.join(&name), e)),
     }
 }
 

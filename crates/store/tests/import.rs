@@ -99,6 +99,40 @@ fn nothing_is_said_of_what_is_here() {
 }
 
 #[test]
+fn whose_the_path_is_that_cannot_be_read() {
+    use isles_spec::Hint;
+    use std::os::unix::fs::PermissionsExt;
+    if is_root() {
+        println!("skip: root may read everything");
+        return;
+    }
+    let layout = Layout::new();
+    let index = json!({"schemaVersion": 2, "manifests": [layout.image(|_, _| {})]});
+    fs::write(layout.0.path().join("index.json"), index.to_string()).unwrap();
+    let deny = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (denied, opened) in [("", 0o700), ("oci-layout", 0o600), ("index.json", 0o600), ("blobs", 0o700)] {
+        let home = Home::new();
+        let path = layout.0.path().join(denied);
+        deny(&path, 0);
+        let error = home.store.import_oci_dir(&home.lease(), layout.0.path(), None, &Quiet).unwrap_err();
+        deny(&path, opened);
+        let hint = error.hint().unwrap();
+        assert!(
+            matches!(error, Error::Denied { .. }) && !hint.contains("store"),
+            "{denied}: {error}: {hint}"
+        );
+        let shown = path.display().to_string();
+        assert!(error.to_string().contains(shown.trim_end_matches('/')), "{denied}: {error}");
+    }
+    let home = Home::new();
+    home.lease();
+    deny(&home.store.root().join("leases"), 0);
+    let error = home.store.lease().unwrap_err();
+    deny(&home.store.root().join("leases"), 0o700);
+    assert!(error.hint().unwrap().contains("the store belongs to another user"), "{error}");
+}
+
+#[test]
 fn documents_that_are_refused() {
     type Make = fn(&Layout) -> Vec<Value>;
     let cases: Vec<(&str, Make, &str)> = vec![
