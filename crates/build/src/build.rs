@@ -31,7 +31,7 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<Built> {
     let build = Build::new(engine, client, options, progress)?;
-    let bytes = recipe::read(&recipe.file)?;
+    let bytes = recipe.read()?;
     let source = SourceText::new(recipe.file.display().to_string(), &bytes);
     let (snapshot, warnings) = match recipe.language {
         Language::Dockerfile => crate::dockerfile::execute::execute(&build, recipe, source)?,

@@ -1,6 +1,6 @@
 //! The build context: a folder of the host, what `.dockerignore` leaves out of it, and what its files contain.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use isles_store::Store;
 
@@ -28,7 +28,7 @@ impl Context {
         let folder = &found.context;
         let real = folder.canonicalize().map_err(Error::io("open the build context", folder))?;
         let ignore = match found.language {
-            Language::Dockerfile => ignore_of(&found.file, folder)?,
+            Language::Dockerfile => ignore_of(found)?,
             Language::Definition => Ignore::default(),
         };
         Ok(Context { tree: Tree::Folder(Folder::open(folder)?), digests: Digests::of(store, &real), ignore })
@@ -41,10 +41,12 @@ impl Context {
 }
 
 /// `<recipe>.dockerignore` goes before `.dockerignore` of the context.
-fn ignore_of(recipe: &Path, folder: &Path) -> Result<Ignore> {
-    let mut own = recipe.as_os_str().to_owned();
+fn ignore_of(recipe: &Found) -> Result<Ignore> {
+    let mut own = recipe.file.as_os_str().to_owned();
     own.push(".dockerignore");
-    for path in [PathBuf::from(own), folder.join(".dockerignore")] {
+    // A recipe that is in no file has no neighbour either.
+    let own = recipe.text.is_none().then(|| PathBuf::from(own));
+    for path in own.into_iter().chain([recipe.context.join(".dockerignore")]) {
         let read = std::fs::File::open(&path).and_then(|file| isles_store::read_bounded(file, LIMIT));
         let text = match read {
             Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),

@@ -1,6 +1,7 @@
 //! Finding the recipe that a path means: a Dockerfile, a Containerfile, a definition file, or a folder
 //! that holds exactly one.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use isles_spec::Error as SpecError;
@@ -15,13 +16,23 @@ pub enum Language {
     Definition,
 }
 
-/// A recipe on disk.
+/// A recipe and the files around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
+    /// Where it is, or what messages call it.
     pub file: PathBuf,
+    /// What it says, where it is not in a file.
+    pub text: Option<Vec<u8>>,
     pub language: Language,
     /// The folder that COPY and `%files` start from.
     pub context: PathBuf,
+}
+
+impl Found {
+    /// The bytes of the recipe.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        self.text.clone().map_or_else(|| read(&self.file), Ok)
+    }
 }
 
 /// Recipes may have this many bytes.
@@ -71,13 +82,13 @@ pub fn find(path: &Path) -> Result<Found> {
     if !metadata.is_dir() {
         let language = match language_of(path) {
             Some(language) => language,
-            None => guess(path)?,
+            None => guess(&read(path)?),
         };
         let context = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        return Ok(Found { file: path.to_owned(), language, context });
+        return Ok(Found { file: path.to_owned(), text: None, language, context });
     }
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
@@ -94,6 +105,7 @@ pub fn find(path: &Path) -> Result<Found> {
         [file] => Ok(Found {
             language: language_of(file).unwrap_or(Language::Dockerfile),
             file: file.clone(),
+            text: None,
             context: path.to_owned(),
         }),
         several => {
@@ -106,26 +118,34 @@ pub fn find(path: &Path) -> Result<Found> {
     }
 }
 
-/// The language of a file whose name does not tell, by its first words.
-fn guess(path: &Path) -> Result<Language> {
-    let text = String::from_utf8_lossy(&read(path)?).into_owned();
+/// A recipe that comes from `input`, which messages call `name`, in either language.
+pub fn read_from(input: impl Read, name: &str, context: &Path) -> Result<Found> {
+    let text = bounded(input, Path::new(name))?;
+    Ok(Found { file: name.into(), language: guess(&text), text: Some(text), context: context.to_owned() })
+}
+
+/// The language of a recipe whose name does not tell, by its first words.
+fn guess(bytes: &[u8]) -> Language {
+    let text = String::from_utf8_lossy(bytes);
     let first = text
         .lines()
         .map(str::trim)
         .find(|l| !l.is_empty() && !l.starts_with('#'))
         .unwrap_or("")
         .to_ascii_lowercase();
-    Ok(if first.starts_with("bootstrap:") || first.starts_with('%') {
+    if first.starts_with("bootstrap:") || first.starts_with('%') {
         Language::Definition
     } else {
         Language::Dockerfile
-    })
+    }
 }
 
-/// The bytes of a recipe.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    let bytes = read_bounded(file, MAX_RECIPE).map_err(Error::io("read", path))?;
+fn read(path: &Path) -> Result<Vec<u8>> {
+    bounded(std::fs::File::open(path).map_err(Error::io("open", path))?, path)
+}
+
+fn bounded(input: impl Read, path: &Path) -> Result<Vec<u8>> {
+    let bytes = read_bounded(input, MAX_RECIPE).map_err(Error::io("read", path))?;
     bytes.ok_or_else(|| {
         let message = format!("'{}' is larger than a recipe may be ({MAX_RECIPE} bytes)", path.display());
         SpecError::new(message).with_hint("is this really a recipe?").into()

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 struct World {
     dir: tempfile::TempDir,
@@ -19,15 +20,28 @@ impl World {
     }
 
     fn build(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_isles"))
+        self.command(args).output().unwrap()
+    }
+
+    fn build_with_input(&self, args: &[&str], input: &str) -> Output {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It may have read enough before the end.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_isles"));
+        command
             .arg("build")
             .args(args)
             .current_dir(self.dir.path())
             .env("ISLES_ROOT", self.dir.path().join("state"))
             .env("FROM_CALLER", "environment")
-            .env_remove("SOURCE_DATE_EPOCH")
-            .output()
-            .unwrap()
+            .env_remove("SOURCE_DATE_EPOCH");
+        command
     }
 
     fn read(&self, path: &str) -> String {
@@ -73,6 +87,36 @@ fn another_recipe_and_another_context() {
     let several = world.build(&["."]);
     assert_eq!(several.status.code(), Some(1));
     assert!(text(&several.stderr).contains("several recipes") && text(&several.stderr).contains("hint: "));
+}
+
+#[test]
+fn a_recipe_from_standard_input() {
+    let world = World::new();
+    world.write("f", "x").write(".dockerignore", "left-out\n").write("left-out", "x");
+    // What lies there under the usual name is not taken.
+    world.write("Dockerfile", "FROM scratch\nNONSENSE\n").write("standard input.dockerignore", "f\n");
+    for (recipe, fine) in [
+        ("FROM scratch\nCOPY f /\n", Ok(())),
+        ("# by a program\nBootstrap: scratch\n%files\nf /f\n", Ok(())),
+        ("FROM scratch\nCOPY left-out /\n", Err("left-out")),
+        (
+            "FROM scratch\nCOPPY f /\n",
+            Err("error: standard input:2:1: unknown instruction 'COPPY'\n  2 | COPPY"),
+        ),
+        ("", Err("standard input")),
+    ] {
+        let built = world.build_with_input(&["-q", "-f", "-", "."], recipe);
+        match fine {
+            Ok(()) => assert!(built.status.success(), "{recipe}: {}", text(&built.stderr)),
+            Err(words) => {
+                assert_eq!(built.status.code(), Some(1), "{recipe}");
+                assert!(text(&built.stderr).contains(words), "{recipe}: {}", text(&built.stderr));
+            }
+        }
+    }
+    let long = "#".repeat((4 << 20) + 1);
+    let refused = world.build_with_input(&["-q", "-f", "-", "."], &long);
+    assert!(text(&refused.stderr).contains("larger than a recipe may be"), "{}", text(&refused.stderr));
 }
 
 #[test]

@@ -20,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   isles build -t app .                          the Dockerfile or the *.def file of this folder
   isles build -t app -f dev.Dockerfile .        another recipe, with this folder as its context
+  generate | isles build -t app -f - .          a recipe that comes from a program, in either language
   isles build -t tools tools.def                a definition file
   isles build -t base debian://bookworm         Debian, from its packages
   isles build --build-arg VERSION=2 --target test .
@@ -41,7 +42,7 @@ pub struct Args {
     /// Give the image this name; may be repeated.
     #[arg(short, long, value_name = "NAME[:TAG]")]
     tag: Vec<Reference>,
-    /// The recipe, where it is not in PATH under a usual name.
+    /// The recipe, where it is not in PATH under a usual name; - is standard input.
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Set a build argument: ARG of a Dockerfile, {{ NAME }} of a definition file. Without a value, the
@@ -140,6 +141,9 @@ fn what(args: &Args) -> Result<What, Failure> {
     }
     let found = match &args.file {
         None => recipe::find(&args.path),
+        Some(file) if file.as_os_str() == "-" => {
+            recipe::read_from(std::io::stdin().lock(), "standard input", &args.path)
+        }
         Some(file) => recipe::find(file).map(|found| Found { context: args.path.clone(), ..found }),
     };
     found.map(What::Recipe).map_err(|e| failure(&e))
