@@ -25,7 +25,8 @@ impl Default for BindOptions {
 }
 
 impl Propagation {
-    fn parse(text: &str) -> Option<Self> {
+    /// As mount(8) spells those that docker knows.
+    pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "private" => Propagation::Private,
             "rprivate" => Propagation::Rprivate,

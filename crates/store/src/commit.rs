@@ -49,33 +49,7 @@ impl Store {
         upper: &Path,
         options: &CommitOptions,
     ) -> Result<CommittedLayer> {
-        let (layer, packed) = self.archive_tree(lease, upper, options, true)?;
-        if self.has_layer(&layer.diff_id) {
-            crate::remove::tree(upper)?;
-            return self.known(layer);
-        }
-        let work = self.work_dir()?;
-        let root = work.join("root");
-        let result = (|| {
-            if packed.relocated {
-                // The folder means what it should on these lowers only; the archive means it anywhere.
-                self.unpack_blob(&layer, &work)?;
-                return crate::remove::tree(upper);
-            }
-            match fs::rename(upper, &root) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-                    self.unpack_blob(&layer, &work)?;
-                    return crate::remove::tree(upper);
-                }
-                Err(e) => return Err(Error::io("move", upper, e)),
-            }
-            for path in &packed.left_out {
-                crate::remove::tree(&root.join(std::ffi::OsStr::from_bytes(path)))?;
-            }
-            self.place_layer(&work, &info(&layer, &packed))
-        })();
-        self.finish(layer, &work, result)
+        self.layer_by_moving(lease, upper, options, true)
     }
 
     /// Makes a layer of a folder anywhere, which stays as it is.
@@ -103,15 +77,38 @@ impl Store {
         tree: &Path,
         options: &CommitOptions,
     ) -> Result<CommittedLayer> {
-        let (layer, packed) = self.archive_tree(lease, tree, options, false)?;
+        self.layer_by_moving(lease, tree, options, false)
+    }
+
+    /// Makes a layer of a folder by moving it; of an overlay's upper directory where `upper`.
+    fn layer_by_moving(
+        &self,
+        lease: &Lease,
+        tree: &Path,
+        options: &CommitOptions,
+        upper: bool,
+    ) -> Result<CommittedLayer> {
+        let (layer, packed) = self.archive_tree(lease, tree, options, upper)?;
         if self.has_layer(&layer.diff_id) {
             crate::remove::tree(tree)?;
             return self.known(layer);
         }
         let work = self.work_dir()?;
+        let root = work.join("root");
         let result = (|| {
-            let root = work.join("root");
-            fs::rename(tree, &root).at("move", tree)?;
+            if packed.relocated {
+                // The folder means what it should on these lowers only; the archive means it anywhere.
+                self.unpack_blob(&layer, &work)?;
+                return crate::remove::tree(tree);
+            }
+            match fs::rename(tree, &root) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                    self.unpack_blob(&layer, &work)?;
+                    return crate::remove::tree(tree);
+                }
+                Err(e) => return Err(Error::io("move", tree, e)),
+            }
             for path in &packed.left_out {
                 crate::remove::tree(&root.join(std::ffi::OsStr::from_bytes(path)))?;
             }

@@ -95,15 +95,9 @@ fn options(list: &[String]) -> Result<Options> {
 /// A word of `rootfsPropagation` or of a mount's options.
 pub(super) fn propagation(word: &str) -> Option<Propagation> {
     Some(match word {
-        "private" => Propagation::Private,
-        "rprivate" => Propagation::Rprivate,
-        "slave" => Propagation::Slave,
-        "rslave" => Propagation::Rslave,
-        "shared" => Propagation::Shared,
-        "rshared" => Propagation::Rshared,
         "unbindable" => Propagation::Unbindable,
         "runbindable" => Propagation::Runbindable,
-        _ => return None,
+        other => return Propagation::parse(other),
     })
 }
 
