@@ -103,3 +103,16 @@ impl Hint for Error {
         Some(hint.to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dpkg_said_last_is_shown() {
+        let tail: String = (1..=30).map(|n| format!("line {n}\n")).collect();
+        let text = Error::Configure { code: 1, tail }.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!((lines.len(), lines[1], lines[20]), (21, "    line 11", "    line 30"), "{text}");
+    }
+}
