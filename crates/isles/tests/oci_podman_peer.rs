@@ -43,10 +43,11 @@ impl Podman {
         command.arg("--root").arg(at("root")).arg("--runroot").arg(at("run")).arg("--tmpdir").arg(at("tmp"));
         command.args(["--cgroup-manager", "cgroupfs", "--storage-driver", "vfs", "--events-backend", "file"]);
         command.arg("--runtime").arg(self.0.path("isles-oci")).args(args);
+        // conmon leaves a file where it was started when memory runs out.
+        command.current_dir(self.0.path("home"));
         let user = self.0.status_owner();
         if user != 0 {
             command.env("HOME", self.0.path("home")).env("XDG_RUNTIME_DIR", self.0.path("xdg"));
-            command.current_dir(self.0.path("home"));
         }
         if user != 0 && bundle::is_root() {
             command.uid(user).gid(user);

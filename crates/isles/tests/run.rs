@@ -333,8 +333,8 @@ fn signals_reach_the_container() {
         assert_eq!(line, "ready\n");
         run.signal(Signal::TERM);
         assert_eq!((run.rest().as_str(), run.code()), ("got\n", Some(9)));
-        // Process 1 does not listen; three requests are enough.
-        let script = "echo ready; exec sleep 1000";
+        // A program that does not listen; three requests are enough.
+        let script = "trap '' INT; echo ready; exec sleep 1000";
         let (mut run, _) = Running::start(&mut world.run_command(&["sh", "-c", script]));
         // Each on its own: signals that are waiting are counted once.
         while run.0.try_wait().unwrap().is_none() {
