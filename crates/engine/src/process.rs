@@ -81,6 +81,18 @@ pub fn working_dir(workload: &Workload, image: &ContainerConfig) -> PathBuf {
     }
 }
 
+/// Whether a process catches, ignores or blocks a signal, rather than leaving it to the kernel
+/// (proc_pid_status(5)).
+pub fn minds(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let minded = ["SigCgt:", "SigIgn:", "SigBlk:"].map(|name| set(name).unwrap_or(u64::MAX));
+    minded.iter().any(|set| set & (1 << (signal - 1)) != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -56,8 +56,10 @@ impl Engine {
             }
         };
         let exit = self.stay(&mut started, &container, foreground, &signals);
-        if workload.remove {
-            container.folder.remove()?;
+        if workload.remove
+            && let Err(e) = container.folder.remove()
+        {
+            (foreground.warn)(&format!("what the container wrote stays until the next collection: {e}"));
         }
         exit
     }
@@ -270,47 +272,50 @@ fn attend(
 ) -> Result<ExitStatus> {
     let failed = |e: io::Error| Error::system("stay with the container", e);
     let mut master = child.terminal.take();
+    if let Some(master) = &master {
+        rustix::io::ioctl_fionbio(master, true).map_err(|e| failed(e.into()))?;
+    }
     let _raw = if master.is_some() && workload.interactive { terminal::Raw::enter() } else { None };
-    let stdin = io::stdin();
-    let mut input = master.is_some() && workload.interactive;
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let (mut input, mut output) = (Flow::default(), Flow::default());
+    input.ended = !workload.interactive;
     let mut asked_to_end = 0;
     meanwhile();
     loop {
-        let (mut from_terminal, mut from_caller, mut ended) = (false, false, false);
-        {
+        let mut ended = false;
+        if let Some(terminal) = &master {
             let mut fds = vec![
                 PollFd::new(signals, PollFlags::IN),
                 PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN),
             ];
-            if let Some(master) = &master {
-                fds.push(PollFd::new(master, PollFlags::IN));
-                if input {
-                    fds.push(PollFd::new(&stdin, PollFlags::IN));
-                }
-            }
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(failed(e.into())),
+            let places = [input.awaits(&stdin, terminal), output.awaits(terminal, &stdout)].map(|fd| {
+                fds.extend(fd);
+                fds.len() - 1
+            });
+            if !wait(&mut fds).map_err(failed)? {
+                continue;
             }
             ended |= !fds[1].revents().is_empty();
-            from_terminal |= fds.get(2).is_some_and(|fd| !fd.revents().is_empty());
-            from_caller |= fds.get(3).is_some_and(|fd| !fd.revents().is_empty());
+            // The place of a direction that awaits nothing is another's, and harmless.
+            let [from_caller, from_terminal] = places.map(|at| at > 1 && !fds[at].revents().is_empty());
+            if from_caller && input.pump(&stdin, terminal, true).is_err() {
+                input = Flow { ended: true, ..Flow::default() };
+            }
+            // As a terminal whose person has gone: nobody reads any more, or the other side is closed.
+            let hung_up = from_terminal && output.pump(terminal, &stdout, false).is_err();
+            if hung_up || output.ended && output.waiting.is_empty() {
+                master = None;
+            }
+            ended &= !from_terminal;
+        } else {
+            let mut fds =
+                [PollFd::new(signals, PollFlags::IN), PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN)];
+            if !wait(&mut fds).map_err(failed)? {
+                continue;
+            }
+            ended |= !fds[1].revents().is_empty();
         }
-        if from_terminal
-            && let Some(fd) = &master
-            && !copy(fd, io::stdout())
-        {
-            master = None;
-        }
-        if from_caller
-            && let Some(fd) = &master
-            && !copy(&stdin, fd)
-        {
-            input = false;
-            // As a person would end the input: the terminal's own character for it.
-            let _ = rustix::io::write(fd, b"\x04");
-        }
-        if ended && !from_terminal {
+        if ended {
             return child.wait().map_err(failed);
         }
         while let Some(signal) = signals.next().map_err(failed)? {
@@ -326,32 +331,78 @@ fn attend(
                     let signal = if asked_to_end >= PATIENCE { libc::SIGKILL } else { signal };
                     child.kill(signal).map_err(failed)?;
                 }
+                libc::SIGHUP if terminal::is_gone() => {
+                    master = None;
+                    child.kill(libc::SIGHUP).map_err(failed)?;
+                    // The kernel keeps from process 1 what it does not listen to. Any other program would end here,
+                    // and this one has nobody left who could end it.
+                    if !process::minds(child.pid(), libc::SIGHUP) {
+                        child.kill(libc::SIGKILL).map_err(failed)?;
+                    }
+                }
                 other => child.kill(other).map_err(failed)?,
             }
         }
     }
 }
 
-/// Copies what is there to be read. `false` at the end: of a terminal that is an error (EIO).
-fn copy(from: impl AsFd, to: impl AsFd) -> bool {
-    let mut buffer = [0u8; 16 << 10];
-    let n = match rustix::io::read(from, &mut buffer) {
-        Ok(0) => return false,
-        Ok(n) => n,
-        Err(Errno::INTR | Errno::AGAIN) => return true,
-        Err(_) => return false,
-    };
-    let mut rest = &buffer[..n];
-    while !rest.is_empty() {
-        match rustix::io::write(&to, rest) {
-            Ok(written) => rest = &rest[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(&to, PollFlags::OUT)], None);
-            }
-            // Nobody reads any more; the container goes on all the same.
-            Err(_) => return true,
+/// Waits until something is ready; `false` where a signal came in between.
+fn wait(fds: &mut [PollFd<'_>]) -> io::Result<bool> {
+    match poll(fds, None) {
+        Ok(_) => Ok(true),
+        Err(Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// One direction between two terminals. It never waits for its reader while the other direction has something to
+/// say, or both sides would wait for each other.
+#[derive(Debug, Default)]
+struct Flow {
+    waiting: Vec<u8>,
+    ended: bool,
+}
+
+impl Flow {
+    /// So much fits into a pipe that is ready, without waiting (pipe(7)).
+    const PIECE: usize = 4096;
+
+    /// The end that has to be ready for the next step.
+    fn awaits<'a>(&self, from: &'a impl AsFd, to: &'a impl AsFd) -> Option<PollFd<'a>> {
+        match (self.waiting.is_empty(), self.ended) {
+            (false, _) => Some(PollFd::new(to, PollFlags::OUT)),
+            (true, false) => Some(PollFd::new(from, PollFlags::IN)),
+            (true, true) => None,
         }
     }
-    true
+
+    /// Reads what is there, or writes what waits. With `says_end` the reader is told the end as a person would, by the
+    /// terminal's own character for it.
+    fn pump(&mut self, from: impl AsFd, to: impl AsFd, says_end: bool) -> rustix::io::Result<()> {
+        if self.waiting.is_empty() {
+            if self.ended {
+                return Ok(());
+            }
+            let mut buffer = [0u8; Self::PIECE];
+            match rustix::io::read(from, &mut buffer) {
+                // The other side of a terminal closes with an error (EIO).
+                Ok(0) | Err(Errno::IO) => {
+                    self.ended = true;
+                    if says_end {
+                        self.waiting.push(0x04);
+                    }
+                }
+                Ok(n) => self.waiting.extend_from_slice(&buffer[..n]),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(e) => return Err(e),
+            }
+            return Ok(());
+        }
+        match rustix::io::write(to, &self.waiting) {
+            Ok(n) => drop(self.waiting.drain(..n)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
 }

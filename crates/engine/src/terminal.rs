@@ -50,6 +50,11 @@ pub fn resize(master: impl AsFd) {
     let _ = tcsetwinsize(master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
 }
 
+/// Whether this process has no terminal that controls it, as after that was closed.
+pub fn is_gone() -> bool {
+    std::fs::File::open("/dev/tty").is_err()
+}
+
 /// Whether standard input is a terminal.
 pub fn stdin_is_one() -> bool {
     isatty(io::stdin())

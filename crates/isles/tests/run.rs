@@ -539,3 +539,72 @@ fn many_runs_at_once_and_none_hangs() {
         assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
     });
 }
+#[test]
+fn what_is_typed_ahead_does_not_stop_what_is_said() {
+    everyone(|world| {
+        let (master, slave) = terminal();
+        let script = "stty -echo; echo started; while read line; do seq 1 3000; \
+                      if test \"$line\" = end; then echo finished; exit 3; fi; done";
+        let mut command = world.run_command(&["-it", "--", "sh", "-c", script]);
+        let copy = || Stdio::from(slave.try_clone().unwrap());
+        let mut run = Running(command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap());
+        drop((command, slave));
+        let mut output = fs::File::from(master.try_clone().unwrap());
+        let mut text = Vec::new();
+        let mut until = |word: &[u8]| {
+            let mut buffer = [0; 64 << 10];
+            while !text.windows(word.len()).any(|w| w == word) {
+                let n = output.read(&mut buffer).unwrap();
+                text.drain(..text.len().saturating_sub(word.len()));
+                text.extend_from_slice(&buffer[..n]);
+            }
+        };
+        until(b"started");
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs::File::from(master).write_all(&[&b"l\r".repeat(300)[..], b"end\r"].concat()));
+            until(b"finished");
+        });
+        assert_eq!(run.code(), Some(3));
+    });
+}
+
+#[test]
+fn a_run_ends_with_its_terminal() {
+    use std::os::unix::process::CommandExt;
+    everyone(|world| {
+        for options in [&[][..], &["-it"], &["--init"]] {
+            let (master, slave) = terminal();
+            let script = "echo started; exec sleep 1000";
+            let mut command = world.run_command(&[options, &["--", "sh", "-c", script]].concat());
+            let copy = || Stdio::from(slave.try_clone().unwrap());
+            command.stdin(copy()).stdout(copy()).stderr(copy());
+            // SAFETY: both calls are safe between fork and exec.
+            unsafe {
+                command.pre_exec(|| {
+                    rustix::process::setsid()?;
+                    rustix::process::ioctl_tiocsctty(std::io::stdin())?;
+                    Ok(())
+                })
+            };
+            let mut run = Running(command.spawn().unwrap());
+            drop((command, slave));
+            let mut output = fs::File::from(master);
+            let mut text = String::new();
+            while !text.contains("started") {
+                let mut buffer = [0; 1024];
+                let n = output.read(&mut buffer).unwrap();
+                text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+            drop(output);
+            let code = run.code();
+            assert!(matches!(code, Some(129 | 137)), "{options:?}: {code:?}");
+        }
+        // Nobody reads any more.
+        let script = "while echo y; do true; done; exit 7";
+        let (mut run, line) = Running::start(&mut world.run_command(&["-t", "--", "sh", "-c", script]));
+        assert_eq!(line, "y\r\n");
+        drop(run.0.stdout.take());
+        assert!(run.code().is_some());
+    });
+}
+
