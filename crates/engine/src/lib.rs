@@ -6,6 +6,7 @@
 
 mod engine;
 mod error;
+mod home;
 mod hosts;
 mod name;
 mod plan;
@@ -20,6 +21,7 @@ mod view;
 
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use home::home;
 pub use record::{Info, Record, State, Status};
 pub use run::Foreground;
 pub use step::{Exit, Step, StepInput, StepOutcome, StepOutput, StepRoot, host_ca_wanted};

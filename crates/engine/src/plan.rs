@@ -154,7 +154,7 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
 
 /// The caller as a user of the container (`--here`): with their own IDs, but root stays root.
 pub fn caller(identity: Identity) -> User {
-    let home = std::env::home_dir().filter(|h| h.is_absolute()).unwrap_or_else(|| "/".into());
+    let home = crate::home::home().unwrap_or_else(|| "/".into());
     let (uid, gid) = match identity {
         Identity::Root => (0, 0),
         // Root of a namespace that is the caller's own.
@@ -170,6 +170,12 @@ fn user_name() -> Option<String> {
 
 /// Who root of this user namespace is outside of it.
 fn outside(file: &str) -> u32 {
+/// The caller's user ID, also where a user namespace was entered in between.
+pub fn caller_id() -> u32 {
+    let own = rustix::process::geteuid();
+    if own.is_root() { outside("uid_map") } else { own.as_raw() }
+}
+
     let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     map.lines()
         .map(|line| line.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>())

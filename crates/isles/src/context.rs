@@ -34,7 +34,7 @@ impl Context {
         }
         // An absolute path or nothing, as the specification has it.
         let data = named("XDG_DATA_HOME").filter(|d| d.is_absolute());
-        let home = || Some(std::env::home_dir().filter(|h| h.is_absolute())?.join(".local/share"));
+        let home = || Some(isles_engine::home()?.join(".local/share"));
         data.or_else(home).map(|dir| dir.join("isles")).ok_or_else(|| {
             Failure::new("there is no place for images and containers: HOME is not set")
                 .with_hint("name a folder with --root or ISLES_ROOT")

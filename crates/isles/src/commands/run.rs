@@ -322,7 +322,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
             .with_hint("leave out -p: the network is the host's, and so are the container's ports"));
     }
     let here = std::env::current_dir().map_err(|e| Failure::because("cannot find the current folder", &e))?;
-    let home = std::env::home_dir();
+    let home = isles_engine::home();
     let mut mounts = Vec::new();
     for text in &args.volume {
         mounts.push(Mount::parse_volume(text, &here, home.as_deref())?);
