@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_sandbox::setup::{Mount, MountSource};
-use isles_spec::{NetworkMode, Workload};
-use isles_store::{Container, Merged};
+use isles_spec::{NetworkMode, Root, Workload};
+use isles_store::{Container, FileKind, Merged};
 
 use crate::error::{Error, Result};
 use crate::plan::bind;
@@ -55,7 +56,7 @@ pub fn of_host(network: &NetworkMode, view: &Merged) -> Result<Vec<Mount>> {
 }
 
 /// Where a file of the image's really is: an image may have a link there (systemd-resolved's), which leads nowhere
-/// before its own system has started. `None` where nothing can be put.
+/// before its own system has started. `None` where no file can be put: in the place of a folder, or in /proc.
 fn place(view: &Merged, path: &str) -> Option<String> {
     use isles_store::Error as StoreError;
     let path = Path::new(path);
@@ -69,7 +70,9 @@ fn place(view: &Merged, path: &str) -> Option<String> {
         }
         Err(_) => return None,
     };
-    Some(place.to_str()?.to_owned())
+    let apart = ["/dev", "/proc", "/sys"].iter().any(|system| place.starts_with(system));
+    let other = view.stat(&place).is_ok_and(|found| found.kind != FileKind::File);
+    if apart || other { None } else { Some(place.to_str()?.to_owned()) }
 }
 
 /// The authorities that the host trusts as a mount, and the variables that tell programs of it. `None` where the
@@ -98,12 +101,15 @@ pub fn of_container(
     if networked {
         files.push((RESOLV_CONF, "resolv.conf", host(RESOLV_CONF)));
     }
+    let unwritable = matches!(&workload.root, Root::Directory(root) if is_read_only(root));
     let mut mounts = Vec::with_capacity(files.len());
     for (path, name, text) in files {
         let Some(place) = place(view, path) else { continue };
-        let file = container.path().join(name);
-        fs::write(&file, text).map_err(|e| Error::file("write", &file, e))?;
-        mounts.push(bind(&place, &file));
+        // On a read-only root no mount point can be made, and nothing depends on these that much.
+        if unwritable && !view.exists(place.as_ref()) {
+            continue;
+        }
+        mounts.push(bind(&place, &write(container, name, &text)?));
     }
     Ok(mounts)
 }
@@ -130,12 +136,23 @@ pub fn of_caller(user: &User, container: &Container, view: &Merged) -> Result<Ve
         let old = text(&old);
         let known = old.lines().any(|l| l.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(id));
         let Some(place) = place(view, path).filter(|_| !known) else { continue };
-        let file = container.path().join(file);
         let separator = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
-        fs::write(&file, format!("{old}{separator}{line}\n")).map_err(|e| Error::file("write", &file, e))?;
-        mounts.push(bind(&place, &file));
+        mounts.push(bind(&place, &write(container, file, &format!("{old}{separator}{line}\n"))?));
     }
     Ok(mounts)
+}
+
+/// Writes a file that every user of the container can read, whatever the umask of the caller.
+fn write(container: &Container, name: &str, text: &str) -> Result<PathBuf> {
+    let path = container.path().join(name);
+    fs::write(&path, text)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+        .map_err(|e| Error::file("write", &path, e))?;
+    Ok(path)
+}
+
+fn is_read_only(root: &Path) -> bool {
+    rustix::fs::statvfs(root).is_ok_and(|s| s.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 fn shared_folder(destination: &str, source: &Path) -> Mount {
