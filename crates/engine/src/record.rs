@@ -1,6 +1,7 @@
 //! What is written down about a container, and what can be said of it from that: `config.json` and `state.json` in its
 //! folder, and the lock, which tells whether its monitor lives.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isles_sandbox::cgroup::{Group, Layout};
@@ -210,15 +211,21 @@ impl Engine {
         let removed = self.collect()?;
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
         let prefix = self.group_name("");
-        // Asked after the groups were listed: a container is there before its group is.
-        let known = |id: &str| self.store.containers().is_ok_and(|all| all.iter().any(|c| c.starts_with(id)));
+        // Asked after the groups were listed: a container is there, and locked, before its group is.
+        let living = |id: &str| match self.store.containers() {
+            Ok(all) => all
+                .iter()
+                .filter(|c| c.starts_with(id))
+                .any(|c| self.store.container(c).is_ok_and(|container| container.is_locked())),
+            // Not known is not dead.
+            Err(_) => true,
+        };
         Group::collect(&layout, &prefix, &|name: &str| {
             let id = name.strip_prefix(&prefix).unwrap_or(name);
             match id.strip_prefix(STEP) {
-                Some(step) => {
-                    process_of_step(step).is_some_and(|(pid, start)| process_start(pid) == Some(start))
-                }
-                None => known(id),
+                Some(step) => process_of_step(step, pid_namespace())
+                    .is_none_or(|(pid, start)| process_start(pid) == Some(start)),
+                None => living(id),
             }
         })?;
         Ok(removed)
@@ -228,7 +235,8 @@ impl Engine {
     pub(crate) fn step_group_name(&self) -> Result<String> {
         let pid = std::process::id().cast_signed();
         let start = process_start(pid).unwrap_or_default();
-        Ok(format!("{}{STEP}{pid}-{start}-{}", self.group_name(""), &crate::name::id()?[..16]))
+        let (prefix, space, id) = (self.group_name(""), pid_namespace(), crate::name::id()?);
+        Ok(format!("{prefix}{STEP}{space}-{pid}-{start}-{}", &id[..16]))
     }
 
     /// The process 1 of a running container.
@@ -244,7 +252,12 @@ impl Engine {
 
     /// The name of a container's control group: of this store only, because others collect beside us.
     pub(crate) fn group_name(&self, id: &str) -> String {
-        let store = isles_store::Store::cache_key([self.store.root().as_os_str().as_encoded_bytes()]);
+        // A path may mean another folder in another mount namespace.
+        let (device, number) =
+            std::fs::metadata(self.store.root()).map_or((0, 0), |found| (found.dev(), found.ino()));
+        let path = self.store.root().as_os_str().as_encoded_bytes();
+        let parts = [path, &device.to_le_bytes(), &number.to_le_bytes()];
+        let store = isles_store::Store::cache_key(parts);
         format!("isles-{}-{}", &store.hex()[..8], &id[..id.len().min(32)])
     }
 }
@@ -258,10 +271,17 @@ fn gone(error: &isles_store::Error) -> bool {
     }
 }
 
-/// `PID-START-…`
-fn process_of_step(name: &str) -> Option<(i32, u64)> {
+/// The process that `NAMESPACE-PID-START-…` names; `None` where it is of another PID namespace, and cannot be looked at.
+fn process_of_step(name: &str, namespace: u64) -> Option<(i32, u64)> {
     let mut parts = name.split('-');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    let own = parts.next()?.parse() == Ok(namespace);
+    let process = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    own.then_some(process)
+}
+
+/// The PID namespace in which this process counts.
+fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |found| found.ino())
 }
 
 /// `None` where the folder has no record yet, or not any more.
