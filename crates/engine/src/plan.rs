@@ -82,7 +82,8 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         Isolation::None => return Err(Error::impossible("no isolation", "a container is always isolated")),
     }
     let security = &workload.security;
-    let spec = workload.user.as_deref().unwrap_or(&image.user);
+    // As with docker, an empty one is none.
+    let spec = workload.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&image.user);
     let user = if workload.here && workload.user.is_none() {
         caller(identity)
     } else {
@@ -97,7 +98,12 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     let mut mounts = system_mounts(workload, &namespaces);
     mounts.extend(extra);
     for mount in &workload.mounts {
-        mounts.push(user_mount(mount)?);
+        let mount = user_mount(mount)?;
+        // What an earlier mount shows there is not the image's.
+        if !mounts.iter().any(|earlier: &Mount| mount.destination.starts_with(&earlier.destination)) {
+            fits(&mount, view)?;
+        }
+        mounts.push(mount);
     }
     let (devices, rules) = devices(workload)?;
     let mut limits = Limits::from(&workload.resources);
@@ -164,18 +170,18 @@ pub fn caller(identity: Identity) -> User {
     User { uid, gid, groups: Vec::new(), home, name: user_name() }
 }
 
-fn user_name() -> Option<String> {
-    std::env::var("USER").ok().filter(|name| crate::name::check(name).is_ok())
-}
-
-/// Who root of this user namespace is outside of it.
-fn outside(file: &str) -> u32 {
 /// The caller's user ID, also where a user namespace was entered in between.
 pub fn caller_id() -> u32 {
     let own = rustix::process::geteuid();
     if own.is_root() { outside("uid_map") } else { own.as_raw() }
 }
 
+fn user_name() -> Option<String> {
+    std::env::var("USER").ok().filter(|name| crate::name::check(name).is_ok())
+}
+
+/// Who root of this user namespace is outside of it.
+fn outside(file: &str) -> u32 {
     let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     map.lines()
         .map(|line| line.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>())
@@ -458,6 +464,21 @@ fn user_mount(wish: &isles_spec::Mount) -> Result<Mount> {
     Ok(Mount { destination, source, flags, propagation, idmap: None })
 }
 
+/// A file goes where a file is, and a folder where a folder is. The kernel only says "invalid argument".
+fn fits(mount: &Mount, view: &Merged) -> Result<()> {
+    let MountSource::Bind { source, .. } = &mount.source else { return Ok(()) };
+    let Ok(there) = view.stat(&mount.destination) else { return Ok(()) };
+    let there = there.kind == isles_store::FileKind::Dir;
+    let kind = |folder| if folder { "a folder" } else { "a file" };
+    match source.is_dir() {
+        folder if folder != there => Err(Error::impossible(
+            format!("binding {} at {}", source.display(), mount.destination.display()),
+            format!("it is {}, and the image has {} there", kind(folder), kind(there)),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Nodes to make, and what the control group allows.
 fn devices(workload: &Workload) -> Result<(Vec<DeviceNode>, Vec<DeviceRule>)> {
     let mut nodes = Vec::new();
@@ -610,7 +631,11 @@ fn rlimits(workload: &Workload) -> Result<Vec<isles_sandbox::setup::Rlimit>> {
             clamp: false,
         })
     };
-    workload.rlimits.iter().map(one).collect()
+    // As with docker, the last word on a resource counts.
+    let last = |(at, limit): &(usize, &isles_spec::Rlimit)| {
+        !workload.rlimits[at + 1..].iter().any(|later| later.name == limit.name)
+    };
+    workload.rlimits.iter().enumerate().filter(last).map(|(_, limit)| one(limit)).collect()
 }
 
 #[cfg(test)]

@@ -61,6 +61,81 @@ fn exit_codes_are_dockers() {
 }
 
 #[test]
+fn a_failure_is_125_and_leaves_no_cidfile() {
+    everyone(|world| {
+        let state = world.path("state").display().to_string();
+        world.isles(&["--root", &state, "run", "--pull", "never", "nosuch"]).fails(125, &["nosuch"]);
+        world.isles(&["--root", &state, "run", "--red-only", "x"]).fails(125, &["--red-only", "--read-only"]);
+        let cidfile = world.path("home/cid-of-none");
+        let cid = cidfile.display().to_string();
+        world.isles(&["run", "--cidfile", &cid, "--pull", "never", "nosuch"]).fails(125, &["nosuch"]);
+        assert!(!cidfile.exists());
+    });
+}
+
+#[test]
+fn files_and_folders_are_not_mixed_up() {
+    everyone(|world| {
+        let file = "/etc/passwd:/etc";
+        world.run(&["-v", file, "--", "true"]).fails(125, &["it is a file", "a folder there"]);
+        world.run(&["-v", "/etc:/etc/group", "--", "true"]).fails(125, &["it is a folder", "a file there"]);
+        let shadowed = ["-v", "/usr:/etc", "-v", "/usr:/etc/group", "--", "true"];
+        assert!(!world.run(&shadowed).err.contains("the image has"));
+    });
+}
+
+#[test]
+fn the_last_limit_of_a_resource_counts() {
+    everyone(|world| {
+        let words = ["--ulimit", "nofile=100", "--ulimit", "nofile=200:300", "--", "sh", "-c"];
+        let out = world.run(&[&words[..], &["ulimit -n; ulimit -Hn"]].concat()).fine();
+        assert_eq!(out, "200\n300\n");
+    });
+}
+
+#[test]
+fn other_users_can_read_the_files_of_names_whatever_the_umask() {
+    everyone(|world| {
+        let mut command = world.run_command(&["-u", "www", "--", "cat", "/etc/hosts", "/etc/hostname"]);
+        // SAFETY: umask(2) is safe between fork and exec.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+                Ok(())
+            })
+        };
+        assert!(world::Said::of(command.output().unwrap()).fine().contains("localhost"));
+    });
+}
+
+#[test]
+fn odd_files_of_names_in_an_image_do_no_harm() {
+    everyone(|world| {
+        let tree = world.path("odd-names");
+        world::busybox(&tree);
+        symlink("/", tree.join("etc/hosts")).unwrap();
+        symlink("/proc/self/fd/1", tree.join("etc/resolv.conf")).unwrap();
+        fs::create_dir(tree.join("etc/hostname")).unwrap();
+        world.image("odd-names-image", &tree, |config| config.config.user = "www".into());
+        let source = format!("oci:{}", world.path("odd-names-image").display());
+        let out = world.isles(&["run", "--rm", "-u", "", &source, "sh", "-c", "ls -d /bin; id -u"]).fine();
+        assert_eq!(out, "/bin\n33\n", "an empty user is the image's");
+    });
+}
+
+#[test]
+fn without_home_there_is_still_no_crash() {
+    everyone(|world| {
+        let mut command = world.command(["images"]);
+        command.env_remove("HOME").env_remove("ISLES_ROOT");
+        let said = world::Said::of(command.output().unwrap());
+        assert!(said.code >= 0, "{said:?}");
+        let said = world::Said::of(world.run_command(&["true"]).env_remove("HOME").output().unwrap());
+        said.fine();
+    });
+}
+
+#[test]
 fn programs_that_cannot_run_are_explained() {
     everyone(|world| {
         let tree = world.path("odd");
