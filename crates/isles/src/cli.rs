@@ -32,6 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(Box<commands::run::Args>),
+    Build(Box<commands::build::Args>),
     Ps(commands::ps::Args),
     Rm(commands::rm::Args),
     Images(commands::images::Args),
@@ -49,7 +50,6 @@ pub enum Command {
     Prune(commands::prune::Args),
     Verify(commands::verify::Args),
     Doctor(commands::doctor::Args),
-    Build(Box<commands::build::Args>),
     Completion(commands::completion::Args),
     Man(commands::man::Args),
     Oci(Box<commands::oci::Args>),
@@ -60,6 +60,7 @@ impl Command {
     fn run(&self, cx: &Context) -> Result<Code, Failure> {
         match self {
             Command::Run(args) => commands::run::cmd_run(cx, args),
+            Command::Build(args) => commands::build::cmd_build(cx, args),
             Command::Ps(args) => commands::ps::cmd_ps(cx, args),
             Command::Rm(args) => commands::rm::cmd_rm(cx, args),
             Command::Images(args) => commands::images::cmd_images(cx, args),
@@ -77,7 +78,6 @@ impl Command {
             Command::Prune(args) => commands::prune::cmd_prune(cx, args),
             Command::Verify(args) => commands::verify::cmd_verify(cx, args),
             Command::Doctor(args) => commands::doctor::cmd_doctor(cx, args),
-            Command::Build(args) => commands::build::cmd_build(cx, args),
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
             Command::Man(args) => commands::man::cmd_man(cx, args),
             Command::Oci(args) => commands::oci::cmd_oci(cx, args),
@@ -97,10 +97,7 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
     if let Some(command) = argv.first().and_then(|name| personality(name.as_ref())) {
         argv.insert(1, command.into());
     }
-    let own_failure = match argv.iter().skip(1).find(|a| !a.as_encoded_bytes().starts_with(b"-")) {
-        Some(command) if command == "run" => OWN_FAILURE,
-        _ => 1,
-    };
+    let own_failure = if command_of(&argv).is_some_and(|c| c == "run") { OWN_FAILURE } else { 1 };
     let parsed = Cli::command().try_get_matches_from(argv).and_then(|m| Cli::from_arg_matches(&m));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -112,6 +109,19 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
         Err(failure) => {
             cx.ui.error(&failure);
             ExitCode::from(failure.code.unwrap_or(own_failure))
+        }
+    }
+}
+
+/// The word that names the command, past the options of the whole program.
+fn command_of(argv: &[OsString]) -> Option<&OsString> {
+    let mut words = argv.iter().skip(1);
+    loop {
+        let word = words.next()?;
+        if word == "--root" {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return Some(word);
         }
     }
 }
@@ -143,6 +153,20 @@ mod tests {
     #[test]
     fn the_table_of_commands_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_is_found_past_options() {
+        for (line, command) in [
+            ("isles run --root x", Some("run")),
+            ("isles --root run -q ps", Some("ps")),
+            ("isles --root=/x run ps", Some("run")),
+            ("isles -q", None),
+            ("isles --root", None),
+        ] {
+            let argv: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
+            assert_eq!(command_of(&argv).and_then(|c| c.to_str()), command, "{line}");
+        }
     }
 
     #[test]

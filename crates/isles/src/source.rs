@@ -39,7 +39,7 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
     let name = source.to_string();
     let (image, lease) = match source {
         Source::Name(reference) => (named(cx, store, reference, wishes)?, None),
-        Source::Id(id) => (store.resolve(id, wishes.platform.as_ref())?, None),
+        Source::Id(id) => (whole(cx, store, store.resolve(id, wishes.platform.as_ref())?)?, None),
         Source::OciLayout { path, tag } if path.is_dir() => {
             let lease = store.lease()?;
             let found = store.import_oci_dir(&lease, path, tag.as_deref(), &Bars::new(&cx.ui))?;
@@ -99,16 +99,20 @@ fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) ->
         }
     };
     if let Some(image) = here {
-        // Unpacked for another kind of user, or damaged and repaired: what the blobs have is made again.
-        if store.layers_of(&image).is_err() {
-            let lease = store.lease()?;
-            store.ensure_layers(&lease, &image, &Bars::new(&cx.ui))?;
-        }
-        return Ok(image);
+        return whole(cx, store, image);
     }
     let platform = wishes.platform.clone().unwrap_or_else(Platform::host);
     let pulled = wishes.connection.client().pull(store, reference, &platform, &Bars::new(&cx.ui))?;
     Ok(pulled.image)
+}
+
+/// Unpacked for another kind of user, or damaged and repaired: what the blobs have is made again.
+fn whole(cx: &Context, store: &Store, image: Image) -> Result<Image, Failure> {
+    if store.layers_of(&image).is_err() {
+        let lease = store.lease()?;
+        store.ensure_layers(&lease, &image, &Bars::new(&cx.ui))?;
+    }
+    Ok(image)
 }
 
 fn open(path: &Path) -> Result<File, Failure> {

@@ -593,28 +593,6 @@ fn a_terminal_of_its_own_follows_the_callers() {
 }
 
 #[test]
-fn many_runs_at_once_and_none_hangs() {
-    everyone(|world| {
-        world.run(&["true"]).fine();
-        let codes: Vec<i32> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|n| {
-                    scope.spawn(move || {
-                        (0..12)
-                            .map(|_| world.run(&["sh", "-c", &format!("exit {n}")]).code)
-                            .collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
-        });
-        for (at, code) in codes.iter().enumerate() {
-            assert_eq!(*code, at as i32 / 12);
-        }
-        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
-    });
-}
-#[test]
 fn what_is_typed_ahead_does_not_stop_what_is_said() {
     everyone(|world| {
         let (master, slave) = terminal();
@@ -683,3 +661,25 @@ fn a_run_ends_with_its_terminal() {
     });
 }
 
+#[test]
+fn many_runs_at_once_and_none_hangs() {
+    everyone(|world| {
+        world.run(&["true"]).fine();
+        let codes: Vec<i32> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|n| {
+                    scope.spawn(move || {
+                        (0..12)
+                            .map(|_| world.run(&["sh", "-c", &format!("exit {n}")]).code)
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        });
+        for (at, code) in codes.iter().enumerate() {
+            assert_eq!(*code, at as i32 / 12);
+        }
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
+    });
+}

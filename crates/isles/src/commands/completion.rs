@@ -8,9 +8,8 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 
 /// Print the completion script for a shell.
-///
-/// For bash: isles completion bash > /etc/bash_completion.d/isles
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  isles completion bash > /etc/bash_completion.d/isles")]
 pub struct Args {
     /// The shell: bash, zsh, fish, elvish or powershell.
     #[arg(value_name = "SHELL")]

@@ -7,9 +7,8 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 
 /// Print the manual page of Isles or of one command, in troff.
-///
-/// To read one at once: isles man run | man -l -
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  isles man run | man -l -")]
 pub struct Args {
     /// The command; the page of the program as a whole where it is left out.
     #[arg(value_name = "COMMAND")]

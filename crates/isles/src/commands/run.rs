@@ -1,5 +1,6 @@
 //! `isles run`
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -34,11 +35,11 @@ The network is the host's unless --network none is given. The exit code is the c
 
 /// Run a command in a container: from an image, a recipe, a folder, or a Debian suite.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES, disable_help_flag = true)]
+#[command(after_help = EXAMPLES, disable_help_flag = true, args_override_self = true)]
 pub struct Args {
     /// An image name or ID, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, a recipe (a Dockerfile, a *.def
     /// file or a folder with one), or debian://SUITE; then the command. With --rootfs, only the command.
-    #[arg(value_name = "SOURCE [COMMAND]", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "SOURCE [COMMAND]", trailing_var_arg = true)]
     words: Vec<String>,
     /// Run in this folder as the root file system, changing it in place.
     #[arg(long, value_name = "DIR")]
@@ -68,7 +69,7 @@ pub struct Args {
     env_file: Vec<PathBuf>,
     /// Start in this folder of the container.
     #[arg(short, long, value_name = "DIR", help_heading = "Process")]
-    workdir: Option<PathBuf>,
+    workdir: Option<OsString>,
     /// Run as this user and group: names of the image's, or numbers.
     #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Process")]
     user: Option<String>,
@@ -99,7 +100,7 @@ pub struct Args {
     label: Vec<String>,
     /// Write the container's ID to this new file.
     #[arg(long, value_name = "FILE", help_heading = "Container")]
-    cidfile: Option<PathBuf>,
+    cidfile: Option<OsString>,
 
     /// Show a file or folder in the container: SOURCE:DESTINATION[:ro].
     #[arg(short, long, value_name = "SPEC", help_heading = "Files")]
@@ -222,7 +223,7 @@ pub struct Args {
 pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let mut workload = workload(args)?;
     // Looked at before anything is made: a file that exists belongs to another container.
-    let cidfile = args.cidfile.as_deref().map(new_file).transpose()?;
+    let cidfile = path(args.cidfile.as_ref()).map(CidFile::new).transpose()?;
     let engine = cx.engine()?;
     let image = match &args.rootfs {
         Some(dir) => {
@@ -250,20 +251,18 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         &workload,
         &Foreground {
             image: image.as_ref().map(|found| &found.image),
-            created: &|id| match cidfile.as_ref() {
-                Some(file) => (&*file).write_all(id.as_bytes()),
-                None => Ok(()),
-            },
+            created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
             warn: &|text| cx.ui.warning(text),
         },
     );
     match exit {
-        Ok(exit) => Ok(Code(Exit::code(exit))),
-        Err(e) => {
-            if let Some(path) = &args.cidfile {
-                // There is no container that it could name.
-                let _ = std::fs::remove_file(path);
+        Ok(exit) => {
+            if let Some(file) = cidfile {
+                file.keep();
             }
+            Ok(Code(Exit::code(exit)))
+        }
+        Err(e) => {
             let code = match &e {
                 isles_engine::Error::Program { exit_code, .. } => Some(*exit_code),
                 isles_engine::Error::Spawn(e) => Some(e.exit_code()),
@@ -278,22 +277,59 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
 }
 
-fn new_file(path: &Path) -> Result<File, Failure> {
-    File::options().write(true).create_new(true).open(path).map_err(|e| {
-        let failure =
-            Failure::because(format!("cannot write the container's ID to '{}'", path.display()), &e);
-        match e.kind() {
-            io::ErrorKind::AlreadyExists => {
-                failure.with_hint("it may name another container; remove the file, or choose another")
+/// The file of `--cidfile`. It goes again where there came no container that it could name.
+struct CidFile {
+    path: PathBuf,
+    file: File,
+    kept: bool,
+}
+
+impl CidFile {
+    fn new(path: &Path) -> Result<CidFile, Failure> {
+        match File::options().write(true).create_new(true).open(path) {
+            Ok(file) => Ok(CidFile { path: path.to_owned(), file, kept: false }),
+            Err(e) => {
+                let what = format!("cannot write the container's ID to '{}'", path.display());
+                let failure = Failure::because(what, &e);
+                Err(match e.kind() {
+                    io::ErrorKind::AlreadyExists => {
+                        failure.with_hint("it may name another container; remove the file, or choose another")
+                    }
+                    _ => failure,
+                })
             }
-            _ => failure,
         }
-    })
+    }
+
+    fn write(&self, id: &str) -> io::Result<()> {
+        (&self.file).write_all(id.as_bytes())
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// As with docker, an option with an empty value is one that was left out: scripts write `--name "$NAME"`.
+fn given(value: Option<&String>) -> Option<String> {
+    value.filter(|text| !text.is_empty()).cloned()
+}
+
+fn path(value: Option<&OsString>) -> Option<&Path> {
+    value.filter(|text| !text.is_empty()).map(Path::new)
 }
 
 fn wishes(args: &Args) -> Result<Wishes, Failure> {
     Ok(Wishes {
-        platform: args.platform.as_deref().map(str::parse).transpose()?,
+        platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
         pull: match args.pull.as_str() {
             "always" => PullPolicy::Always,
             "never" => PullPolicy::Never,
@@ -338,10 +374,10 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         word => vec![word.to_owned()],
     });
     Ok(Workload {
-        name: args.name.clone(),
+        name: given(args.name.as_ref()),
         entrypoint,
         env: environment(args)?,
-        working_dir: match (&args.workdir, args.here) {
+        working_dir: match (path(args.workdir.as_ref()), args.here) {
             (Some(dir), _) if !dir.is_absolute() => {
                 return Err(Spelling::new(format!(
                     "the working directory '{}' is not absolute",
@@ -350,13 +386,13 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
                 .with_hint("give the whole path in the container, such as /work")
                 .into());
             }
-            (Some(dir), _) => Some(dir.clone()),
+            (Some(dir), _) => Some(dir.to_owned()),
             (None, true) => Some(here),
             (None, false) => None,
         },
-        user: args.user.clone(),
+        user: given(args.user.as_ref()),
         groups: args.group_add.clone(),
-        hostname: args.hostname.as_deref().map(host_name).transpose()?,
+        hostname: given(args.hostname.as_ref()).as_deref().map(host_name).transpose()?,
         tty: args.tty,
         interactive: args.interactive || args.here,
         remove: args.rm || args.here,
@@ -381,16 +417,30 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         security: security(args)?,
         sysctls: pairs(&args.sysctl, "kernel parameter")?.into_iter().collect(),
         extra_hosts: args.add_host.clone(),
-        stop_signal: args.stop_signal.clone(),
-        labels: args
-            .label
-            .iter()
-            .map(|l| l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into())))
-            .collect(),
-        platform: args.platform.as_deref().map(str::parse).transpose()?,
+        stop_signal: given(args.stop_signal.as_ref()).map(stop_signal).transpose()?,
+        labels: args.label.iter().map(|l| label(l)).collect::<Result<_, _>>()?,
+        platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
         here: args.here,
         ..Workload::default()
     })
+}
+
+fn stop_signal(name: String) -> Result<String, Failure> {
+    match isles_sandbox::oci::parse_signal(&name) {
+        Ok(1..) => Ok(name),
+        _ => Err(Spelling::new(format!("invalid signal '{name}'"))
+            .with_hint("write a name, such as TERM or SIGINT, or a number up to 64")
+            .into()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => {
+            Err(Spelling::new(format!("invalid label '{text}'")).with_hint("write KEY=VALUE, or KEY").into())
+        }
+        (key, value) => Ok((key.to_owned(), value.to_owned())),
+    }
 }
 
 /// sethostname(2) takes up to 64 bytes.
@@ -429,8 +479,8 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         memory_swap,
         nano_cpus: args.cpus.as_deref().map(parse_cpus).transpose()?,
         cpu_shares: args.cpu_shares,
-        cpuset_cpus: args.cpuset_cpus.clone(),
-        cpuset_mems: args.cpuset_mems.clone(),
+        cpuset_cpus: given(args.cpuset_cpus.as_ref()),
+        cpuset_mems: given(args.cpuset_mems.as_ref()),
         // Docker takes 0 and -1 for "no limit".
         pids: args.pids_limit.filter(|n| *n > 0),
         oom_score_adj: args.oom_score_adj,
@@ -517,8 +567,8 @@ fn pairs(list: &[String], what: &str) -> Result<Vec<(String, String)>, Failure> 
         .collect()
 }
 
-/// Of files, then of options; a bare name is the caller's variable, or none where the caller has none. With
-/// `--here` the caller's own environment comes before all.
+/// Of files, then of options; a bare name is the caller's variable. Where the caller has none, a file's name does
+/// nothing, and an option's takes away the image's. With `--here` the caller's own environment comes before all.
 fn environment(args: &Args) -> Result<Vec<String>, Failure> {
     /// What belongs to the host's system rather than to the user.
     const OF_HOST: [&str; 5] = ["PATH", "HOSTNAME", "PWD", "OLDPWD", "SHLVL"];
@@ -535,12 +585,15 @@ fn environment(args: &Args) -> Result<Vec<String>, Failure> {
         read_env_file(path, &mut env)?;
     }
     for entry in &args.env {
-        add_variable(entry, &mut env)?;
+        if !add_variable(entry, &mut env)? {
+            env.push(entry.clone());
+        }
     }
     Ok(env)
 }
 
-fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<(), Failure> {
+/// `false` for a bare name that the caller has no value of.
+fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<bool, Failure> {
     let name = entry.split('=').next().unwrap_or_default();
     if name.is_empty() {
         return Err(Spelling::new(format!("invalid environment variable '{entry}'"))
@@ -551,8 +604,10 @@ fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<(), Failure> {
         env.push(entry.to_owned());
     } else if let Ok(value) = std::env::var(name) {
         env.push(format!("{name}={value}"));
+    } else {
+        return Ok(false);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Docker's format: a variable a line, `#` begins a comment line, nothing is unquoted.
@@ -637,11 +692,28 @@ mod tests {
             ("--ulimit nofile x", "'nofile'"),
             ("--sysctl a x", "'a'"),
             ("--userns moon x", "'moon'"),
+            ("--stop-signal FOO x", "'FOO'"),
+            ("--label =x x", "'=x'"),
         ] {
             let failure = parse(line).unwrap_err();
             assert!(failure.message.contains(word), "{line}: {}", failure.message);
             assert!(failure.hint.is_some() || !failure.causes.is_empty(), "{line}");
         }
+    }
+
+    #[test]
+    fn the_last_word_counts_and_an_empty_one_is_none() {
+        let empty = ["--name=", "-w=", "-u=", "--hostname=", "--cidfile=", "--platform=", "--stop-signal="];
+        let w = parse(&format!("--rm --rm --memory 1g --memory 64m {} x", empty.join(" "))).unwrap();
+        assert_eq!(w.resources.memory, Some(64 << 20));
+        assert_eq!((w.name, w.user, w.hostname, w.working_dir), (None, None, None, None));
+        assert_eq!((w.platform, w.stop_signal), (None, None));
+        let w = parse("-e NOT_SET_ANYWHERE_7 --stop-signal SIGINT x").unwrap();
+        assert_eq!(w.env, ["NOT_SET_ANYWHERE_7"], "takes the image's away");
+        assert_eq!(w.stop_signal.as_deref(), Some("SIGINT"));
+        assert!(Line::try_parse_from(["run", "--red-only", "x"]).is_err(), "no SOURCE begins so");
+        let words = Line::try_parse_from(["run", "x", "ls", "--rm"]).unwrap().args.words;
+        assert_eq!(words, ["x", "ls", "--rm"]);
     }
 
     #[test]

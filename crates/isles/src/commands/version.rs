@@ -8,6 +8,7 @@ use crate::ui::format::Format;
 
 /// Show the version of Isles and what it was built for.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  isles version --format '{{.Version}}'")]
 pub struct Args {
     /// How to print: table, json, or a template such as '{{.Version}}'.
     #[arg(long, value_name = "FORMAT", default_value = "table")]
