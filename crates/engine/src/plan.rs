@@ -84,8 +84,13 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     let security = &workload.security;
     // As with docker, an empty one is none.
     let spec = workload.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&image.user);
-    let user = if workload.here && workload.user.is_none() {
+    let own = workload.user.as_deref().is_none_or(str::is_empty);
+    let user = if workload.here && own {
         caller(identity)
+    } else if workload.userns == UserNamespace::KeepId && own {
+        // As podman has it: the caller's ID, in the image's own world.
+        let User { uid, gid, .. } = caller(identity);
+        User::resolve(&format!("{uid}:{gid}"), &workload.groups, view)?
     } else {
         User::resolve(spec, &workload.groups, view)?
     };

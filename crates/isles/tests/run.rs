@@ -518,6 +518,18 @@ fn here_is_as_oneself() {
 }
 
 #[test]
+fn an_ordinary_user_can_keep_their_id() {
+    everyone(|world| {
+        let said =
+            world.run(&["--userns", "keep-id", "--", "sh", "-c", "id -u; touch /mine; stat -c %u /mine"]);
+        match world.who {
+            Who::Root if World::is_root() => said.fails(125, &["keep-id"]),
+            _ => assert_eq!(said.fine().lines().next(), Some(world.uid().to_string().as_str())),
+        }
+    });
+}
+
+#[test]
 fn a_folder_is_changed_in_place() {
     everyone(|world| {
         let tree = world.path("home/tree");
