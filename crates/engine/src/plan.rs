@@ -2,7 +2,7 @@
 //! makes of them. Everything is decided here; the sandbox decides nothing.
 
 use std::fs::File;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use isles_sandbox::Setup;
@@ -251,7 +251,12 @@ fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Resul
 }
 
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(|e| Error::file("open", path, e))?;
+    // A pipe without a writer would be waited for, and signals are waited with by now: nothing could end this.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let open = File::options().read(true).custom_flags(nonblocking).open(path);
+    let file = open.map_err(|e| Error::file("open", path, e))?;
+    // One with a writer, as shells make them with <(…), is read to its end.
+    rustix::io::ioctl_fionbio(&file, false).map_err(|e| Error::file("read", path, e))?;
     let bytes = isles_store::read_bounded(file, limit).map_err(|e| Error::file("read", path, e))?;
     bytes.ok_or_else(|| Error::TooLarge(path.to_owned(), limit))
 }

@@ -530,6 +530,24 @@ fn an_ordinary_user_can_keep_their_id() {
 }
 
 #[test]
+fn a_profile_that_never_comes_is_not_waited_for() {
+    everyone(|world| {
+        let fifo = world.path("home/profile");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o666),
+            0,
+        )
+        .unwrap();
+        world.give("home/profile");
+        let profile = format!("seccomp={}", fifo.display());
+        world.run(&["--security-opt", &profile, "--", "true"]).fails(125, &["seccomp profile"]);
+    });
+}
+
+#[test]
 fn a_folder_is_changed_in_place() {
     everyone(|world| {
         let tree = world.path("home/tree");
