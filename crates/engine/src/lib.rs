@@ -4,11 +4,13 @@
 //! of the container as files ([`record`]), and is the monitor of what it runs in the foreground ([`run`]). A
 //! step of a build ([`step`]) is the same without a state. It does not know who asks.
 
+mod caller;
+mod devices;
 mod engine;
 mod error;
-mod home;
 mod hosts;
 mod name;
+mod namespaces;
 mod plan;
 mod process;
 mod record;
@@ -19,9 +21,9 @@ mod terminal;
 mod user;
 mod view;
 
+pub use caller::home;
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use home::home;
 pub use record::{Info, Record, State, Status};
 pub use run::Foreground;
 pub use step::{Exit, Step, StepInput, StepOutcome, StepOutput, StepRoot, host_ca_wanted};

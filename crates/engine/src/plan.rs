@@ -2,25 +2,26 @@
 //! makes of them. Everything is decided here; the sandbox decides nothing.
 
 use std::fs::File;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use isles_sandbox::Setup;
 use isles_sandbox::capability::CapabilitySet;
-use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule, Limits};
+use isles_sandbox::cgroup::Limits;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::seccomp::{self, Bpf};
 use isles_sandbox::setup::{
-    Capabilities, CgroupEntry, DeviceNode, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces,
-    Process, RootFs, Scheduling, Stdio, UserNs,
+    Capabilities, CgroupEntry, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces, Process, RootFs,
+    Scheduling, Stdio,
 };
 use isles_spec::image::ContainerConfig;
-use isles_spec::{
-    IdMapping, Isolation, MountKind, NamespaceMode, NetworkMode, SeccompChoice, UserNamespace, Workload,
-};
+use isles_spec::{Isolation, MountKind, NamespaceMode, SeccompChoice, UserNamespace, Workload};
 use isles_store::Merged;
 
+use crate::caller::caller;
+use crate::devices::devices;
 use crate::error::{Error, Result};
+use crate::namespaces::namespaces;
 use crate::process;
 use crate::user::User;
 use crate::view::absolute;
@@ -163,37 +164,6 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     Ok(Planned { setup, limits: needs_group.then_some(limits) })
 }
 
-/// The caller as a user of the container (`--here`): with their own IDs, but root stays root.
-pub fn caller(identity: Identity) -> User {
-    let home = crate::home::home().unwrap_or_else(|| "/".into());
-    let (uid, gid) = match identity {
-        Identity::Root => (0, 0),
-        // Root of a namespace that is the caller's own.
-        _ if rustix::process::geteuid().is_root() => (outside("uid_map"), outside("gid_map")),
-        _ => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-    };
-    User { uid, gid, groups: Vec::new(), home, name: user_name() }
-}
-
-/// The caller's user ID, also where a user namespace was entered in between.
-pub fn caller_id() -> u32 {
-    let own = rustix::process::geteuid();
-    if own.is_root() { outside("uid_map") } else { own.as_raw() }
-}
-
-fn user_name() -> Option<String> {
-    std::env::var("USER").ok().filter(|name| crate::name::check(name).is_ok())
-}
-
-/// Who root of this user namespace is outside of it.
-fn outside(file: &str) -> u32 {
-    let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
-    map.lines()
-        .map(|line| line.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>())
-        .find_map(|line| (line.len() == 3 && line[0] == 0).then(|| line[1]))
-        .unwrap_or(0)
-}
-
 /// Docker's default set, changed as the caller wishes. A user who is not root has only those that were asked
 /// for by name, as podman has it; the others could come back by a set-uid program at most.
 fn capabilities(workload: &Workload, root: bool) -> Result<Capabilities> {
@@ -259,108 +229,6 @@ fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
     rustix::io::ioctl_fionbio(&file, false).map_err(|e| Error::file("read", path, e))?;
     let bytes = isles_store::read_bounded(file, limit).map_err(|e| Error::file("read", path, e))?;
     bytes.ok_or_else(|| Error::TooLarge(path.to_owned(), limit))
-}
-
-fn namespaces(
-    workload: &Workload,
-    identity: Identity,
-    user: &User,
-    pid_of: &dyn Fn(&str) -> Result<i32>,
-) -> Result<Namespaces> {
-    let open = |path: PathBuf| -> Result<Namespace> {
-        let file = File::open(&path).map_err(|e| Error::file("join the namespace", &path, e))?;
-        Ok(Namespace::Join(file.into()))
-    };
-    let mut joined: Option<i32> = None;
-    let mut of = |mode: &NamespaceMode, name: &str| -> Result<Namespace> {
-        match mode {
-            NamespaceMode::Private => Ok(Namespace::New),
-            NamespaceMode::Host => Ok(Namespace::Host),
-            NamespaceMode::Container(container) => {
-                let pid = pid_of(container)?;
-                joined = Some(pid);
-                open(format!("/proc/{pid}/ns/{name}").into())
-            }
-            NamespaceMode::Path(path) => open(path.clone()),
-        }
-    };
-    let network = match &workload.network {
-        // Until networks of its own come, a container shares the host's.
-        NetworkMode::Default | NetworkMode::Host => NamespaceMode::Host,
-        NetworkMode::None => NamespaceMode::Private,
-        NetworkMode::Container(name) => NamespaceMode::Container(name.clone()),
-        NetworkMode::Path(path) => NamespaceMode::Path(path.clone()),
-    };
-    let mut out = Namespaces {
-        mount: Namespace::New,
-        pid: of(&workload.pid, "pid")?,
-        network: of(&network, "net")?,
-        ipc: of(&workload.ipc, "ipc")?,
-        uts: of(&workload.uts, "uts")?,
-        cgroup: of(&workload.cgroupns, "cgroup")?,
-        user: UserNs::Host,
-        time: None,
-        time_joined: None,
-    };
-    out.user = match (joined, identity) {
-        // Another container's namespaces belong to its user namespace.
-        (Some(pid), Identity::Single) => {
-            let path = PathBuf::from(format!("/proc/{pid}/ns/user"));
-            UserNs::Join(File::open(&path).map_err(|e| Error::file("join the namespace", &path, e))?.into())
-        }
-        _ => user_namespace(workload, identity, user)?,
-    };
-    Ok(out)
-}
-
-fn user_namespace(workload: &Workload, identity: Identity, user: &User) -> Result<UserNs> {
-    let one = |inside, outside| vec![IdMapping { inside, outside, length: 1 }];
-    let keep = workload.here || workload.userns == UserNamespace::KeepId;
-    match (&workload.userns, identity) {
-        (UserNamespace::Map { .. }, _) => {
-            Err(Error::impossible("a map of IDs", "layers are not mapped; use --userns keep-id, or none"))
-        }
-        (UserNamespace::Host, Identity::Single | Identity::Mapped) => Err(Error::impossible(
-            "--userns host",
-            "an ordinary user is root only in a user namespace of their own",
-        )),
-        (UserNamespace::KeepId, Identity::Root) => {
-            Err(Error::impossible("--userns keep-id", "root has its own ID in any case; use --user"))
-        }
-        // Whoever the process is to be, it is the caller: the only ID there is.
-        (_, Identity::Single) => {
-            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-            Ok(UserNs::New { uids: one(user.uid, uid), gids: one(user.gid, gid) })
-        }
-        (_, Identity::Mapped) if keep => {
-            Ok(UserNs::New { uids: keep_id("uid_map", user.uid), gids: keep_id("gid_map", user.gid) })
-        }
-        _ => Ok(UserNs::Host),
-    }
-}
-
-/// A map in which `id` inside is root of this namespace, and all others are those that it has besides.
-fn keep_id(file: &str, id: u32) -> Vec<IdMapping> {
-    let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
-    let last: u32 = map
-        .lines()
-        .filter_map(|line| {
-            let mut numbers = line.split_whitespace().filter_map(|n| n.parse::<u32>().ok());
-            let (inside, _, length) = (numbers.next()?, numbers.next()?, numbers.next()?);
-            Some(inside.saturating_add(length))
-        })
-        .max()
-        .unwrap_or(1);
-    let mut out = Vec::new();
-    let below = id.min(last.saturating_sub(1));
-    if below > 0 {
-        out.push(IdMapping { inside: 0, outside: 1, length: below });
-    }
-    out.push(IdMapping { inside: id, outside: 0, length: 1 });
-    if last > below + 1 {
-        out.push(IdMapping { inside: id + 1, outside: below + 1, length: last - below - 1 });
-    }
-    out
 }
 
 fn mount(destination: &str, source: MountSource, flags: MountFlags) -> Mount {
@@ -487,81 +355,6 @@ fn fits(mount: &Mount, view: &Merged) -> Result<()> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Nodes to make, and what the control group allows.
-fn devices(workload: &Workload) -> Result<(Vec<DeviceNode>, Vec<DeviceRule>)> {
-    let mut nodes = Vec::new();
-    let mut rules = DeviceRule::container();
-    for device in &workload.devices {
-        let wish = || format!("the device '{}'", device.source.display());
-        let found = std::fs::metadata(&device.source)
-            .map_err(|e| Error::file("use the device", &device.source, e))?;
-        let access = Access::parse(&device.permissions).ok_or_else(|| {
-            isles_spec::Error::new(format!("invalid permissions '{}' of a device", device.permissions))
-                .with_hint("they are made of r, w and m")
-        })?;
-        let before = nodes.len();
-        if found.is_dir() {
-            device_folder(&device.source, &device.destination, 0, &mut nodes)?;
-        } else {
-            nodes.extend(node(&device.source, &device.destination, &found));
-        }
-        if nodes.len() == before {
-            return Err(Error::impossible(wish(), "it is no device, and no folder that holds any"));
-        }
-        rules.extend(nodes[before..].iter().map(|node| {
-            let kind = if node.kind == libc::S_IFBLK { DeviceKind::Block } else { DeviceKind::Char };
-            DeviceRule::allow(kind, Some(node.major), Some(node.minor), access)
-        }));
-    }
-    if workload.security.privileged {
-        device_folder(Path::new("/dev"), Path::new("/dev"), 0, &mut nodes)?;
-        // The container has these in any case.
-        let own = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"];
-        nodes.retain(|n| !own.iter().any(|name| n.path == Path::new("/dev").join(name)));
-    }
-    Ok((nodes, rules))
-}
-
-fn device_folder(from: &Path, to: &Path, depth: u32, nodes: &mut Vec<DeviceNode>) -> Result<()> {
-    const DEEPEST: u32 = 8;
-    let entries = std::fs::read_dir(from).map_err(|e| Error::file("list", from, e))?;
-    for entry in entries.flatten() {
-        let (source, destination) = (entry.path(), to.join(entry.file_name()));
-        let Ok(found) = std::fs::symlink_metadata(&source) else { continue };
-        if found.is_dir() {
-            let own =
-                ["pts", "shm", "mqueue", "fd"].iter().any(|name| source == Path::new("/dev").join(name));
-            if !own && depth < DEEPEST {
-                device_folder(&source, &destination, depth + 1, nodes)?;
-            }
-        } else {
-            nodes.extend(node(&source, &destination, &found));
-        }
-    }
-    Ok(())
-}
-
-fn node(source: &Path, destination: &Path, found: &std::fs::Metadata) -> Option<DeviceNode> {
-    let kind = found.file_type();
-    let kind = if kind.is_char_device() {
-        libc::S_IFCHR
-    } else if kind.is_block_device() {
-        libc::S_IFBLK
-    } else {
-        return None;
-    };
-    Some(DeviceNode {
-        path: absolute(destination),
-        kind,
-        major: libc::major(found.rdev()),
-        minor: libc::minor(found.rdev()),
-        mode: found.mode() & 0o7777,
-        uid: found.uid(),
-        gid: found.gid(),
-        source: Some(source.to_owned()),
-    })
 }
 
 fn masked_paths() -> Vec<String> {

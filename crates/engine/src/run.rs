@@ -12,9 +12,10 @@ use isles_store::{Container, Image, Merged};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::caller::caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::plan::{Parts, Planned, caller, plan};
+use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn};
 use crate::step::Exit;

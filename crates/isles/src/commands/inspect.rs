@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use isles_engine::{Engine, Info, Status};
 use isles_spec::image::ContainerConfig;
 use isles_spec::time::rfc3339_nanoseconds;
-use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode};
+use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode, Root};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
 
@@ -140,6 +140,17 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     const NEVER: &str = "0001-01-01T00:00:00Z";
     let Info { record, state, status, ephemeral } = engine.find(name)?;
     let w = &record.workload;
+    // Where the image is gone meanwhile, only what the caller said is known.
+    let image = match &w.root {
+        Root::Image { manifest, .. } => engine.store().image(manifest).ok(),
+        Root::Directory(_) => None,
+    };
+    let config = image.map(|image| image.config.config).unwrap_or_default();
+    let own_entrypoint = w.entrypoint.is_some();
+    let command = match config.cmd {
+        Some(of_image) if w.command.is_empty() && !own_entrypoint => of_image,
+        _ => w.command.clone(),
+    };
     let time = |t: Option<u64>| t.map_or(NEVER.to_owned(), rfc3339_nanoseconds);
     let (program, arguments) = record.command.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let image = record.image_id.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -194,11 +205,11 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "User": w.user.as_deref().unwrap_or_default(),
             "Tty": w.tty,
             "OpenStdin": w.interactive,
-            "Env": w.env,
-            "Cmd": w.command,
+            "Env": config.env.iter().chain(&w.env).collect::<Vec<_>>(),
+            "Cmd": command,
             "Image": record.image,
             "WorkingDir": w.working_dir,
-            "Entrypoint": w.entrypoint,
+            "Entrypoint": w.entrypoint.as_ref().or(config.entrypoint.as_ref()),
             "Labels": w.labels,
             "StopSignal": w.stop_signal,
         },

@@ -1,0 +1,75 @@
+//! Who calls: their IDs, also where a user namespace was entered in between, their name and their home.
+//!
+//! The C library would also ask LDAP and the like, by libraries that it loads; a static program cannot load any, and
+//! crashes. So /etc/passwd is read here.
+
+use std::fs;
+use std::path::PathBuf;
+
+use isles_sandbox::identity::Identity;
+
+use crate::user::User;
+
+/// The caller as a user of the container (`--here`): with their own IDs, but root stays root.
+pub fn caller(identity: Identity) -> User {
+    let home = home().unwrap_or_else(|| "/".into());
+    let (uid, gid) = match identity {
+        Identity::Root => (0, 0),
+        // Root of a namespace that is the caller's own.
+        _ if rustix::process::geteuid().is_root() => (outside("uid_map"), outside("gid_map")),
+        _ => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+    };
+    User { uid, gid, groups: Vec::new(), home, name: user_name() }
+}
+
+/// The caller's user ID, also where a user namespace was entered in between.
+pub fn caller_id() -> u32 {
+    let own = rustix::process::geteuid();
+    if own.is_root() { outside("uid_map") } else { own.as_raw() }
+}
+
+/// USER, or what /etc/passwd says.
+fn user_name() -> Option<String> {
+    let known = || of_user(&fs::read_to_string("/etc/passwd").ok()?, caller_id(), 0);
+    std::env::var("USER").ok().or_else(known).filter(|name| crate::name::check(name).is_ok())
+}
+
+/// Who root of this user namespace is outside of it.
+fn outside(file: &str) -> u32 {
+    let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    map.lines()
+        .map(|line| line.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<u32>>())
+        .find_map(|line| (line.len() == 3 && line[0] == 0).then(|| line[1]))
+        .unwrap_or(0)
+}
+
+/// HOME, or what /etc/passwd says.
+pub fn home() -> Option<PathBuf> {
+    let named = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let known = || of_user(&fs::read_to_string("/etc/passwd").ok()?, caller_id(), 5).map(PathBuf::from);
+    named.or_else(known).filter(|home| home.is_absolute())
+}
+
+/// A field, by its place, of a user's line of passwd(5).
+fn of_user(passwd: &str, uid: u32, field: usize) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let own = fields.get(2)?.parse() == Ok(uid);
+        fields.get(field).filter(|text| own && !text.is_empty()).map(|text| (*text).to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_passwd() {
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\nnone:x:7:7:::\nme:x:1000:1000:I:/home/me:/bin/sh\n";
+        for (uid, home) in [(0, Some("/root")), (1000, Some("/home/me")), (7, None), (8, None)] {
+            assert_eq!(of_user(passwd, uid, 5).as_deref(), home, "{uid}");
+        }
+        assert_eq!(of_user(passwd, 1000, 0).as_deref(), Some("me"));
+    }
+}

@@ -1,0 +1,86 @@
+//! Devices of the host in a container: the nodes that are made, and what the control group allows.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule};
+use isles_sandbox::setup::DeviceNode;
+use isles_spec::Workload;
+
+use crate::error::{Error, Result};
+use crate::view::absolute;
+
+/// Nodes to make, and what the control group allows.
+pub fn devices(workload: &Workload) -> Result<(Vec<DeviceNode>, Vec<DeviceRule>)> {
+    let mut nodes = Vec::new();
+    let mut rules = DeviceRule::container();
+    for device in &workload.devices {
+        let wish = || format!("the device '{}'", device.source.display());
+        let found = std::fs::metadata(&device.source)
+            .map_err(|e| Error::file("use the device", &device.source, e))?;
+        let access = Access::parse(&device.permissions).ok_or_else(|| {
+            isles_spec::Error::new(format!("invalid permissions '{}' of a device", device.permissions))
+                .with_hint("they are made of r, w and m")
+        })?;
+        let before = nodes.len();
+        if found.is_dir() {
+            device_folder(&device.source, &device.destination, 0, &mut nodes)?;
+        } else {
+            nodes.extend(node(&device.source, &device.destination, &found));
+        }
+        if nodes.len() == before {
+            return Err(Error::impossible(wish(), "it is no device, and no folder that holds any"));
+        }
+        rules.extend(nodes[before..].iter().map(|node| {
+            let kind = if node.kind == libc::S_IFBLK { DeviceKind::Block } else { DeviceKind::Char };
+            DeviceRule::allow(kind, Some(node.major), Some(node.minor), access)
+        }));
+    }
+    if workload.security.privileged {
+        device_folder(Path::new("/dev"), Path::new("/dev"), 0, &mut nodes)?;
+        // The container has these in any case.
+        let own = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"];
+        nodes.retain(|n| !own.iter().any(|name| n.path == Path::new("/dev").join(name)));
+    }
+    Ok((nodes, rules))
+}
+
+fn device_folder(from: &Path, to: &Path, depth: u32, nodes: &mut Vec<DeviceNode>) -> Result<()> {
+    const DEEPEST: u32 = 8;
+    let entries = std::fs::read_dir(from).map_err(|e| Error::file("list", from, e))?;
+    for entry in entries.flatten() {
+        let (source, destination) = (entry.path(), to.join(entry.file_name()));
+        let Ok(found) = std::fs::symlink_metadata(&source) else { continue };
+        if found.is_dir() {
+            let own =
+                ["pts", "shm", "mqueue", "fd"].iter().any(|name| source == Path::new("/dev").join(name));
+            if !own && depth < DEEPEST {
+                device_folder(&source, &destination, depth + 1, nodes)?;
+            }
+        } else {
+            nodes.extend(node(&source, &destination, &found));
+        }
+    }
+    Ok(())
+}
+
+fn node(source: &Path, destination: &Path, found: &std::fs::Metadata) -> Option<DeviceNode> {
+    let kind = found.file_type();
+    let kind = if kind.is_char_device() {
+        libc::S_IFCHR
+    } else if kind.is_block_device() {
+        libc::S_IFBLK
+    } else {
+        return None;
+    };
+    Some(DeviceNode {
+        path: absolute(destination),
+        kind,
+        major: libc::major(found.rdev()),
+        minor: libc::minor(found.rdev()),
+        mode: found.mode() & 0o7777,
+        uid: found.uid(),
+        gid: found.gid(),
+        source: Some(source.to_owned()),
+    })
+}
