@@ -34,7 +34,7 @@ impl Store {
     /// it unlocked.
     pub fn create_container(&self, id: &str, holds: &[Digest], ephemeral: bool) -> Result<Container> {
         check_id(id)?;
-        let containers = self.dir("containers")?;
+        let containers = self.busy_dir("containers")?;
         let target = containers.join(id);
         for _ in 0..TRIES {
             let work = containers.join(format!(".new-{}", crate::atomic::random_name()));
@@ -94,7 +94,7 @@ impl Store {
 
     /// Keeps others from giving containers names, until the file is dropped.
     pub fn lock_names(&self) -> Result<File> {
-        let path = self.dir("containers")?.join(".names");
+        let path = self.busy_dir("containers")?.join(".names");
         let file = File::options().write(true).create(true).truncate(false).open(&path).at("open", &path)?;
         flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
         Ok(file)
