@@ -5,7 +5,6 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use isles_sandbox::Setup;
 use isles_sandbox::capability::CapabilitySet;
 use isles_sandbox::cgroup::Limits;
 use isles_sandbox::identity::Identity;
@@ -14,6 +13,7 @@ use isles_sandbox::setup::{
     Capabilities, CgroupEntry, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces, Process, RootFs,
     Scheduling, Stdio,
 };
+use isles_sandbox::{Setup, rlimit};
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Isolation, MountKind, NamespaceMode, SeccompChoice, UserNamespace, Workload};
 use isles_store::Merged;
@@ -402,28 +402,8 @@ fn sysctls(workload: &Workload, namespaces: &Namespaces) -> Result<Vec<(String, 
 }
 
 fn rlimits(workload: &Workload) -> Result<Vec<isles_sandbox::setup::Rlimit>> {
-    let number = |name: &str| {
-        Some(match name {
-            "core" => libc::RLIMIT_CORE,
-            "cpu" => libc::RLIMIT_CPU,
-            "data" => libc::RLIMIT_DATA,
-            "fsize" => libc::RLIMIT_FSIZE,
-            "locks" => libc::RLIMIT_LOCKS,
-            "memlock" => libc::RLIMIT_MEMLOCK,
-            "msgqueue" => libc::RLIMIT_MSGQUEUE,
-            "nice" => libc::RLIMIT_NICE,
-            "nofile" => libc::RLIMIT_NOFILE,
-            "nproc" => libc::RLIMIT_NPROC,
-            "rss" => libc::RLIMIT_RSS,
-            "rtprio" => libc::RLIMIT_RTPRIO,
-            "rttime" => libc::RLIMIT_RTTIME,
-            "sigpending" => libc::RLIMIT_SIGPENDING,
-            "stack" => libc::RLIMIT_STACK,
-            _ => return None,
-        })
-    };
     let one = |limit: &isles_spec::Rlimit| {
-        let resource = number(&limit.name).ok_or_else(|| {
+        let resource = rlimit::number(&limit.name).ok_or_else(|| {
             Error::from(isles_spec::Error::new(format!("no resource limit is called '{}'", limit.name)))
         })?;
         let value = |n: Option<u64>| n.unwrap_or(libc::RLIM_INFINITY);

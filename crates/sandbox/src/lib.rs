@@ -54,6 +54,7 @@ pub mod oci;
 mod own_program;
 mod plan;
 mod proc_file;
+pub mod rlimit;
 mod root;
 pub mod seccomp;
 pub mod setup;

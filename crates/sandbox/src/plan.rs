@@ -581,7 +581,9 @@ impl Plan<'_> {
         let object = match failure.step {
             Step::Mount | Step::MountFlags | Step::CopyUp => {
                 self.mounts.get(index).map(|m| match &m.source {
-                    PlannedSource::Bind { source, .. } => format!("{} at /{}", s(source), s(&m.destination)),
+                    PlannedSource::Bind { source, .. } => {
+                        format!("{}' at '/{}", s(source), s(&m.destination))
+                    }
                     _ => format!("/{}", s(&m.destination)),
                 })
             }
@@ -590,7 +592,9 @@ impl Plan<'_> {
             Step::Mask => self.masked.get(index).map(|h| format!("/{}", s(&h.path))),
             Step::ReadOnlyPath => self.protected.get(index).map(|h| format!("/{}", s(&h.path))),
             Step::Sysctl => self.setup.sysctls.get(index).map(|(name, _)| name.clone()),
-            Step::Rlimit => self.process.rlimits.get(index).map(|l| l.resource.to_string()),
+            Step::Rlimit => self.process.rlimits.get(index).map(|l| {
+                crate::rlimit::name(l.resource).map_or_else(|| l.resource.to_string(), str::to_owned)
+            }),
             Step::WorkingDirectory => Some(s(&self.cwd)),
             Step::User => Some(format!("{}:{}", self.process.uid, self.process.gid)),
             Step::Hostname => self.setup.hostname.clone(),

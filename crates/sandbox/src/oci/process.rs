@@ -8,26 +8,6 @@ use crate::capability::CapabilitySet;
 use crate::seccomp::{self, Bpf};
 use crate::setup;
 
-/// Names of rlimits as the OCI has them, with their numbers.
-pub(super) const RLIMITS: [(&str, u32); 16] = [
-    ("RLIMIT_AS", libc::RLIMIT_AS),
-    ("RLIMIT_CORE", libc::RLIMIT_CORE),
-    ("RLIMIT_CPU", libc::RLIMIT_CPU),
-    ("RLIMIT_DATA", libc::RLIMIT_DATA),
-    ("RLIMIT_FSIZE", libc::RLIMIT_FSIZE),
-    ("RLIMIT_LOCKS", libc::RLIMIT_LOCKS),
-    ("RLIMIT_MEMLOCK", libc::RLIMIT_MEMLOCK),
-    ("RLIMIT_MSGQUEUE", libc::RLIMIT_MSGQUEUE),
-    ("RLIMIT_NICE", libc::RLIMIT_NICE),
-    ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE),
-    ("RLIMIT_NPROC", libc::RLIMIT_NPROC),
-    ("RLIMIT_RSS", libc::RLIMIT_RSS),
-    ("RLIMIT_RTPRIO", libc::RLIMIT_RTPRIO),
-    ("RLIMIT_RTTIME", libc::RLIMIT_RTTIME),
-    ("RLIMIT_SIGPENDING", libc::RLIMIT_SIGPENDING),
-    ("RLIMIT_STACK", libc::RLIMIT_STACK),
-];
-
 /// What a process becomes, whether it starts a container or joins one.
 pub(super) fn plan(
     process: &config::Process,
@@ -41,10 +21,7 @@ pub(super) fn plan(
     };
     let mut rlimits = Vec::with_capacity(process.rlimits.len());
     for limit in &process.rlimits {
-        let resource = RLIMITS
-            .iter()
-            .find(|(name, _)| *name == limit.kind)
-            .map(|(_, number)| *number)
+        let resource = crate::rlimit::from_oci(&limit.kind)
             .ok_or_else(|| invalid(format!("no resource limit is called '{}'", limit.kind)))?;
         // Engines write their defaults here as well as what a user wishes, and nobody can tell them apart.
         let (_, hard) = crate::sys::process::get_rlimit(resource).unwrap_or((u64::MAX, u64::MAX));
