@@ -25,7 +25,7 @@ impl Podman {
         let podman = Podman(bundle);
         let tree = podman.0.path("tree.tar");
         let packed = Command::new("tar")
-            .arg("-C")
+            .args(["--owner=0", "--group=0", "-C"])
             .arg(podman.0.path("rootfs"))
             .arg("-cf")
             .arg(&tree)

@@ -87,7 +87,13 @@ fn store(dir: &Path) -> Store {
 }
 
 fn skopeo(arguments: &[&str]) -> Option<Vec<u8>> {
-    let output = match Command::new("skopeo").arg("--insecure-policy").args(arguments).output() {
+    let mut command = Command::new("skopeo");
+    command.arg("--insecure-policy").args(arguments);
+    if !rustix::process::geteuid().is_root() && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Without one it looks below /run/containers, which a root podman may have closed.
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    }
+    let output = match command.output() {
         Ok(output) => output,
         Err(e) => {
             println!("skip: skopeo: {e}");

@@ -60,6 +60,8 @@ impl Store {
         let mut index = empty_index();
         let mut docker = Vec::new();
         archive.bytes("oci-layout", LAYOUT)?;
+        archive.folder("blobs")?;
+        archive.folder("blobs/sha256")?;
         for (image, names) in images {
             let portable = match format {
                 ExportFormat::OciArchive => self.portable(image)?,
@@ -208,6 +210,13 @@ struct Archive<'a> {
 }
 
 impl Archive<'_> {
+    /// skopeo gives folders that an archive only implies to root, and fails where it is not root.
+    fn folder(&mut self, name: &str) -> Result<()> {
+        let path = name.as_bytes().to_vec();
+        let entry = Entry { path, kind: Kind::Dir, mode: 0o755, ..Entry::default() };
+        self.writer.begin(&entry).map_err(written)
+    }
+
     fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.begin(name, bytes.len() as u64)?;
         self.writer.data(bytes).map_err(written)

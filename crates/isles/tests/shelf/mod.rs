@@ -107,7 +107,13 @@ impl Shelf {
 
     /// Runs a peer, as the tests' user. None, with a word on why, where it is not installed.
     pub fn peer(&self, program: &str, args: &[&str]) -> Option<Said> {
-        match Command::new(program).args(args).current_dir(self.dir.path()).output() {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.dir.path());
+        if !rustix::process::geteuid().is_root() && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+            // Without one they look below /run/containers, which a root podman may have closed.
+            command.env("XDG_RUNTIME_DIR", self.dir.path());
+        }
+        match command.output() {
             Ok(output) => Some(Said::of(output)),
             Err(e) => {
                 println!("skip: {program}: {e}");
