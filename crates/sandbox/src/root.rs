@@ -68,7 +68,7 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
     };
     m::attach(&mount, place.0).at(Step::Root)?;
     // pivot_root(2) wants a root whose mount does not propagate.
-    m::set_attributes(mount.0, false, 0, 0, libc::MS_PRIVATE, 0).at(Step::Root)?;
+    change(&mount, false, 0, 0, libc::MS_PRIVATE).at(Step::Root)?;
     Ok(mount)
 }
 
@@ -201,20 +201,36 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
     if matches!(mount.source, PlannedSource::Dev) {
         dev::populate(plan, made.0).at_index(Step::Device, usize::MAX)?;
     }
-    restrict(&made, mount, index)
+    let fresh = match mount.source {
+        PlannedSource::Bind { .. } => false,
+        PlannedSource::Filesystem { .. } | PlannedSource::Dev | PlannedSource::Devpts { .. } => true,
+        // In a user namespace of its own these may be the caller's.
+        _ => plan.make_nodes,
+    };
+    restrict(&made, mount, fresh, index)
+}
+
+/// Changes an attached mount, before Linux 5.12 by mount(2). That what is below becomes read-only, too, is left to
+/// mount_setattr(2): half of it would be a promise broken.
+fn change(mount: &Fd, recursive: bool, set: u64, clear: u64, propagation: u64) -> sys::Result<()> {
+    match m::set_attributes(mount.0, recursive, set, clear, propagation, 0) {
+        Err(Errno(libc::ENOSYS)) if !(recursive && set & m::ATTR_RDONLY != 0) => {
+            m::remount(mount.0, set, clear, propagation | if recursive { libc::MS_REC } else { 0 })
+        }
+        other => other,
+    }
 }
 
 /// The options and the propagation of a mount.
-fn restrict(made: &Fd, mount: &PlannedMount, index: usize) -> Done {
+fn restrict(made: &Fd, mount: &PlannedMount, fresh: bool, index: usize) -> Done {
     if mount.set != 0 || mount.clear != 0 {
-        let recursive = mount.recursive || mount.recursive_read_only;
-        m::set_attributes(made.0, recursive, mount.set, mount.clear, 0, 0)
-            .at_index(Step::MountFlags, index)?;
+        // A file system that was just made has nothing below it.
+        let recursive = !fresh && (mount.recursive || mount.recursive_read_only);
+        change(made, recursive, mount.set, mount.clear, 0).at_index(Step::MountFlags, index)?;
     }
     if mount.propagation != 0 {
         let recursive = mount.propagation & libc::MS_REC != 0;
-        m::set_attributes(made.0, recursive, 0, 0, mount.propagation & !libc::MS_REC, 0)
-            .at_index(Step::MountFlags, index)?;
+        change(made, recursive, 0, 0, mount.propagation & !libc::MS_REC).at_index(Step::MountFlags, index)?;
     }
     Ok(())
 }
@@ -280,13 +296,13 @@ fn cgroup(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Don
             let place = sys::openat(made.0, &h.folder, libc::O_PATH | libc::O_DIRECTORY, 0)
                 .at_index(Step::MountPoint, index)?;
             m::attach(&hierarchy, place.0).at_index(Step::Mount, index)?;
-            restrict(&hierarchy, mount, index)?;
+            restrict(&hierarchy, mount, true, index)?;
             for link in &h.links {
                 let _ = sys::symlinkat(&h.folder, made.0, link);
             }
         }
     }
-    restrict(&made, mount, index)
+    restrict(&made, mount, plan.make_nodes, index)
 }
 
 /// Kernel parameters are written through a /proc of our own, so that nothing mounted over the container's can
@@ -312,8 +328,13 @@ pub(crate) fn cover(plan: &Plan<'_>, root: i32) -> Done {
             other => other.at_index(Step::ReadOnlyPath, index)?,
         };
         let copy = m::clone_tree(place.0, c"", true).at_index(Step::ReadOnlyPath, index)?;
-        m::set_attributes(copy.0, true, m::ATTR_RDONLY, 0, 0, 0).at_index(Step::ReadOnlyPath, index)?;
         m::attach(&copy, place.0).at_index(Step::ReadOnlyPath, index)?;
+        // Below these there is nothing but what the caller has mounted there.
+        match m::set_attributes(copy.0, true, m::ATTR_RDONLY, 0, 0, 0) {
+            Err(Errno(libc::ENOSYS)) => m::remount(copy.0, m::ATTR_RDONLY, 0, 0),
+            other => other,
+        }
+        .at_index(Step::ReadOnlyPath, index)?;
     }
     if plan.masked.is_empty() {
         return Ok(());
@@ -358,7 +379,7 @@ pub(crate) fn cover(plan: &Plan<'_>, root: i32) -> Done {
 
 pub(crate) fn enter(plan: &Plan<'_>, root: &Fd) -> Done {
     if plan.read_only_root {
-        m::set_attributes(root.0, false, m::ATTR_RDONLY, 0, 0, 0).at(Step::Root)?;
+        change(root, false, m::ATTR_RDONLY, 0, 0).at(Step::Root)?;
     }
     sys::fchdir(root.0).at(Step::PivotRoot)?;
     m::pivot_here().at(Step::PivotRoot)?;

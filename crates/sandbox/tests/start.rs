@@ -183,3 +183,49 @@ fn a_mount_shows_other_owners() {
     }
     assert!(output.starts_with("1000:1000\n"), "{output}");
 }
+
+#[test]
+fn an_older_kernel_changes_mounts_one_by_one() {
+    use isles_sandbox::capability::CapabilitySet;
+    use isles_sandbox::seccomp::{Action, Arch, Host, Profile, Rule, compile};
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    let host = dir.path().join("host");
+    fs::create_dir(&host).unwrap();
+    if Arch::native().is_none() {
+        println!("skip: no table of system calls for this processor");
+        return;
+    }
+    // The rest of this process does without the call, as before Linux 5.12.
+    let arch = Host::here(CapabilitySet::ALL).unwrap().arch;
+    let mut profile = Profile::new(arch, Action::Allow);
+    let missing = Action::Errno(libc::ENOSYS as u16);
+    profile.rules.push(Rule { names: vec!["mount_setattr".into()], action: missing, conditions: vec![] });
+    let filter = compile(&profile).unwrap();
+    let run_without = || {
+        // SAFETY: the call takes numbers.
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        filter.install().unwrap();
+        let script = "grep -E ' /proc/sys | /data ' /proc/self/mounts; echo x > /data/x || true; echo x > /proc/sys/kernel/panic || true";
+        let mut s = setup(RootFs::Directory(root.clone()), script, suitable());
+        let source = |recursive| MountSource::Bind { source: host.clone(), recursive };
+        let read_only = MountFlags { read_only: true, nosuid: true, ..MountFlags::default() };
+        s.mounts.push(Mount { flags: read_only, ..mount("/data", source(false)) });
+        let (status, output) = run(&mut s);
+        assert_eq!(status, ExitStatus::Code(0), "{output}");
+        for line in output.lines().filter(|l| l.contains(" /proc/sys ") || l.contains(" /data ")) {
+            assert!(line.contains(" ro,"), "{output}");
+        }
+        assert!(output.contains(" /data ") && output.matches("Read-only").count() == 2, "{output}");
+        // What is below cannot be made read-only, so nothing pretends that it is.
+        let all = MountFlags { read_only: true, recursive_read_only: true, ..MountFlags::default() };
+        s.mounts.pop();
+        s.mounts.push(Mount { flags: all, ..mount("/data", source(true)) });
+        assert!(spawn(&s).unwrap_err().to_string().contains("/data"));
+    };
+    if is_root() {
+        // In a child: a filter stays.
+        in_child(run_without);
+    }
+    as_ordinary_user(&[&root, &host], run_without);
+}

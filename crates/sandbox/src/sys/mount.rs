@@ -121,6 +121,56 @@ pub fn set_attributes(
     .map(drop)
 }
 
+/// As [`set_attributes`] for one attached mount, by mount(2): for Linux before 5.12. What the mount has already stays,
+/// because a user namespace may not take it away.
+pub fn remount(mount: i32, set: u64, clear: u64, propagation: u64) -> Result<()> {
+    const SAME: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    /// Flags of mount_setattr(2), of mount(2) and of statvfs(3).
+    const OTHERS: [(u64, u64, u64); 4] = [
+        (ATTR_NOATIME, libc::MS_NOATIME, 0x400),
+        (ATTR_STRICTATIME, libc::MS_STRICTATIME, 0),
+        (ATTR_NODIRATIME, libc::MS_NODIRATIME, 0x800),
+        (ATTR_NOSYMFOLLOW, 0x100, 0x2000),
+    ];
+    let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0";
+    let (mut digits, mut number) = ([0u8; 10], mount.unsigned_abs());
+    let mut count = 0;
+    loop {
+        digits[count] = b'0' + (number % 10) as u8;
+        number /= 10;
+        count += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    for at in 0..count {
+        path[14 + at] = digits[count - 1 - at];
+    }
+    let call = |flags: u64| {
+        // SAFETY: the path is terminated, the other pointers may be null for these kinds of call.
+        let answer = unsafe {
+            libc::mount(std::ptr::null(), path.as_ptr().cast(), std::ptr::null(), flags, std::ptr::null())
+        };
+        check(answer.into()).map(drop)
+    };
+    if set != 0 || clear != 0 {
+        // SAFETY: all zeroes is a valid statvfs, and the call fills it.
+        let has = unsafe {
+            let mut stat: libc::statvfs = std::mem::zeroed();
+            check(libc::fstatvfs(mount, &raw mut stat).into())?;
+            stat.f_flag
+        };
+        let mut flags = (has & SAME | set & SAME) & !(clear & SAME);
+        for (attribute, flag, found) in OTHERS {
+            if set & attribute != 0 || has & found != 0 && clear & attribute == 0 {
+                flags |= flag;
+            }
+        }
+        call(libc::MS_REMOUNT | libc::MS_BIND | flags)?;
+    }
+    if propagation != 0 { call(propagation) } else { Ok(()) }
+}
+
 /// Sets the propagation of the root of this mount namespace, with `MS_REC` of everything in it (mount(2)).
 pub fn propagation(flags: u64) -> Result<()> {
     // SAFETY: the path is terminated, the other pointers may be null for this kind of call.

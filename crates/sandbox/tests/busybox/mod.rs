@@ -68,9 +68,7 @@ pub fn as_ordinary_user(own: &[&Path], go: impl FnOnce()) {
     }
     let owned = std::process::Command::new("chown").args(["-R", "4242:4242"]).args(own).status();
     assert!(owned.unwrap().success());
-    // SAFETY: the child only runs the closure and leaves.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    in_child(|| {
         // SAFETY: the calls take numbers.
         unsafe {
             libc::setgroups(0, std::ptr::null());
@@ -78,13 +76,22 @@ pub fn as_ordinary_user(own: &[&Path], go: impl FnOnce()) {
             libc::setuid(4242);
             libc::prctl(libc::PR_SET_DUMPABLE, 1);
         }
+        go();
+    });
+}
+
+/// Runs `go` in a process of its own.
+pub fn in_child(go: impl FnOnce()) {
+    // SAFETY: the child only runs the closure and leaves.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
         let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(go)).is_ok();
         std::process::exit(i32::from(!ok));
     }
     let mut status = 0;
     // SAFETY: the status lives.
     unsafe { libc::waitpid(pid, &mut status, 0) };
-    assert_eq!(status, 0, "the ordinary user's part failed, see above");
+    assert_eq!(status, 0, "the part in another process failed, see above");
 }
 
 /// A user namespace whose root is the caller.
