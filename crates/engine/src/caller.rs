@@ -6,23 +6,17 @@
 use std::fs;
 use std::path::PathBuf;
 
-use isles_sandbox::identity::Identity;
-
 use crate::user::User;
 
-/// The caller as a user of the container (`--here`): with their own IDs, but root stays root.
-pub fn caller(identity: Identity) -> User {
+/// The caller as a user of the container (`--here`), with their own IDs.
+pub fn caller() -> User {
     let home = home().unwrap_or_else(|| "/".into());
-    let (uid, gid) = match identity {
-        Identity::Root => (0, 0),
-        // Root of a namespace that is the caller's own.
-        _ if rustix::process::geteuid().is_root() => (outside("uid_map"), outside("gid_map")),
-        _ => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-    };
-    User { uid, gid, groups: Vec::new(), home, name: user_name() }
+    let own = rustix::process::getegid();
+    let gid = if rustix::process::geteuid().is_root() { outside("gid_map") } else { own.as_raw() };
+    User { uid: caller_id(), gid, groups: Vec::new(), home, name: user_name() }
 }
 
-/// The caller's user ID, also where a user namespace was entered in between.
+/// The caller's user ID: outside of the user namespace, where one that is the caller's own was entered.
 pub fn caller_id() -> u32 {
     let own = rustix::process::geteuid();
     if own.is_root() { outside("uid_map") } else { own.as_raw() }

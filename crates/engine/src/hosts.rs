@@ -42,17 +42,19 @@ const AUTHORITIES_VARIABLES: [&str; 8] = [
 ];
 
 /// The host's own files, for a step of a build; nothing without a network.
-pub fn of_host(network: &NetworkMode, view: &Merged) -> Result<Vec<Mount>> {
+pub fn of_host(network: &NetworkMode, view: &Merged) -> Vec<Mount> {
     if *network == NetworkMode::None {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let readable = |path: &&str| Path::new(path).is_file();
-    let mounts = [HOSTS, RESOLV_CONF].into_iter().filter(readable).filter_map(|path| {
-        let mut mount = bind(&place(view, path)?, Path::new(path));
-        mount.flags.read_only = true;
-        Some(mount)
-    });
-    Ok(mounts.collect())
+    let mounts = [HOSTS, RESOLV_CONF].into_iter().filter(readable);
+    mounts
+        .filter_map(|path| {
+            let mut mount = bind(&place(view, path)?, Path::new(path));
+            mount.flags.read_only = true;
+            Some(mount)
+        })
+        .collect()
 }
 
 /// Where a file of the image's really is: an image may have a link there (systemd-resolved's), which leads nowhere

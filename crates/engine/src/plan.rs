@@ -87,10 +87,10 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     let spec = workload.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&image.user);
     let own = workload.user.as_deref().is_none_or(str::is_empty);
     let user = if workload.here && own {
-        caller(identity)
+        caller()
     } else if workload.userns == UserNamespace::KeepId && own {
         // As podman has it: the caller's ID, in the image's own world.
-        let User { uid, gid, .. } = caller(identity);
+        let User { uid, gid, .. } = caller();
         User::resolve(&format!("{uid}:{gid}"), &workload.groups, view)?
     } else {
         User::resolve(spec, &workload.groups, view)?

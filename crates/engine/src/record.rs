@@ -70,8 +70,6 @@ pub struct Info {
     pub record: Record,
     pub state: State,
     pub status: Status,
-    /// Whether it is removed when it ends.
-    pub ephemeral: bool,
 }
 
 /// Nanoseconds since 1970.
@@ -301,8 +299,7 @@ fn info(container: &Container) -> Result<Option<Info>> {
         (_, true) => Status::Created,
         _ => Status::Dead,
     };
-    let ephemeral = record.workload.remove;
-    Ok(Some(Info { record, state, status, ephemeral }))
+    Ok(Some(Info { record, state, status }))
 }
 
 /// Kills a process, if it is still the one that began then.

@@ -71,6 +71,7 @@ impl Engine {
         let default = ContainerConfig::default();
         let config = foreground.image.map_or(&default, |image| &image.config.config);
         let command = process::argv(&workload, config)?;
+        let chosen = workload.name.is_some();
         let name = workload.name.get_or_insert_with(|| name::of(&id)).clone();
         let record = Record {
             id: id.clone(),
@@ -87,7 +88,7 @@ impl Engine {
         let holds = foreground.image.map(|image| image.manifest_digest.clone());
         let holds = holds.as_slice();
         // A name that a person chose is given once; one that was made up is as good as unique.
-        let _names = if record.name == name::of(&id) { None } else { Some(self.claim(&name)?) };
+        let _names = if chosen { Some(self.claim(&name)?) } else { None };
         let folder = self.store.create_container(&id, holds, record.workload.remove)?;
         let written = record.save(&folder).and_then(|()| {
             (foreground.created)(&id).map_err(|e| Error::system("tell the container's ID", e))
@@ -106,7 +107,7 @@ impl Engine {
         name::check(name)?;
         let lock = self.store.lock_names()?;
         match self.containers()?.into_iter().find(|info| info.record.name == name) {
-            Some(info) if info.ephemeral && info.status == crate::record::Status::Dead => {
+            Some(info) if info.record.workload.remove && info.status == crate::record::Status::Dead => {
                 self.collect()?;
                 Ok(lock)
             }
@@ -146,7 +147,7 @@ impl Engine {
         let default = ContainerConfig::default();
         let mut extra = hosts::of_container(folder, &hostname, workload, &view)?;
         if workload.here {
-            extra.extend(hosts::of_caller(&caller(self.identity), folder, &view)?);
+            extra.extend(hosts::of_caller(&caller(), folder, &view)?);
         }
         let mut planned = plan(Parts {
             workload,

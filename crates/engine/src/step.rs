@@ -148,7 +148,7 @@ impl Engine {
             }
         };
         let mut workload = workload_of(step);
-        let mut extra = hosts::of_host(&step.network, &view)?;
+        let mut extra = hosts::of_host(&step.network, &view);
         let image = ContainerConfig::default();
         let authorities = step.host_ca.then(hosts::authorities).flatten();
         if let Some((mount, variables)) = authorities {

@@ -138,7 +138,7 @@ fn container_config(config: &ContainerConfig) -> Result<Value, Failure> {
 fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     /// What docker prints for a time that has not come.
     const NEVER: &str = "0001-01-01T00:00:00Z";
-    let Info { record, state, status, ephemeral } = engine.find(name)?;
+    let Info { record, state, status } = engine.find(name)?;
     let w = &record.workload;
     // Where the image is gone meanwhile, only what the caller said is known.
     let image = match &w.root {
@@ -179,7 +179,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
         "Platform": "linux",
         "Mounts": w.mounts.iter().map(mount).collect::<Vec<_>>(),
         "HostConfig": {
-            "AutoRemove": ephemeral,
+            "AutoRemove": w.remove,
             "NetworkMode": match &w.network {
                 NetworkMode::None => "none".to_owned(),
                 NetworkMode::Default | NetworkMode::Host => "host".to_owned(),
