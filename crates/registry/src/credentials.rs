@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::helper::Helper;
+use crate::credential_helper::Helper;
 use crate::{Error, Result};
 
 /// Docker Hub's key in these files.
