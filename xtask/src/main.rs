@@ -1,5 +1,6 @@
 //! Everything a person does to the project, one file per command.
 
+mod apptainer;
 mod bench;
 mod conformance_oci;
 mod packages;

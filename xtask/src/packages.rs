@@ -26,6 +26,12 @@ pub const FOR_TESTS: &[Package] = &[
     Package { name: "ca-certificates", file: "/etc/ssl/certs/ca-certificates.crt" },
     Package { name: "xz-utils", file: "/usr/bin/xz" },
     Package { name: "zstd", file: "/usr/bin/zstd" },
+    Package { name: "squashfs-tools", file: "/usr/bin/mksquashfs" },
+    Package { name: "e2fsprogs", file: "/sbin/mkfs.ext3" },
+    Package { name: "patchelf", file: "/usr/bin/patchelf" },
+    Package { name: "gnupg", file: "/usr/bin/gpg" },
+    Package { name: "git", file: "/usr/bin/git" },
+    Package { name: "bzip2", file: "/usr/bin/bzip2" },
 ];
 
 /// What only the benchmarks use.

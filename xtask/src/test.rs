@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::{Result, packages, workspace};
+use crate::{Result, apptainer, packages, workspace};
 
 pub fn run(filters: &[String]) -> Result<()> {
     packages::ensure(&[packages::FOR_TESTS]);
+    apptainer::ensure();
     if filters.is_empty() {
         step("format", cargo().args(["fmt", "--all", "--check"]))?;
         step(

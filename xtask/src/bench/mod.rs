@@ -12,7 +12,7 @@ mod start;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::{Result, packages, workspace};
+use crate::{Result, apptainer, packages, workspace};
 
 /// A benchmark makes one section of the report.
 type Bench = fn(&Isles) -> Result<report::Section>;
@@ -48,6 +48,7 @@ pub fn run(names: &[String]) -> Result<()> {
         return Err("the benchmarks start peers that need root; run them as root".into());
     }
     packages::ensure(&[packages::FOR_TESTS, packages::FOR_BENCH]);
+    apptainer::ensure();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     peers::must(Command::new(&cargo).current_dir(workspace()).args([
         "build",
