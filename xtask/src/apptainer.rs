@@ -14,18 +14,9 @@ const HOME: &str = "/var/tmp/isles-peers/apptainer";
 /// What is installed; what these need comes along.
 const PACKAGES: [&str; 4] = ["apptainer", "squashfuse", "fuse2fs", "fuse-overlayfs"];
 
-/// The programs that are run, below `usr`.
-const PROGRAMS: [&str; 9] = [
-    "bin/apptainer",
-    "bin/squashfuse",
-    "bin/squashfuse_ll",
-    "bin/fuse2fs",
-    "bin/fuse-overlayfs",
-    "bin/mksquashfs",
-    "bin/unsquashfs",
-    "bin/newuidmap",
-    "bin/newgidmap",
-];
+/// The programs that are run, in `usr/bin`; what else came along goes, as it would hide the system's own.
+const PROGRAMS: [&str; 7] =
+    ["apptainer", "squashfuse", "squashfuse_ll", "fuse2fs", "fuse-overlayfs", "mksquashfs", "unsquashfs"];
 
 /// Installs it where it is missing. Where that cannot be done, says why: the tests that need it skip.
 pub fn ensure() {
@@ -127,8 +118,14 @@ fn relocate(home: &Path) -> Result<()> {
     let usr = home.join("usr");
     let libraries = usr.join("lib/x86_64-linux-gnu");
     let starter = libraries.join("apptainer/bin/starter");
-    let programs = PROGRAMS.iter().map(|program| usr.join(program)).chain([starter]);
-    for program in programs.filter(|program| program.exists()) {
+    let fail = |e: std::io::Error| format!("{}: {e}", home.display());
+    for entry in fs::read_dir(usr.join("bin")).map_err(fail)?.flatten() {
+        if !PROGRAMS.iter().any(|program| entry.file_name() == *program) {
+            fs::remove_file(entry.path()).map_err(fail)?;
+        }
+    }
+    let programs = PROGRAMS.iter().map(|program| usr.join("bin").join(program)).chain([starter]);
+    for program in programs {
         // In two steps: patchelf 0.14 loses the first change where both are asked for at once.
         let mut interpreter = Command::new("patchelf");
         interpreter.arg("--set-interpreter").arg(libraries.join("ld-linux-x86-64.so.2")).arg(&program);
@@ -137,7 +134,6 @@ fn relocate(home: &Path) -> Result<()> {
         libraries_of.args(["--force-rpath", "--set-rpath"]).arg(&libraries).arg(&program);
         quiet(&mut libraries_of)?;
     }
-    let fail = |e: std::io::Error| format!("{}: {e}", home.display());
     let link = |to: &str, at: PathBuf| symlink(to, &at).map_err(|e| format!("{}: {e}", at.display()));
     fs::create_dir_all(home.join("var/lib/apptainer/mnt/session")).map_err(fail)?;
     fs::create_dir_all(usr.join("lib/var")).map_err(fail)?;
