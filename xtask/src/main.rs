@@ -4,6 +4,7 @@ mod apptainer;
 mod bench;
 mod conformance_oci;
 mod packages;
+mod python;
 mod test;
 
 use std::path::{Path, PathBuf};

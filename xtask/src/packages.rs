@@ -28,6 +28,7 @@ pub const FOR_TESTS: &[Package] = &[
     Package { name: "zstd", file: "/usr/bin/zstd" },
     Package { name: "squashfs-tools", file: "/usr/bin/mksquashfs" },
     Package { name: "e2fsprogs", file: "/sbin/mkfs.ext3" },
+    Package { name: "python3-venv", file: "/usr/lib/python3.11/ensurepip/__init__.py" },
     Package { name: "patchelf", file: "/usr/bin/patchelf" },
     Package { name: "gnupg", file: "/usr/bin/gpg" },
     Package { name: "git", file: "/usr/bin/git" },

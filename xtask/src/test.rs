@@ -3,11 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::{Result, apptainer, packages, workspace};
+use crate::{Result, apptainer, packages, python, workspace};
 
 pub fn run(filters: &[String]) -> Result<()> {
     packages::ensure(&[packages::FOR_TESTS]);
     apptainer::ensure();
+    python::ensure();
     if filters.is_empty() {
         step("format", cargo().args(["fmt", "--all", "--check"]))?;
         step(
