@@ -29,6 +29,16 @@ pub fn ensure() {
     }
 }
 
+/// The program.
+pub fn program() -> PathBuf {
+    Path::new(HOME).join("usr/bin/apptainer")
+}
+
+/// A PATH in which it finds its helpers.
+pub fn path() -> String {
+    format!("{HOME}/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
 fn works(home: &Path) -> bool {
     Command::new(home.join("usr/bin/apptainer")).arg("--version").output().is_ok_and(|o| o.status.success())
 }
@@ -91,7 +101,7 @@ fn fetch(apt: &Path, root: &Path) -> Result<()> {
 }
 
 /// The mirror that the system's own apt uses for its main archive.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(folder) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(folder.flatten().map(|entry| entry.path()));

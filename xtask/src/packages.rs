@@ -38,6 +38,7 @@ pub const FOR_TESTS: &[Package] = &[
 /// What only the benchmarks use.
 pub const FOR_BENCH: &[Package] = &[
     Package { name: "bubblewrap", file: "/usr/bin/bwrap" },
+    Package { name: "debootstrap", file: "/usr/sbin/debootstrap" },
     Package { name: "mmdebstrap", file: "/usr/bin/mmdebstrap" },
     Package { name: "strace", file: "/usr/bin/strace" },
 ];

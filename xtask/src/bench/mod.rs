@@ -1,11 +1,14 @@
 //! `cargo xtask bench`: every number that the project promises, beside its peers in the same run.
 
 mod bootstrap;
+mod build;
+mod definition;
 mod measure;
 mod peers;
 mod pull;
 mod recipe;
 mod report;
+mod sif;
 mod size;
 mod start;
 
@@ -21,6 +24,9 @@ const BENCHES: &[(&str, Bench)] = &[
     ("size", size::run),
     ("start", start::run),
     ("recipe", recipe::run),
+    ("build", build::run),
+    ("sif", sif::run),
+    ("definition", definition::run),
     ("pull", pull::run),
     ("bootstrap", bootstrap::run),
 ];
