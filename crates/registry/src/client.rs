@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use isles_spec::Reference;
@@ -12,7 +12,7 @@ use ureq::http::{HeaderMap, Method, Response, Uri, header};
 use crate::auth::{Auth, Place, Scope};
 use crate::error::{Asked, SIGN_IN, refusal};
 use crate::http::{Http, Payload, lock, permanent, protocol, read_bounded, text_of};
-use crate::{Credentials, Error, Login, Result, location, retry, trust};
+use crate::{Credentials, Error, Login, Registries, Result, location, retry, trust};
 
 /// A refusal's text is for people.
 const REFUSAL_LIMIT: u64 = 64 << 10;
@@ -26,6 +26,8 @@ pub struct ClientOptions {
     pub insecure: Vec<String>,
     /// Folders with `<host[:port]>/*.crt`, in Docker's `certs.d` form.
     pub certificates: Vec<PathBuf>,
+    /// Where registries and their mirrors are; `None`: as [`Registries::from_environment`] says.
+    pub registries: Option<Registries>,
     /// Who we are.
     pub credentials: Credentials,
     /// How often and how long to try again.
@@ -42,6 +44,7 @@ impl Default for ClientOptions {
             tls_verify: true,
             insecure: Vec::new(),
             certificates: trust::usual_folders(),
+            registries: None,
             credentials: Credentials::from_environment(),
             retry: retry::Policy::default(),
             stall: Duration::from_secs(60),
@@ -55,6 +58,9 @@ pub struct Client {
     http: Http,
     auth: Auth,
     bases: Mutex<HashMap<String, Uri>>,
+    registries: OnceLock<Registries>,
+    /// Which of several places has a name.
+    chosen: Mutex<HashMap<Reference, Reference>>,
     pub(crate) options: ClientOptions,
 }
 
@@ -85,6 +91,8 @@ impl Client {
             http: Http::new(&options),
             auth: Auth::new(options.credentials.clone()),
             bases: Mutex::default(),
+            registries: OnceLock::new(),
+            chosen: Mutex::default(),
             options,
         }
     }
@@ -101,9 +109,42 @@ impl Client {
         repository.expect(Call::get(url, &scope, SIGN_IN, registry), &[200]).map(|_| ())
     }
 
+    /// The repository of a reference, where it is changed.
+    pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository<'_>> {
+        self.repository_at(&self.registries()?.location(reference)?)
+    }
+
+    /// The repository of a reference, where it is read: in the first mirror that has it, if there is one.
+    pub(crate) fn source(&self, reference: &Reference) -> Result<Repository<'_>> {
+        if let Some(place) = lock(&self.chosen).get(reference) {
+            return self.repository_at(place);
+        }
+        let mut places = self.registries()?.sources(reference)?;
+        let own = places.pop().unwrap_or_else(|| reference.clone());
+        let has = |place: &Reference| {
+            // A mirror that is away, refuses or lacks the name is passed over.
+            self.repository_at(place).and_then(|mirror| mirror.head_manifest(place)).is_ok()
+        };
+        let place = places.into_iter().find(has).unwrap_or(own);
+        lock(&self.chosen).insert(reference.clone(), place.clone());
+        self.repository_at(&place)
+    }
+
+    fn registries(&self) -> Result<&Registries> {
+        if let Some(registries) = self.registries.get() {
+            return Ok(registries);
+        }
+        let registries = match &self.options.registries {
+            Some(registries) => registries.clone(),
+            None => Registries::from_environment()?,
+        };
+        self.http.also_insecure(registries.insecure());
+        Ok(self.registries.get_or_init(|| registries))
+    }
+
     /// The repository of a reference, with the registry's base URL. Asks a registry that may speak plain
     /// HTTP what it speaks, once.
-    pub(crate) fn repository(&self, reference: &Reference) -> Result<Repository<'_>> {
+    fn repository_at(&self, reference: &Reference) -> Result<Repository<'_>> {
         let authority = reference.endpoint();
         let known = lock(&self.bases).get(authority).cloned();
         let base = match known {

@@ -51,6 +51,10 @@ pub enum Error {
     NotAnImage { object: String, why: String },
     #[error("cannot {operation} {}: {cause}", path.display())]
     File { operation: &'static str, path: PathBuf, cause: String, denied: bool },
+    #[error("cannot use {}: {why}", path.display())]
+    Configuration { path: PathBuf, why: String },
+    #[error("{object} is blocked: registries.conf allows nothing from {prefix}")]
+    Blocked { object: String, prefix: String },
     #[error("the credential helper {helper} failed: {cause}")]
     Helper { helper: String, cause: String },
     #[error(transparent)]

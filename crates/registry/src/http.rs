@@ -46,7 +46,7 @@ pub(crate) struct Http {
     authorities: OnceLock<Vec<Certificate<'static>>>,
     proxies: Proxies,
     certificate_folders: Vec<PathBuf>,
-    insecure: Vec<String>,
+    insecure: Mutex<Vec<String>>,
     all_insecure: bool,
     stall: Duration,
     pub retry: retry::Policy,
@@ -83,7 +83,7 @@ impl Http {
             authorities: OnceLock::new(),
             proxies: Proxies::from_environment(),
             certificate_folders: options.certificates.clone(),
-            insecure: options.insecure.clone(),
+            insecure: Mutex::new(options.insecure.clone()),
             all_insecure: !options.tls_verify,
             stall: options.stall,
             retry: options.retry.clone(),
@@ -92,7 +92,14 @@ impl Http {
 
     /// Whether a registry may be spoken to without a trusted certificate, or in plain HTTP.
     pub fn is_insecure(&self, authority: &str, loopback: bool) -> bool {
-        loopback || self.all_insecure || self.insecure.iter().any(|i| i.eq_ignore_ascii_case(authority))
+        loopback
+            || self.all_insecure
+            || lock(&self.insecure).iter().any(|i| i.eq_ignore_ascii_case(authority))
+    }
+
+    /// Adds to the registries (`host[:port]`) of which neither is demanded.
+    pub fn also_insecure<'a>(&self, authorities: impl Iterator<Item = &'a str>) {
+        lock(&self.insecure).extend(authorities.map(str::to_owned));
     }
 
     /// Whether a registry that may be insecure speaks TLS. Asks it.

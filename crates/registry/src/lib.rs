@@ -6,7 +6,8 @@
 //! A registry is not trusted: every size is bounded, every digest is checked, and credentials never leave
 //! the registry they are for.
 //!
-//! Specifications: OCI distribution-spec 1.1, distribution's token authentication, Docker's `config.json`.
+//! Specifications: OCI distribution-spec 1.1, distribution's token authentication, Docker's `config.json`,
+//! containers-registries.conf(5).
 
 mod auth;
 mod blob;
@@ -22,6 +23,7 @@ mod manifest;
 mod proxy;
 mod pull;
 mod push;
+mod registries;
 pub mod retry;
 mod trust;
 pub mod web;
@@ -32,3 +34,4 @@ pub use error::{Error, Result};
 pub use manifest::{Document, Resolved};
 pub use pull::Pulled;
 pub use push::Pushed;
+pub use registries::Registries;

@@ -63,11 +63,26 @@ impl Client {
     /// What a name stands for in its registry now, without fetching it: digest, media type and size. This is
     /// what tells whether a local image is still the current one.
     pub fn head_manifest(&self, reference: &Reference) -> Result<Descriptor> {
-        let repository = self.repository(reference)?;
+        self.source(reference)?.head_manifest(reference)
+    }
+
+    /// Fetches the manifest or index that a name stands for, and checks its digest.
+    pub fn manifest(&self, reference: &Reference) -> Result<Document> {
+        self.source(reference)?.manifest(reference)
+    }
+
+    /// Fetches the manifest that a name stands for on a platform.
+    pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
+        self.source(reference)?.resolve(reference, platform)
+    }
+}
+
+impl Repository<'_> {
+    pub(crate) fn head_manifest(&self, reference: &Reference) -> Result<Descriptor> {
         let object = object_name(reference);
-        let scope = Scope::of(&repository.name, "pull");
-        let call = manifest_call(&repository, reference, &scope, &object)?.method(Method::HEAD);
-        let response = repository.send(&call)?;
+        let scope = Scope::of(&self.name, "pull");
+        let call = manifest_call(self, reference, &scope, &object)?.method(Method::HEAD);
+        let response = self.send(&call)?;
         let headers = response.headers();
         let digest = text_of(headers, &CONTENT_DIGEST).and_then(|t| t.parse().ok());
         let size = text_of(headers, &header::CONTENT_LENGTH).and_then(|t| t.parse().ok());
@@ -77,26 +92,13 @@ impl Client {
             }
             // Registries that answer HEAD without a digest, or not at all, are asked for the document.
             (200 | 400 | 405, _) => {
-                let found = repository.manifest(reference)?;
+                let found = self.manifest(reference)?;
                 Ok(Descriptor::new(&found.media_type, found.digest, found.bytes.len() as u64))
             }
-            _ => Err(repository.refused(&call, response)),
+            _ => Err(self.refused(&call, response)),
         }
     }
 
-    /// Fetches the manifest or index that a name stands for, and checks its digest.
-    pub fn manifest(&self, reference: &Reference) -> Result<Document> {
-        self.repository(reference)?.manifest(reference)
-    }
-
-    /// Fetches the manifest that a name stands for on a platform.
-    pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
-        let repository = self.repository(reference)?;
-        repository.resolve(reference, platform)
-    }
-}
-
-impl Repository<'_> {
     pub(crate) fn manifest(&self, reference: &Reference) -> Result<Document> {
         let object = object_name(reference);
         let scope = Scope::of(&self.name, "pull");

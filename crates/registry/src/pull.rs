@@ -53,7 +53,7 @@ impl Client {
                 skipped: Vec::new(),
             });
         }
-        let repository = self.repository(&reference)?;
+        let repository = self.source(&reference)?;
         let resolved = repository.resolve(&reference, platform)?;
         let lease = store.lease()?;
         let config = configuration(&repository, store, &lease, &reference, platform, &resolved)?;

@@ -471,3 +471,31 @@ fn tags_come_in_pages_and_go() {
     let endless = Fake::start(|r| Reply::new(200, "{}").with("Link", format!("<{}>; rel=next", r.target)));
     assert!(client().tags(&name(&endless)).is_err());
 }
+
+#[test]
+fn a_name_is_pulled_from_the_first_mirror_that_has_it() {
+    let sample = Sample::small();
+    let bytes = sample.manifest.clone();
+    let lacks = Fake::start(|_| Reply::new(404, ""));
+    let has = Fake::start(sample.serving(|_| None));
+    let (lacks_at, has_at) = (lacks.name("none"), has.name("hub"));
+    let registries = |text: &str| Some(isles_registry::Registries::parse(text).unwrap());
+    let rules = format!(
+        "[[registry]]\nlocation = \"nowhere.invalid\"\n[[registry.mirror]]\nlocation = \"{}\"\n\
+         [[registry.mirror]]\nlocation = \"{}\"\n",
+        lacks_at.trim_end_matches(":1"),
+        has_at.trim_end_matches(":1"),
+    );
+    let client = Client::new(ClientOptions { registries: registries(&rules), ..options() });
+    let reference = Reference::parse("nowhere.invalid/a/b:1").unwrap();
+    assert_eq!(client.manifest(&reference).unwrap().bytes, bytes);
+    assert_eq!(client.manifest(&reference).unwrap().bytes, bytes);
+    let paths: Vec<String> = asked(&has).into_iter().map(|r| format!("{} {}", r.method, r.target)).collect();
+    assert_eq!(paths.iter().filter(|p| p.starts_with("HEAD")).count(), 1, "{paths:?}");
+    assert!(paths.iter().all(|p| p.ends_with("/v2/hub/a/b/manifests/1")), "{paths:?}");
+    assert!(asked(&lacks).iter().all(|r| r.method == "HEAD"));
+
+    let blocked = registries("[[registry]]\nprefix = \"nowhere.invalid\"\nblocked = true\n");
+    let client = Client::new(ClientOptions { registries: blocked, ..options() });
+    assert!(matches!(client.manifest(&reference), Err(Error::Blocked { .. })));
+}
