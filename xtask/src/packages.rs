@@ -31,6 +31,12 @@ pub const FOR_TESTS: &[Package] = &[
     Package { name: "python3-venv", file: "/usr/lib/python3.11/ensurepip/__init__.py" },
     Package { name: "patchelf", file: "/usr/bin/patchelf" },
     Package { name: "gnupg", file: "/usr/bin/gpg" },
+    Package { name: "openmpi-bin", file: "/usr/bin/mpirun" },
+    Package { name: "libopenmpi-dev", file: "/usr/bin/mpicc" },
+    Package { name: "slurmd", file: "/usr/sbin/slurmd" },
+    Package { name: "slurmctld", file: "/usr/sbin/slurmctld" },
+    Package { name: "slurm-client", file: "/usr/bin/srun" },
+    Package { name: "munge", file: "/usr/sbin/munged" },
     Package { name: "git", file: "/usr/bin/git" },
     Package { name: "bzip2", file: "/usr/bin/bzip2" },
 ];

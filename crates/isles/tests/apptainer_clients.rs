@@ -1,0 +1,269 @@
+//! Programs that call `singularity` or `apptainer`, none of which knows of Isles.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+
+use std::fs;
+use std::path::Path;
+
+use desk::{Desk, both, installed};
+
+/// A desk with a registry that has docker.io's busybox.
+fn with_busybox(ordinary: bool) -> Option<Desk> {
+    let mut desk = Desk::new(ordinary);
+    if !installed("/bin/busybox") || !desk.with_registry() {
+        return None;
+    }
+    let name = format!("{}/hub/library/busybox:1.30.1", desk.address());
+    desk.busybox(&[&name]);
+    Some(desk)
+}
+
+#[test]
+fn cwltool_runs_a_workflow() {
+    if !installed("cwltool") {
+        return;
+    }
+    let Some(desk) = with_busybox(true) else { return };
+    desk.file(
+        "upper.cwl",
+        "cwlVersion: v1.2\nclass: CommandLineTool\nrequirements:\n  DockerRequirement:\n    dockerPull: busybox:1.30.1\n  \
+         InlineJavascriptRequirement: {}\n\
+         baseCommand: [sh, -c]\narguments:\n  - valueFrom: 'tr a-z A-Z < $(inputs.text.path); echo \"$PWD $HOME\" >&2; \
+         touch $(inputs.text.path) && exit 1; test -w \"$HOME\"'\ninputs:\n  text: File\noutputs:\n  upper: stdout\n\
+         stdout: upper.txt\nstderr: places.txt\n",
+    );
+    desk.file(
+        "count.cwl",
+        "cwlVersion: v1.2\nclass: CommandLineTool\nrequirements:\n  DockerRequirement:\n    dockerPull: busybox:1.30.1\n\
+         baseCommand: [wc, -c]\ninputs:\n  text:\n    type: File\n    inputBinding: {position: 1}\noutputs:\n  number: \
+         stdout\nstdout: number.txt\n",
+    );
+    desk.file(
+        "both.cwl",
+        "cwlVersion: v1.2\nclass: Workflow\ninputs:\n  text: File\noutputs:\n  upper:\n    type: File\n    outputSource: \
+         upper/upper\n  number:\n    type: File\n    outputSource: count/number\nsteps:\n  upper:\n    run: upper.cwl\n    \
+         in: {text: text}\n    out: [upper]\n  count:\n    run: count.cwl\n    in: {text: upper/upper}\n    out: [number]\n",
+    );
+    desk.file("text.txt", "hello, isles\n");
+    let said = desk.run(&["cwltool", "--singularity", "--outdir", "out", "both.cwl", "--text", "text.txt"]);
+    println!("{}", said.err);
+    said.fine();
+    let read = |name: &str| fs::read_to_string(desk.path("home/out").join(name)).unwrap();
+    assert_eq!(read("upper.txt"), "HELLO, ISLES\n");
+    assert!(read("number.txt").starts_with("13 "), "{}", read("number.txt"));
+}
+
+#[test]
+fn snakemake_runs_rules_in_containers() {
+    if !installed("snakemake") {
+        return;
+    }
+    let Some(desk) = with_busybox(true) else { return };
+    desk.run(&["apptainer", "pull", "local.sif", "docker://busybox:1.30.1"]).fine();
+    desk.file(
+        "Snakefile",
+        "rule all:\n    input: 'both.txt'\n\nrule first:\n    output: 'first.txt'\n    container: \
+         'docker://busybox:1.30.1'\n    shell: 'busybox | head -1 > /dev/null; echo $APPTAINER_NAME > {output}'\n\n\
+         rule second:\n    input: 'first.txt'\n    output: 'both.txt'\n    container: 'local.sif'\n    shell: \
+         'cat {input} > {output}; echo $SINGULARITY_NAME >> {output}'\n",
+    );
+    let said = desk.run(&["snakemake", "--cores", "1", "--sdm", "apptainer"]);
+    println!("{}", said.err);
+    said.fine();
+    let text = fs::read_to_string(desk.path("home/both.txt")).unwrap();
+    assert!(text.lines().nth(1).is_some_and(|name| name == "local.sif"), "{text}");
+}
+
+#[test]
+fn the_tests_of_spython_pass() {
+    if !installed("pytest") {
+        return;
+    }
+    let Some(desk) = with_busybox(true) else { return };
+    desk.run(&["singularity", "pull", "ci.sif", "docker://busybox:1.30.1"]).fine();
+    let artefact = format!("oras://{}/ghcr/singularityhub/github-ci:latest", desk.address());
+    desk.run(&["singularity", "push", "ci.sif", &artefact]).fine();
+    let said = desk.run(&["pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "spython.tests"]);
+    println!("{}", said.out);
+    let summary = said.fine();
+    let passed = summary.lines().last().unwrap_or_default().to_owned();
+    assert!(passed.contains(" passed") && !passed.contains("failed"), "{passed}");
+}
+
+/// Adds up the ranks and says who it is.
+const RANKS: &str = r#"
+#include <mpi.h>
+#include <stdio.h>
+int main(int argc, char **argv) {
+    int rank, size, sum = 0;
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    int mine = rank + 1;
+    MPI_Allreduce(&mine, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    /* Large enough to leave the eager protocol for shared memory or process_vm_readv(2). */
+    static char large[4 << 20];
+    if (rank == 0) { large[sizeof large - 1] = 'x'; MPI_Send(large, sizeof large, MPI_CHAR, 1, 0, MPI_COMM_WORLD); }
+    if (rank == 1) MPI_Recv(large, sizeof large, MPI_CHAR, 0, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    printf("rank %d of %d, sum %d, last %c\n", rank, size, sum, rank < 2 ? large[sizeof large - 1] : '-');
+    MPI_Finalize();
+    return 0;
+}
+"#;
+
+/// The folders of the host in which a program of the host finds all that it needs.
+const HOST: &str = "/usr,/lib,/lib64,/etc";
+
+#[test]
+fn two_ranks_of_open_mpi_find_each_other() {
+    if !installed("mpirun") || !installed("mpicc") {
+        return;
+    }
+    both(|desk| {
+        desk.busybox(&[]);
+        desk.file("ranks.c", RANKS);
+        desk.run(&["mpicc", "-o", "ranks", "ranks.c"]).fine();
+        desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
+        desk.run(&["apptainer", "build", "b.sif", "docker-archive:b.tar"]).fine();
+        let mut words = vec!["mpirun", "-n", "2", "--oversubscribe"];
+        if !desk.ordinary {
+            words.push("--allow-run-as-root");
+        }
+        words.extend(["apptainer", "exec", "-B", HOST, "b.sif", "./ranks"]);
+        let mut lines: Vec<String> = desk.run(&words).fine().lines().map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines, ["rank 0 of 2, sum 3, last x", "rank 1 of 2, sum 3, last x"]);
+    });
+}
+
+#[test]
+fn slurm_runs_steps_in_containers() {
+    if !installed("slurmctld") || !installed("slurmd") || !installed("munged") || !installed("srun") {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skip: Slurm's daemons need root");
+        return;
+    }
+    let desk = Desk::new(false);
+    desk.busybox(&[]);
+    desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
+    desk.run(&["apptainer", "build", "b.sif", "docker-archive:b.tar"]).fine();
+    let cluster = Cluster::start(&desk);
+    let out = cluster.srun(&[
+        "-n2",
+        "apptainer",
+        "exec",
+        "b.sif",
+        "sh",
+        "-c",
+        "echo rank $SLURM_PROCID of $SLURM_NTASKS",
+    ]);
+    let mut lines: Vec<String> = out.fine().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["rank 0 of 2", "rank 1 of 2"]);
+    let failed = cluster.srun(&["-n1", "apptainer", "exec", "b.sif", "sh", "-c", "exit 7"]);
+    assert_eq!(failed.code, Some(7), "{failed:?}");
+    if installed("mpicc") {
+        desk.file("ranks.c", RANKS);
+        desk.run(&["mpicc", "-o", "ranks", "ranks.c"]).fine();
+        let out = cluster.srun(&["-n2", "--mpi=pmi2", "apptainer", "exec", "-B", HOST, "b.sif", "./ranks"]);
+        let mut lines: Vec<String> = out.fine().lines().map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines, ["rank 0 of 2, sum 3, last x", "rank 1 of 2, sum 3, last x"]);
+    }
+    // A job that is cancelled takes its container along.
+    let marker = format!("4{:06}", std::process::id());
+    let mut job = cluster.command(&["srun", "-n1", "apptainer", "exec", "b.sif", "sleep", &marker]);
+    let mut job = job.spawn().unwrap();
+    while sleepers(&marker) == 0 {
+        assert!(job.try_wait().unwrap().is_none(), "the job ended by itself");
+        std::thread::yield_now();
+    }
+    desk::Said::of(cluster.command(&["scancel", "--me"]).output().unwrap()).fine();
+    job.wait().unwrap();
+    while sleepers(&marker) > 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// How many processes sleep so long.
+fn sleepers(marker: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|p| fs::read(p.path().join("cmdline")).ok());
+    lines
+        .filter(|line| line.starts_with(b"sleep\0") && line.ends_with(format!("\0{marker}\0").as_bytes()))
+        .count()
+}
+
+/// Slurm on this machine alone: one controller, one node.
+struct Cluster<'a> {
+    desk: &'a Desk,
+    folder: std::path::PathBuf,
+}
+
+impl Cluster<'_> {
+    fn start(desk: &Desk) -> Cluster<'_> {
+        let folder = desk.path("slurm");
+        for name in ["state", "spool"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        let at = folder.display();
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        let name = name.trim().split('.').next().unwrap().to_owned();
+        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (controller, node) = (port(), port());
+        fs::write(
+            folder.join("slurm.conf"),
+            format!(
+                "ClusterName=desk\nSlurmctldHost={name}(127.0.0.1)\nSlurmUser=root\nSlurmdUser=root\nAuthType=auth/munge\n\
+                 AuthInfo=socket={at}/munge.socket\nCredType=cred/munge\nStateSaveLocation={at}/state\n\
+                 SlurmdSpoolDir={at}/spool\nSlurmctldPidFile={at}/slurmctld.pid\nSlurmdPidFile={at}/slurmd.pid\n\
+                 SlurmctldPort={controller}\nSlurmdPort={node}\nProctrackType=proctrack/linuxproc\n\
+                 TaskPlugin=task/none\nSchedulerType=sched/builtin\nSelectType=select/cons_tres\n\
+                 AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n\
+                 MpiDefault=none\nReturnToService=2\nKillWait=2\nNodeName={name} NodeAddr=127.0.0.1 CPUs=2 \
+                 State=UNKNOWN\nPartitionName=all Nodes={name} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE\n"
+            ),
+        )
+        .unwrap();
+        let cluster = Cluster { desk, folder };
+        let script = "cd $0; head -c 1024 /dev/urandom > key; chmod 600 key; \
+                      munged --force --key-file=$0/key --socket=$0/munge.socket --pid-file=$0/munged.pid \
+                      --log-file=$0/munged.log --seed-file=$0/seed; \
+                      slurmctld -c -L $0/slurmctld.log; slurmd -L $0/slurmd.log; \
+                      until sinfo -h -t idle -o %T | grep -q idle; do sleep 0.1; done";
+        let mut start = cluster.command(&["timeout", "60", "sh", "-ec", script]);
+        start.arg(&cluster.folder);
+        let said = desk::Said::of(start.output().unwrap());
+        let log = |name: &str| fs::read_to_string(cluster.folder.join(name)).unwrap_or_default();
+        assert_eq!(said.code, Some(0), "{said:?}\n{}\n{}", log("slurmctld.log"), log("slurmd.log"));
+        cluster
+    }
+
+    fn command(&self, words: &[&str]) -> std::process::Command {
+        let mut command = self.desk.command(words);
+        command.env("SLURM_CONF", self.folder.join("slurm.conf"));
+        command
+    }
+
+    fn srun(&self, words: &[&str]) -> desk::Said {
+        desk::Said::of(self.command(&[&["srun"], words].concat()).output().unwrap())
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        for name in ["slurmd", "slurmctld", "munged"] {
+            let file = self.folder.join(format!("{name}.pid"));
+            let pid = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+            if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                while Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists() {
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+}
