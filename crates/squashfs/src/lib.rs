@@ -1,0 +1,44 @@
+//! SquashFS 4.0 images: a reader for hostile ones.
+//!
+//! One idea for reading: an image is never loaded. [`Image`] answers each question with the few blocks that
+//! it needs, through a cache of a fixed size, so opening an image of any size costs one block. Any number of
+//! threads may ask at once. Every length, offset and count is checked before it is used, and what is wrong
+//! is said with its position.
+//!
+//! The crate knows squashfs and nothing else of this project.
+//!
+//! ```no_run
+//! let file = std::fs::File::open("image.squashfs")?;
+//! let len = file.metadata()?.len();
+//! let image = isles_squashfs::Image::open(file, 0, len)?;
+//! let root = image.inode(image.root())?;
+//! for entry in image.read_dir(&root, 0)? {
+//!     println!("{}", String::from_utf8_lossy(&entry?.name));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Specification: Linux, `Documentation/filesystems/squashfs.rst` and `fs/squashfs/squashfs_fs.h`.
+
+#![allow(dead_code)]
+
+mod cache;
+mod codec;
+mod data;
+mod dir;
+mod error;
+mod image;
+mod inode;
+mod meta;
+mod superblock;
+mod table;
+mod walk;
+mod xattr;
+
+pub use codec::Codec;
+pub use dir::{Entry, ReadDir};
+pub use error::{Error, Result};
+pub use image::{Image, Limits, Statistics};
+pub use inode::{FileType, Inode, InodeRef};
+pub use walk::{Walk, Walked};
+pub use xattr::Xattr;

@@ -1,0 +1,137 @@
+//! Images that mksquashfs made.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use isles_squashfs::{Codec, Image, Limits};
+use support::*;
+
+/// Makes an image and compares it with its folder.
+fn check(folder: &Path, want: &Tree, options: &[&str]) -> Image {
+    let image = folder.with_extension("squashfs");
+    let _ = std::fs::remove_file(&image);
+    run(Command::new("mksquashfs").arg(folder).arg(&image).args(["-no-progress", "-quiet"]).args(options));
+    let opened = open(&image);
+    assert_same(&of_image(&opened), want, &format!("mksquashfs {options:?}"));
+    opened
+}
+
+#[test]
+fn trees_of_mksquashfs_are_as_their_folders() {
+    if !has("mksquashfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    everything(&folder);
+    let want = of_folder(&folder);
+    for (options, codec, block_size) in [
+        (&["-comp", "gzip"][..], Codec::Gzip, 128 << 10),
+        (&["-comp", "zstd"], Codec::Zstd, 128 << 10),
+        (&["-comp", "xz"], Codec::Xz, 128 << 10),
+        (&["-comp", "xz", "-Xbcj", "x86", "-b", "1M"], Codec::Xz, 1 << 20),
+        (&["-comp", "gzip", "-b", "4096"], Codec::Gzip, 4096),
+        (&["-comp", "zstd", "-b", "1M", "-Xcompression-level", "1"], Codec::Zstd, 1 << 20),
+        (&["-no-fragments"], Codec::Gzip, 128 << 10),
+        (&["-always-use-fragments", "-b", "64K"], Codec::Gzip, 64 << 10),
+        (&["-noI", "-noD", "-noF", "-noX", "-noId"], Codec::Gzip, 128 << 10),
+        (&["-noI", "-noId"], Codec::Gzip, 128 << 10),
+        (&["-noD", "-noF"], Codec::Gzip, 128 << 10),
+        (&["-no-exports", "-no-duplicates"], Codec::Gzip, 128 << 10),
+        (&["-no-sparse", "-nopad"], Codec::Gzip, 128 << 10),
+    ] {
+        let image = check(&folder, &want, options);
+        let statistics = image.statistics();
+        assert_eq!((statistics.codec, statistics.block_size), (codec, block_size));
+        assert_eq!(statistics.exportable, !options.contains(&"-no-exports"));
+        for walked in image.walk() {
+            let inode = walked.unwrap().inode;
+            let found = image.by_number(inode.number).unwrap();
+            assert_eq!(found, statistics.exportable.then_some(inode.reference));
+        }
+    }
+    let bare = want.clone().into_iter().map(|(name, mut facts)| {
+        facts.xattrs.clear();
+        (name, facts)
+    });
+    check(&folder, &bare.collect(), &["-no-xattrs"]);
+}
+
+#[test]
+fn compressors_that_are_not_read_are_named() {
+    if !has("mksquashfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("file"), "hello").unwrap();
+    for name in ["lz4", "lzo"] {
+        let path = dir.path().join(name);
+        run(Command::new("mksquashfs").arg(&folder).arg(&path).args(["-quiet", "-comp", name]));
+        let file = File::open(&path).unwrap();
+        let len = file.metadata().unwrap().len();
+        let error = Image::open(file, 0, len).unwrap_err().to_string();
+        assert_eq!(error, format!("the squashfs image uses {name} compression, which is not supported"));
+    }
+}
+
+#[test]
+fn listings_go_on_at_every_cursor_and_images_lie_anywhere() {
+    if !has("mksquashfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    let names: Vec<String> = (0..2000).map(|n| format!("{:05}-{}", n * 7, "x".repeat(n % 90))).collect();
+    for name in &names {
+        std::fs::write(folder.join(name), name).unwrap();
+    }
+    let path = dir.path().join("image");
+    // The image is in the middle of a file, as in a SIF.
+    std::fs::write(&path, [7; 5000]).unwrap();
+    run(Command::new("mksquashfs").args([&folder, &path]).args(["-quiet", "-offset", "4096", "-noappend"]));
+    let file = File::open(&path).unwrap();
+    let len = file.metadata().unwrap().len() - 4096;
+    // With so little memory nothing stays in the cache for long.
+    let image = Image::open_with(file, 4096, len, Limits { cache: 64 << 10 }).unwrap();
+    let root = image.inode(image.root()).unwrap();
+    let all: Vec<_> = image.read_dir(&root, 0).unwrap().map(|e| e.unwrap()).collect();
+    let listed: Vec<_> = all.iter().map(|e| String::from_utf8(e.name.clone()).unwrap()).collect();
+    assert_eq!(listed, names);
+    for jump in [1, 617] {
+        for n in 0..all.len() {
+            let n = n * jump % all.len();
+            let rest = image.read_dir(&root, all[n].next).unwrap().next().map(|e| e.unwrap());
+            assert_eq!(rest.as_ref(), all.get(n + 1), "behind entry {n}");
+            assert_eq!(image.lookup(&root, &all[n].name).unwrap().as_ref(), Some(&all[n]));
+        }
+    }
+    for absent in [&b""[..], b"0", b"00007", b"00007-y", b"99999", b".", b"..", &[b'x'; 300]] {
+        assert_eq!(image.lookup(&root, absent).unwrap(), None);
+    }
+}
+
+#[test]
+fn threads_share_an_image() {
+    if !has("mksquashfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    everything(&folder);
+    let want = of_folder(&folder);
+    let image = check(&folder, &want, &["-comp", "zstd"]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_same(&of_image(&image), &want, "from one of four threads"));
+        }
+    });
+}
