@@ -67,7 +67,7 @@ impl Image {
         if len < raw.len() as u64 {
             return Err(Error::NotSquashfs { reason: format!("it has {len} bytes") });
         }
-        if start.checked_add(len).is_none() {
+        if start.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
             return damaged(0, "its place in the file is beyond all files");
         }
         read_exact(&file, &mut raw, start, 0)?;

@@ -1,9 +1,12 @@
-//! SquashFS 4.0 images: a reader for hostile ones.
+//! SquashFS 4.0 images: a reader for hostile ones, and a writer that gives the same bytes every time.
 //!
 //! One idea for reading: an image is never loaded. [`Image`] answers each question with the few blocks that
 //! it needs, through a cache of a fixed size, so opening an image of any size costs one block. Any number of
 //! threads may ask at once. Every length, offset and count is checked before it is used, and what is wrong
 //! is said with its position.
+//!
+//! One idea for writing: one thread reads the [`Tree`] and puts blocks in order, others compress them. What
+//! is written depends on the tree and the [`Options`] only, never on the number of threads.
 //!
 //! The crate knows squashfs and nothing else of this project.
 //!
@@ -20,25 +23,29 @@
 //!
 //! Specification: Linux, `Documentation/filesystems/squashfs.rst` and `fs/squashfs/squashfs_fs.h`.
 
-#![allow(dead_code)]
-
 mod cache;
 mod codec;
 mod data;
 mod dir;
 mod error;
+mod folder;
 mod image;
 mod inode;
 mod meta;
 mod superblock;
 mod table;
+mod tree;
 mod walk;
+mod write;
 mod xattr;
 
 pub use codec::Codec;
 pub use dir::{Entry, ReadDir};
 pub use error::{Error, Result};
+pub use folder::Folder;
 pub use image::{Image, Limits, Statistics};
 pub use inode::{FileType, Inode, InodeRef};
+pub use tree::{Node, Tree};
 pub use walk::{Walk, Walked};
+pub use write::{Compression, Fragments, Options, Written, write};
 pub use xattr::Xattr;

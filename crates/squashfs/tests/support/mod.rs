@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use isles_squashfs::{FileType, Image};
+use isles_squashfs::{FileType, Image, Node, Options};
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, XattrFlags};
 use sha2::{Digest, Sha256};
 
@@ -348,4 +348,70 @@ pub fn open(path: &Path) -> Image {
     let file = File::open(path).unwrap();
     let len = file.metadata().unwrap().len();
     Image::open(file, 0, len).unwrap()
+}
+
+/// A tree that exists in memory only, so that anybody can make devices and other people's files.
+#[derive(Default)]
+pub struct Made {
+    /// By path.
+    pub nodes: BTreeMap<String, Node>,
+    pub contents: BTreeMap<String, Vec<u8>>,
+    /// More for the directory `d`, whatever the names.
+    pub more: Vec<Node>,
+}
+
+impl Made {
+    pub fn file(&mut self, path: &str, content: &[u8]) {
+        let name = path.rsplit('/').next().unwrap();
+        let mut node = Node::new(name, FileType::File, 0o644);
+        node.size = content.len() as u64;
+        self.nodes.insert(path.into(), node);
+        self.contents.insert(path.into(), content.to_vec());
+    }
+
+    pub fn child(&mut self, name: &str, file_type: FileType, change: fn(&mut Node)) {
+        let mut node = Node::new(name, file_type, 0o644);
+        change(&mut node);
+        self.more.push(node);
+    }
+
+    pub fn bytes(&mut self, options: &Options) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        isles_squashfs::write(self, &mut out, options).unwrap();
+        out.into_inner()
+    }
+
+    pub fn image(&mut self, options: &Options) -> Image {
+        in_file(&self.bytes(options)).unwrap()
+    }
+}
+
+impl isles_squashfs::Tree for Made {
+    fn root(&mut self) -> io::Result<Node> {
+        Ok(Node::new("", FileType::Dir, 0o755))
+    }
+
+    fn children(&mut self, path: &[u8]) -> io::Result<Vec<Node>> {
+        let path = std::str::from_utf8(path).unwrap();
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let here = self.nodes.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
+        let direct = here.filter(|(name, _)| !name[prefix.len()..].contains('/'));
+        let mut out: Vec<_> = direct.map(|(_, node)| node.clone()).collect();
+        if path == "d" {
+            out.extend(self.more.iter().cloned());
+        }
+        Ok(out)
+    }
+
+    fn open(&mut self, path: &[u8]) -> io::Result<Box<dyn Read + '_>> {
+        let content = self.contents.get(std::str::from_utf8(path).unwrap());
+        Ok(Box::new(content.map_or(&[][..], Vec::as_slice)))
+    }
+}
+
+/// Opens an image from memory, by way of a file that has no name.
+pub fn in_file(bytes: &[u8]) -> isles_squashfs::Result<Image> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    Image::open(file, 0, bytes.len() as u64)
 }
