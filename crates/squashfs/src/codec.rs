@@ -75,7 +75,7 @@ fn inflate(block: &[u8], out: &mut [u8]) -> std::result::Result<usize, String> {
             Ok(Status::StreamEnd) => Ok(state.total_out() as usize),
             Ok(_) if state.total_out() as usize == out.len() => Err("it decompresses to too much".into()),
             Ok(_) => Err("its gzip data is cut short".into()),
-            Err(e) => Err(format!("its gzip data is invalid ({e})")),
+            Err(_) => Err("its gzip data is invalid".into()),
         }
     })
 }
@@ -86,12 +86,14 @@ fn unzstd(block: &[u8], out: &mut [u8]) -> std::result::Result<usize, String> {
             *state = zstd::bulk::Decompressor::new().ok();
         }
         let decompressor = state.as_mut().ok_or("no memory for zstd")?;
-        decompressor.decompress_to_buffer(block, out).map_err(|e| format!("its zstd data is invalid ({e})"))
+        decompressor
+            .decompress_to_buffer(block, out)
+            .map_err(|_| "its zstd data is invalid or too much".into())
     })
 }
 
 fn unxz(block: &[u8], out: &mut [u8]) -> std::result::Result<usize, String> {
-    let invalid = |e| format!("its xz data is invalid ({e})");
+    let invalid = |_| "its xz data is invalid".to_owned();
     let mut stream = Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(invalid)?;
     loop {
         let (read, written) = (stream.total_in() as usize, stream.total_out() as usize);
