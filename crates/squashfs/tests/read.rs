@@ -63,6 +63,30 @@ fn trees_of_mksquashfs_are_as_their_folders() {
 }
 
 #[test]
+fn images_of_tar2sqfs_are_as_their_folders() {
+    if !has("tar2sqfs") || !has("tar") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    everything(&folder);
+    let mut want = of_folder(&folder);
+    // No archive has sockets.
+    want.remove("sub/socket");
+    let archive = dir.path().join("tar");
+    let attributes = ["--xattrs", "--xattrs-include=*", "--sparse", "--format=pax"];
+    run(Command::new("tar").args(attributes).arg("-C").arg(dir.path()).arg("-cf").arg(&archive).arg("tree"));
+    for codec in ["gzip", "xz", "zstd"] {
+        let path = dir.path().join("image");
+        let options = ["-q", "-f", "-j", "2", "--root-becomes", "tree", "-c", codec];
+        let archive = File::open(&archive).unwrap();
+        run(Command::new("tar2sqfs").args(options).arg(&path).stdin(archive));
+        assert_same(&of_image(&open(&path)), &want, &format!("tar2sqfs: {codec}"));
+    }
+}
+
+#[test]
 fn compressors_that_are_not_read_are_named() {
     if !has("mksquashfs") {
         return;

@@ -23,7 +23,8 @@ pub enum Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Compression::Zstd(3)
+        // Smaller than gzip 9 on a Debian tree, at a quarter of its time, and read in half of it.
+        Compression::Zstd(6)
     }
 }
 

@@ -168,8 +168,8 @@ fn xattrs<W: Write>(scanned: &Scanned, sink: &mut Sink<'_, W>, options: &Options
     let mut lists = Stream::new(options);
     for list in &scanned.xattrs {
         let (block, offset) = values.place();
-        // What listxattr(2) returns for them.
-        let size: usize = list.iter().map(|(name, _)| name.len() + 1).sum();
+        // Names with their prefixes and NULs, and values, as mksquashfs counts them.
+        let size: usize = list.iter().map(|(name, value)| name.len() + 1 + value.len()).sum();
         lists.write(&(block << 16 | u64::from(offset)).to_le_bytes())?;
         lists.write(&(list.len() as u32).to_le_bytes())?;
         lists.write(&(size as u32).to_le_bytes())?;
