@@ -404,8 +404,13 @@ impl isles_squashfs::Tree for Made {
     }
 
     fn open(&mut self, path: &[u8]) -> io::Result<Box<dyn Read + '_>> {
-        let content = self.contents.get(std::str::from_utf8(path).unwrap());
-        Ok(Box::new(content.map_or(&[][..], Vec::as_slice)))
+        let path = std::str::from_utf8(path).unwrap();
+        Ok(match self.contents.get(path) {
+            // What is not there is a hole.
+            Some(content) if content.is_empty() => Box::new(io::repeat(0)),
+            Some(content) => Box::new(content.as_slice()),
+            None => Box::new(io::empty()),
+        })
     }
 }
 
