@@ -103,6 +103,16 @@ impl Image {
         Ok(wanted)
     }
 
+    /// Reads a whole regular file, which may not have more than `limit` bytes.
+    pub fn read_all(&self, inode: &Inode, limit: usize) -> Result<Vec<u8>> {
+        if inode.size > limit as u64 {
+            return Err(Error::Large { number: inode.number, size: inode.size, limit });
+        }
+        let mut out = vec![0; inode.size as usize];
+        self.read_at(inode, &mut out, 0)?;
+        Ok(out)
+    }
+
     /// Reads `out` from `skip` on of a block that has `len` bytes.
     fn read_block(&self, at: u64, word: u32, len: usize, skip: usize, out: &mut [u8]) -> Result<()> {
         if word == 0 {

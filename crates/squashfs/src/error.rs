@@ -23,6 +23,12 @@ pub enum Error {
     /// The caller asked a file for what its kind does not have.
     #[error("inode {number} is not a {wanted}")]
     Kind { number: u32, wanted: &'static str },
+    /// More links on the way to a file than Linux would follow.
+    #[error("'{path}' leads through too many symbolic links")]
+    Loop { path: String },
+    /// A file has more bytes than the caller can do with.
+    #[error("inode {number} has {size} bytes; {limit} are the most here")]
+    Large { number: u32, size: u64, limit: usize },
     /// What an image is made of cannot be read.
     #[error("cannot {doing} '{path}': {source}")]
     Source { doing: &'static str, path: String, source: io::Error },

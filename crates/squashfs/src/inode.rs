@@ -82,7 +82,7 @@ impl FileType {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inode {
     pub reference: InodeRef,
-    /// Unique in a sound image, from 1 on.
+    /// Unique in a sound image, and never 0.
     pub number: u32,
     pub file_type: FileType,
     /// Permission bits, with setuid, setgid and sticky.
@@ -180,8 +180,8 @@ impl Image {
             body: Body::Other,
             xattrs: NOTHING,
         };
-        if inode == 0 || inode > self.superblock.inodes {
-            return r.damaged(format!("inode number {inode} of {}", self.superblock.inodes));
+        if inode == 0 {
+            return r.damaged("an inode with the number 0");
         }
         match (file_type, extended) {
             (FileType::Dir, false) => self.basic_dir(&mut r, &mut out)?,

@@ -32,6 +32,7 @@ mod folder;
 mod image;
 mod inode;
 mod meta;
+mod path;
 mod superblock;
 mod table;
 mod tree;

@@ -356,3 +356,52 @@ fn deep_and_wide_trees() {
     assert_eq!(facts.len(), tree.nodes.len() + 1);
     assert!(tree.nodes.keys().all(|name| facts.contains_key(name)));
 }
+
+#[test]
+fn paths_lead_through_links() {
+    let mut tree = Made::default();
+    tree.file("etc/os-release", b"isle");
+    let link = |tree: &mut Made, path: &str, target: &str| {
+        let mut node = Node::new(path.rsplit('/').next().unwrap(), FileType::Symlink, 0o777);
+        node.target = target.into();
+        tree.nodes.insert(path.into(), node);
+    };
+    tree.nodes.insert("etc".into(), Node::new("etc", FileType::Dir, 0o755));
+    link(&mut tree, "absolute", "/etc/os-release");
+    link(&mut tree, "etc/relative", "../etc/./os-release");
+    link(&mut tree, "outside", "../../../etc");
+    link(&mut tree, "twice", "outside/relative");
+    link(&mut tree, "dangling", "etc/nothing");
+    link(&mut tree, "loop", "etc/../loop");
+    link(&mut tree, "growing", "growing/growing/growing/growing");
+    let image = tree.image(&Options::default());
+    for (path, follow, want) in [
+        ("etc/os-release", true, Some("isle")),
+        ("/etc//os-release", true, Some("isle")),
+        ("../etc/../../etc/os-release", true, Some("isle")),
+        ("absolute", true, Some("isle")),
+        ("etc/relative", true, Some("isle")),
+        ("outside/os-release", false, Some("isle")),
+        ("twice", true, Some("isle")),
+        ("dangling", true, None),
+        ("etc/os-release/more", true, None),
+        ("etc/os-release/..", true, None),
+        ("nothing", false, None),
+    ] {
+        let found = image.find(path.as_bytes(), follow).unwrap();
+        let content = found.map(|inode| String::from_utf8(image.read_all(&inode, 10).unwrap()).unwrap());
+        assert_eq!(content.as_deref(), want, "{path}");
+    }
+    let types = |path: &str| image.find(path.as_bytes(), false).unwrap().map(|inode| inode.file_type);
+    assert_eq!(
+        ["", "/", "..", "loop"].map(types),
+        [FileType::Dir, FileType::Dir, FileType::Dir, FileType::Symlink].map(Some)
+    );
+    for path in ["loop", "growing"] {
+        let error = image.find(path.as_bytes(), true).unwrap_err().to_string();
+        assert_eq!(error, format!("'{path}' leads through too many symbolic links"));
+    }
+    let inode = image.find(b"etc/os-release", true).unwrap().unwrap();
+    let error = image.read_all(&inode, 3).unwrap_err().to_string();
+    assert_eq!(error, format!("inode {} has 4 bytes; 3 are the most here", inode.number));
+}
