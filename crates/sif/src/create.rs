@@ -1,0 +1,126 @@
+//! Making a file: written beside its place and renamed into it, so that nobody ever sees half of one. What goes in
+//! decides every byte that comes out, unless an identity or a time is asked for.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::header::{Arch, Header, LAUNCH, LAUNCH_LENGTH, NO_TIME};
+use crate::object::{self, NewObject};
+use crate::{Error, Result, descriptor};
+
+const DESCRIPTORS_OFFSET: u64 = 4096;
+const USUAL_DESCRIPTORS: usize = 48;
+/// How many descriptors stay free for signatures where the usual number is too small.
+const ROOM: usize = 16;
+
+/// A file that is to be made.
+pub struct NewSif<'a> {
+    /// All zeros for none.
+    pub uuid: [u8; 16],
+    /// Seconds since 1970; [`NO_TIME`] for none.
+    pub time: i64,
+    /// The line that starts the file as a program: 31 bytes at most, or none.
+    pub launch: &'a [u8],
+    pub objects: Vec<NewObject<'a>>,
+}
+
+impl<'a> NewSif<'a> {
+    /// A file without identity and time.
+    pub fn new(objects: Vec<NewObject<'a>>) -> NewSif<'a> {
+        NewSif { uuid: [0; 16], time: NO_TIME, launch: LAUNCH, objects }
+    }
+
+    /// Makes the file at `path`, in place of what may be there.
+    pub fn create(self, path: &Path) -> Result<()> {
+        let beside = path.with_file_name(format!(".new-{}", uuid_text(&random_uuid()?)));
+        let made = self.create_as(&beside).and_then(|()| {
+            fs::rename(&beside, path).map_err(Error::at("write", path))?;
+            sync_parent(path)
+        });
+        if made.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        made
+    }
+
+    fn create_as(self, path: &Path) -> Result<()> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).mode(0o755).open(path);
+        let file = file.map_err(Error::at("create", path))?;
+        self.write(&file, &path.display().to_string())?;
+        file.sync_data().map_err(Error::at("write", path))
+    }
+
+    /// Writes the file into one that is open and empty; `name` is what messages call it.
+    pub fn write(self, file: &File, name: &str) -> Result<()> {
+        let wanted = self.objects.len();
+        let total = if wanted <= USUAL_DESCRIPTORS { USUAL_DESCRIPTORS } else { wanted + ROOM };
+        let table_size = (total * descriptor::LENGTH) as u64;
+        let data_offset = DESCRIPTORS_OFFSET + table_size;
+        let mut arch = Arch::UNKNOWN;
+        let mut table = Vec::with_capacity(table_size as usize);
+        let mut end = data_offset;
+        for (id, new) in (1u32..).zip(self.objects) {
+            if let Some(of_primary) = new.primary_arch() {
+                if arch != Arch::UNKNOWN {
+                    return Err(Error::refused("create", name, "it would have two primary partitions"));
+                }
+                arch = of_primary;
+            }
+            let written = object::write(file, name, new, id, end, self.time)?;
+            table.extend_from_slice(&written.descriptor);
+            end = written.end;
+        }
+        table.resize(table_size as usize, 0);
+        let mut launch = [0; LAUNCH_LENGTH];
+        if self.launch.len() >= LAUNCH_LENGTH {
+            return Err(Error::refused("create", name, "the line that starts it has more than 31 bytes"));
+        }
+        launch[..self.launch.len()].copy_from_slice(self.launch);
+        let header = Header {
+            launch,
+            arch,
+            uuid: self.uuid,
+            created: self.time,
+            modified: self.time,
+            descriptors_free: (total - wanted) as i64,
+            descriptors_total: total as i64,
+            descriptors_offset: DESCRIPTORS_OFFSET.cast_signed(),
+            descriptors_size: table_size.cast_signed(),
+            data_offset: data_offset.cast_signed(),
+            data_size: (end - data_offset).cast_signed(),
+        };
+        let failed = |e| Error::io("write", name, e);
+        file.write_all_at(&table, DESCRIPTORS_OFFSET).map_err(failed)?;
+        file.write_all_at(&header.encode(), 0).map_err(failed)?;
+        // The caller's umask takes nothing from the owner, who is to be able to run it.
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        file.set_permissions(fs::Permissions::from_mode(mode | 0o700)).map_err(failed)
+    }
+}
+
+/// A new identity (UUID version 4, RFC 9562).
+pub fn random_uuid() -> Result<[u8; 16]> {
+    let mut uuid = [0; 16];
+    getrandom(&mut uuid[..], GetRandomFlags::empty())
+        .map_err(|e| Error::io("read", "the kernel's random numbers", e))?;
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Ok(uuid)
+}
+
+fn uuid_text(uuid: &[u8; 16]) -> String {
+    isles_spec::digest::hex(uuid)
+}
+
+/// Makes a new name in a directory survive a power cut, where the file system can.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(parent).and_then(|dir| dir.sync_all()) {
+        Err(e) if e.kind() != std::io::ErrorKind::InvalidInput => Err(Error::at("write", path)(e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,163 @@
+//! Files that lie: each is refused with its reason, and no change of a good file makes the reader panic, read outside of
+//! the file, or take memory that the file does not justify.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use isles_sif::{Arch, FileSystem, Kind, NewObject, NewSif, Role, Sif};
+
+const TABLE: usize = 4096;
+const DESCRIPTOR: usize = 585;
+
+fn good(folder: &Path) -> Vec<u8> {
+    let amd64 = Arch::from_name("amd64").unwrap();
+    let path = folder.join("good.sif");
+    NewSif::new(vec![
+        NewObject::new(Kind::Definition, &b"bootstrap: scratch\n"[..]),
+        NewObject::json("inspect-metadata.json", &b"{}"[..]),
+        NewObject::partition(FileSystem::Squashfs, Role::Primary, amd64, &b"root"[..]),
+        NewObject::partition(FileSystem::Squashfs, Role::System, amd64, &b"more"[..]),
+    ])
+    .create(&path)
+    .unwrap();
+    fs::read(path).unwrap()
+}
+
+fn open(bytes: &[u8]) -> isles_sif::Result<Sif> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    Sif::from_file(file, "x.sif")
+}
+
+/// Reads everything that the file says it has.
+fn read_all(sif: &Sif) {
+    let mut total = 0;
+    for object in sif.objects() {
+        let mut bytes = Vec::new();
+        sif.reader(object).read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, object.size);
+        total += object.size;
+        object.integrity(sif.first_id(object.group).unwrap());
+    }
+    assert!(total <= sif.file().metadata().unwrap().len(), "objects do not share bytes");
+    let _ = (sif.header().launch_line(), sif.header().uuid_text(), sif.header().integrity());
+}
+
+#[test]
+fn lies_are_refused_with_their_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = good(folder.path());
+    let slot = |n: usize, at: usize| TABLE + n * DESCRIPTOR + at;
+    let number = |n: i64| n.to_le_bytes().to_vec();
+    let id = |n: u32| n.to_le_bytes().to_vec();
+    let cases: [(usize, Vec<u8>, &str); 19] = [
+        (32, b"SIF_MAGIX".to_vec(), "does not have the mark"),
+        (42, b"02".to_vec(), "version is not 01"),
+        (88, number(-1), "-1 descriptors"),
+        (88, number(i64::MAX), "descriptors, and 16384 at most"),
+        (88, number(47), "47 descriptors do not have 28080 bytes"),
+        (96, number(-4096), "descriptors lie over its header"),
+        (96, number(64), "descriptors lie over its header"),
+        (96, number(i64::MAX), "descriptors lie over its header"),
+        (96, number(1 << 40), "descriptors are cut short"),
+        (112, number(4096), "data lies over its descriptors"),
+        (120, number(-1), "its data has -1 bytes"),
+        (120, number(i64::MAX), "its data has"),
+        (slot(0, 5), id(0), "ID 0"),
+        (slot(0, 5), id(2), "two objects have the ID 2"),
+        (slot(0, 17), number(-1), "begins before the file"),
+        (slot(0, 25), number(-1), "negative size"),
+        (slot(0, 25), number(i64::MAX), "object 1 reaches beyond the end of the file"),
+        (slot(1, 17), number(4096), "object 2 lies over the descriptors"),
+        (slot(3, 205), id(2), "two primary partitions"),
+    ];
+    for (at, bytes, reason) in cases {
+        let mut file = good.clone();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        let error = open(&file).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(reason), "at {at}: {error}");
+    }
+    let mut over = good.clone();
+    over[slot(1, 17)..slot(1, 25)].copy_from_slice(&number(32_180));
+    assert!(open(&over).unwrap_err().to_string().contains("object 1 lies over object 2"));
+    for length in [0, 1, 127, 128, 4096, 32_175, 32_180, good.len() - 1] {
+        assert!(open(&good[..length]).is_err(), "{length} bytes");
+    }
+    open(&good).unwrap();
+}
+
+#[test]
+fn what_is_unknown_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = good(folder.path());
+    file[TABLE..TABLE + 4].copy_from_slice(&0x4fff_i32.to_le_bytes());
+    file[TABLE + 73..TABLE + 201].fill(b'n');
+    let sif = open(&file).unwrap();
+    assert_eq!(sif.objects()[0].kind, Kind::Other(0x4fff));
+    assert_eq!(sif.objects()[0].name.len(), 128, "a name without a zero byte ends with its field");
+    read_all(&sif);
+}
+
+#[test]
+fn what_is_no_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in [File::open(folder.path()).unwrap(), File::open("/dev/null").unwrap()] {
+        let error = Sif::from_file(file, "x").unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+    }
+}
+
+/// Changes of a good file, the same in every run.
+#[test]
+fn no_change_of_a_file_does_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = good(folder.path());
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    const ODD: [u64; 10] =
+        [0, 1, 127, 255, 4095, 4096, u32::MAX as u64, i64::MAX as u64, i64::MIN as u64, u64::MAX];
+    let (mut opened, mut refused) = (0, 0);
+    let path = folder.path().join("changed.sif");
+    for _ in 0..4000 {
+        let mut file = good.clone();
+        for _ in 0..=random() % 3 {
+            let at = match random() % 3 {
+                0 => random() % 128,
+                1 => TABLE + random() % (4 * DESCRIPTOR),
+                _ => random() % file.len(),
+            };
+            match random() % 3 {
+                0 => file[at] ^= 1 << (random() % 8),
+                1 => file[at] = random() as u8,
+                _ => {
+                    let odd = ODD[random() % ODD.len()].to_le_bytes();
+                    let end = (at + 8).min(file.len());
+                    file[at..end].copy_from_slice(&odd[..end - at]);
+                }
+            }
+        }
+        if random() % 8 == 0 {
+            file.truncate(random() % file.len());
+        }
+        fs::write(&path, &file).unwrap();
+        match Sif::open(&path) {
+            Ok(sif) => {
+                read_all(&sif);
+                opened += 1;
+            }
+            Err(error) => {
+                assert!(!error.to_string().contains('\n'));
+                refused += 1;
+            }
+        }
+    }
+    assert!(opened > 100 && refused > 100, "{opened} opened, {refused} refused");
+}
