@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use isles_openpgp::Key;
 use isles_registry::web::{Validator, Web, Wish};
 use isles_spec::{Digest, Progress};
 use isles_store::{Memory, Store};
@@ -15,7 +16,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::compression;
 use super::error::{Error, Result};
-use super::openpgp::Key;
 use super::release::{Clock, LIMIT, Listed, Release};
 
 /// A list of packages may have this many bytes, decompressed; Debian's largest has 60 MB.

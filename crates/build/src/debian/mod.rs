@@ -9,14 +9,12 @@
 //! Specifications: Debian Policy 4.7, DebianRepository/Format (wiki.debian.org), deb(5), deb822(5).
 
 mod archive;
-mod cleartext;
 pub(crate) mod compression;
 mod configure;
 mod control;
 mod database;
 mod deb;
 mod error;
-mod openpgp;
 mod packages;
 mod release;
 mod resolve;

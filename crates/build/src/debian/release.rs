@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use isles_openpgp::{self as openpgp, Key, Verdict, cleartext};
 use isles_spec::time::parse_date;
 
-use super::cleartext;
 use super::control::field;
 use super::error::{Error, Result};
-use super::openpgp::{self, Key, Verdict};
 
 /// InRelease files may have this many bytes; Debian's have some 150 kB.
 pub const LIMIT: u64 = 16 << 20;

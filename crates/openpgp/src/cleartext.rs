@@ -3,7 +3,11 @@
 //! What is handed out is exactly what was signed. Anything before, between or after the framework's own
 //! lines is refused: readers that skipped over it have been fooled that way.
 
-use super::openpgp::{LIMIT, Malformed, Signature, signatures};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::bytes::{LIMIT, Malformed};
+use crate::signature::{Signature, signatures};
 
 const BEGIN: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
 const SIGNATURE: &str = "-----BEGIN PGP SIGNATURE-----";
@@ -112,4 +116,38 @@ pub fn armored<'a>(text: &'a str, kind: &str) -> Result<(Vec<u8>, &'a str), Malf
         }
     }
     Ok((packets, after))
+}
+
+/// Packets as text, without the checksum that nobody needs.
+pub fn armor(packets: &[u8], kind: &str) -> String {
+    let encoded = STANDARD.encode(packets);
+    let mut text = format!("-----BEGIN PGP {kind}-----\n\n");
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    text.push_str(&format!("-----END PGP {kind}-----"));
+    text
+}
+
+/// A text with the signature below it that `sign` makes of its canonical form. Lines of the text end with LF, and
+/// have no blanks before it.
+pub(crate) fn compose(text: &str, hash: &str, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+    let mut message = format!("{BEGIN}\nHash: {hash}\n\n");
+    let mut canonical = Vec::with_capacity(text.len() + 16);
+    for (n, line) in text.trim_end_matches('\n').split('\n').enumerate() {
+        if n > 0 {
+            canonical.extend_from_slice(b"\r\n");
+        }
+        canonical.extend_from_slice(line.trim_end_matches(['\r', ' ', '\t']).as_bytes());
+        if line.starts_with('-') {
+            message.push_str("- ");
+        }
+        message.push_str(line);
+        message.push('\n');
+    }
+    message + &armor(&sign(&canonical), "SIGNATURE")
 }
