@@ -13,11 +13,16 @@
 mod bytes;
 mod create;
 mod descriptor;
+mod dsse;
 mod edit;
 mod error;
 mod header;
+mod integrity;
 mod object;
+mod pem;
 mod read;
+mod sign;
+mod verify;
 
 pub use create::{NewSif, random_uuid};
 pub use descriptor::{
@@ -27,4 +32,7 @@ pub use edit::{Deletion, Editor};
 pub use error::{Error, Result};
 pub use header::{Arch, Header, NO_TIME};
 pub use object::NewObject;
+pub use pem::{PrivateKey, PublicKey, blocks as pem_blocks};
 pub use read::{Data, Sif, is_sif};
+pub use sign::{Selection, Signer, sign};
+pub use verify::{Checked, Kinds, Problem, Report, Trust, fingerprint_text, verify};

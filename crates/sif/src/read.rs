@@ -130,6 +130,12 @@ impl Sif {
         Ok(bytes)
     }
 
+    /// The groups that objects are in, in ascending order.
+    pub fn groups(&self) -> Vec<u32> {
+        let groups = self.objects.iter().map(|object| object.group).filter(|group| *group != 0);
+        groups.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
     /// The lowest ID of a group, which its members are counted from where they are signed.
     pub fn first_id(&self, group: u32) -> Option<u32> {
         self.of_group(group).map(|object| object.id).min()
