@@ -14,8 +14,9 @@ use isles_store::{FileKind, Merged};
 
 use super::BuildArguments;
 use super::bootstrap::bootstrap;
-use super::scripts::{self, Entry};
 use super::syntax::{Definition, Section, SectionKind, Stage};
+use super::tree::{self, Entry};
+use super::{labels, scripts};
 use crate::context::Context;
 use crate::copy::{Owner, Placement, copy};
 use crate::dockerfile::execute::place;
@@ -181,6 +182,10 @@ fn write(build: &Build<'_>, snapshot: &mut Snapshot, title: &str, entries: &[Ent
     let mut key = snapshot.key("files of the recipe", build);
     for entry in entries {
         match entry {
+            Entry::Folder { path, mode } => {
+                key.add("folder", path);
+                key.add("mode", mode.to_le_bytes());
+            }
             Entry::File { path, mode, text } => {
                 key.add("file", path);
                 key.add("mode", mode.to_le_bytes());
@@ -203,6 +208,12 @@ fn write(build: &Build<'_>, snapshot: &mut Snapshot, title: &str, entries: &[Ent
         let now = (build.seconds(), 0);
         for entry in entries {
             match entry {
+                Entry::Folder { path, mode } => {
+                    let path = upper.resolve(Path::new(path))?;
+                    if upper.kind(&path)?.is_none() {
+                        upper.directory(&path, root(*mode))?;
+                    }
+                }
                 Entry::File { path, mode, text } => {
                     let path = upper.resolve(Path::new(path))?;
                     upper.ensure_parents(&path, root(0o755))?;
@@ -210,6 +221,9 @@ fn write(build: &Build<'_>, snapshot: &mut Snapshot, title: &str, entries: &[Ent
                 }
                 Entry::Link { path, target } => {
                     let path = PathBuf::from(path.trim_start_matches('/'));
+                    if upper.kind(&path)?.is_some() {
+                        continue;
+                    }
                     upper.symlink(&path, root(0o777), target.as_ref(), now)?;
                 }
             }
@@ -220,10 +234,10 @@ fn write(build: &Build<'_>, snapshot: &mut Snapshot, title: &str, entries: &[Ent
 
 /// `/.singularity.d`, unless the base brought it.
 fn skeleton(recipe: &Recipe<'_>, snapshot: &mut Snapshot) -> Result<()> {
-    if snapshot.view(recipe.build.store)?.exists(Path::new(scripts::RUN)) {
+    if snapshot.view(recipe.build.store)?.exists(Path::new(tree::RUN)) {
         return Ok(());
     }
-    write(recipe.build, snapshot, "preparing /.singularity.d", &scripts::skeleton())
+    write(recipe.build, snapshot, "preparing /.singularity.d", &tree::skeleton())
 }
 
 /// One line of `%files`, found.
@@ -333,8 +347,8 @@ fn post(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<(
     argv.push(format!("{SCRIPTS}/post"));
     let mut env = snapshot.config.config.env.clone();
     for name in ["APPTAINER", "SINGULARITY"] {
-        env.push(format!("{name}_ENVIRONMENT={}", scripts::POST_ENVIRONMENT));
-        env.push(format!("{name}_LABELS={}", scripts::POST_LABELS));
+        env.push(format!("{name}_ENVIRONMENT={}", tree::POST_ENVIRONMENT));
+        env.push(format!("{name}_LABELS={}", tree::POST_LABELS));
     }
     let span = stage.place(SectionKind::Post).unwrap_or_default();
     let line = source.line_of(span.start);
@@ -359,35 +373,42 @@ fn post(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<(
 fn metadata(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<()> {
     let view = snapshot.view(recipe.build.store)?;
     let section = |kind| stage.text(kind).filter(|t: &String| !t.trim().is_empty());
-    let at = |name: &str| format!("{}/{name}", scripts::ROOT);
+    let at = |name: &str| format!("{}/{name}", tree::ROOT);
     let has_run = view.exists(Path::new(&at("runscript")));
     let mut entries = Vec::new();
     if !snapshot.config.config.env.iter().all(|e| e == DEFAULT_PATH) {
-        entries.push(scripts::image_environment(&snapshot.config.config.env));
+        entries.push(Entry::script(
+            at("env/10-docker2singularity.sh"),
+            scripts::image_environment(&snapshot.config.config.env),
+        ));
     }
     let environment = section(SectionKind::Environment);
-    entries.extend(environment.as_deref().map(scripts::environment));
+    entries.extend(
+        environment
+            .as_deref()
+            .map(|body| Entry::script(at("env/90-environment.sh"), format!("#!/bin/sh\n{body}"))),
+    );
     let runscript = section(SectionKind::Runscript);
     match &runscript {
-        Some(body) => entries.push(Entry::script(at("runscript"), scripts::of_section(body))),
+        Some(body) => entries.push(Entry::script(at("runscript"), scripts::of_section("", body))),
         None if has_run => {}
         None => entries.push(Entry::script(at("runscript"), scripts::of_command(&snapshot.config.config))),
     }
     for (kind, name) in [(SectionKind::Startscript, "startscript"), (SectionKind::Test, "test")] {
-        entries.extend(section(kind).map(|body| Entry::script(at(name), scripts::of_section(&body))));
+        entries.extend(section(kind).map(|body| Entry::script(at(name), scripts::of_section("", &body))));
     }
     entries.extend(section(SectionKind::Help).map(|body| Entry::text(at("runscript.help"), body)));
     entries.push(Entry::text(at("Singularity"), recipe.source.text()));
-    let mut labels = base_labels(&view);
-    labels.extend(snapshot.config.config.labels.clone());
-    labels.extend(scripts::labels(&read(&view, scripts::POST_LABELS)));
-    labels.extend(section(SectionKind::Labels).iter().flat_map(|body| scripts::labels(body)));
-    entries.push(scripts::labels_file(&labels));
-    let post_environment = !read(&view, scripts::POST_ENVIRONMENT).trim().is_empty();
-    snapshot.config.config.labels = labels;
+    let mut all = base_labels(&view);
+    all.extend(snapshot.config.config.labels.clone());
+    all.extend(labels::of_section(&read(&view, tree::POST_LABELS)));
+    all.extend(section(SectionKind::Labels).iter().flat_map(|body| labels::of_section(body)));
+    entries.push(Entry::text(at("labels.json"), labels::file(&all)));
+    let post_environment = read(&view, tree::POST_ENVIRONMENT).trim() != "#!/bin/sh";
+    snapshot.config.config.labels = all;
     // An image that was started by its own entrypoint still is, unless the recipe has something to say.
     if runscript.is_some() || environment.is_some() || post_environment || has_run {
-        snapshot.config.config.entrypoint = Some(vec![scripts::RUN.to_owned()]);
+        snapshot.config.config.entrypoint = Some(vec![tree::RUN.to_owned()]);
         snapshot.config.config.cmd = None;
     }
     write(recipe.build, snapshot, "writing /.singularity.d", &entries)
@@ -395,7 +416,10 @@ fn metadata(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Resu
 
 /// The labels that a base of the same kind brings.
 fn base_labels(view: &Merged) -> BTreeMap<String, String> {
-    serde_json::from_str(&read(view, &format!("{}/labels.json", scripts::ROOT))).unwrap_or_default()
+    let text = read(view, &format!("{}/labels.json", tree::ROOT));
+    let mut labels: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+    labels.retain(|name, _| !labels::is_of_build(name));
+    labels
 }
 
 /// A small file of the image; empty where there is none.
@@ -427,7 +451,7 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     let scratch = Scratch::new(build.store)?;
     let (upper, work_folder) = (scratch.folder("upper")?, scratch.folder("work")?);
     let root = StepRoot::Layers { lowers: &lowers, upper: &upper, work: &work_folder };
-    let mut step = Step::new(root, vec![format!("{}/actions/test", scripts::ROOT)]);
+    let mut step = Step::new(root, vec![format!("{}/actions/test", tree::ROOT)]);
     step.env = snapshot.config.config.env.clone();
     step.network = build.options.network.clone();
     step.host_ca |= build.options.host_ca;

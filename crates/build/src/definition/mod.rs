@@ -3,19 +3,24 @@
 //! [`syntax`] splits text into stages, header fields and sections and keeps all of it with positions;
 //! [`arguments`] replaces `{{ NAME }}` and reads the result again, because the language defines arguments
 //! as textual; [`lint`] names the traps. [`bootstrap`] makes what a stage begins with, [`execute`] the rest;
-//! [`scripts`] is what the image keeps of the file. Reference: Apptainer 1.5, by its behaviour.
+//! [`tree`] is what every image has below `/.singularity.d`, also one that is converted
+//! ([`singularity_tree`]), with the text of [`scripts`]. Reference: Apptainer 1.5, by its behaviour.
 
 pub mod arguments;
 pub mod bootstrap;
 pub mod execute;
+mod labels;
 pub mod lint;
 mod scripts;
 pub mod syntax;
+mod tree;
 
 use std::sync::Arc;
 
 pub use arguments::BuildArguments;
+pub use labels::Origin;
 pub use syntax::{Definition, FileCopy, Section, SectionKind, Stage};
+pub use tree::{Entry, singularity_tree};
 
 use crate::position::{Diagnostic, SourceText};
 

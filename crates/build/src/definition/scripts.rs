@@ -1,88 +1,123 @@
-//! What a definition file leaves in an image below `/.singularity.d`, where Apptainer looks for it: the names and
-//! the order in which the files are read are Apptainer's, the text is ours.
-//!
-//! The image starts by `/.singularity.d/actions/run`, which reads the environment and runs the runscript.
-
-use std::collections::BTreeMap;
+//! The text of the scripts below `/.singularity.d`: the names, the order in which they are read and what they do are
+//! Apptainer's, the text is ours.
 
 use isles_spec::image::ContainerConfig;
-
-pub const ROOT: &str = "/.singularity.d";
-/// What the image's ENTRYPOINT is.
-pub const RUN: &str = "/.singularity.d/actions/run";
-/// A `%post` may add lines here, which are read when the image runs.
-pub const POST_ENVIRONMENT: &str = "/.singularity.d/env/91-environment.sh";
-/// A `%post` may add `name value` lines here.
-pub const POST_LABELS: &str = "/.singularity.d/post-labels";
 
 const READ_ENVIRONMENT: &str = "for script in /.singularity.d/env/*.sh; do\n\
     \x20   if [ -f \"$script\" ]; then\n\
     \x20       . \"$script\"\n\
     \x20   fi\n\
     done\n\
-    unset script\n";
+    unset script\n\
+    app=\"${APPTAINER_APPNAME:-${SINGULARITY_APPNAME:-}}\"\n";
 
-/// The actions that the image knows: what each does after it has read the environment.
-fn action(name: &str) -> String {
-    let then = match name {
-        "run" => "exec /.singularity.d/runscript \"$@\"",
-        "start" => {
-            "if [ -x /.singularity.d/startscript ]; then\n    exec /.singularity.d/startscript \"$@\"\nfi"
-        }
-        "test" => "if [ -x /.singularity.d/test ]; then\n    exec /.singularity.d/test \"$@\"\nfi",
-        "shell" => "if [ -x /bin/bash ]; then\n    exec /bin/bash --norc \"$@\"\nfi\nexec /bin/sh \"$@\"",
-        _ => "exec \"$@\"",
+/// The actions that an image knows.
+pub const ACTIONS: [&str; 5] = ["exec", "run", "shell", "start", "test"];
+
+/// One of [`ACTIONS`]: what it does after it has read the environment.
+pub fn action(name: &str) -> String {
+    // The file of an app, the file of the image, and what is done where there is none.
+    let choose = |what: &str, file: &str, otherwise: &str| {
+        format!(
+            "if [ -n \"$app\" ]; then\n\
+             \x20   if [ -x \"/scif/apps/$app/scif/{file}\" ]; then\n\
+             \x20       exec \"/scif/apps/$app/scif/{file}\" \"$@\"\n\
+             \x20   fi\n\
+             \x20   echo \"no {what} for the app $app\" >&2\n\
+             \x20   exit 1\n\
+             fi\n\
+             if [ -x /.singularity.d/{file} ]; then\n\
+             \x20   exec /.singularity.d/{file} \"$@\"\n\
+             fi\n\
+             {otherwise}\n"
+        )
     };
-    format!("#!/bin/sh\n{READ_ENVIRONMENT}{then}\n")
+    let before = match name {
+        // Apptainer's process 1 of an instance waits for this.
+        "start" => "kill -CONT 1 2>/dev/null\n",
+        _ => "",
+    };
+    let then = match name {
+        "run" => choose("runscript", "runscript", "exec /bin/sh \"$@\""),
+        "start" => choose("startscript", "startscript", "exit 0"),
+        "test" => choose("test", "test", "exit 0"),
+        "shell" => "shell=\"${APPTAINER_SHELL:-${SINGULARITY_SHELL:-}}\"\n\
+            if [ -n \"$shell\" ] && [ -x \"$shell\" ]; then\n    exec \"$shell\" \"$@\"\nfi\n\
+            if [ -x /bin/bash ]; then\n    export SHELL=/bin/bash\n    exec /bin/bash --norc \"$@\"\nfi\n\
+            export SHELL=/bin/sh\n\
+            exec /bin/sh \"$@\"\n"
+            .to_owned(),
+        _ => "exec \"$@\"\n".to_owned(),
+    };
+    format!("#!/bin/sh\n{before}{READ_ENVIRONMENT}{then}")
 }
 
-/// A file or a link, with its absolute path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    File { path: String, mode: u32, text: String },
-    Link { path: String, target: &'static str },
-}
+/// `env/95-apps.sh`: finds the app that the caller chose, by either name.
+pub const CHOSEN_APP: &str = "#!/bin/sh\n\
+    app=\"${APPTAINER_APPNAME:-${SINGULARITY_APPNAME:-}}\"\n\
+    if [ -n \"$app\" ]; then\n\
+    \x20   if [ ! -d \"/scif/apps/$app\" ]; then\n\
+    \x20       echo \"the image has no app $app\" >&2\n\
+    \x20       exit 1\n\
+    \x20   fi\n\
+    \x20   APPTAINER_APPNAME=\"$app\" SINGULARITY_APPNAME=\"$app\"\n\
+    \x20   SCIF_APPS=/scif/apps SCIF_APPROOT=\"/scif/apps/$app\"\n\
+    \x20   export APPTAINER_APPNAME SINGULARITY_APPNAME SCIF_APPS SCIF_APPROOT\n\
+    \x20   PATH=\"/scif/apps/$app:$PATH\"\n\
+    \x20   if [ -d \"/scif/apps/$app/bin\" ]; then\n\
+    \x20       PATH=\"/scif/apps/$app/bin:$PATH\"\n\
+    \x20   fi\n\
+    \x20   if [ -d \"/scif/apps/$app/lib\" ]; then\n\
+    \x20       export LD_LIBRARY_PATH=\"/scif/apps/$app/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}\"\n\
+    \x20   fi\n\
+    \x20   for scif in 01-base 90-environment; do\n\
+    \x20       if [ -f \"/scif/apps/$app/scif/env/$scif.sh\" ]; then\n\
+    \x20           . \"/scif/apps/$app/scif/env/$scif.sh\"\n\
+    \x20       fi\n\
+    \x20   done\n\
+    \x20   unset scif\n\
+    \x20   export PATH\n\
+    fi\n\
+    unset app\n";
 
-impl Entry {
-    pub fn script(path: impl Into<String>, text: impl Into<String>) -> Entry {
-        Entry::File { path: path.into(), mode: 0o755, text: text.into() }
-    }
+/// `env/99-base.sh`: libraries that the runtime lends, and the prompt.
+pub const LIBRARIES: &str = "#!/bin/sh\n\
+    export LD_LIBRARY_PATH=\"${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs\"\n\
+    export PS1='Apptainer> '\n";
 
-    pub fn text(path: impl Into<String>, text: impl Into<String>) -> Entry {
-        Entry::File { path: path.into(), mode: 0o644, text: text.into() }
-    }
-}
+/// `env/99-runtimevars.sh`: what the caller asked for PATH, which counts last.
+pub const CALLERS_PATH: &str = "#!/bin/sh\n\
+    if [ -n \"${SING_USER_DEFINED_PREPEND_PATH:-}\" ]; then\n\
+    \x20   PATH=\"$SING_USER_DEFINED_PREPEND_PATH:$PATH\"\n\
+    fi\n\
+    if [ -n \"${SING_USER_DEFINED_APPEND_PATH:-}\" ]; then\n\
+    \x20   PATH=\"$PATH:$SING_USER_DEFINED_APPEND_PATH\"\n\
+    fi\n\
+    if [ -n \"${SING_USER_DEFINED_PATH:-}\" ]; then\n\
+    \x20   PATH=\"$SING_USER_DEFINED_PATH\"\n\
+    fi\n\
+    unset SING_USER_DEFINED_PREPEND_PATH SING_USER_DEFINED_APPEND_PATH SING_USER_DEFINED_PATH\n\
+    export PATH\n";
 
-/// What is there before `%post` runs, the same in every image.
-pub fn skeleton() -> Vec<Entry> {
-    let mut out: Vec<Entry> = ["exec", "run", "shell", "start", "test"]
-        .iter()
-        .map(|name| Entry::script(format!("{ROOT}/actions/{name}"), action(name)))
-        .collect();
-    out.push(Entry::script(POST_ENVIRONMENT, ""));
-    for (path, target) in [
-        ("/.exec", ".singularity.d/actions/exec"),
-        ("/.run", ".singularity.d/actions/run"),
-        ("/.shell", ".singularity.d/actions/shell"),
-        ("/.test", ".singularity.d/actions/test"),
-        ("/environment", ".singularity.d/env/90-environment.sh"),
-        ("/singularity", ".singularity.d/runscript"),
-    ] {
-        out.push(Entry::Link { path: path.to_owned(), target });
-    }
-    out
-}
-
-/// The image's own environment (ENV) as a script. What is set already wins, as it does with ENV.
-pub fn image_environment(env: &[String]) -> Entry {
+/// The image's own environment (ENV) as a script, `env/10-docker2singularity.sh`. What is set already wins, as it
+/// does with ENV; but PATH is the image's where Apptainer starts it, since there it would be the host's.
+pub fn image_environment(env: &[String]) -> String {
     let mut text = String::from("#!/bin/sh\n");
-    for (name, value) in env.iter().filter_map(|e| e.split_once('=')) {
+    for entry in env {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
         let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if plain && !name.starts_with(|c: char| c.is_ascii_digit()) {
-            text.push_str(&format!("export {name}=\"${{{name}:-{}}}\"\n", in_double_quotes(value)));
+        if !plain || name.starts_with(|c: char| c.is_ascii_digit()) {
+            continue;
         }
+        let value = in_double_quotes(value);
+        if name == "PATH" {
+            text.push_str(
+                "if [ -n \"${APPTAINER_CONTAINER:-${SINGULARITY_CONTAINER:-}}\" ]; then\n    PATH=\nfi\n",
+            );
+        }
+        text.push_str(&format!("export {name}=\"${{{name}:-{value}}}\"\n"));
     }
-    Entry::script(format!("{ROOT}/env/10-docker2singularity.sh"), text)
+    text
 }
 
 fn in_double_quotes(value: &str) -> String {
@@ -96,22 +131,25 @@ fn in_double_quotes(value: &str) -> String {
 }
 
 /// A word that the shell takes as it is.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// A section as a script: its own `#!` line stays, otherwise it is for /bin/sh.
-pub fn of_section(body: &str) -> String {
+/// A section as a script: its own `#!` line stays, otherwise it is for /bin/sh. Arguments beside the name of the
+/// section are the interpreter's.
+pub fn of_section(arguments: &str, body: &str) -> String {
     let text = body.trim_start_matches(['\n', '\r']);
-    if text.trim_start().starts_with("#!") {
-        return text.trim_start().to_owned();
-    }
-    format!("#!/bin/sh\n{text}")
-}
-
-/// `%environment` as a script.
-pub fn environment(body: &str) -> Entry {
-    Entry::script(format!("{ROOT}/env/90-environment.sh"), format!("#!/bin/sh\n{body}"))
+    let (interpreter, script) = match text.trim_start().strip_prefix("#!") {
+        Some(rest) => {
+            let (line, script) = rest.split_once('\n').unwrap_or((rest, ""));
+            (line.trim(), script)
+        }
+        None => ("/bin/sh", text),
+    };
+    let arguments = arguments.split('#').next().unwrap_or_default().trim();
+    let space = if arguments.is_empty() { "" } else { " " };
+    let end = if script.is_empty() || script.ends_with('\n') { "" } else { "\n" };
+    format!("#!{interpreter}{space}{arguments}\n{script}{end}")
 }
 
 /// The runscript of an image that has none: what its ENTRYPOINT and CMD say, where arguments take the place of
@@ -128,25 +166,6 @@ pub fn of_command(config: &ContainerConfig) -> String {
     let space = if entrypoint.is_empty() { "" } else { " " };
     out.push_str(&format!("exec{space}{entrypoint} \"$@\"\n"));
     out
-}
-
-/// `%labels`: a name, a blank, and the value.
-pub fn labels(body: &str) -> Vec<(String, String)> {
-    let line = |line: &str| {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            return None;
-        }
-        let (name, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        Some((name.to_owned(), value.trim().to_owned()))
-    };
-    body.lines().filter_map(line).collect()
-}
-
-/// All labels as the file that `inspect` reads.
-pub fn labels_file(labels: &BTreeMap<String, String>) -> Entry {
-    let text = serde_json::to_string_pretty(labels).unwrap_or_default();
-    Entry::text(format!("{ROOT}/labels.json"), text + "\n")
 }
 
 #[cfg(test)]
@@ -170,6 +189,8 @@ mod tests {
         let both = of_command(&config(Some(&["printf", "%s|"]), Some(&["it's", "a b"])));
         assert_eq!(sh(&both, &[]), "it's|a b|");
         assert_eq!(sh(&both, &["x"]), "x|");
+        let only_entrypoint = of_command(&config(Some(&["printf", "%s|", "$HOME"]), None));
+        assert_eq!(sh(&only_entrypoint, &["a b", "*"]), "$HOME|a b|*|", "words are no shell text");
         let only_cmd = of_command(&config(None, Some(&["echo", "hi"])));
         assert_eq!(sh(&only_cmd, &[]), "hi\n");
         assert_eq!(sh(&only_cmd, &["echo", "other"]), "other\n");
@@ -179,20 +200,54 @@ mod tests {
     #[test]
     fn the_environment_of_an_image_can_be_overridden() {
         let tricky = "a\"b$c`d\\e}f'g";
-        let Entry::File { text, .. } = image_environment(&[format!("T={tricky}"), "bad-name=x".into()])
-        else {
-            panic!()
-        };
-        assert_eq!(sh(&format!("unset T\n{text}\nprintf %s \"$T\""), &[]), tricky);
-        assert_eq!(sh(&format!("T=own\n{text}\nprintf %s \"$T\""), &[]), "own");
+        let text = image_environment(&[format!("T={tricky}"), "bad-name=x".into(), "PATH=/image".into()]);
+        let print = "printf '%s %s' \"$T\" \"$PATH\"";
+        let host = "PATH=/host; unset T APPTAINER_CONTAINER SINGULARITY_CONTAINER\n";
+        assert_eq!(sh(&format!("{host}{text}\n{print}"), &[]), format!("{tricky} /host"));
+        assert_eq!(sh(&format!("{host}T=own\n{text}\n{print}"), &[]), "own /host");
+        for name in ["APPTAINER", "SINGULARITY"] {
+            let inside = format!("{host}{name}_CONTAINER=/x.sif\n{text}\n{print}");
+            assert_eq!(sh(&inside, &[]), format!("{tricky} /image"));
+        }
         assert!(!text.contains("bad-name"));
     }
 
     #[test]
-    fn sections() {
-        assert_eq!(of_section("\n#!/usr/bin/python3\nprint(1)\n"), "#!/usr/bin/python3\nprint(1)\n");
-        assert_eq!(of_section("  echo\n"), "#!/bin/sh\n  echo\n");
-        let found = labels("# no\nAuthor  Ann B\nEmpty\n");
-        assert_eq!(found, [("Author".into(), "Ann B".into()), ("Empty".to_owned(), String::new())]);
+    fn sections_as_scripts() {
+        for (arguments, body, script) in [
+            ("", "\n#!/usr/bin/python3\nprint(1)\n", "#!/usr/bin/python3\nprint(1)\n"),
+            ("", "  echo\n", "#!/bin/sh\n  echo\n"),
+            ("", "  #!/bin/bash -e \necho", "#!/bin/bash -e\necho\n"),
+            ("-e # words", "echo\n", "#!/bin/sh -e\necho\n"),
+            ("", "#!/bin/true", "#!/bin/true\n"),
+        ] {
+            assert_eq!(of_section(arguments, body), script, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_callers_path_counts_last() {
+        let run = |set: &str| sh(&format!("PATH=/image\n{set}\n{CALLERS_PATH}\nprintf %s \"$PATH\""), &[]);
+        for (set, path) in [
+            ("", "/image"),
+            ("SING_USER_DEFINED_PREPEND_PATH=/a", "/a:/image"),
+            ("SING_USER_DEFINED_PREPEND_PATH=/a SING_USER_DEFINED_APPEND_PATH=/b", "/a:/image:/b"),
+            ("SING_USER_DEFINED_APPEND_PATH=/b SING_USER_DEFINED_PATH=/c", "/c"),
+        ] {
+            assert_eq!(run(set), path, "{set}");
+        }
+        let libraries = |set: &str| sh(&format!("{set}\n{LIBRARIES}\nprintf %s \"$LD_LIBRARY_PATH\""), &[]);
+        assert_eq!(libraries("unset LD_LIBRARY_PATH"), "/.singularity.d/libs");
+        assert_eq!(libraries("LD_LIBRARY_PATH=/own"), "/own:/.singularity.d/libs");
+    }
+
+    #[test]
+    fn every_script_is_one_that_a_shell_reads() {
+        let mut texts: Vec<String> = ACTIONS.iter().map(|name| action(name)).collect();
+        texts.extend([CHOSEN_APP, LIBRARIES, CALLERS_PATH].map(str::to_owned));
+        for text in texts {
+            let out = Command::new("/bin/sh").args(["-n", "-c", &text]).output().unwrap();
+            assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+        }
     }
 }
