@@ -45,7 +45,7 @@ struct Counts {
 }
 
 /// Everything that stays the same in one push.
-struct Push<'a> {
+pub(crate) struct Push<'a> {
     repository: &'a Repository<'a>,
     store: &'a Store,
     lease: &'a Lease,
@@ -54,6 +54,8 @@ struct Push<'a> {
     /// Repositories of the same registry that should have a blob.
     sources: HashMap<Digest, Vec<String>>,
     counts: Counts,
+    /// A blob that is no blob of the store's.
+    file: Option<(&'a Digest, &'a File)>,
 }
 
 /// A blob that the registry must have before the manifest.
@@ -89,6 +91,7 @@ impl Client {
             connections: self.options.connections,
             sources: sources(store, target)?,
             counts: Counts::default(),
+            file: None,
         };
         let target = target.normalized();
         let sent = match whole_index(store, name, platform)? {
@@ -147,6 +150,20 @@ fn sources(store: &Store, target: &Reference) -> Result<HashMap<Digest, Vec<Stri
         }
     }
     Ok(found)
+}
+
+impl<'a> Push<'a> {
+    /// A push of blobs of the store, and of one in a file.
+    pub fn of_file(
+        repository: &'a Repository<'a>,
+        store: &'a Store,
+        lease: &'a Lease,
+        file: (&'a Digest, &'a File),
+        progress: &'a dyn Progress,
+    ) -> Push<'a> {
+        let (sources, counts) = (HashMap::new(), Counts::default());
+        Push { repository, store, lease, progress, connections: 1, sources, counts, file: Some(file) }
+    }
 }
 
 impl Push<'_> {
@@ -252,7 +269,7 @@ impl Push<'_> {
     }
 
     /// Sees to it that the registry has a blob.
-    fn blob(&self, blob: &Descriptor) -> Result<()> {
+    pub fn blob(&self, blob: &Descriptor) -> Result<()> {
         self.lease.hold(&blob.digest)?;
         let id = self.progress.begin(blob.digest.short(), Some(blob.size));
         let result = self.offer(blob, id);
@@ -324,7 +341,14 @@ impl Push<'_> {
         scope: &Scope,
         id: u64,
     ) -> Result<()> {
-        let file = self.store.open_blob(&blob.digest)?;
+        let own;
+        let file = match self.file {
+            Some((digest, file)) if *digest == blob.digest => file,
+            _ => {
+                own = self.store.open_blob(&blob.digest)?;
+                &own
+            }
+        };
         let counter = AtomicU64::new(0);
         let mut session = session;
         let mut sent = 0;
@@ -337,7 +361,7 @@ impl Push<'_> {
                     self.start(object, scope)?
                 }
             };
-            let outcome = self.send(&file, blob, &place, sent, object, scope, &|n| {
+            let outcome = self.send(file, blob, &place, sent, object, scope, &|n| {
                 // A repeated part is no progress.
                 let now = counter.load(Ordering::Relaxed);
                 if n > now {
@@ -443,7 +467,7 @@ impl Push<'_> {
     }
 
     /// Sends a manifest or an index under a name.
-    fn document(&self, kind: &str, bytes: &[u8], target: &Reference) -> Result<Descriptor> {
+    pub fn document(&self, kind: &str, bytes: &[u8], target: &Reference) -> Result<Descriptor> {
         let object = object_name(target);
         let scope = Scope::of(&self.repository.name, "pull,push");
         let url = self.repository.url(&format!("manifests/{}", manifest_name(target)))?;
