@@ -53,6 +53,8 @@ pub enum Command {
     Completion(commands::completion::Args),
     Man(commands::man::Args),
     Oci(Box<commands::oci::Args>),
+    #[command(visible_alias = "singularity")]
+    Apptainer(commands::apptainer::Args),
     Version(commands::version::Args),
 }
 
@@ -81,6 +83,7 @@ impl Command {
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
             Command::Man(args) => commands::man::cmd_man(cx, args),
             Command::Oci(args) => commands::oci::cmd_oci(cx, args),
+            Command::Apptainer(args) => commands::apptainer::cmd_apptainer(cx, args),
             Command::Version(args) => commands::version::cmd_version(cx, args),
         }
     }
@@ -94,6 +97,9 @@ pub const OWN_FAILURE: u8 = 125;
 
 /// Runs the program with `argv` and says how it ended.
 pub fn main(mut argv: Vec<OsString>) -> ExitCode {
+    if argv.first().is_some_and(|name| isles_apptainer::is_name(name.as_ref())) {
+        return commands::apptainer::main(&Context::new(Ui::new(false), None), argv);
+    }
     if let Some(command) = argv.first().and_then(|name| personality(name.as_ref())) {
         argv.insert(1, command.into());
     }

@@ -1,0 +1,24 @@
+//! The names `apptainer` and `singularity`: the command line of Apptainer, over Isles.
+//!
+//! A door: it reads arguments and variables as Apptainer 1.4 does ([`parse`], [`variables`]), translates them into a
+//! [`isles_spec::Workload`], and calls the engine, the builder, the store and the registry. It starts no process and
+//! mounts nothing. Programs that call `singularity` (cwltool, Galaxy, Snakemake, Nextflow, spython, Slurm scripts) read
+//! its exit codes and the prefixes of its messages ([`talk`]), so these are kept to the letter.
+//!
+//! The tables of flags are the documentation: `--help` prints them.
+
+// Until the commands that use them are here.
+#![allow(dead_code)]
+
+mod command;
+mod commands;
+mod failure;
+mod flag;
+mod global;
+mod help;
+mod parse;
+mod program;
+mod talk;
+mod variables;
+
+pub use program::{Host, VERSION, is_name, main};
