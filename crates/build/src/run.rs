@@ -196,6 +196,7 @@ impl StepMount<'_> {
                 destination: target.clone(),
                 kind: MountKind::Tmpfs { size: *size, mode: None, options: Vec::new() },
                 read_only: false,
+                optional: false,
             }),
             StepMount::Secret { target, variable, file, mode, owner } => {
                 let bytes = std::fs::read(file).map_err(Error::io("read the secret", file))?;
@@ -298,7 +299,7 @@ fn bind(destination: PathBuf, source: PathBuf, read_only: bool) -> Mount {
         propagation: Propagation::default(),
         recursive_read_only: false,
     };
-    Mount { destination, kind, read_only }
+    Mount { destination, kind, read_only, optional: false }
 }
 
 /// Gives the root of an upper directory what the root below has, since it is the one that shows.

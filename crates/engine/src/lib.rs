@@ -9,6 +9,7 @@ mod devices;
 mod engine;
 mod error;
 mod hosts;
+pub mod image_file;
 mod name;
 mod namespaces;
 mod plan;

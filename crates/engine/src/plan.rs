@@ -82,6 +82,7 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         }
         Isolation::None => return Err(Error::impossible("no isolation", "a container is always isolated")),
     }
+    refuse_what_is_not_there_yet(workload)?;
     let security = &workload.security;
     // As with docker, an empty one is none.
     let spec = workload.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&image.user);
@@ -162,6 +163,28 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         gate: Gate::default(),
     };
     Ok(Planned { setup, limits: needs_group.then_some(limits) })
+}
+
+fn refuse_what_is_not_there_yet(workload: &Workload) -> Result<()> {
+    let usual = Workload::default();
+    for (asked, what) in [
+        (workload.writable != usual.writable, "another place for what is written"),
+        (!workload.overlays.is_empty(), "an overlay"),
+        (workload.run_as != usual.run_as, "running as the caller"),
+        (workload.system != usual.system, "another choice of system files"),
+        (workload.bare_env, "a bare environment"),
+        (!workload.working_dir_else.is_empty(), "a second working directory"),
+        (workload.keep_descriptors, "keeping descriptors"),
+        (workload.keep_umask, "keeping the umask"),
+        (workload.keep_session, "staying in the session"),
+        (workload.security.capabilities != usual.security.capabilities, "another set of capabilities"),
+        (workload.mounts.iter().any(|mount| mount.optional), "an optional mount"),
+    ] {
+        if asked {
+            return Err(Error::impossible(what, "the engine does not do that yet"));
+        }
+    }
+    Ok(())
 }
 
 /// Docker's default set, changed as the caller wishes. A user who is not root has only those that were asked
@@ -331,6 +354,12 @@ fn user_mount(wish: &isles_spec::Mount) -> Result<Mount> {
             }
             (tmpfs(*size, *mode, &rest), None)
         }
+        MountKind::File { .. } | MountKind::Image { .. } => {
+            return Err(Error::impossible(
+                format!("a file at {}", destination.display()),
+                "only folders and files of the host are mounted yet",
+            ));
+        }
         MountKind::Volume { name, .. } => {
             let shown = name.as_deref().unwrap_or("without a name");
             return Err(Error::impossible(
@@ -457,14 +486,15 @@ mod tests {
         assert!(capabilities(&Workload { security, ..Default::default() }, true).is_err());
     }
 
+    fn wish(destination: &str, kind: MountKind) -> isles_spec::Mount {
+        isles_spec::Mount { destination: destination.into(), kind, read_only: false, optional: false }
+    }
+
     #[test]
     fn tmpfs_options() {
-        let wish = isles_spec::Mount {
-            destination: "run/x/..".into(),
-            kind: MountKind::Tmpfs { size: Some(5), mode: Some(0o700), options: words("exec ro huge=never") },
-            read_only: false,
-        };
-        let mount = user_mount(&wish).unwrap();
+        let kind =
+            MountKind::Tmpfs { size: Some(5), mode: Some(0o700), options: words("exec ro huge=never") };
+        let mount = user_mount(&wish("run/x/..", kind)).unwrap();
         assert_eq!(mount.destination, Path::new("/run"));
         assert!(mount.flags.nosuid && mount.flags.nodev && !mount.flags.noexec && mount.flags.read_only);
         let MountSource::Filesystem { options, .. } = mount.source else { panic!("not a file system") };
@@ -475,7 +505,7 @@ mod tests {
     #[test]
     fn mounts_that_are_refused() {
         let refused = |destination: &str, kind: MountKind| {
-            let wish = isles_spec::Mount { destination: destination.into(), kind, read_only: false };
+            let wish = wish(destination, kind);
             user_mount(&wish).unwrap_err().to_string()
         };
         let tmpfs = || MountKind::Tmpfs { size: None, mode: None, options: vec![] };

@@ -7,7 +7,7 @@ use isles_sandbox::setup::RootFs;
 use isles_sandbox::signals::Signals;
 use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{NetworkMode, Root, Workload};
+use isles_spec::{ImageFile, NetworkMode, Root, Workload};
 use isles_store::{Container, Image, Merged};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -28,6 +28,8 @@ const PATIENCE: u32 = 3;
 pub struct Foreground<'a> {
     /// The image of [`Root::Image`].
     pub image: Option<&'a Image>,
+    /// The file of [`Root::File`], where the caller has opened it already: what was checked is then what is mounted.
+    pub file: Option<&'a std::fs::File>,
     /// Told the ID when the container is there, before its program starts.
     pub created: &'a dyn Fn(&str) -> io::Result<()>,
     /// Told what went on differently from what was asked for.
@@ -78,7 +80,7 @@ impl Engine {
             image_id: foreground.image.map(|image| image.id().clone()),
             image: match &workload.root {
                 Root::Image { name, .. } => name.clone(),
-                Root::Directory(path) => path.display().to_string(),
+                Root::Directory(path) | Root::File(ImageFile { path, .. }) => path.display().to_string(),
             },
             command,
             created: now(),
@@ -125,6 +127,12 @@ impl Engine {
         let (root, view) = match (&workload.root, foreground.image) {
             (Root::Directory(path), _) => {
                 (RootFs::Directory(path.clone()), Merged::open(std::slice::from_ref(path), ownership)?)
+            }
+            (Root::File(image), _) => {
+                return Err(Error::impossible(
+                    format!("the image '{}'", image.path.display()),
+                    "files are not mounted yet",
+                ));
             }
             (Root::Image { name, .. }, None) => {
                 return Err(Error::impossible(format!("image {name}"), "it was not looked up"));

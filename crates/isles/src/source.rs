@@ -6,7 +6,7 @@ use std::path::Path;
 
 use isles_build::{BuildOptions, Built, image_of_recipe, image_of_suite};
 use isles_engine::Engine;
-use isles_spec::{Platform, PullPolicy, Reference, Source};
+use isles_spec::{OnDisk, Platform, PullPolicy, Reference, Source};
 use isles_store::{Image, Imported, Lease, Store};
 
 use crate::commands::build::{failure, lint};
@@ -33,6 +33,28 @@ pub struct Acquired {
     _lease: Option<Lease>,
 }
 
+/// What a word of the command line leads to, where it is a path.
+pub fn look(word: &str) -> OnDisk {
+    let path = Path::new(word);
+    let Ok(found) = path.metadata() else { return OnDisk::Nothing };
+    let has = |name: &str| path.join(name).symlink_metadata().is_ok();
+    if found.is_dir() && has(".singularity.d") {
+        // Its own recipe lies in it.
+        return OnDisk::Tree;
+    }
+    if isles_build::is_recipe(path) {
+        return OnDisk::Recipe;
+    }
+    if found.is_dir() && ["bin", "usr", "etc"].iter().any(|name| has(name)) {
+        return OnDisk::Tree;
+    }
+    if found.is_file() && isles_engine::image_file::detect(path).is_some() {
+        OnDisk::ImageFile
+    } else {
+        OnDisk::Other
+    }
+}
+
 /// Brings the image of `source` into the store, where it is not there already.
 pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Result<Acquired, Failure> {
     let store = engine.store();
@@ -55,6 +77,14 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
                 found.retain(|(_, names)| names.iter().any(|n| goes_by(n, tag)));
             }
             (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
+        }
+        Source::File(_) | Source::Tree(_) => {
+            return Err(Failure::new(format!("'{name}' is no image of the store"))
+                .with_hint("`isles run` mounts it as it is"));
+        }
+        Source::Instance(_) => {
+            return Err(Failure::new(format!("'{name}' is no image"))
+                .with_hint("instances are joined by `singularity exec` and `singularity shell`"));
         }
         Source::Recipe(_) | Source::Debian(_) => {
             let built = build(cx, engine, source, wishes)?;

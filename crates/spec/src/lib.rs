@@ -25,8 +25,9 @@ pub use error::{Error, Hint, Result};
 pub use platform::Platform;
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;
-pub use source::Source;
+pub use source::{OnDisk, Source};
 pub use workload::{
-    Device, IdMapping, Isolation, Mount, MountKind, NamespaceMode, NetworkMode, Propagation, PullPolicy,
-    Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, UserNamespace, Workload,
+    CapabilityBase, Device, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount, MountKind,
+    NamespaceMode, NetworkMode, Overlay, Propagation, PullPolicy, Resources, RestartPolicy, Rlimit, Root,
+    RunAs, SeccompChoice, Security, SystemFiles, SystemMount, UserNamespace, Workload, Writable,
 };

@@ -83,7 +83,7 @@ impl Mount {
             }
             Some(name) => MountKind::Volume { name: Some(volume_name(name)?), copy_up },
         };
-        Ok(Mount { destination, kind, read_only })
+        Ok(Mount { destination, kind, read_only, optional: false })
     }
 
     /// Reads `type=bind,source=…,target=…[,…]` as docker's `--mount` has it. A missing host path is an
@@ -158,7 +158,7 @@ impl Mount {
             "tmpfs" => return Err(bad("a tmpfs has no source")),
             other => return Err(bad(&format!("invalid mount type: {other}"))),
         };
-        Ok(Mount { destination, kind, read_only })
+        Ok(Mount { destination, kind, read_only, optional: false })
     }
 
     /// Reads `DESTINATION[:OPTIONS]` as docker's `--tmpfs` has it.
@@ -201,7 +201,8 @@ impl Mount {
                 _ => return Err(bad(&format!("invalid tmpfs option [\"{option}\"]"))),
             }
         }
-        Ok(Mount { destination, kind: MountKind::Tmpfs { size, mode, options }, read_only })
+        let kind = MountKind::Tmpfs { size, mode, options };
+        Ok(Mount { destination, kind, read_only, optional: false })
     }
 }
 

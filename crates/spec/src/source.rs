@@ -1,4 +1,5 @@
-//! What `isles run SOURCE` may be given: a name, an image on disk, a recipe, or a Debian suite.
+//! What `isles run SOURCE` may be given: a name, an image on disk, a recipe, or a Debian suite. Singularity's spellings
+//! are the same words; only `instance://` is its own.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,9 +21,32 @@ pub enum Source {
     DockerArchive { path: PathBuf, name: Option<String> },
     /// A Dockerfile, a definition file, or a folder that holds one.
     Recipe(PathBuf),
+    /// A file with a file system in it: SIF, squashfs or ext3.
+    File(PathBuf),
+    /// A folder that is a root file system, which Singularity calls a sandbox.
+    Tree(PathBuf),
+    /// `instance://NAME`: what runs already.
+    Instance(String),
     /// `debian://SUITE[?include=a,b&variant=minbase&mirror=URL]`.
     Debian(DebianSuite),
 }
+
+/// What a word leads to that could be a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisk {
+    Nothing,
+    /// A Dockerfile, a definition file, or a folder that holds one.
+    Recipe,
+    /// A file with a file system in it.
+    ImageFile,
+    /// A folder with a root file system.
+    Tree,
+    /// Something else.
+    Other,
+}
+
+/// Endings that only image files have.
+const IMAGE_ENDINGS: [&str; 4] = [".sif", ".sqfs", ".squashfs", ".sqsh"];
 
 /// A Debian release to bootstrap, and what to put into it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,9 +61,9 @@ pub struct DebianSuite {
 }
 
 impl Source {
-    /// Reads a spelling. Whether a plain word is a name or a recipe on disk depends on the disk, so the
-    /// caller says what it found: `is_recipe` is asked for words that could be a path.
-    pub fn parse(text: &str, is_recipe: impl Fn(&str) -> bool) -> Result<Self> {
+    /// Reads a spelling. Whether a plain word is a name or something on disk depends on the disk, so the caller says what
+    /// it found: `look` is asked for words that could be a path.
+    pub fn parse(text: &str, look: impl Fn(&str) -> OnDisk) -> Result<Self> {
         if let Some(rest) = text.strip_prefix("debian://") {
             return DebianSuite::parse(rest).map(Source::Debian);
         }
@@ -58,20 +82,46 @@ impl Source {
             let (path, tag) = path_and_tag(rest)?;
             return Ok(Source::OciLayout { path, tag });
         }
+        if let Some(name) = text.strip_prefix("instance://") {
+            let fine = !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+            return if fine {
+                Ok(Source::Instance(name.to_owned()))
+            } else {
+                Err(Error::new(format!("invalid name of an instance: '{name}'"))
+                    .with_hint("it has letters, digits, '-', '.' and '_'"))
+            };
+        }
         if let Some(scheme) = text.split_once("://").map(|(s, _)| s).filter(|s| *s != "docker") {
-            return Err(Error::new(format!("unknown kind of source '{scheme}://'"))
-                .with_hint("known are docker:// and debian://, and oci:, oci-archive: and docker-archive:"));
+            return Err(Error::new(format!("unknown kind of source '{scheme}://'")).with_hint(
+                "known are docker://, debian:// and instance://, and oci:, oci-archive: and docker-archive:",
+            ));
         }
         let looks_like_path = text.starts_with(['/', '.', '~'])
             || text.ends_with(".def")
             || text.ends_with("Dockerfile")
             || text.ends_with("Containerfile");
-        if is_recipe(text) && (looks_like_path || Reference::parse(text).is_err() || text.contains('/')) {
-            return Ok(Source::Recipe(PathBuf::from(text)));
+        let is_image = IMAGE_ENDINGS.iter().any(|ending| text.ends_with(ending));
+        if looks_like_path || is_image || Reference::parse(text).is_err() || text.contains('/') {
+            match look(text) {
+                OnDisk::Recipe => return Ok(Source::Recipe(PathBuf::from(text))),
+                OnDisk::ImageFile => return Ok(Source::File(PathBuf::from(text))),
+                OnDisk::Tree => return Ok(Source::Tree(PathBuf::from(text))),
+                OnDisk::Nothing if is_image => {
+                    return Err(Error::new(format!("no image at '{text}'"))
+                        .with_hint("a word with this ending is a file with a file system in it"));
+                }
+                OnDisk::Other if is_image => {
+                    return Err(Error::new(format!("'{text}' is no image"))
+                        .with_hint("files of SIF, squashfs and ext3 are known by how they begin"));
+                }
+                OnDisk::Nothing | OnDisk::Other => {}
+            }
         }
         if looks_like_path {
-            return Err(Error::new(format!("no recipe at '{text}'")).with_hint(
-                "a recipe is a Dockerfile, a Containerfile, a *.def file, or a folder that holds one",
+            return Err(Error::new(format!("no recipe and no image at '{text}'")).with_hint(
+                "a recipe is a Dockerfile, a Containerfile, a *.def file, or a folder that holds one; an image is a \
+                 file of SIF, squashfs or ext3, or a folder with a root file system",
             ));
         }
         if text.starts_with("sha256:") {
@@ -150,7 +200,8 @@ impl fmt::Display for Source {
             Source::OciLayout { path, tag } => tagged(f, "oci", path, tag),
             Source::OciArchive { path, tag } => tagged(f, "oci-archive", path, tag),
             Source::DockerArchive { path, name } => tagged(f, "docker-archive", path, name),
-            Source::Recipe(path) => write!(f, "{}", path.display()),
+            Source::Recipe(path) | Source::File(path) | Source::Tree(path) => write!(f, "{}", path.display()),
+            Source::Instance(name) => write!(f, "instance://{name}"),
             Source::Debian(d) => write!(f, "debian://{}", d.suite),
         }
     }
@@ -162,7 +213,13 @@ mod tests {
 
     #[test]
     fn spellings() {
-        let on_disk = |s: &str| matches!(s, "x.def" | "./app" | "app" | "dir/app" | "Dockerfile");
+        let on_disk = |s: &str| match s {
+            "x.def" | "./app" | "app" | "dir/app" | "Dockerfile" => OnDisk::Recipe,
+            "x.sif" | "./image" | "dir/x.img" => OnDisk::ImageFile,
+            "./tree" | "tree" | "dir/tree" => OnDisk::Tree,
+            "./other" | "other.sif" => OnDisk::Other,
+            _ => OnDisk::Nothing,
+        };
         let parse = |s: &str| Source::parse(s, on_disk).unwrap();
         assert!(matches!(parse("debian"), Source::Name(_)));
         assert!(matches!(parse("docker://debian:12"), Source::Name(_)));
@@ -171,6 +228,13 @@ mod tests {
         assert!(matches!(parse("dir/app"), Source::Recipe(_)));
         assert!(matches!(parse("x.def"), Source::Recipe(_)));
         assert!(matches!(parse("Dockerfile"), Source::Recipe(_)));
+        for file in ["x.sif", "./image", "dir/x.img"] {
+            assert_eq!(parse(file), Source::File(file.into()));
+        }
+        assert_eq!(parse("./tree"), Source::Tree("./tree".into()));
+        assert_eq!(parse("dir/tree"), Source::Tree("dir/tree".into()));
+        assert!(matches!(parse("tree"), Source::Name(_)), "a bare word is an image in a registry");
+        assert_eq!(parse("instance://web-1"), Source::Instance("web-1".into()));
         assert_eq!(parse("oci:/a/b:t"), Source::OciLayout { path: "/a/b".into(), tag: Some("t".into()) });
         assert_eq!(parse("oci:/a:1/b"), Source::OciLayout { path: "/a:1/b".into(), tag: None });
         assert_eq!(
@@ -186,6 +250,11 @@ mod tests {
             "nothere.def",
             "./nothere",
             "ftp://x",
+            "nothere.sif",
+            "other.sif",
+            "./other",
+            "instance://",
+            "instance://../x",
             "oci:",
             "debian://",
             "debian://../x",

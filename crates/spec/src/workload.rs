@@ -62,6 +62,25 @@ pub struct Workload {
     pub platform: Option<Platform>,
     /// Run as the caller in the current folder, with it and the home visible (`--here`).
     pub here: bool,
+    /// Where what is written to the root goes.
+    pub writable: Writable,
+    /// Further layers between the root and what is written, bottom first.
+    pub overlays: Vec<Overlay>,
+    /// How a file with a file system in it is mounted.
+    pub image_mount: ImageMount,
+    pub run_as: RunAs,
+    /// Which file systems of the kernel's, and which files of /etc, the container has.
+    pub system: SystemFiles,
+    /// The environment is `env` and nothing else: neither the image's, nor PATH, HOME and HOSTNAME of ours.
+    pub bare_env: bool,
+    /// Further folders to start in, tried in this order, where the one before is not there or shut.
+    pub working_dir_else: Vec<PathBuf>,
+    /// The caller's open descriptors above 2 stay open, such as the one in `PMI_FD`.
+    pub keep_descriptors: bool,
+    /// The caller's umask rather than 022.
+    pub keep_umask: bool,
+    /// Stay in the caller's session and process group, so that the caller's terminal is the program's as well.
+    pub keep_session: bool,
 }
 
 /// The root file system of a workload.
@@ -70,8 +89,122 @@ pub struct Workload {
 pub enum Root {
     /// An image in the store: the digest of its manifest, and how the caller named it.
     Image { manifest: Digest, name: String },
-    /// A folder that is used as it is, without a writable layer over it.
+    /// A folder; it is used as it is, without a writable layer over it, where [`Workload::writable`] says nothing else.
     Directory(PathBuf),
+    /// A file that holds the file system.
+    File(ImageFile),
+}
+
+/// A file system in a file: all of it, or a part such as a partition of a SIF file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFile {
+    pub path: PathBuf,
+    pub kind: FileSystemKind,
+    /// Bytes before it.
+    #[serde(default)]
+    pub offset: u64,
+    /// Bytes of it; up to the end of the file where not given.
+    #[serde(default)]
+    pub size: Option<u64>,
+}
+
+/// A kind of file system that images are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSystemKind {
+    Squashfs,
+    /// ext2, ext3 or ext4.
+    Ext,
+}
+
+/// How a file system in a file gets into the container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageMount {
+    /// Root: by the kernel, where it can, else as others. Others: by our own server.
+    #[default]
+    Auto,
+    /// By the kernel, on a loop device: for root.
+    Kernel,
+    /// By a server in the process that stays with the container (FUSE).
+    Fuse,
+    /// Unpacked into the store first.
+    Unpack,
+}
+
+impl ImageMount {
+    /// The words by which people choose.
+    pub const WORDS: [&str; 4] = ["auto", "kernel", "fuse", "unpack"];
+
+    /// Reads one of [`ImageMount::WORDS`].
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(match text {
+            "auto" => ImageMount::Auto,
+            "kernel" => ImageMount::Kernel,
+            "fuse" => ImageMount::Fuse,
+            "unpack" => ImageMount::Unpack,
+            _ => {
+                return Err(Error::new(format!("unknown way to mount an image: '{text}'"))
+                    .with_hint(format!("known are {}", ImageMount::WORDS.join(", "))));
+            }
+        })
+    }
+}
+
+/// Where what a container writes to its root goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Writable {
+    /// An image: into a layer of the container's own, in the store. A folder: into that folder.
+    #[default]
+    Usual,
+    /// Into memory, and away with the container. Bytes; half the memory where not given.
+    Memory { size: Option<u64> },
+    /// Nowhere: the root is read-only. Missing places of mounts are made all the same, and seen by the container only.
+    Nowhere,
+    /// Into the folders `upper` and `work` of this folder, which stays.
+    Folder(PathBuf),
+}
+
+/// A layer over the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlay {
+    /// A folder; of one that has a folder `upper`, as [`Writable::Folder`] leaves it, that one.
+    Folder(PathBuf),
+    File(ImageFile),
+}
+
+/// Who the process of a workload is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunAs {
+    /// [`Workload::user`], or whom the image names.
+    #[default]
+    Image,
+    /// The caller, with their IDs and groups; who that is, is not looked up in the image.
+    Caller,
+}
+
+/// The file systems of the kernel's in a container, and the engine's own files in /etc.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SystemFiles {
+    pub dev: SystemMount,
+    pub proc: SystemMount,
+    pub sys: SystemMount,
+    /// Leave /etc/hosts, /etc/hostname and /etc/resolv.conf to the image and to [`Workload::mounts`].
+    pub bare_etc: bool,
+}
+
+/// Whether a file system of the kernel's is the container's own, the host's with all that is mounted there, or missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SystemMount {
+    #[default]
+    New,
+    Host,
+    None,
 }
 
 impl Default for Root {
@@ -87,6 +220,9 @@ pub struct Mount {
     pub destination: PathBuf,
     pub kind: MountKind,
     pub read_only: bool,
+    /// Where it cannot be mounted, there is a warning instead of an error.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// What stands behind a [`Mount`].
@@ -113,6 +249,10 @@ pub enum MountKind {
         /// Further options as mount(8) knows them: `noexec`, `nosuid`, `uid=5`.
         options: Vec<String>,
     },
+    /// A file that is written for the container: passwd(5), resolv.conf(5).
+    File { text: String, mode: u32 },
+    /// A file or folder of an image file.
+    Image { image: ImageFile, inside: PathBuf },
 }
 
 /// How mounts made later cross a bind mount (mount_namespaces(7)).
@@ -287,6 +427,8 @@ pub struct IdMapping {
 #[serde(default)]
 pub struct Security {
     pub privileged: bool,
+    /// What `cap_add` and `cap_drop` start from.
+    pub capabilities: CapabilityBase,
     /// Names with or without `CAP_`, upper or lower case, or `ALL`.
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
@@ -295,6 +437,19 @@ pub struct Security {
     pub seccomp: SeccompChoice,
     /// Leave /proc and /sys unmasked (`systempaths=unconfined`).
     pub unmask_system_paths: bool,
+}
+
+/// The capabilities of a workload before some are added or dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapabilityBase {
+    /// Docker's for root, and none in effect for others.
+    #[default]
+    Container,
+    /// All that root of this user namespace has, and none in effect for others.
+    Caller,
+    /// None, not even to be had by a set-uid program.
+    None,
 }
 
 /// Which system calls are allowed.
@@ -356,7 +511,15 @@ mod tests {
                 destination: "/data".into(),
                 kind: MountKind::Tmpfs { size: Some(1), mode: None, options: vec![] },
                 read_only: false,
+                optional: false,
             }],
+            overlays: vec![Overlay::File(ImageFile {
+                path: "/x.sqfs".into(),
+                kind: FileSystemKind::Squashfs,
+                offset: 1,
+                size: None,
+            })],
+            writable: Writable::Memory { size: Some(1) },
             restart: RestartPolicy::OnFailure { max_retries: Some(3) },
             ..Default::default()
         };
@@ -373,6 +536,15 @@ mod tests {
         for bad in ["", "nofile", "nofile=", "nofile=2:1", "bogus=1", "nofile=x", "nofile=-1:5"] {
             assert!(Rlimit::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn ways_to_mount_an_image() {
+        for word in ImageMount::WORDS {
+            let way = ImageMount::parse(word).unwrap();
+            assert_eq!(serde_json::to_string(&way).unwrap(), format!("\"{word}\""));
+        }
+        assert!(ImageMount::parse("loop").is_err());
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     // Where the image is gone meanwhile, only what the caller said is known.
     let image = match &w.root {
         Root::Image { manifest, .. } => engine.store().image(manifest).ok(),
-        Root::Directory(_) => None,
+        Root::Directory(_) | Root::File(_) => None,
     };
     let config = image.map(|image| image.config.config).unwrap_or_default();
     let own_entrypoint = w.entrypoint.is_some();
@@ -230,6 +230,8 @@ fn mount(mount: &Mount) -> Value {
         MountKind::Bind { source, .. } => ("bind", source.display().to_string()),
         MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
         MountKind::Volume { name, .. } => ("volume", name.clone().unwrap_or_default()),
+        MountKind::File { .. } => ("file", String::new()),
+        MountKind::Image { image, .. } => ("image", image.path.display().to_string()),
     };
     json!({"Type": kind, "Source": source, "Destination": mount.destination, "RW": !mount.read_only})
 }

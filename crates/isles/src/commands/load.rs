@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use isles_spec::Source;
+use isles_spec::{OnDisk, Source};
 use isles_store::{Imported, Lease, Store};
 
 use crate::context::Context;
@@ -57,7 +57,7 @@ fn from(store: &Store, lease: &Lease, input: &str, bars: &Bars) -> Result<Vec<Im
         let (dir, name) = layout_and_name(rest);
         return Ok(store.import_oci_dir(lease, dir, name, bars)?);
     }
-    let path = match Source::parse(input, |_| true) {
+    let path = match Source::parse(input, |_| OnDisk::Recipe) {
         Ok(Source::OciArchive { path, tag: None } | Source::DockerArchive { path, name: None }) => path,
         Ok(Source::OciArchive { .. } | Source::DockerArchive { .. }) => {
             return Err(Failure::new(format!("'{input}' names one image of an archive, and all are loaded"))

@@ -239,7 +239,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                 Failure::new("nothing to run: there is no SOURCE")
                     .with_hint("for example `isles run debian:bookworm`; `isles run --help` shows all kinds")
             })?;
-            let source = Source::parse(source, |path| isles_build::is_recipe(Path::new(path)))?;
+            let source = Source::parse(source, source::look)?;
             let found = source::acquire(cx, &engine, &source, &wishes(args)?)?;
             workload.root =
                 Root::Image { manifest: found.image.manifest_digest.clone(), name: found.name.clone() };
@@ -251,6 +251,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         &workload,
         &Foreground {
             image: image.as_ref().map(|found| &found.image),
+            file: None,
             created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
             warn: &|text| cx.ui.warning(text),
         },

@@ -1,0 +1,107 @@
+//! Files with a file system in them: what they hold, by how they begin, and the part of the file that it is.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use isles_spec::{FileSystemKind, ImageFile};
+
+use crate::error::{Error, Result};
+
+/// The superblock of ext2 and its heirs is 1024 bytes in; its magic number 56 bytes into that (ext4's `super.rst`).
+const EXT_MAGIC_AT: usize = 1024 + 56;
+const EXT_MAGIC: [u8; 2] = [0x53, 0xef];
+const SQUASHFS_MAGIC: [u8; 4] = *b"hsqs";
+/// `SIF_MAGIC` follows the launch line of 32 bytes.
+const SIF_MAGIC_AT: usize = 32;
+const SIF_MAGIC: &[u8] = b"SIF_MAGIC\0";
+const HEAD: usize = EXT_MAGIC_AT + EXT_MAGIC.len();
+
+/// How a file begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Sif,
+    Bare(FileSystemKind),
+}
+
+/// Opens a file to look at and to mount: a pipe or a device of that name is not waited for.
+pub fn open(path: &Path) -> Result<File> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path);
+    let file = file.map_err(|e| Error::file("open the image", path, e))?;
+    let found = file.metadata().map_err(|e| Error::file("look at the image", path, e))?;
+    if !found.is_file() {
+        return Err(Error::file("open the image", path, io::Error::other("it is no regular file")));
+    }
+    Ok(file)
+}
+
+/// What a file holds; `None` where it is nothing that can be mounted.
+pub fn detect(path: &Path) -> Option<Form> {
+    form(&open(path).ok()?).ok()?
+}
+
+/// What an open file holds.
+pub fn form(file: &File) -> io::Result<Option<Form>> {
+    let mut head = [0u8; HEAD];
+    let mut have = 0;
+    while have < HEAD {
+        match file.read_at(&mut head[have..], have as u64) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let has = |at: usize, magic: &[u8]| head[at..].starts_with(magic);
+    Ok(if has(SIF_MAGIC_AT, SIF_MAGIC) {
+        Some(Form::Sif)
+    } else if has(0, &SQUASHFS_MAGIC) {
+        Some(Form::Bare(FileSystemKind::Squashfs))
+    } else if has(EXT_MAGIC_AT, &EXT_MAGIC) {
+        Some(Form::Bare(FileSystemKind::Ext))
+    } else {
+        None
+    })
+}
+
+/// The file system of a bare image; of a SIF file the caller knows the partition.
+pub fn bare(path: &Path, file: &File) -> Result<ImageFile> {
+    match form(file).map_err(|e| Error::file("read the image", path, e))? {
+        Some(Form::Bare(kind)) => Ok(ImageFile { path: path.to_owned(), kind, offset: 0, size: None }),
+        Some(Form::Sif) => Err(Error::impossible(
+            format!("the image '{}'", path.display()),
+            "its partition was not looked up",
+        )),
+        None => Err(isles_spec::Error::new(format!("'{}' is no image", path.display()))
+            .with_hint("files of SIF, squashfs and ext3 are known by how they begin")
+            .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_how_they_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let at = |at: usize, magic: &[u8]| [vec![0; at], magic.to_vec()].concat();
+        for (bytes, expected) in [
+            (at(0, b"hsqs"), Some(Form::Bare(FileSystemKind::Squashfs))),
+            (at(EXT_MAGIC_AT, &EXT_MAGIC), Some(Form::Bare(FileSystemKind::Ext))),
+            (at(SIF_MAGIC_AT, SIF_MAGIC), Some(Form::Sif)),
+            (at(0, b"hsq"), None),
+            (at(EXT_MAGIC_AT, &EXT_MAGIC[..1]), None),
+            (Vec::new(), None),
+            (vec![b'x'; 5000], None),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(detect(&path), expected);
+        }
+        assert_eq!(detect(dir.path()), None);
+        assert!(bare(&path, &open(&path).unwrap()).is_err());
+    }
+}
