@@ -10,14 +10,20 @@
 // Until the commands that use them are here.
 #![allow(dead_code)]
 
+mod action_flags;
+mod bind;
+mod caller;
 mod command;
 mod commands;
+mod environment;
 mod failure;
 mod flag;
 mod global;
 mod help;
+mod identity_files;
 mod parse;
 mod program;
+mod script;
 mod talk;
 mod variables;
 
