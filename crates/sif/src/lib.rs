@@ -17,6 +17,7 @@ mod dsse;
 mod edit;
 mod error;
 mod header;
+mod inspection;
 mod integrity;
 mod object;
 mod pem;
@@ -31,6 +32,7 @@ pub use descriptor::{
 pub use edit::{Deletion, Editor};
 pub use error::{Error, Result};
 pub use header::{Arch, Header, NO_TIME};
+pub use inspection::{App, Attributes, INSPECTION, Inspection, OCI_CONFIG, Root};
 pub use object::NewObject;
 pub use pem::{PrivateKey, PublicKey, blocks as pem_blocks};
 pub use read::{Data, Sif, is_sif};

@@ -60,6 +60,11 @@ pub enum Error {
     /// Something valid that this store does not handle.
     #[error("{object}: {what} is not supported")]
     Unsupported { object: String, what: String },
+    #[error(transparent)]
+    Sif(#[from] isles_sif::Error),
+    /// The file system in `object`, or one that was to be made there.
+    #[error("{object}: {source}")]
+    Squashfs { object: String, source: isles_squashfs::Error },
     #[error("the store at {root} has version {found}, this program knows {known}")]
     Version { root: String, found: String, known: u32 },
 }
@@ -135,6 +140,7 @@ impl Hint for Error {
                 "`isles verify --repair` finds and removes what is damaged; then pull the image again".into()
             }
             Error::Limit { .. } => "the limit protects against hostile images".into(),
+            Error::Sif(e) => return e.hint(),
             Error::Version { .. } => "use the version of isles that made the store, or another --root".into(),
             _ => return None,
         };

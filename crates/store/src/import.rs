@@ -268,7 +268,7 @@ impl Import<'_> {
     }
 
     fn docker_image(&self, image: &DockerImage, files: &Files) -> Result<Imported> {
-        let find = |name: &str| {
+        let find = |name: &str| -> Result<Vec<u8>> {
             let mut path = Vec::new();
             crate::dirs::clean(name.as_bytes(), &mut path).map_err(|reason| Error::document(name, reason))?;
             Ok(files.follow(&path).to_vec())

@@ -1,0 +1,97 @@
+//! OCI-SIF: a SIF file whose objects are an OCI index and the blobs that it names. Layers may be archives, as
+//! everywhere, or squashfs images of one layer each (SingularityCE 4).
+
+use std::io::{Read, Seek, SeekFrom};
+
+use isles_sif::{Extra, Kind, Object, Sif};
+use isles_spec::image::{ImageConfig, Index, Manifest, media_type};
+use isles_spec::{Digest, Quiet, Reference};
+
+use super::archive::Meaning;
+use super::import::squashfs;
+use crate::hash::Hasher;
+use crate::{Error, Image, Lease, NewImage, Result, Store};
+
+const SQUASHFS_LAYER: &str = "application/vnd.sylabs.image.layer.v1.squashfs";
+
+impl Store {
+    pub(super) fn import_oci_sif(&self, lease: &Lease, sif: &Sif, refs: &[Reference]) -> Result<Image> {
+        let root = sif.of_kind(Kind::OciRootIndex).next().ok_or_else(|| super::import::no_root(sif))?;
+        let limit = self.limits().document as u64;
+        let index: Index = serde_json::from_slice(&sif.read(root, limit)?)
+            .map_err(|e| Error::document(format!("the index in {}", sif.name()), e))?;
+        let [described] = index.manifests.as_slice() else {
+            let reason = format!("its index names {} images, and one is read", index.manifests.len());
+            return Err(Error::document(sif.name(), reason));
+        };
+        let bytes = self.document_in(sif, &described.digest)?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|e| Error::document(&described.digest, e))?;
+        let config_bytes = self.document_in(sif, &manifest.config.digest)?;
+        let mut config: ImageConfig =
+            serde_json::from_slice(&config_bytes).map_err(|e| Error::document(&manifest.config.digest, e))?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            let reason = "it has not as many layers as diff IDs";
+            return Err(Error::document(&described.digest, reason));
+        }
+        let mut layers = Vec::with_capacity(manifest.layers.len());
+        let mut is_same = true;
+        for (n, layer) in manifest.layers.iter().enumerate() {
+            let object = blob_in(sif, &layer.digest)?;
+            if layer.media_type == SQUASHFS_LAYER {
+                self.check_blob(sif, object, &layer.digest)?;
+                let image = squashfs(sif.file(), object.offset, object.size, sif.name())?;
+                let made = self.layer_of_squashfs(lease, &image, object.size, Meaning::Layer, sif.name())?;
+                config.rootfs.diff_ids[n] = made.diff_id;
+                layers.push(made.blob);
+                is_same = false;
+            } else {
+                let mut open = |offset: u64| -> std::io::Result<Box<dyn Read + '_>> {
+                    let mut data = sif.reader(object);
+                    data.seek(SeekFrom::Start(offset))?;
+                    Ok(Box::new(data))
+                };
+                self.ingest_layer(lease, layer, &config.rootfs.diff_ids[n], &mut open, &Quiet)?;
+                layers.push(layer.clone());
+            }
+        }
+        if !is_same {
+            return self.assemble(lease, &config, &layers, refs);
+        }
+        self.put_expected(lease, &manifest.config.digest, &config_bytes)?;
+        let media_type = Some(described.media_type.as_str()).filter(|kind| media_type::is_manifest(kind));
+        self.put_image(lease, &NewImage { manifest: &bytes, media_type, refs, ..NewImage::default() })
+    }
+
+    /// A small blob in the file, checked.
+    fn document_in(&self, sif: &Sif, digest: &Digest) -> Result<Vec<u8>> {
+        let object = blob_in(sif, digest)?;
+        self.check_blob(sif, object, digest)?;
+        Ok(sif.read(object, self.limits().document as u64)?)
+    }
+
+    fn check_blob(&self, sif: &Sif, object: &Object, expected: &Digest) -> Result<()> {
+        let mut hasher = Hasher::new(expected.algorithm());
+        let mut data = sif.reader(object);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let n = data.read(&mut buffer);
+            match n.map_err(|source| Error::Io { doing: "read", object: sif.name().to_owned(), source })? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+        let actual = hasher.finish();
+        if actual == *expected {
+            return Ok(());
+        }
+        let object = format!("object {} of {}", object.id, sif.name());
+        Err(Error::WrongDigest { object, expected: expected.clone(), actual })
+    }
+}
+
+fn blob_in<'a>(sif: &'a Sif, digest: &Digest) -> Result<&'a Object> {
+    let wanted = digest.to_string();
+    let found = sif.of_kind(Kind::OciBlob).find(|o| matches!(&o.extra, Extra::OciDigest(d) if *d == wanted));
+    found.ok_or_else(|| Error::document(sif.name(), format!("blob {digest} is not in it")))
+}
