@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use isles_spec::{OnDisk, Source};
-use isles_store::{Imported, Lease, Store};
+use isles_sif::{Sif, is_sif};
+use isles_spec::{OnDisk, Reference, Source};
+use isles_store::{Imported, Lease, SifSource, Store};
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -16,12 +17,16 @@ use crate::ui::progress::Bars;
 #[command(after_help = "Examples:
   isles load -i app.tar
   docker save app | isles load
-  isles load -i oci:layout:1.0")]
+  isles load -i oci:layout:1.0
+  isles load -i app.sif --tag app:1.0")]
 pub struct Args {
     /// Read this archive or OCI layout folder (also written oci:DIR[:TAG]) instead of standard input; may be
-    /// compressed with gzip or zstd.
+    /// compressed with gzip or zstd. A SIF file gives one image.
     #[arg(short, long, value_name = "FILE")]
     input: Option<String>,
+    /// A name for the image of a SIF file, which has none of its own.
+    #[arg(long, value_name = "NAME[:TAG]", requires = "input")]
+    tag: Vec<Reference>,
     /// Print only names and IDs, no progress.
     #[arg(short, long)]
     quiet: bool,
@@ -33,7 +38,7 @@ pub fn cmd_load(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let lease = store.lease()?;
     let bars = Bars::new(&cx.ui.quieter(args.quiet));
     let images = match args.input.as_deref() {
-        Some(input) => from(store, &lease, input, &bars)?,
+        Some(input) => from(store, &lease, input, &args.tag, &bars)?,
         None if io::stdin().is_terminal() => {
             return Err(Failure::new("standard input is a terminal, which holds no image")
                 .with_hint("name a file with -i, or redirect standard input"));
@@ -52,8 +57,19 @@ pub fn cmd_load(cx: &Context, args: &Args) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
-fn from(store: &Store, lease: &Lease, input: &str, bars: &Bars) -> Result<Vec<Imported>, Failure> {
+fn from(
+    store: &Store,
+    lease: &Lease,
+    input: &str,
+    tags: &[Reference],
+    bars: &Bars,
+) -> Result<Vec<Imported>, Failure> {
+    let no_tags = || match tags {
+        [] => Ok(()),
+        _ => Err(Failure::new("--tag is for SIF files; the images of archives bring their names")),
+    };
     if let Some(rest) = input.strip_prefix("oci:") {
+        no_tags()?;
         let (dir, name) = layout_and_name(rest);
         return Ok(store.import_oci_dir(lease, dir, name, bars)?);
     }
@@ -63,8 +79,15 @@ fn from(store: &Store, lease: &Lease, input: &str, bars: &Bars) -> Result<Vec<Im
             return Err(Failure::new(format!("'{input}' names one image of an archive, and all are loaded"))
                 .with_hint("leave the name away, or unpack the archive and use oci:DIR:TAG"));
         }
-        _ => input.into(),
+        _ => PathBuf::from(input),
     };
+    if path.is_file() && is_sif(&open(&path)?).unwrap_or(false) {
+        let names: Vec<Reference> = tags.iter().map(Reference::normalized).collect();
+        let sif = Sif::open(&path).map_err(isles_store::Error::from)?;
+        let image = store.import_sif(lease, SifSource::Sif(&sif), &names, bars)?;
+        return Ok(vec![(image, names)]);
+    }
+    no_tags()?;
     if path.is_dir() {
         return Ok(store.import_oci_dir(lease, &path, None, bars)?);
     }

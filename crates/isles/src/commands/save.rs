@@ -6,6 +6,9 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use isles_build::definition::Origin;
+use isles_build::{SifOptions, write_sif};
+use isles_spec::time::parse_rfc3339;
 use isles_spec::{Digest, Platform, Reference};
 use isles_store::{ExportFormat, Image, Lease, Store};
 
@@ -18,7 +21,8 @@ use crate::ui::progress::Bars;
 #[command(after_help = "Examples:
   isles save -o app.tar app:1.0
   isles save app:1.0 | ssh host docker load
-  isles save --format oci-dir -o layout app:1.0")]
+  isles save --format oci-dir -o layout app:1.0
+  isles save --format sif -o app.sif app:1.0")]
 pub struct Args {
     /// Names or IDs.
     #[arg(value_name = "IMAGE", required = true)]
@@ -42,6 +46,8 @@ enum Kind {
     OciArchive,
     /// A folder with an OCI layout; other images in it stay.
     OciDir,
+    /// A SIF file of one image, for Apptainer and Singularity.
+    Sif,
 }
 
 type Chosen = Vec<(Image, Vec<Reference>)>;
@@ -53,6 +59,12 @@ pub fn cmd_save(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let images = choose(store, &lease, args)?;
     let bars = Bars::new(&cx.ui);
     match (args.format, &args.output) {
+        (Kind::Sif, Some(file)) => sif(store, &images, file)?,
+        (Kind::Sif, None) => {
+            return Err(
+                Failure::new("a SIF file cannot be written to standard output").with_hint("name it with -o")
+            );
+        }
         (Kind::OciDir, Some(dir)) => store.export_oci_dir(&images, dir, &bars)?,
         (Kind::OciDir, None) => {
             return Err(
@@ -77,8 +89,22 @@ pub fn cmd_save(cx: &Context, args: &Args) -> Result<Code, Failure> {
 fn format(kind: Kind) -> ExportFormat {
     match kind {
         Kind::OciArchive => ExportFormat::OciArchive,
-        Kind::DockerArchive | Kind::OciDir => ExportFormat::DockerArchive,
+        Kind::DockerArchive | Kind::OciDir | Kind::Sif => ExportFormat::DockerArchive,
     }
+}
+
+/// The one image as a SIF file, whose content depends on the image alone.
+fn sif(store: &Store, images: &Chosen, file: &Path) -> Result<(), Failure> {
+    let [(image, names)] = images.as_slice() else {
+        return Err(Failure::new(format!("a SIF file holds one image, not {}", images.len())));
+    };
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let created = image.config.created.as_deref().and_then(parse_rfc3339);
+    let name = names.first().map_or_else(|| image.id().to_string(), |name| name.familiar().to_string());
+    let origin = Origin::of_image("docker", &name, epoch.or(created).unwrap_or(0));
+    let options = SifOptions { origin, latest: epoch, ..SifOptions::default() };
+    write_sif(store, image, &options, file)?;
+    Ok(())
 }
 
 /// The images, each once with the names that were given for it, held against collection.

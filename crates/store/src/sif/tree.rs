@@ -127,7 +127,10 @@ impl<'a> Overlaid<'a> {
 impl Tree for Overlaid<'_> {
     fn root(&mut self) -> io::Result<Node> {
         let stat = self.merged.lstat(Path::new("/")).map_err(io::Error::other)?;
-        self.node_of(b"", b"", &stat)
+        let mut node = self.node_of(b"", b"", &stat)?;
+        // Layers without an entry for it have the time at which they were unpacked here.
+        node.mtime = self.time;
+        Ok(node)
     }
 
     fn children(&mut self, path: &[u8]) -> io::Result<Vec<Node>> {
