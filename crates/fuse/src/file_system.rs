@@ -21,8 +21,9 @@ pub trait FileSystem: Send + Sync {
     /// The target of a symbolic link.
     fn read_link(&self, file: u64) -> Result<Vec<u8>>;
 
-    /// All names of a folder but `.` and `..`.
-    fn read_dir(&self, folder: u64) -> Result<Vec<DirEntry>>;
+    /// Hands the names of a folder but `.` and `..` to `take`, until that says `false`. `cursor` is 0 for the beginning, or
+    /// the [`DirEntry::next`] of the entry after which to go on.
+    fn read_dir(&self, folder: u64, cursor: u64, take: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()>;
 
     /// Whether any file has extended attributes. Where none has, the kernel asks once and never again.
     fn has_xattrs(&self) -> bool {
@@ -93,6 +94,8 @@ pub struct DirEntry {
     pub file: u64,
     pub inode: u64,
     pub kind: FileKind,
+    /// Where the entries behind this one begin; never 0.
+    pub next: u64,
 }
 
 /// What statfs(2) says.

@@ -4,7 +4,7 @@
 //! The one idea: what cannot change is asked for once. Names, their absence, attributes, links, listings and pages may
 //! be kept for ever; files are opened without asking; what the kernel could ask again is answered in a way that makes
 //! it not ask again. So the server holds no table of open files and no counts of what the kernel remembers, and its
-//! threads share nothing but the last few listings.
+//! threads share nothing but the file system.
 //!
 //! It mounts nothing: whoever has mounted gives it the descriptor of `/dev/fuse`. The process that serves must never
 //! touch the mount, or it would wait for itself.

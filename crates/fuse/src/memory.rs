@@ -86,14 +86,15 @@ impl FileSystem for Memory {
         if node.kind == FileKind::Symlink { Ok(node.data.clone()) } else { Err(Errno::INVAL) }
     }
 
-    fn read_dir(&self, folder: u64) -> Result<Vec<DirEntry>> {
-        let names = self.folder(folder)?.names.iter();
-        names
-            .map(|(name, file)| {
-                let kind = self.node(*file)?.kind;
-                Ok(DirEntry { name: name.clone(), file: *file, inode: file + 100, kind })
-            })
-            .collect()
+    fn read_dir(&self, folder: u64, cursor: u64, take: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()> {
+        let names = self.folder(folder)?.names.iter().zip(1..);
+        for ((name, file), next) in names.skip(usize::try_from(cursor).unwrap_or(usize::MAX)) {
+            let kind = self.node(*file)?.kind;
+            if !take(&DirEntry { name: name.clone(), file: *file, inode: file + 100, kind, next }) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn has_xattrs(&self) -> bool {

@@ -1,19 +1,16 @@
 //! One answer for each request.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::{Errno, Result};
 
-use crate::file_system::{Attributes, DirEntry, FileKind, FileSystem};
+use crate::file_system::{DirEntry, FileKind, FileSystem};
 use crate::message::{
     FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, LEAST_MINOR, MAJOR, MINOR, MOST, ROOT, Request, feature, opcode,
 };
 use crate::reply::{Reply, dirent_size};
 
 const PAGE: usize = 4096;
-/// The kernel reads a folder in pieces; so many folders are remembered from one piece to the next.
-const LISTINGS: usize = 8;
 /// The longest name that a path may have (`NAME_MAX`).
 const NAME: usize = 255;
 
@@ -32,12 +29,11 @@ pub struct Server<F> {
     file_system: F,
     /// Features of INIT that both sides know.
     agreed: AtomicU32,
-    listings: Mutex<Vec<(u64, Arc<Vec<DirEntry>>)>>,
 }
 
 impl<F: FileSystem> Server<F> {
     pub fn new(file_system: F) -> Self {
-        Server { file_system, agreed: AtomicU32::new(0), listings: Mutex::default() }
+        Server { file_system, agreed: AtomicU32::new(0) }
     }
 
     pub fn file_system(&self) -> &F {
@@ -205,47 +201,42 @@ impl<F: FileSystem> Server<F> {
         Ok(())
     }
 
+    /// The first two offsets are those behind `.` and `..`, the others cursors of the file system, moved up by two.
     fn read_dir(&self, request: &Request<'_>, plus: bool, reply: &mut Reply) -> Result<()> {
         let folder = self.file(request.node)?;
         let (offset, size) = piece(request)?;
         let size = size.min(MOST);
-        let listing = self.listing(folder, offset == 0)?;
-        let own = self.file_system.attributes(folder)?.inode;
-        let first = usize::try_from(offset).unwrap_or(usize::MAX);
-        let itself = [&b"."[..], b".."].into_iter().map(|name| (name, own, FileKind::Dir, None));
-        let others = listing.iter().map(|e| (&e.name[..], e.inode, e.kind, Some(e.file)));
-        for (at, (name, inode, kind, file)) in itself.chain(others).enumerate().skip(first) {
-            if name.len() > NAME {
-                return Err(Errno::IO);
+        let own = self.file_system.attributes(folder)?;
+        if own.kind != FileKind::Dir {
+            return Err(Errno::NOTDIR);
+        }
+        for (name, next) in [(&b"."[..], 1), (b"..", 2)] {
+            if offset < next {
+                if reply.len() + dirent_size(name, plus) > size {
+                    return Ok(());
+                }
+                // The kernel has these two.
+                if plus {
+                    reply.entry(None);
+                }
+                reply.dirent(own.inode, next, FileKind::Dir, name);
             }
-            if reply.len() + dirent_size(name, plus) > size {
-                break;
+        }
+        let mut odd = false;
+        self.file_system.read_dir(folder, offset.saturating_sub(2), &mut |entry: &DirEntry| {
+            odd = entry.name.len() > NAME || entry.next.checked_add(2).is_none();
+            if odd || reply.len() + dirent_size(&entry.name, plus) > size {
+                return false;
             }
             if plus {
                 // A file that cannot be looked at is found out when it is looked for.
-                let found: Option<(u64, Attributes)> = file
-                    .and_then(|file| Some((self.node(file).ok()?, self.file_system.attributes(file).ok()?)));
-                reply.entry(found.as_ref().map(|(node, attributes)| (*node, attributes)));
+                let attributes = self.file_system.attributes(entry.file).ok();
+                reply.entry(self.node(entry.file).ok().zip(attributes.as_ref()));
             }
-            reply.dirent(inode, at as u64 + 1, kind, name);
-        }
-        Ok(())
-    }
-
-    /// The names of a folder, from memory where a reader goes on with it.
-    fn listing(&self, folder: u64, begins: bool) -> Result<Arc<Vec<DirEntry>>> {
-        let lock = || self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        if !begins && let Some((_, known)) = lock().iter().find(|(of, _)| *of == folder) {
-            return Ok(known.clone());
-        }
-        let listing = Arc::new(self.file_system.read_dir(folder)?);
-        let mut listings = lock();
-        listings.retain(|(of, _)| *of != folder);
-        if listings.len() >= LISTINGS {
-            listings.remove(0);
-        }
-        listings.push((folder, listing.clone()));
-        Ok(listing)
+            reply.dirent(entry.inode, entry.next + 2, entry.kind, &entry.name);
+            true
+        })?;
+        if odd { Err(Errno::IO) } else { Ok(()) }
     }
 }
 
