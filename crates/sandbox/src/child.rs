@@ -21,6 +21,8 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) const LEN: usize = 9;
+    /// Set in the first byte of what did not end the start.
+    pub(crate) const WARNING: u8 = 0x80;
 
     pub(crate) fn bytes(self) -> [u8; Failure::LEN] {
         let (e, i) = (self.errno.to_le_bytes(), self.index.to_le_bytes());
@@ -29,7 +31,7 @@ impl Failure {
 
     pub(crate) fn from_bytes(b: &[u8; Failure::LEN]) -> Self {
         Failure {
-            step: Step::from_byte(b[0]),
+            step: Step::from_byte(b[0] & !Failure::WARNING),
             errno: i32::from_le_bytes([b[1], b[2], b[3], b[4]]),
             index: u32::from_le_bytes([b[5], b[6], b[7], b[8]]),
         }
@@ -78,6 +80,8 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     if plan.parent_helps() {
         wait_for_go(ends)?;
     }
+    // Early as well: what a server in the parent serves would be waited for when that is gone.
+    die_with_parent(plan, ends)?;
     ids(plan)?;
     time(plan)?;
     if let Some(score) = &plan.oom {
@@ -117,7 +121,10 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     if plan.new_mount {
         let root = root::mount(plan)?;
         for (index, mount) in plan.mounts.iter().enumerate() {
-            root::place(plan, root.0, mount, index)?;
+            match root::place(plan, root.0, mount, index) {
+                Err(failure) if mount.optional => warn(ends, failure),
+                other => other?,
+            }
         }
         dev::devices(plan, root.0)?;
         root::sysctls(plan)?;
@@ -140,20 +147,15 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         unsafe { libc::umask(mask) };
     }
     user(plan)?;
+    // Again, because the change of user clears it.
+    die_with_parent(plan, ends)?;
     working_directory(plan)?;
-    if plan.setup.die_with_parent {
-        // After the change of user, which clears it. The parent may be gone already: then nobody reads reports.
-        p::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).at(Step::Prepare)?;
-        let mut poll = libc::pollfd { fd: ends.report, events: 0, revents: 0 };
-        // SAFETY: the structure lives.
-        if unsafe { libc::poll(&mut poll, 1, 0) } > 0 && poll.revents & libc::POLLERR != 0 {
-            p::exit(125);
-        }
-    }
     if plan.process.init {
         crate::init::become_init(plan, ends.report);
     }
-    p::close_on_exec_from(3 + plan.setup.stdio.further.len() as u32).at(Step::Streams)?;
+    if !plan.process.keep_descriptors {
+        p::close_on_exec_from(3 + plan.setup.stdio.further.len() as u32).at(Step::Streams)?;
+    }
     if plan.process.no_new_privileges {
         p::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).at(Step::NoNewPrivileges)?;
     }
@@ -168,6 +170,26 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         filters(plan, ends)?;
     }
     exec(plan)
+}
+
+fn die_with_parent(plan: &Plan<'_>, ends: &Ends) -> Done {
+    if plan.setup.die_with_parent {
+        p::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).at(Step::Prepare)?;
+        // The parent may be gone already: then nobody reads reports.
+        let mut poll = libc::pollfd { fd: ends.report, events: 0, revents: 0 };
+        // SAFETY: the structure lives.
+        if unsafe { libc::poll(&mut poll, 1, 0) } > 0 && poll.revents & libc::POLLERR != 0 {
+            p::exit(125);
+        }
+    }
+    Ok(())
+}
+
+/// Reports what goes on all the same.
+fn warn(ends: &Ends, failure: Failure) {
+    let mut bytes = failure.bytes();
+    bytes[0] |= Failure::WARNING;
+    let _ = sys::write_all(ends.report, &bytes);
 }
 
 fn wait_for_go(ends: &Ends) -> Done {
@@ -317,10 +339,21 @@ fn scheduling(plan: &Plan<'_>) -> Done {
 }
 
 fn working_directory(plan: &Plan<'_>) -> Done {
-    let cwd = &plan.cwd;
+    let mut entered = enter_directory(plan, &plan.cwd, plan.process.create_cwd);
+    for other in &plan.cwd_else {
+        if entered.is_ok() {
+            break;
+        }
+        // The first one is the one to tell of.
+        entered = enter_directory(plan, other, false).or(entered);
+    }
+    entered
+}
+
+fn enter_directory(plan: &Plan<'_>, cwd: &CStr, create: bool) -> Done {
     match sys::chdir(cwd) {
         Ok(()) => {}
-        Err(Errno(libc::ENOENT)) if plan.process.create_cwd && plan.new_mount => {
+        Err(Errno(libc::ENOENT)) if create && plan.new_mount => {
             let root = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::WorkingDirectory)?;
             let below = cwd.to_bytes_with_nul();
             let below = below.strip_prefix(b"/").unwrap_or(below);

@@ -21,6 +21,7 @@ pub enum Step {
     Loopback,
     TimeOffsets,
     Propagation,
+    Image,
     Root,
     MountPoint,
     Mount,
@@ -69,6 +70,7 @@ impl Step {
             Step::Loopback => "bring up the loopback device",
             Step::TimeOffsets => "set the offsets of the clocks",
             Step::Propagation => "make mounts private",
+            Step::Image => "mount the image",
             Step::Root => "mount the root file system",
             Step::MountPoint => "make the mount point",
             Step::Mount => "mount",
@@ -169,6 +171,9 @@ impl Hint for SpawnError {
             (Step::Mount, Some(libc::EPERM)) if self.object == "/proc" => {
                 "parts of this /proc are hidden, as in a container, and the kernel shows no new one to those who do not \
                  see all of the old; run where /proc is whole, or share the PID namespace"
+            }
+            (Step::Image, Some(libc::ENOENT | libc::EACCES | libc::ENXIO | libc::ENODEV)) => {
+                "ordinary users mount images by /dev/fuse, which is missing or shut here; unpack the image instead"
             }
             (Step::Root, Some(libc::EINVAL)) => {
                 "the file system below the store may not support overlays; `isles doctor` checks it"

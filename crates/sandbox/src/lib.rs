@@ -33,6 +33,7 @@
 //! | [`seccomp`] | profiles of docker's form to the kernel's filters |
 //! | [`capability`] | sets of capabilities by name |
 //! | [`identity`] | which users and groups this process may map |
+//! | [`fuse`], [`loop_device`] | images that are mounted: by a server of the caller's, and by the kernel |
 //! | [`explain`] | why a program did not start, in words |
 //! | [`oci`] | the OCI runtime: bundles and the life of a container over several commands |
 //!
@@ -47,9 +48,11 @@ mod credentials;
 mod dev;
 mod error;
 pub mod explain;
+pub mod fuse;
 pub mod identity;
 mod idmap;
 mod init;
+pub mod loop_device;
 pub mod oci;
 mod own_program;
 mod plan;

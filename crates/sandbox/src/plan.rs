@@ -9,7 +9,9 @@ use std::path::{Component, Path};
 use isles_spec::{IdMapping, Propagation};
 
 use crate::error::{SpawnError, Step};
-use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
+use crate::setup::{
+    MountFlags, MountSource, Namespace, Prepared, PreparedSource, Process, RootFs, Setup, UserNs,
+};
 use crate::sys::mount as m;
 use crate::sys::process::CLONE_NEWTIME;
 
@@ -43,6 +45,17 @@ pub(crate) enum PlannedRoot {
     Change(CString),
 }
 
+pub(crate) struct PlannedPrepared {
+    pub place: CString,
+    pub source: PlannedPreparedSource,
+}
+
+pub(crate) enum PlannedPreparedSource {
+    Mount(RawFd),
+    Fuse { channel: RawFd, devices: u32, options: Vec<(CString, CString)> },
+    Memory { size: Option<CString>, folders: Vec<CString> },
+}
+
 pub(crate) enum PlannedSource {
     Bind {
         source: CString,
@@ -50,6 +63,12 @@ pub(crate) enum PlannedSource {
         directory: bool,
         /// For a mount that is to be shared with the host: the copy of it, once it is made. The child alone sets it.
         held: Option<Cell<RawFd>>,
+    },
+    Inside {
+        place: CString,
+        /// Below the place, without a leading slash.
+        path: CString,
+        directory: bool,
     },
     Filesystem {
         kind: CString,
@@ -81,6 +100,7 @@ pub(crate) struct PlannedMount {
     pub copy_up: bool,
     pub propagation: u64,
     pub idmap_userns: Option<OwnedFd>,
+    pub optional: bool,
 }
 
 pub(crate) struct PlannedDevice {
@@ -121,8 +141,10 @@ pub(crate) struct Plan<'a> {
     /// The maps have one line of one ID, the caller's: the child may write them itself.
     pub maps_by_child: bool,
     pub become_root: bool,
+    pub prepared: Vec<PlannedPrepared>,
     pub root: PlannedRoot,
-    pub read_only_root: bool,
+    /// Attributes of the root's mount, set when all mounts are made.
+    pub root_attributes: u64,
     pub root_propagation: u64,
     pub mounts: Vec<PlannedMount>,
     pub devices: Vec<PlannedDevice>,
@@ -138,6 +160,7 @@ pub(crate) struct Plan<'a> {
     pub new_mount: bool,
     pub cgroup_mount: CgroupMount,
     pub cwd: CString,
+    pub cwd_else: Vec<CString>,
     pub argv: Strings,
     pub env: Strings,
     /// Where the program may be, in the order of PATH.
@@ -315,6 +338,8 @@ impl<'a> Plan<'a> {
             RootFs::Change(path) => PlannedRoot::Change(c(path)?),
         };
 
+        let prepared =
+            setup.prepared.iter().map(|p| plan_prepared(p, &ns.user)).collect::<Result<Vec<_>, _>>()?;
         let tty_group = match &ns.user {
             UserNs::New { gids, .. } => contains(gids, 5),
             // What is mapped in somebody else's is not known here.
@@ -396,8 +421,14 @@ impl<'a> Plan<'a> {
             maps,
             maps_by_child,
             become_root,
+            prepared,
             root,
-            read_only_root: setup.read_only_root,
+            root_attributes: [
+                (setup.read_only_root, m::ATTR_RDONLY),
+                (setup.untrusted_root, m::ATTR_NOSUID | m::ATTR_NODEV),
+            ]
+            .iter()
+            .fold(0, |all, (on, bits)| if *on { all | bits } else { all }),
             root_propagation: setup.root_propagation.map_or(0, propagation_flag),
             mounts,
             devices,
@@ -409,6 +440,7 @@ impl<'a> Plan<'a> {
             domainname: setup.domainname.clone().map(String::into_bytes),
             cgroup_mount: if wants_cgroup { cgroup_layout()? } else { CgroupMount::V2 },
             cwd: c(&process.cwd)?,
+            cwd_else: process.cwd_else.iter().map(|path| c(path)).collect::<Result<_, _>>()?,
             argv,
             env,
             candidates,
@@ -444,6 +476,9 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
                 .map(|(k, v)| Ok((text(k)?, if v.is_empty() { None } else { Some(text(v)?) })))
                 .collect::<Result<_, SpawnError>>()?,
         },
+        MountSource::Inside { place, path, directory } => {
+            PlannedSource::Inside { place: c(place)?, path: below(path)?, directory: *directory }
+        }
         MountSource::Proc => PlannedSource::Proc,
         MountSource::Sysfs => PlannedSource::Sysfs,
         MountSource::Dev => PlannedSource::Dev,
@@ -471,7 +506,39 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
             .as_ref()
             .map(|(uids, gids)| crate::idmap::namespace(uids, gids))
             .transpose()?,
+        optional: mount.optional,
     })
+}
+
+fn plan_prepared(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared, SpawnError> {
+    let source = match &prepared.source {
+        PreparedSource::Mount(fd) => PlannedPreparedSource::Mount(fd.as_raw_fd()),
+        PreparedSource::Fuse { channel, devices } => {
+            // Somebody has to be the owner: root, where there is one in the user namespace.
+            let owner = |map: &[IdMapping]| match map.first() {
+                Some(first) if !contains(map, 0) => first.inside,
+                _ => 0,
+            };
+            let (uid, gid) = match user {
+                UserNs::New { uids, gids } => (owner(uids), owner(gids)),
+                // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
+                _ => unsafe { (libc::geteuid(), libc::getegid()) },
+            };
+            let option = |key: &str, value: &str| Ok((text(key)?, text(value)?));
+            let options = vec![
+                option("source", &prepared.name.replace(',', "_"))?,
+                option("rootmode", "40000")?,
+                option("user_id", &uid.to_string())?,
+                option("group_id", &gid.to_string())?,
+            ];
+            PlannedPreparedSource::Fuse { channel: channel.as_raw_fd(), devices: *devices, options }
+        }
+        PreparedSource::Memory { size, folders } => PlannedPreparedSource::Memory {
+            size: size.map(|bytes| text(&bytes.to_string())).transpose()?,
+            folders: folders.iter().map(|name| text(name)).collect::<Result<_, _>>()?,
+        },
+    };
+    Ok(PlannedPrepared { place: c(&prepared.place)?, source })
 }
 
 /// The places to try for the program: the word itself if it has a slash, else each folder of PATH.
@@ -581,7 +648,7 @@ impl Plan<'_> {
         let object = match failure.step {
             Step::Mount | Step::MountFlags | Step::CopyUp => {
                 self.mounts.get(index).map(|m| match &m.source {
-                    PlannedSource::Bind { source, .. } => {
+                    PlannedSource::Bind { source, .. } | PlannedSource::Inside { path: source, .. } => {
                         format!("{}' at '/{}", s(source), s(&m.destination))
                     }
                     _ => format!("/{}", s(&m.destination)),
@@ -600,6 +667,7 @@ impl Plan<'_> {
             Step::Hostname => self.setup.hostname.clone(),
             Step::AppArmor => self.process.apparmor.clone(),
             Step::Exec => self.argv.strings.first().map(s),
+            Step::Image => self.setup.prepared.get(index).map(|p| p.name.clone()),
             Step::Root => match &self.root {
                 PlannedRoot::Directory(path) | PlannedRoot::Change(path) => Some(s(path)),
                 PlannedRoot::Overlay { lowers, upper, .. } => {

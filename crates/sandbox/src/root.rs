@@ -11,7 +11,9 @@ use std::os::fd::AsRawFd;
 use crate::child::{At, Done};
 use crate::dev;
 use crate::error::Step;
-use crate::plan::{CgroupMount, Plan, PlannedMount, PlannedRoot, PlannedSource};
+use crate::plan::{
+    CgroupMount, Plan, PlannedMount, PlannedPrepared, PlannedPreparedSource, PlannedRoot, PlannedSource,
+};
 use crate::sys::{self, Errno, Fd, mount as m};
 
 /// Mounts the root file system and returns a descriptor of it, attached in this namespace.
@@ -27,6 +29,9 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
     }
     // From here on nothing that is mounted reaches the host.
     m::propagation(libc::MS_SLAVE | libc::MS_REC).at(Step::Propagation)?;
+    for (index, prepared) in plan.prepared.iter().enumerate() {
+        prepare(prepared).at_index(Step::Image, index)?;
+    }
     let (mount, place) = match &plan.root {
         PlannedRoot::Directory(path) | PlannedRoot::Change(path) => {
             let place = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
@@ -70,6 +75,30 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
     // pivot_root(2) wants a root whose mount does not propagate.
     change(&mount, false, 0, 0, libc::MS_PRIVATE).at(Step::Root)?;
     Ok(mount)
+}
+
+/// Mounts one of the file systems that the others are made of.
+fn prepare(prepared: &PlannedPrepared) -> sys::Result<()> {
+    let place = sys::open(&prepared.place, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    match &prepared.source {
+        PlannedPreparedSource::Mount(mount) => m::attach_raw(*mount, place.0),
+        PlannedPreparedSource::Fuse { channel, devices, options } => {
+            let mount = crate::fuse::mount(*channel, *devices, options)?;
+            m::attach(&mount, place.0)
+        }
+        PlannedPreparedSource::Memory { size, folders } => {
+            let context = m::fsopen_named(c"tmpfs")?;
+            if let Some(size) = size {
+                m::set_string(&context, c"size", size)?;
+            }
+            m::set_string(&context, c"mode", c"755")?;
+            let mount = m::create(&context, m::ATTR_NOSUID | m::ATTR_NODEV)?;
+            for folder in folders {
+                sys::mkdirat(mount.0, folder, 0o755)?;
+            }
+            m::attach(&mount, place.0)
+        }
+    }
 }
 
 /// The longest path, with its end.
@@ -152,6 +181,11 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
             let from = sys::open(source, libc::O_PATH, 0).at_index(Step::Mount, index)?;
             m::clone_tree(from.0, c"", *recursive).at_index(Step::Mount, index)?
         }
+        PlannedSource::Inside { place, path, .. } => {
+            let place = sys::open(place, libc::O_PATH | libc::O_DIRECTORY, 0).at_index(Step::Mount, index)?;
+            let from = sys::open_in_root(place.0, path, libc::O_PATH).at_index(Step::Mount, index)?;
+            m::clone_tree(from.0, c"", false).at_index(Step::Mount, index)?
+        }
         PlannedSource::Filesystem { kind, source, options } => {
             let context = m::fsopen(kind).at_index(Step::Mount, index)?;
             m::set_string(&context, c"source", source).at_index(Step::Mount, index)?;
@@ -187,7 +221,10 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
         PlannedSource::Dev => tmpfs(c"65536k", c"755").at_index(Step::Mount, index)?,
         PlannedSource::Cgroup => return cgroup(plan, root, mount, index),
     };
-    let directory = !matches!(mount.source, PlannedSource::Bind { directory: false, .. });
+    let directory = !matches!(
+        mount.source,
+        PlannedSource::Bind { directory: false, .. } | PlannedSource::Inside { directory: false, .. }
+    );
     let point =
         mount_point(root, &mount.destination, directory, mount.no_link).at_index(Step::MountPoint, index)?;
     if let Some(userns) = &mount.idmap_userns {
@@ -202,7 +239,7 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
         dev::populate(plan, made.0).at_index(Step::Device, usize::MAX)?;
     }
     let fresh = match mount.source {
-        PlannedSource::Bind { .. } => false,
+        PlannedSource::Bind { .. } | PlannedSource::Inside { .. } => false,
         PlannedSource::Filesystem { .. } | PlannedSource::Dev | PlannedSource::Devpts { .. } => true,
         // In a user namespace of its own these may be the caller's.
         _ => plan.make_nodes,
@@ -378,8 +415,8 @@ pub(crate) fn cover(plan: &Plan<'_>, root: i32) -> Done {
 }
 
 pub(crate) fn enter(plan: &Plan<'_>, root: &Fd) -> Done {
-    if plan.read_only_root {
-        change(root, false, m::ATTR_RDONLY, 0, 0).at(Step::Root)?;
+    if plan.root_attributes != 0 {
+        change(root, false, plan.root_attributes, 0, 0).at(Step::Root)?;
     }
     sys::fchdir(root.0).at(Step::PivotRoot)?;
     m::pivot_here().at(Step::PivotRoot)?;

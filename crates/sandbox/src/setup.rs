@@ -13,8 +13,12 @@ use isles_spec::{IdMapping, Propagation};
 /// One start of one process tree.
 #[derive(Debug)]
 pub struct Setup {
+    /// Mounted in the new mount namespace before all else, in this order: what the root and the other mounts are made of.
+    pub prepared: Vec<Prepared>,
     pub root: RootFs,
     pub read_only_root: bool,
+    /// Set-uid bits, file capabilities and device nodes of the root have no effect.
+    pub untrusted_root: bool,
     /// Propagation of the container's root (`rootfsPropagation`); private where not given.
     pub root_propagation: Option<Propagation>,
     pub namespaces: Namespaces,
@@ -55,8 +59,10 @@ impl Setup {
             ("/sys", MountSource::Sysfs),
         ];
         Setup {
+            prepared: Vec::new(),
             root,
             read_only_root: false,
+            untrusted_root: false,
             root_propagation: None,
             namespaces: Namespaces::default(),
             hostname: None,
@@ -93,6 +99,28 @@ pub enum RootFs {
     Directory(PathBuf),
     /// A folder that the process changes its root to, in a mount namespace that is not new.
     Change(PathBuf),
+}
+
+/// A file system that is mounted at a folder of the host, where only this container sees it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// An empty folder that nobody else uses.
+    pub place: PathBuf,
+    pub source: PreparedSource,
+    /// What it is, for messages: the file of the image.
+    pub name: String,
+}
+
+/// What is mounted there.
+#[derive(Debug)]
+pub enum PreparedSource {
+    /// A mount that is attached nowhere yet (fsmount(2)).
+    Mount(OwnedFd),
+    /// A file system that whoever holds the other end of this socket serves (fuse(4)): the descriptors of `/dev/fuse` are
+    /// sent there, up to `devices` of them for as many threads, and received with [`crate::fuse::receive`].
+    Fuse { channel: OwnedFd, devices: u32 },
+    /// A tmpfs of that many bytes at most, half the memory where not given, with these folders in it.
+    Memory { size: Option<u64>, folders: Vec<String> },
 }
 
 /// Where a namespace comes from.
@@ -179,13 +207,15 @@ pub struct Mount {
     pub propagation: Option<Propagation>,
     /// IDs of the source appear mapped (needs privileges over the source's file system).
     pub idmap: Option<(Vec<IdMapping>, Vec<IdMapping>)>,
+    /// Where it cannot be mounted the start goes on, and [`crate::Child::warnings`] says so.
+    pub optional: bool,
 }
 
 impl Mount {
     /// Without options.
     pub fn new(destination: impl Into<PathBuf>, source: MountSource) -> Mount {
         let (destination, flags) = (destination.into(), MountFlags::default());
-        Mount { destination, source, flags, propagation: None, idmap: None }
+        Mount { destination, source, flags, propagation: None, idmap: None, optional: false }
     }
 }
 
@@ -196,6 +226,12 @@ pub enum MountSource {
     Bind {
         source: PathBuf,
         recursive: bool,
+    },
+    /// A file or folder of one of [`Setup::prepared`], whose place this is. Links lead nowhere outside of it.
+    Inside {
+        place: PathBuf,
+        path: PathBuf,
+        directory: bool,
     },
     /// A new file system of a type that the kernel makes from nothing, with its options
     /// (`("size", "65536k")`, flags with an empty value).
@@ -264,6 +300,10 @@ pub struct Process {
     pub cwd: PathBuf,
     /// Make the working folder where it is missing.
     pub create_cwd: bool,
+    /// Folders to try, in this order, where the working folder is not there or cannot be entered.
+    pub cwd_else: Vec<PathBuf>,
+    /// Descriptors above those of [`Stdio`] that are open without `O_CLOEXEC` stay open.
+    pub keep_descriptors: bool,
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -293,6 +333,8 @@ impl Process {
             env: vec![b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_vec()],
             cwd: "/".into(),
             create_cwd: false,
+            cwd_else: Vec::new(),
+            keep_descriptors: false,
             uid: 0,
             gid: 0,
             groups: Vec::new(),

@@ -37,6 +37,8 @@ pub struct Child {
     pub terminal: Option<OwnedFd>,
     /// The listener of a filter that notifies.
     pub seccomp_listener: Option<OwnedFd>,
+    /// What could not be done, and may be missing: optional mounts.
+    pub warnings: Vec<SpawnError>,
     status: Option<ExitStatus>,
 }
 
@@ -142,6 +144,7 @@ pub struct Pending<'a> {
     news: Option<Fd>,
     terminal: Option<OwnedFd>,
     seccomp_listener: Option<OwnedFd>,
+    warnings: Vec<SpawnError>,
     done: bool,
 }
 
@@ -205,6 +208,7 @@ impl<'a> Pending<'a> {
             news: news.map(|(parent, _)| parent),
             terminal: None,
             seccomp_listener: None,
+            warnings: Vec::new(),
             done: false,
         };
         pending.help()?;
@@ -298,27 +302,34 @@ impl<'a> Pending<'a> {
             pidfd,
             terminal: self.terminal.take(),
             seccomp_listener: self.seccomp_listener.take(),
+            warnings: std::mem::take(&mut self.warnings),
             status: None,
         })
     }
 
     /// Reads the report: nothing at all when the program was started.
     fn verdict(&mut self) -> Result<(), SpawnError> {
-        let mut bytes = [0; Failure::LEN];
-        let mut have = 0;
-        while have < bytes.len() {
-            match sys::read(self.report.0, &mut bytes[have..]) {
-                Ok(0) => break,
-                Ok(n) => have += n,
-                Err(Errno(e)) => return Err(SpawnError::new(Step::Prepare, "", e)),
+        loop {
+            let mut bytes = [0; Failure::LEN];
+            let mut have = 0;
+            while have < bytes.len() {
+                match sys::read(self.report.0, &mut bytes[have..]) {
+                    Ok(0) => break,
+                    Ok(n) => have += n,
+                    Err(Errno(e)) => return Err(SpawnError::new(Step::Prepare, "", e)),
+                }
             }
+            if have == 0 {
+                return Ok(());
+            }
+            let said = self.plan.explain(Failure::from_bytes(&bytes));
+            if bytes[0] & Failure::WARNING == 0 {
+                self.done = true;
+                let _ = reap(self.pid, 0);
+                return Err(said);
+            }
+            self.warnings.push(said);
         }
-        if have == 0 {
-            return Ok(());
-        }
-        self.done = true;
-        let _ = reap(self.pid, 0);
-        Err(self.plan.explain(Failure::from_bytes(&bytes)))
     }
 }
 

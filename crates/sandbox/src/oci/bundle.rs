@@ -67,6 +67,8 @@ pub(super) fn plan(config: &Config, bundle: &Path, warn: &mut dyn FnMut(String))
     }
     let text = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
     Ok(Setup {
+        prepared: Vec::new(),
+        untrusted_root: false,
         root,
         read_only_root: config.root.as_ref().is_some_and(|r| r.readonly),
         root_propagation,
@@ -113,6 +115,8 @@ pub(super) fn join(
         _ => RootFs::Directory("/".into()),
     };
     Ok(Setup {
+        prepared: Vec::new(),
+        untrusted_root: false,
         root,
         read_only_root: false,
         root_propagation: None,

@@ -149,7 +149,14 @@ pub(super) fn plan(mount: &Mount, config: &Config, bundle: &Path) -> Result<setu
         (false, true) => Some((mappings(&config.linux.uid_mappings), mappings(&config.linux.gid_mappings))),
         _ => None,
     };
-    Ok(setup::Mount { destination, source, flags: o.flags, propagation: o.propagation, idmap })
+    Ok(setup::Mount {
+        destination,
+        source,
+        flags: o.flags,
+        propagation: o.propagation,
+        idmap,
+        optional: false,
+    })
 }
 
 /// Shows a container that shares the host's cgroup namespace its own groups, and nothing of the others: in place of the

@@ -45,6 +45,8 @@ pub(super) fn plan(
         env: bytes(&process.env),
         cwd: process.cwd.clone().into(),
         create_cwd: true,
+        cwd_else: Vec::new(),
+        keep_descriptors: false,
         uid: process.user.uid,
         gid: process.user.gid,
         groups: process.user.additional_gids.clone(),

@@ -75,11 +75,16 @@ pub fn clone_tree(dir: i32, path: &CStr, recursive: bool) -> Result<Fd> {
 
 /// Attaches a mount at the place that a descriptor holds.
 pub fn attach(mount: &Fd, place: i32) -> Result<()> {
+    attach_raw(mount.0, place)
+}
+
+/// The same for a descriptor that somebody else closes.
+pub fn attach_raw(mount: i32, place: i32) -> Result<()> {
     // SAFETY: both paths are empty and terminated.
     check(unsafe {
         libc::syscall(
             libc::SYS_move_mount,
-            mount.0,
+            mount,
             c"".as_ptr(),
             place,
             c"".as_ptr(),
