@@ -95,6 +95,11 @@ impl Image {
         InodeRef::from_raw(self.superblock.root)
     }
 
+    /// Whether any file has extended attributes.
+    pub fn has_xattrs(&self) -> bool {
+        self.superblock.xattr_table != superblock::NONE
+    }
+
     pub fn statistics(&self) -> Statistics {
         let s = &self.superblock;
         Statistics {
