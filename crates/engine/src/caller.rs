@@ -6,6 +6,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use isles_sandbox::identity::Identity;
+use rustix::process::getgroups;
+
 use crate::user::User;
 
 /// The caller as a user of the container (`--here`), with their own IDs.
@@ -14,6 +17,14 @@ pub fn caller() -> User {
     let own = rustix::process::getegid();
     let gid = if rustix::process::geteuid().is_root() { outside("gid_map") } else { own.as_raw() };
     User { uid: caller_id(), gid, groups: Vec::new(), home, name: user_name() }
+}
+
+/// The caller as they are ([`isles_spec::RunAs::Caller`]), with their further groups, where those can be kept.
+pub fn caller_and_groups(identity: Identity) -> User {
+    let all = if identity == Identity::Root { getgroups().unwrap_or_default() } else { Vec::new() };
+    let mut groups: Vec<u32> = all.into_iter().map(|group| group.as_raw()).collect();
+    groups.sort_unstable();
+    User { groups, ..caller() }
 }
 
 /// The caller's user ID: outside of the user namespace, where one that is the caller's own was entered.

@@ -26,6 +26,17 @@ impl Engine {
         if identity == Identity::Single && !rustix::process::geteuid().is_root() && enter_range(&root)? {
             identity = Identity::Mapped;
         }
+        Engine::with(root, identity)
+    }
+
+    /// As [`Engine::open`] for an ordinary user who needs no IDs but their own: the process stays in the user namespace
+    /// that it is in, and no other program is run. Such an engine runs containers as the caller, or as root that is the
+    /// caller.
+    pub fn open_single(root: impl Into<PathBuf>) -> Result<Engine> {
+        Engine::with(root.into(), identity::detect())
+    }
+
+    fn with(root: PathBuf, identity: Identity) -> Result<Engine> {
         let ownership = match identity {
             Identity::Root => Ownership::Root,
             Identity::Mapped => Ownership::Mapped,

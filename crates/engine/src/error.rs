@@ -21,6 +21,13 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] isles_store::Error),
     #[error(transparent)]
+    Sif(#[from] isles_sif::Error),
+    #[error("cannot use the image {}: {source}", path.display())]
+    Squashfs { path: PathBuf, source: isles_squashfs::Error },
+    /// What a process said that was to run in the background, before it ran.
+    #[error("{message}")]
+    Background { message: String, hint: Option<String>, exit_code: u8 },
+    #[error(transparent)]
     Cgroup(#[from] isles_sandbox::cgroup::Error),
     #[error(transparent)]
     Spawn(#[from] isles_sandbox::SpawnError),
@@ -70,7 +77,7 @@ impl Hint for Error {
             Error::Store(e) => e.hint(),
             Error::Cgroup(e) => e.hint(),
             Error::Spawn(e) => e.hint(),
-            Error::Program { hint, .. } => hint.clone(),
+            Error::Program { hint, .. } | Error::Background { hint, .. } => hint.clone(),
             Error::NoContainer(_) => Some("'isles ps -a' lists the containers".into()),
             Error::Ambiguous(_) => Some("write more of the ID, or the name".into()),
             Error::NameInUse { name, .. } => {

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_sandbox::setup::{Mount, MountSource};
-use isles_spec::{NetworkMode, Root, Workload};
-use isles_store::{Container, FileKind, Merged};
+use isles_spec::{NetworkMode, Root, Workload, Writable};
+use isles_store::{Container, FileKind};
 
 use crate::error::{Error, Result};
 use crate::plan::bind;
 use crate::user::User;
-use crate::view::{absolute, read, text};
+use crate::view::{View, absolute, read, text};
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -42,7 +42,7 @@ const AUTHORITIES_VARIABLES: [&str; 8] = [
 ];
 
 /// The host's own files, for a step of a build; nothing without a network.
-pub fn of_host(network: &NetworkMode, view: &Merged) -> Vec<Mount> {
+pub fn of_host(network: &NetworkMode, view: &View) -> Vec<Mount> {
     if *network == NetworkMode::None {
         return Vec::new();
     }
@@ -59,21 +59,18 @@ pub fn of_host(network: &NetworkMode, view: &Merged) -> Vec<Mount> {
 
 /// Where a file of the image's really is: an image may have a link there (systemd-resolved's), which leads nowhere
 /// before its own system has started. `None` where no file can be put: in the place of a folder, or in /proc.
-fn place(view: &Merged, path: &str) -> Option<String> {
-    use isles_store::Error as StoreError;
+fn place(view: &View, path: &str) -> Option<String> {
     let path = Path::new(path);
     let place = match view.canonical(path) {
         Ok(place) => Path::new("/").join(place),
-        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            match view.readlink(path) {
-                Ok(target) => absolute(&path.parent()?.join(target)),
-                Err(_) => path.to_owned(),
-            }
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match view.read_link(path) {
+            Some(target) => absolute(&path.parent()?.join(target)),
+            None => path.to_owned(),
+        },
         Err(_) => return None,
     };
     let apart = ["/dev", "/proc", "/sys"].iter().any(|system| place.starts_with(system));
-    let other = view.stat(&place).is_ok_and(|found| found.kind != FileKind::File);
+    let other = view.stat(&place).is_some_and(|found| found.kind != FileKind::File);
     if apart || other { None } else { Some(place.to_str()?.to_owned()) }
 }
 
@@ -93,7 +90,7 @@ pub fn of_container(
     container: &Container,
     hostname: &str,
     workload: &Workload,
-    view: &Merged,
+    view: &View,
 ) -> Result<Vec<Mount>> {
     let networked = workload.network != NetworkMode::None;
     let host =
@@ -103,7 +100,8 @@ pub fn of_container(
     if networked {
         files.push((RESOLV_CONF, "resolv.conf", host(RESOLV_CONF)));
     }
-    let unwritable = matches!(&workload.root, Root::Directory(root) if is_read_only(root));
+    let in_place = workload.writable == Writable::Usual && workload.overlays.is_empty();
+    let unwritable = in_place && matches!(&workload.root, Root::Directory(root) if is_read_only(root));
     let mut mounts = Vec::with_capacity(files.len());
     for (path, name, text) in files {
         let Some(place) = place(view, path) else { continue };
@@ -111,14 +109,14 @@ pub fn of_container(
         if unwritable && !view.exists(place.as_ref()) {
             continue;
         }
-        mounts.push(bind(&place, &write(container, name, &text)?));
+        mounts.push(bind(&place, &write(container, name, &text, READABLE)?));
     }
     Ok(mounts)
 }
 
 /// What `--here` shows: the caller's home, the current folder, the folders for temporary files, and entries in
 /// /etc/passwd and /etc/group by which programs know who runs them.
-pub fn of_caller(user: &User, container: &Container, view: &Merged) -> Result<Vec<Mount>> {
+pub fn of_caller(user: &User, container: &Container, view: &View) -> Result<Vec<Mount>> {
     let here = std::env::current_dir().map_err(|e| Error::system("find the current folder", e))?;
     let mut folders = vec![user.home.clone(), here, "/tmp".into(), "/var/tmp".into()];
     folders.retain(|folder| folder.is_dir() && folder != Path::new("/"));
@@ -139,16 +137,19 @@ pub fn of_caller(user: &User, container: &Container, view: &Merged) -> Result<Ve
         let known = old.lines().any(|l| l.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(id));
         let Some(place) = place(view, path).filter(|_| !known) else { continue };
         let separator = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
-        mounts.push(bind(&place, &write(container, file, &format!("{old}{separator}{line}\n"))?));
+        mounts.push(bind(&place, &write(container, file, &format!("{old}{separator}{line}\n"), READABLE)?));
     }
     Ok(mounts)
 }
 
-/// Writes a file that every user of the container can read, whatever the umask of the caller.
-fn write(container: &Container, name: &str, text: &str) -> Result<PathBuf> {
+/// The mode of files that every user of the container can read.
+const READABLE: u32 = 0o644;
+
+/// Writes a file with that mode, whatever the umask of the caller.
+pub fn write(container: &Container, name: &str, text: &str, mode: u32) -> Result<PathBuf> {
     let path = container.path().join(name);
     fs::write(&path, text)
-        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
         .map_err(|e| Error::file("write", &path, e))?;
     Ok(path)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use isles_sif::{FileSystem, Sif};
 use isles_spec::{FileSystemKind, ImageFile};
 
 use crate::error::{Error, Result};
@@ -66,18 +67,36 @@ pub fn form(file: &File) -> io::Result<Option<Form>> {
     })
 }
 
-/// The file system of a bare image; of a SIF file the caller knows the partition.
-pub fn bare(path: &Path, file: &File) -> Result<ImageFile> {
+/// The file system in a file: all of it, or the primary partition of a SIF file.
+pub fn find(path: &Path, file: &File) -> Result<ImageFile> {
     match form(file).map_err(|e| Error::file("read the image", path, e))? {
         Some(Form::Bare(kind)) => Ok(ImageFile { path: path.to_owned(), kind, offset: 0, size: None }),
-        Some(Form::Sif) => Err(Error::impossible(
-            format!("the image '{}'", path.display()),
-            "its partition was not looked up",
-        )),
+        Some(Form::Sif) => {
+            let copy = file.try_clone().map_err(|e| Error::file("read the image", path, e))?;
+            primary(path, &Sif::from_file(copy, path.display().to_string())?)
+        }
         None => Err(isles_spec::Error::new(format!("'{}' is no image", path.display()))
             .with_hint("files of SIF, squashfs and ext3 are known by how they begin")
             .into()),
     }
+}
+
+/// The partition of a SIF file that holds the root file system.
+pub fn primary(path: &Path, sif: &Sif) -> Result<ImageFile> {
+    let refused = |reason: &str| Error::impossible(format!("the image '{}'", path.display()), reason);
+    let object = sif.primary().ok_or_else(|| refused("it has no partition with a root file system"))?;
+    let partition = object.partition().ok_or_else(|| refused("its root file system is no partition"))?;
+    let kind = match partition.file_system {
+        FileSystem::Squashfs => FileSystemKind::Squashfs,
+        FileSystem::Ext3 => FileSystemKind::Ext,
+        FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs => {
+            return Err(refused("it is encrypted, and encrypted images are not supported"));
+        }
+        other => {
+            return Err(refused(&format!("a file system of the kind '{}' is not supported", other.name())));
+        }
+    };
+    Ok(ImageFile { path: path.to_owned(), kind, offset: object.offset, size: Some(object.size) })
 }
 
 #[cfg(test)]
@@ -102,6 +121,6 @@ mod tests {
             assert_eq!(detect(&path), expected);
         }
         assert_eq!(detect(dir.path()), None);
-        assert!(bare(&path, &open(&path).unwrap()).is_err());
+        assert!(find(&path, &open(&path).unwrap()).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{Namespace, Namespaces, UserNs};
-use isles_spec::{IdMapping, NamespaceMode, NetworkMode, UserNamespace, Workload};
+use isles_spec::{IdMapping, NamespaceMode, NetworkMode, RunAs, UserNamespace, Workload};
 
 use crate::error::{Error, Result};
 use crate::user::User;
@@ -65,7 +65,7 @@ pub fn namespaces(
 
 fn user_namespace(workload: &Workload, identity: Identity, user: &User) -> Result<UserNs> {
     let one = |inside, outside| vec![IdMapping { inside, outside, length: 1 }];
-    let keep = workload.here || workload.userns == UserNamespace::KeepId;
+    let keep = workload.here || workload.run_as == RunAs::Caller || workload.userns == UserNamespace::KeepId;
     match (&workload.userns, identity) {
         (UserNamespace::Map { .. }, _) => {
             Err(Error::impossible("a map of IDs", "layers are not mapped; use --userns keep-id, or none"))
@@ -74,8 +74,13 @@ fn user_namespace(workload: &Workload, identity: Identity, user: &User) -> Resul
             "--userns host",
             "an ordinary user is root only in a user namespace of their own",
         )),
-        (UserNamespace::KeepId, Identity::Root) => {
+        (UserNamespace::KeepId, Identity::Root) if workload.run_as != RunAs::Caller => {
             Err(Error::impossible("--userns keep-id", "root has its own ID in any case; use --user"))
+        }
+        // One that maps all IDs to themselves, and has rights over nothing outside.
+        (UserNamespace::KeepId, Identity::Root) => {
+            let all = vec![IdMapping { inside: 0, outside: 0, length: u32::MAX }];
+            Ok(UserNs::New { uids: all.clone(), gids: all })
         }
         // Whoever the process is to be, it is the caller: the only ID there is.
         (_, Identity::Single) => {

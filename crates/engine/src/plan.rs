@@ -10,21 +10,23 @@ use isles_sandbox::cgroup::Limits;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::seccomp::{self, Bpf};
 use isles_sandbox::setup::{
-    Capabilities, CgroupEntry, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces, Process, RootFs,
-    Scheduling, Stdio,
+    Capabilities, CgroupEntry, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces, Prepared,
+    Process, RootFs, Scheduling, Stdio,
 };
 use isles_sandbox::{Setup, rlimit};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{Isolation, MountKind, NamespaceMode, SeccompChoice, UserNamespace, Workload};
-use isles_store::Merged;
+use isles_spec::{
+    CapabilityBase, Isolation, MountKind, NamespaceMode, RunAs, SeccompChoice, SystemMount, UserNamespace,
+    Workload,
+};
 
-use crate::caller::caller;
+use crate::caller::{caller, caller_and_groups};
 use crate::devices::devices;
 use crate::error::{Error, Result};
 use crate::namespaces::namespaces;
 use crate::process;
 use crate::user::User;
-use crate::view::absolute;
+use crate::view::{View, absolute};
 
 /// A profile of a user's may have this many bytes.
 const PROFILE_LIMIT: u64 = 4 << 20;
@@ -53,9 +55,14 @@ pub struct Parts<'a> {
     pub workload: &'a Workload,
     pub image: &'a ContainerConfig,
     pub identity: Identity,
+    pub prepared: Vec<Prepared>,
     pub root: RootFs,
+    pub read_only_root: bool,
+    pub untrusted_root: bool,
     /// The root file system, to look users up in.
-    pub view: &'a Merged,
+    pub view: &'a View,
+    /// What stands behind those mounts of the workload that are no binds of the host, by their places in the list.
+    pub sources: Vec<Option<MountSource>>,
     pub hostname: &'a str,
     /// Finds the process 1 of a running container.
     pub pid_of: &'a dyn Fn(&str) -> Result<i32>,
@@ -63,6 +70,8 @@ pub struct Parts<'a> {
     pub extra: Vec<Mount>,
     /// Rows and columns.
     pub terminal: Option<(u16, u16)>,
+    /// Told what goes on differently from what was asked for.
+    pub warn: &'a dyn Fn(&str),
 }
 
 /// A plan and what goes with it.
@@ -74,7 +83,7 @@ pub struct Planned {
 
 /// Decides everything about a start but its control group and its streams.
 pub fn plan(parts: Parts<'_>) -> Result<Planned> {
-    let Parts { workload, image, identity, root, view, hostname, pid_of, extra, terminal } = parts;
+    let Parts { workload, image, identity, view, hostname, pid_of, extra, terminal, warn, .. } = parts;
     match workload.isolation {
         Isolation::Sandbox => {}
         Isolation::Vm => {
@@ -82,39 +91,39 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         }
         Isolation::None => return Err(Error::impossible("no isolation", "a container is always isolated")),
     }
-    refuse_what_is_not_there_yet(workload)?;
     let security = &workload.security;
-    // As with docker, an empty one is none.
-    let spec = workload.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&image.user);
-    let own = workload.user.as_deref().is_none_or(str::is_empty);
-    let user = if workload.here && own {
-        caller()
-    } else if workload.userns == UserNamespace::KeepId && own {
-        // As podman has it: the caller's ID, in the image's own world.
-        let User { uid, gid, .. } = caller();
-        User::resolve(&format!("{uid}:{gid}"), &workload.groups, view)?
-    } else {
-        User::resolve(spec, &workload.groups, view)?
-    };
+    let user = user(workload, image, identity, view)?;
     let capabilities = capabilities(workload, user.uid == 0)?;
     let mut env = process::environment(workload, image, hostname);
-    env.add("HOME", &user.home.to_string_lossy());
+    if !workload.bare_env {
+        env.add("HOME", &user.home.to_string_lossy());
+    }
     let single = identity == Identity::Single;
     let filters = filters(workload, capabilities.bounding, single && user.uid == 0)?;
     let namespaces = namespaces(workload, identity, &user, pid_of)?;
     let mut mounts = system_mounts(workload, &namespaces);
     mounts.extend(extra);
-    for mount in &workload.mounts {
-        let mount = user_mount(mount)?;
-        // What an earlier mount shows there is not the image's.
-        if !mounts.iter().any(|earlier: &Mount| mount.destination.starts_with(&earlier.destination)) {
-            fits(&mount, view)?;
+    let mut sources = parts.sources.into_iter();
+    for wish in &workload.mounts {
+        let made = user_mount(wish, sources.next().flatten()).and_then(|mount| {
+            // What an earlier mount shows there is not the image's.
+            if !mounts.iter().any(|earlier: &Mount| mount.destination.starts_with(&earlier.destination)) {
+                fits(&mount, view)?;
+            }
+            Ok(mount)
+        });
+        match made {
+            Err(e) if wish.optional => {
+                warn(&format!("{} is not mounted: {e}", wish.destination.display()));
+            }
+            mount => mounts.push(mount?),
         }
-        mounts.push(mount);
     }
     let (devices, rules) = devices(workload)?;
     let mut limits = Limits::from(&workload.resources);
-    if identity == Identity::Root && !security.privileged {
+    // Whoever keeps the caller's rights keeps those over devices.
+    let fenced = !security.privileged && security.capabilities != CapabilityBase::Caller;
+    if identity == Identity::Root && fenced {
         limits.devices = Some(rules);
         limits.unified_devices = true;
     }
@@ -125,11 +134,13 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         args: bytes(process::argv(workload, image)?),
         env: bytes(env.into_vec()),
         cwd: process::working_dir(workload, image),
-        create_cwd: true,
+        create_cwd: !workload.existing_working_dir,
+        cwd_else: workload.working_dir_else.clone(),
+        keep_descriptors: workload.keep_descriptors,
         uid: user.uid,
         gid: user.gid,
         groups: if single { Vec::new() } else { user.groups.clone() },
-        umask: Some(0o022),
+        umask: (!workload.keep_umask).then_some(0o022),
         capabilities,
         // With one ID there is nothing to gain from a set-uid program, and much to lose.
         no_new_privileges: security.no_new_privileges.unwrap_or(single),
@@ -139,13 +150,15 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         seccomp: filters,
         terminal,
         init: workload.init || workload.here,
-        new_session: true,
+        new_session: !workload.keep_session,
         scheduling: Scheduling::default(),
     };
     let private_uts = matches!(namespaces.uts, Namespace::New);
     let setup = Setup {
-        root,
-        read_only_root: workload.read_only,
+        prepared: parts.prepared,
+        root: parts.root,
+        read_only_root: parts.read_only_root,
+        untrusted_root: parts.untrusted_root,
         root_propagation: None,
         hostname: private_uts.then(|| hostname.to_owned()),
         domainname: None,
@@ -165,29 +178,25 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     Ok(Planned { setup, limits: needs_group.then_some(limits) })
 }
 
-fn refuse_what_is_not_there_yet(workload: &Workload) -> Result<()> {
-    let usual = Workload::default();
-    for (asked, what) in [
-        (workload.writable != usual.writable, "another place for what is written"),
-        (!workload.overlays.is_empty(), "an overlay"),
-        (workload.run_as != usual.run_as, "running as the caller"),
-        (workload.system != usual.system, "another choice of system files"),
-        (workload.bare_env, "a bare environment"),
-        (!workload.working_dir_else.is_empty(), "a second working directory"),
-        (workload.keep_descriptors, "keeping descriptors"),
-        (workload.keep_umask, "keeping the umask"),
-        (workload.keep_session, "staying in the session"),
-        (workload.security.capabilities != usual.security.capabilities, "another set of capabilities"),
-        (workload.mounts.iter().any(|mount| mount.optional), "an optional mount"),
-    ] {
-        if asked {
-            return Err(Error::impossible(what, "the engine does not do that yet"));
-        }
+/// Who the process is.
+fn user(workload: &Workload, image: &ContainerConfig, identity: Identity, view: &View) -> Result<User> {
+    if workload.run_as == RunAs::Caller {
+        return Ok(caller_and_groups(identity));
     }
-    Ok(())
+    // As with docker, an empty one is none.
+    let own = workload.user.as_deref().filter(|user| !user.is_empty());
+    match own {
+        None if workload.here => Ok(caller()),
+        None if workload.userns == UserNamespace::KeepId => {
+            // As podman has it: the caller's ID, in the image's own world.
+            let User { uid, gid, .. } = caller();
+            User::resolve(&format!("{uid}:{gid}"), &workload.groups, view)
+        }
+        spec => User::resolve(spec.unwrap_or(&image.user), &workload.groups, view),
+    }
 }
 
-/// Docker's default set, changed as the caller wishes. A user who is not root has only those that were asked
+/// The set that was asked for as the base, changed as the caller wishes. A user who is not root has only those that were asked
 /// for by name, as podman has it; the others could come back by a set-uid program at most.
 fn capabilities(workload: &Workload, root: bool) -> Result<Capabilities> {
     let security = &workload.security;
@@ -212,8 +221,13 @@ fn capabilities(workload: &Workload, root: bool) -> Result<Capabilities> {
         let only: Vec<String> = list.iter().filter(|n| !n.eq_ignore_ascii_case("all")).cloned().collect();
         set(&only, CapabilitySet::EMPTY)
     };
+    let base = match security.capabilities {
+        CapabilityBase::Container => CapabilitySet::CONTAINER,
+        CapabilityBase::Caller => CapabilitySet::ALL,
+        CapabilityBase::None => CapabilitySet::EMPTY,
+    };
     // ALL on one side and names on the other: the names win.
-    let base = CapabilitySet(CapabilitySet::CONTAINER.0 & !drop.0 | add.0);
+    let base = CapabilitySet(base.0 & !drop.0 | add.0);
     let bounding = CapabilitySet(base.0 & !named(&security.cap_drop)?.0);
     if root {
         return Ok(Capabilities::of(bounding));
@@ -255,7 +269,7 @@ fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 fn mount(destination: &str, source: MountSource, flags: MountFlags) -> Mount {
-    Mount { destination: destination.into(), source, flags, propagation: None, idmap: None }
+    Mount { flags, ..Mount::new(destination, source) }
 }
 
 /// A bind mount of a file of the engine's, in the way that an image expects it.
@@ -271,13 +285,41 @@ fn system_mounts(workload: &Workload, namespaces: &Namespaces) -> Vec<Mount> {
     let safe = MountFlags { nosuid: true, nodev: true, noexec: true, ..Default::default() };
     let writable = workload.security.privileged;
     let sys = MountFlags { read_only: !writable, recursive_read_only: !writable, ..safe };
+    let of_host = |path: &str| {
+        let source = MountSource::Bind { source: path.into(), recursive: true };
+        mount(path, source, MountFlags::default())
+    };
+    let mut mounts = Vec::new();
+    match workload.system.proc {
+        SystemMount::New => mounts.push(mount("/proc", MountSource::Proc, safe)),
+        SystemMount::Host => mounts.push(of_host("/proc")),
+        SystemMount::None => {}
+    }
+    match workload.system.dev {
+        SystemMount::New => new_dev(workload, &mut mounts),
+        SystemMount::Host => mounts.push(of_host("/dev")),
+        SystemMount::None => {}
+    }
+    match workload.system.sys {
+        SystemMount::New => {
+            mounts.push(mount("/sys", MountSource::Sysfs, sys));
+            if matches!(namespaces.cgroup, Namespace::New) && pure_v2() {
+                mounts.push(mount("/sys/fs/cgroup", MountSource::Cgroup, sys));
+            }
+        }
+        SystemMount::Host => mounts.push(of_host("/sys")),
+        SystemMount::None => {}
+    }
+    mounts
+}
+
+/// A /dev of the container's own, with what is mounted in it.
+fn new_dev(workload: &Workload, mounts: &mut Vec<Mount>) {
+    let safe = MountFlags { nosuid: true, nodev: true, noexec: true, ..Default::default() };
     let pts = MountFlags { nosuid: true, noexec: true, ..Default::default() };
     let dev = MountFlags { nosuid: true, strictatime: true, ..Default::default() };
-    let mut mounts = vec![
-        mount("/proc", MountSource::Proc, safe),
-        mount("/dev", MountSource::Dev, dev),
-        mount("/dev/pts", MountSource::Devpts, pts),
-    ];
+    mounts.push(mount("/dev", MountSource::Dev, dev));
+    mounts.push(mount("/dev/pts", MountSource::Devpts, pts));
     if workload.ipc == NamespaceMode::Host {
         // The memory and the queues that processes share are part of what they share.
         for path in ["/dev/shm", "/dev/mqueue"] {
@@ -291,11 +333,6 @@ fn system_mounts(workload: &Workload, namespaces: &Namespaces) -> Vec<Mount> {
         mounts.push(mount("/dev/shm", tmpfs(Some(size), Some(0o1777), &[]), safe));
         mounts.push(mount("/dev/mqueue", MountSource::Mqueue, safe));
     }
-    mounts.push(mount("/sys", MountSource::Sysfs, sys));
-    if matches!(namespaces.cgroup, Namespace::New) && pure_v2() {
-        mounts.push(mount("/sys/fs/cgroup", MountSource::Cgroup, sys));
-    }
-    mounts
 }
 
 /// Whether the host has nothing but cgroup v2, mounted at its usual place.
@@ -313,8 +350,8 @@ fn tmpfs(size: Option<u64>, mode: Option<u32>, options: &[String]) -> MountSourc
     MountSource::Filesystem { kind: "tmpfs".into(), source: "tmpfs".into(), options: list }
 }
 
-/// A mount that the caller wishes.
-fn user_mount(wish: &isles_spec::Mount) -> Result<Mount> {
+/// A mount that the caller wishes; `given` is what stands behind one that is no bind of the host.
+fn user_mount(wish: &isles_spec::Mount, given: Option<MountSource>) -> Result<Mount> {
     let destination = absolute(&wish.destination);
     if destination == Path::new("/") {
         return Err(Error::impossible("a mount at '/'", "it would hide the whole container"));
@@ -355,10 +392,10 @@ fn user_mount(wish: &isles_spec::Mount) -> Result<Mount> {
             (tmpfs(*size, *mode, &rest), None)
         }
         MountKind::File { .. } | MountKind::Image { .. } => {
-            return Err(Error::impossible(
-                format!("a file at {}", destination.display()),
-                "only folders and files of the host are mounted yet",
-            ));
+            let missing = || {
+                Error::impossible(format!("a mount at {}", destination.display()), "nothing stands behind it")
+            };
+            (given.ok_or_else(missing)?, None)
         }
         MountKind::Volume { name, .. } => {
             let shown = name.as_deref().unwrap_or("without a name");
@@ -368,22 +405,26 @@ fn user_mount(wish: &isles_spec::Mount) -> Result<Mount> {
             ));
         }
     };
-    Ok(Mount { destination, source, flags, propagation, idmap: None })
+    Ok(Mount { destination, source, flags, propagation, idmap: None, optional: wish.optional })
 }
 
 /// A file goes where a file is, and a folder where a folder is. The kernel only says "invalid argument".
-fn fits(mount: &Mount, view: &Merged) -> Result<()> {
-    let MountSource::Bind { source, .. } = &mount.source else { return Ok(()) };
-    let Ok(there) = view.stat(&mount.destination) else { return Ok(()) };
+fn fits(mount: &Mount, view: &View) -> Result<()> {
+    let (source, folder) = match &mount.source {
+        MountSource::Bind { source, .. } => (source, source.is_dir()),
+        MountSource::Inside { path, directory, .. } => (path, *directory),
+        _ => return Ok(()),
+    };
+    let Some(there) = view.stat(&mount.destination) else { return Ok(()) };
     let there = there.kind == isles_store::FileKind::Dir;
     let kind = |folder| if folder { "a folder" } else { "a file" };
-    match source.is_dir() {
-        folder if folder != there => Err(Error::impossible(
-            format!("binding {} at {}", source.display(), mount.destination.display()),
-            format!("it is {}, and the image has {} there", kind(folder), kind(there)),
-        )),
-        _ => Ok(()),
+    if folder == there {
+        return Ok(());
     }
+    Err(Error::impossible(
+        format!("binding {} at {}", source.display(), mount.destination.display()),
+        format!("it is {}, and the image has {} there", kind(folder), kind(there)),
+    ))
 }
 
 fn masked_paths() -> Vec<String> {
@@ -494,7 +535,7 @@ mod tests {
     fn tmpfs_options() {
         let kind =
             MountKind::Tmpfs { size: Some(5), mode: Some(0o700), options: words("exec ro huge=never") };
-        let mount = user_mount(&wish("run/x/..", kind)).unwrap();
+        let mount = user_mount(&wish("run/x/..", kind), None).unwrap();
         assert_eq!(mount.destination, Path::new("/run"));
         assert!(mount.flags.nosuid && mount.flags.nodev && !mount.flags.noexec && mount.flags.read_only);
         let MountSource::Filesystem { options, .. } = mount.source else { panic!("not a file system") };
@@ -506,7 +547,7 @@ mod tests {
     fn mounts_that_are_refused() {
         let refused = |destination: &str, kind: MountKind| {
             let wish = wish(destination, kind);
-            user_mount(&wish).unwrap_err().to_string()
+            user_mount(&wish, None).unwrap_err().to_string()
         };
         let tmpfs = || MountKind::Tmpfs { size: None, mode: None, options: vec![] };
         assert!(refused("/a/..", tmpfs()).contains("'/'"));

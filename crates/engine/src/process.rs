@@ -61,6 +61,10 @@ impl Environment {
 /// The environment of the process, before HOME is known.
 pub fn environment(workload: &Workload, image: &ContainerConfig, hostname: &str) -> Environment {
     let mut env = Environment::default();
+    if workload.bare_env {
+        workload.env.iter().for_each(|entry| env.apply(entry));
+        return env;
+    }
     env.apply(&format!("PATH={DEFAULT_PATH}"));
     env.apply(&format!("HOSTNAME={hostname}"));
     if workload.tty {
@@ -133,6 +137,8 @@ mod tests {
         let workload = Workload { env: words("B=3 A C=x=y C=z"), tty: true, ..Default::default() };
         let env = environment(&workload, &image, "h");
         assert_eq!(env.into_vec(), ["PATH=/bin", "HOSTNAME=h", "TERM=xterm", "B=3", "C=z"]);
+        let bare = Workload { bare_env: true, ..workload };
+        assert_eq!(environment(&bare, &image, "h").into_vec(), ["B=3", "C=z"]);
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use isles_sandbox::setup::RootFs;
-use isles_sandbox::signals::Signals;
+use isles_sandbox::identity::Identity;
+use isles_sandbox::signals::{From, Signals};
 use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{ImageFile, NetworkMode, Root, Workload};
-use isles_store::{Container, Image, Merged};
+use isles_spec::{ImageFile, NamespaceMode, NetworkMode, Root, Workload};
+use isles_store::{Container, Image};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -19,6 +19,7 @@ use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn};
 use crate::step::Exit;
+use crate::view::View;
 use crate::{hosts, name, process, terminal};
 
 /// So many signals to end it, one after the other, kill a container that does not listen (docker does the same).
@@ -32,8 +33,17 @@ pub struct Foreground<'a> {
     pub file: Option<&'a std::fs::File>,
     /// Told the ID when the container is there, before its program starts.
     pub created: &'a dyn Fn(&str) -> io::Result<()>,
+    /// Told the process ID when its program runs.
+    pub started: &'a dyn Fn(i32),
     /// Told what went on differently from what was asked for.
     pub warn: &'a dyn Fn(&str),
+}
+
+impl Default for Foreground<'_> {
+    /// For a folder or a file, and telling nobody.
+    fn default() -> Self {
+        Foreground { image: None, file: None, created: &|_| Ok(()), started: &|_| {}, warn: &|_| {} }
+    }
 }
 
 impl Engine {
@@ -123,37 +133,14 @@ impl Engine {
     /// Plans the container and starts its program.
     fn start_in(&self, folder: &Container, record: &Record, foreground: &Foreground<'_>) -> Result<Started> {
         let workload = &record.workload;
-        let ownership = self.store.ownership();
-        let (root, view) = match (&workload.root, foreground.image) {
-            (Root::Directory(path), _) => {
-                (RootFs::Directory(path.clone()), Merged::open(std::slice::from_ref(path), ownership)?)
-            }
-            (Root::File(image), _) => {
-                return Err(Error::impossible(
-                    format!("the image '{}'", image.path.display()),
-                    "files are not mounted yet",
-                ));
-            }
-            (Root::Image { name, .. }, None) => {
-                return Err(Error::impossible(format!("image {name}"), "it was not looked up"));
-            }
-            (Root::Image { .. }, Some(image)) => {
-                let lowers = self.store.layers_of(image)?;
-                let view = Merged::open(&lowers, ownership)?;
-                let root = RootFs::Overlay {
-                    lowers,
-                    upper: folder.upper(),
-                    work: folder.work(),
-                    // What goes away with the container need not survive the machine either.
-                    volatile: workload.remove,
-                    userxattr: ownership.userxattr(),
-                };
-                (root, view)
-            }
-        };
+        let base = self.base(folder, workload, foreground)?;
+        let view = base.view;
         let hostname = hostname(workload, &record.id);
         let default = ContainerConfig::default();
-        let mut extra = hosts::of_container(folder, &hostname, workload, &view)?;
+        let mut extra = match workload.system.bare_etc {
+            true => Vec::new(),
+            false => hosts::of_container(folder, &hostname, workload, &view)?,
+        };
         if workload.here {
             extra.extend(hosts::of_caller(&caller(), folder, &view)?);
         }
@@ -161,13 +148,22 @@ impl Engine {
             workload,
             image: foreground.image.map_or(&default, |image| &image.config.config),
             identity: self.identity,
-            root,
+            prepared: base.prepared,
+            root: base.root,
+            read_only_root: base.read_only,
+            untrusted_root: base.untrusted,
             view: &view,
+            sources: base.sources,
             hostname: &hostname,
             pid_of: &|name| self.pid_of(name),
             extra,
             terminal: workload.tty.then(terminal::size),
+            warn: foreground.warn,
         })?;
+        if self.identity == Identity::Single {
+            let process = &planned.setup.process;
+            base.servers.iter().for_each(|image| image.file_system().belongs_to(process.uid, process.gid));
+        }
         let mut warn = |text: String| (foreground.warn)(&text);
         let fence = match &planned.limits {
             Some(limits) => {
@@ -177,6 +173,10 @@ impl Engine {
             None => Fence::none(),
         };
         let (child, state) = self.start(folder, &mut planned, &fence, workload, &view)?;
+        for warning in &child.warnings {
+            (foreground.warn)(&format!("{warning}: {}", warning.cause));
+        }
+        (foreground.started)(child.pid());
         Ok(Started { child, state, fence })
     }
 
@@ -224,7 +224,7 @@ impl Engine {
         planned: &mut Planned,
         fence: &Fence,
         workload: &Workload,
-        view: &Merged,
+        view: &View,
     ) -> Result<(Child, State)> {
         let setup = &mut planned.setup;
         fence.admit(setup)?;
@@ -266,7 +266,7 @@ fn hostname(workload: &Workload, id: &str) -> String {
     if let Some(name) = &workload.hostname {
         return name.clone();
     }
-    let of_host = workload.network == NetworkMode::Host || workload.uts == isles_spec::NamespaceMode::Host;
+    let of_host = workload.network == NetworkMode::Host || workload.uts == NamespaceMode::Host;
     if of_host {
         return rustix::system::uname().nodename().to_string_lossy().into_owned();
     }
@@ -289,6 +289,8 @@ fn attend(
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let (mut input, mut output) = (Flow::default(), Flow::default());
     input.ended = !workload.interactive;
+    // Any other process ends by such a signal unless it has a reason not to.
+    let is_first = workload.pid == NamespaceMode::Private;
     let mut asked_to_end = 0;
     meanwhile();
     loop {
@@ -328,8 +330,11 @@ fn attend(
         if ended {
             return child.wait().map_err(failed);
         }
-        while let Some(signal) = signals.next().map_err(failed)? {
+        while let Some((signal, from)) = signals.next().map_err(failed)? {
             match signal {
+                // The terminal has told the program as well.
+                libc::SIGINT | libc::SIGQUIT | libc::SIGHUP
+                    if workload.keep_session && from == From::Kernel => {}
                 libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE | libc::SIGCONT => {}
                 libc::SIGWINCH => {
                     if let Some(master) = &master {
@@ -337,7 +342,7 @@ fn attend(
                     }
                 }
                 libc::SIGINT | libc::SIGTERM => {
-                    asked_to_end += 1;
+                    asked_to_end += u32::from(is_first);
                     let signal = if asked_to_end >= PATIENCE { libc::SIGKILL } else { signal };
                     child.kill(signal).map_err(failed)?;
                 }

@@ -7,11 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use isles_sandbox::cgroup::{Group, Layout, Limits, Request};
 use isles_sandbox::explain::explain;
 use isles_sandbox::{Child, ExitStatus, Setup, SpawnError, Step as StartStep};
-use isles_store::Merged;
 
 use crate::error::{Error, Result};
 use crate::step::Exit;
-use crate::view::Root;
+use crate::view::View;
 
 impl From<ExitStatus> for Exit {
     fn from(status: ExitStatus) -> Exit {
@@ -83,18 +82,18 @@ impl Drop for Fence {
 }
 
 /// Starts the process. A program that cannot be run is explained by what the root file system shows.
-pub fn spawn(setup: &Setup, view: &Merged) -> Result<Child> {
+pub fn spawn(setup: &Setup, view: &View) -> Result<Child> {
     isles_sandbox::spawn(setup).map_err(|error| explained(error, setup, view))
 }
 
-fn explained(error: SpawnError, setup: &Setup, view: &Merged) -> Error {
+fn explained(error: SpawnError, setup: &Setup, view: &View) -> Error {
     let Some(errno) = error.errno().filter(|_| error.step == StartStep::Exec) else {
         return Error::Spawn(error);
     };
     let process = &setup.process;
     let program = process.args.first().map_or(OsStr::new(""), |a| OsStr::from_bytes(a));
     let path = process.env.iter().find_map(|e| e.strip_prefix(b"PATH=")).unwrap_or_default();
-    let said = explain(&Root(view), program, &String::from_utf8_lossy(path), &process.cwd, errno);
+    let said = explain(view, program, &String::from_utf8_lossy(path), &process.cwd, errno);
     Error::Program { reason: said.reason, hint: said.hint, exit_code: said.exit_code }
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::hosts;
 use crate::plan::{Parts, plan};
 use crate::start::{Fence, null, pipe, spawn};
+use crate::view::View;
 
 /// So much of the end of a step's output is kept for the message when it fails.
 const TAIL: usize = 64 << 10;
@@ -141,10 +142,11 @@ impl Engine {
                     volatile: true,
                     userxattr: ownership.userxattr(),
                 };
-                (root, Merged::open(&layers, ownership)?)
+                (root, View::from(Merged::open(&layers, ownership)?))
             }
             StepRoot::Directory(path) => {
-                (RootFs::Directory(path.to_owned()), Merged::open(&[path.to_owned()], ownership)?)
+                let view = Merged::open(&[path.to_owned()], ownership)?;
+                (RootFs::Directory(path.to_owned()), View::from(view))
             }
         };
         let mut workload = workload_of(step);
@@ -162,12 +164,17 @@ impl Engine {
             workload: &workload,
             image: &image,
             identity: self.identity,
+            prepared: Vec::new(),
             root,
+            read_only_root: false,
+            untrusted_root: false,
             view: &view,
+            sources: Vec::new(),
             hostname: &hostname,
             pid_of: &no_container,
             extra,
             terminal: None,
+            warn: &|_| {},
         })?;
         let setup = &mut planned.setup;
         let mut fence = match &planned.limits {

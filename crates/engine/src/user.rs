@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use isles_spec::error::Error as Spelling;
 
 use crate::error::{Error, Result};
-use crate::view::{read, text};
-use isles_store::Merged;
+use crate::view::{View, read, text};
 
 /// A passwd or group file of an image may be this large; real ones of whole universities are smaller.
 const FILE_LIMIT: u64 = 4 << 20;
@@ -43,7 +42,7 @@ struct Group<'a> {
 
 impl User {
     /// Resolves `spec` (empty is root) in the merged layers, and `extra` supplementary groups.
-    pub fn resolve(spec: &str, extra: &[String], view: &Merged) -> Result<User> {
+    pub fn resolve(spec: &str, extra: &[String], view: &View) -> Result<User> {
         let passwd = read(view, Path::new("/etc/passwd"), FILE_LIMIT)?.unwrap_or_default();
         let group = read(view, Path::new("/etc/group"), FILE_LIMIT)?.unwrap_or_default();
         resolve(spec, extra, &text(&passwd), &text(&group))

@@ -25,6 +25,7 @@ const WANTED: u32 = feature::ASYNC_READ
     | feature::NO_OPENDIR_SUPPORT;
 
 /// A file system and what was agreed on with the kernel about it. Shared by all threads that serve.
+#[derive(Debug)]
 pub struct Server<F> {
     file_system: F,
     /// Features of INIT that both sides know.

@@ -5,10 +5,11 @@
 //! other end. The child keeps none: when the server dies they are all closed, the kernel gives the mount up, and nobody
 //! waits for an answer for ever.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::plan::FuseMount;
 use crate::sys::{self, Errno, Fd, mount as m};
 use crate::terminal::send;
 
@@ -46,13 +47,18 @@ fn owned(fd: Fd) -> OwnedFd {
 }
 
 /// Makes the mount, attached nowhere, and sends the descriptors. Runs between clone3 and exec.
-pub(crate) fn mount(channel: i32, devices: u32, options: &[(CString, CString)]) -> sys::Result<Fd> {
-    let open = || sys::open(c"/dev/fuse", libc::O_RDWR, 0);
-    let first = open()?;
+pub(crate) fn mount(fuse: &FuseMount) -> sys::Result<Fd> {
+    let device = |number: u32| match fuse.opened.get(number as usize) {
+        // SAFETY: fcntl(2) of numbers has no memory effects.
+        Some(fd) => sys::check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) }.into())
+            .map(|fd| Fd(fd as i32)),
+        None => sys::open(c"/dev/fuse", libc::O_RDWR, 0),
+    };
+    let first = device(0)?;
     let context = m::fsopen(c"fuse")?;
     let mut room = [0u8; 12];
     m::set_string(&context, c"fd", number(&mut room, first.0))?;
-    for (key, value) in options {
+    for (key, value) in &fuse.options {
         m::set_string(&context, key, value)?;
     }
     // Every user of the namespace may look, as far as the modes of files allow.
@@ -60,12 +66,18 @@ pub(crate) fn mount(channel: i32, devices: u32, options: &[(CString, CString)]) 
         m::set_flag(&context, flag)?;
     }
     let mount = m::create(&context, m::ATTR_RDONLY | m::ATTR_NOSUID | m::ATTR_NODEV)?;
-    send(channel, b'f', first.0)?;
-    for _ in 1..devices {
-        let further = open()?;
+    send(fuse.channel, b'f', first.0)?;
+    for number in 1..fuse.devices {
+        let further = device(number)?;
         // SAFETY: the request reads an int, which lives.
         sys::check(unsafe { libc::ioctl(further.0, FUSE_DEV_IOC_CLONE, &raw const first.0) }.into())?;
-        send(channel, b'f', further.0)?;
+        send(fuse.channel, b'f', further.0)?;
+    }
+    // What was opened for this process stays open in it until it becomes the program, and must not: the mount would
+    // live on without a server.
+    for fd in &fuse.opened {
+        // SAFETY: close(2) of a number has no memory effects; the owner of this one is never dropped in this process.
+        unsafe { libc::close(fd.as_raw_fd()) };
     }
     Ok(mount)
 }

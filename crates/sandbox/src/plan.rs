@@ -52,8 +52,17 @@ pub(crate) struct PlannedPrepared {
 
 pub(crate) enum PlannedPreparedSource {
     Mount(RawFd),
-    Fuse { channel: RawFd, devices: u32, options: Vec<(CString, CString)> },
+    Fuse(FuseMount),
     Memory { size: Option<CString>, folders: Vec<CString> },
+}
+
+pub(crate) struct FuseMount {
+    pub channel: RawFd,
+    pub devices: u32,
+    /// `/dev/fuse`, opened here where the user namespace is the same: the container's control group may not let its
+    /// processes open any device but its own.
+    pub opened: Vec<OwnedFd>,
+    pub options: Vec<(CString, CString)>,
 }
 
 pub(crate) enum PlannedSource {
@@ -531,7 +540,12 @@ fn plan_prepared(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared, 
                 option("user_id", &uid.to_string())?,
                 option("group_id", &gid.to_string())?,
             ];
-            PlannedPreparedSource::Fuse { channel: channel.as_raw_fd(), devices: *devices, options }
+            let opened = match user {
+                UserNs::Host => (0..*devices).map(|_| open_fuse(&prepared.name)).collect::<Result<_, _>>()?,
+                _ => Vec::new(),
+            };
+            let (channel, devices) = (channel.as_raw_fd(), *devices);
+            PlannedPreparedSource::Fuse(FuseMount { channel, devices, opened, options })
         }
         PreparedSource::Memory { size, folders } => PlannedPreparedSource::Memory {
             size: size.map(|bytes| text(&bytes.to_string())).transpose()?,
@@ -539,6 +553,12 @@ fn plan_prepared(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared, 
         },
     };
     Ok(PlannedPrepared { place: c(&prepared.place)?, source })
+}
+
+fn open_fuse(name: &str) -> Result<OwnedFd, SpawnError> {
+    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+    let failed = |cause| SpawnError { step: Step::Image, object: name.to_owned(), cause };
+    device.map(OwnedFd::from).map_err(failed)
 }
 
 /// The places to try for the program: the word itself if it has a slash, else each folder of PATH.

@@ -82,10 +82,7 @@ fn prepare(prepared: &PlannedPrepared) -> sys::Result<()> {
     let place = sys::open(&prepared.place, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     match &prepared.source {
         PlannedPreparedSource::Mount(mount) => m::attach_raw(*mount, place.0),
-        PlannedPreparedSource::Fuse { channel, devices, options } => {
-            let mount = crate::fuse::mount(*channel, *devices, options)?;
-            m::attach(&mount, place.0)
-        }
+        PlannedPreparedSource::Fuse(fuse) => m::attach(&crate::fuse::mount(fuse)?, place.0),
         PlannedPreparedSource::Memory { size, folders } => {
             let context = m::fsopen_named(c"tmpfs")?;
             if let Some(size) = size {

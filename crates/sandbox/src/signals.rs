@@ -3,6 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// Who sent a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The kernel itself, as for a key at the terminal, which goes to all processes in front.
+    Kernel,
+    Process,
+}
+
 /// Signals that wait to be read. Those of faults, and those that stop a job, keep their usual effect.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
@@ -28,14 +36,15 @@ impl Signals {
     }
 
     /// The next signal that has come, if any.
-    pub fn next(&self) -> io::Result<Option<i32>> {
+    pub fn next(&self) -> io::Result<Option<(i32, From)>> {
         // SAFETY: all zeroes is a valid structure, and the call fills as much of it as is asked for.
         unsafe {
             let mut info: libc::signalfd_siginfo = std::mem::zeroed();
             let size = size_of_val(&info);
             let n = libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size);
             if n == size as isize {
-                return Ok(Some(info.ssi_signo as i32));
+                let from = if info.ssi_code == libc::SI_KERNEL { From::Kernel } else { From::Process };
+                return Ok(Some((info.ssi_signo as i32, from)));
             }
         }
         let error = io::Error::last_os_error();

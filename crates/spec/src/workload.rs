@@ -75,6 +75,8 @@ pub struct Workload {
     pub bare_env: bool,
     /// Further folders to start in, tried in this order, where the one before is not there or shut.
     pub working_dir_else: Vec<PathBuf>,
+    /// The working directory has to be there; else it is made where it is missing.
+    pub existing_working_dir: bool,
     /// The caller's open descriptors above 2 stay open, such as the one in `PMI_FD`.
     pub keep_descriptors: bool,
     /// The caller's umask rather than 022.

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use isles_build::BuildOptions;
 use isles_build::debian::BootstrapOptions;
-use isles_engine::{Exit, Foreground};
+use isles_engine::{Exit, Foreground, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, Mount, NamespaceMode, NetworkMode, PullPolicy, Resources, Rlimit, Root,
-    SeccompChoice, Security, Source, UserNamespace, Workload,
+    Device, Error as Spelling, ImageMount, Mount, NamespaceMode, NetworkMode, Overlay, PullPolicy, Resources,
+    Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -27,18 +27,20 @@ Examples:
                                                      Debian, made on the spot from its packages
   isles run ./Dockerfile                             a recipe: built with its cache, then run
   isles run oci:layout:tag                           an image on disk
+  isles run tool.sif                                 a SIF or squashfs file, mounted as it is
   isles run --rm --rootfs /srv/tree sh               a folder
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
 The network is the host's unless --network none is given. The exit code is the command's: 128+n after signal n,
 125 when Isles itself failed, 126 when the command could not be run, 127 when it was not found.";
 
-/// Run a command in a container: from an image, a recipe, a folder, or a Debian suite.
+/// Run a command in a container: from an image, an image file, a recipe, a folder, or a Debian suite.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, disable_help_flag = true, args_override_self = true)]
 pub struct Args {
-    /// An image name or ID, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, a recipe (a Dockerfile, a *.def
-    /// file or a folder with one), or debian://SUITE; then the command. With --rootfs, only the command.
+    /// An image name or ID, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, an image file (SIF, squashfs or
+    /// ext3), a folder with a root file system, a recipe (a Dockerfile, a *.def file or a folder with one), or
+    /// debian://SUITE; then the command. With --rootfs, only the command.
     #[arg(value_name = "SOURCE [COMMAND]", trailing_var_arg = true)]
     words: Vec<String>,
     /// Run in this folder as the root file system, changing it in place.
@@ -114,6 +116,16 @@ pub struct Args {
     /// Let the root file system be read only.
     #[arg(long, help_heading = "Files")]
     read_only: bool,
+    /// Keep what is written to the root file system in memory, and drop it with the container.
+    #[arg(long, help_heading = "Files")]
+    writable_tmpfs: bool,
+    /// Lay a folder over the root file system, which is written to, or with :ro is not; or an image file.
+    #[arg(long, value_name = "PATH[:ro]", help_heading = "Files")]
+    overlay: Vec<String>,
+    /// How an image file is mounted: by the kernel (root), by this process (fuse), or auto, which takes the first
+    /// that can be had [env: ISLES_IMAGE_MOUNT].
+    #[arg(long, value_name = "WAY", help_heading = "Files")]
+    image_mount: Option<String>,
     /// Bytes of /dev/shm [default: 64m].
     #[arg(long, value_name = "BYTES", help_heading = "Files")]
     shm_size: Option<String>,
@@ -225,6 +237,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     // Looked at before anything is made: a file that exists belongs to another container.
     let cidfile = path(args.cidfile.as_ref()).map(CidFile::new).transpose()?;
     let engine = cx.engine()?;
+    let mut file = None;
     let image = match &args.rootfs {
         Some(dir) => {
             let root = dir.canonicalize().map_err(|e| {
@@ -239,19 +252,46 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                 Failure::new("nothing to run: there is no SOURCE")
                     .with_hint("for example `isles run debian:bookworm`; `isles run --help` shows all kinds")
             })?;
-            let source = Source::parse(source, source::look)?;
-            let found = source::acquire(cx, &engine, &source, &wishes(args)?)?;
-            workload.root =
-                Root::Image { manifest: found.image.manifest_digest.clone(), name: found.name.clone() };
             workload.command = command.to_vec();
-            Some(found)
+            match Source::parse(source, source::look)? {
+                Source::File(path) => {
+                    let opened = image_file::open(&path)?;
+                    let mut found = image_file::find(&path, &opened)?;
+                    found.path = path.canonicalize().unwrap_or(path);
+                    default_command(&mut workload);
+                    workload.root = Root::File(found);
+                    file = Some(opened);
+                    None
+                }
+                Source::Tree(path) => {
+                    let root = path.canonicalize().map_err(|e| {
+                        Failure::because(format!("cannot use '{}' as root file system", path.display()), &e)
+                    })?;
+                    default_command(&mut workload);
+                    workload.root = Root::Directory(root);
+                    if workload.writable == Writable::Usual {
+                        // It is somebody's image, and stays as it is: --rootfs is for changing it.
+                        workload.writable = Writable::Memory { size: None };
+                    }
+                    None
+                }
+                other => {
+                    let found = source::acquire(cx, &engine, &other, &wishes(args)?)?;
+                    workload.root = Root::Image {
+                        manifest: found.image.manifest_digest.clone(),
+                        name: found.name.clone(),
+                    };
+                    Some(found)
+                }
+            }
         }
     };
     let exit = engine.run(
         &workload,
         &Foreground {
             image: image.as_ref().map(|found| &found.image),
-            file: None,
+            file: file.as_ref(),
+            started: &|_| {},
             created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
             warn: &|text| cx.ui.warning(text),
         },
@@ -275,6 +315,48 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                 None => failure,
             })
         }
+    }
+}
+
+/// What a file or a folder runs where the caller says nothing: no configuration comes with it, but SIF images and
+/// sandboxes bring their runscript.
+fn default_command(workload: &mut Workload) {
+    if workload.command.is_empty() && workload.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+        workload.command = vec!["/.singularity.d/runscript".into()];
+    }
+}
+
+/// Overlays, and where what is written goes: to the one folder that is not read-only.
+fn overlays(args: &Args) -> Result<(Vec<Overlay>, Writable), Failure> {
+    let mut overlays = Vec::new();
+    let mut writable = if args.writable_tmpfs { Writable::Memory { size: None } } else { Writable::Usual };
+    for word in &args.overlay {
+        let (path, read_only) = match word.rsplit_once(':') {
+            Some((path, "ro")) => (path, true),
+            Some((path, "rw")) => (path, false),
+            _ => (word.as_str(), false),
+        };
+        let path = PathBuf::from(path);
+        if path.is_file() {
+            let found = image_file::find(&path, &image_file::open(&path)?)?;
+            overlays.push(Overlay::File(found));
+        } else if read_only {
+            overlays.push(Overlay::Folder(path));
+        } else if writable == Writable::Usual {
+            writable = Writable::Folder(path);
+        } else {
+            return Err(Failure::new(format!("the overlay '{word}' is one too many to write to"))
+                .with_hint("add :ro to those that are only read, and leave out --writable-tmpfs"));
+        }
+    }
+    Ok((overlays, writable))
+}
+
+fn image_mount(args: &Args) -> Result<ImageMount, Failure> {
+    let of_caller = std::env::var("ISLES_IMAGE_MOUNT").ok();
+    match given(args.image_mount.as_ref()).or(of_caller).filter(|word| !word.is_empty()) {
+        Some(word) => Ok(ImageMount::parse(&word)?),
+        None => Ok(ImageMount::Auto),
     }
 }
 
@@ -374,6 +456,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         "" => Vec::new(),
         word => vec![word.to_owned()],
     });
+    let (overlays, writable) = overlays(args)?;
     Ok(Workload {
         name: given(args.name.as_ref()),
         entrypoint,
@@ -422,6 +505,9 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         labels: args.label.iter().map(|l| label(l)).collect::<Result<_, _>>()?,
         platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
         here: args.here,
+        overlays,
+        writable,
+        image_mount: image_mount(args)?,
         ..Workload::default()
     })
 }
@@ -695,11 +781,30 @@ mod tests {
             ("--userns moon x", "'moon'"),
             ("--stop-signal FOO x", "'FOO'"),
             ("--label =x x", "'=x'"),
+            ("--image-mount loop x", "'loop'"),
+            ("--overlay /a --overlay /b x", "'/b'"),
+            ("--writable-tmpfs --overlay /b:rw x", "'/b:rw'"),
         ] {
             let failure = parse(line).unwrap_err();
             assert!(failure.message.contains(word), "{line}: {}", failure.message);
             assert!(failure.hint.is_some() || !failure.causes.is_empty(), "{line}");
         }
+    }
+
+    #[test]
+    fn overlays_and_what_is_written() {
+        let folder = |path: &str| Overlay::Folder(path.into());
+        for (line, expected, writable) in [
+            ("x", vec![], Writable::Usual),
+            ("--writable-tmpfs x", vec![], Writable::Memory { size: None }),
+            ("--overlay /a x", vec![], Writable::Folder("/a".into())),
+            ("--overlay /a:ro --overlay /b x", vec![folder("/a")], Writable::Folder("/b".into())),
+            ("--overlay /a:ro --writable-tmpfs x", vec![folder("/a")], Writable::Memory { size: None }),
+        ] {
+            let workload = parse(line).unwrap();
+            assert_eq!((workload.overlays, workload.writable), (expected, writable), "{line}");
+        }
+        assert_eq!(parse("--image-mount fuse x").unwrap().image_mount, ImageMount::Fuse);
     }
 
     #[test]

@@ -1,0 +1,140 @@
+//! How a file system in a file gets into a container. The policy, all of it:
+//!
+//! | asked for | root | others |
+//! |---|---|---|
+//! | `auto` | the kernel mounts it; where it cannot, as for others | served by this process (FUSE) |
+//! | `kernel` | the kernel mounts it, or it is an error | an error: the kernel lets only root |
+//! | `fuse` | served by this process | served by this process |
+//! | `unpack` | an error that says so | an error that says so |
+//!
+//! ext3 is for the kernel alone. What is mounted is always the file that was opened, never its name again; always
+//! read-only, without set-uid bits and devices; and only in the mount namespace of the container, so it is gone when the
+//! container is, however that ended. A server dies with the process that stays with the container.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use isles_fuse::Server;
+use isles_sandbox::identity::Identity;
+use isles_sandbox::setup::PreparedSource;
+use isles_sandbox::{fuse, loop_device};
+use isles_spec::{FileSystemKind, ImageFile, ImageMount};
+use isles_squashfs::Image;
+use isles_store::{Merged, Ownership};
+
+use crate::error::{Error, Result};
+use crate::squashfs::Squashfs;
+use crate::view::View;
+
+/// More threads than this do not wait for each other less.
+const MOST_THREADS: usize = 8;
+/// What a thread that serves needs.
+const STACK: usize = 512 << 10;
+
+/// An image that is ready to be mounted in a container, and to be looked into.
+pub struct Mountable {
+    pub source: PreparedSource,
+    pub view: View,
+    /// Where this process serves it.
+    pub server: Option<Arc<Server<Squashfs>>>,
+}
+
+/// Gets an image ready. `file` is the opened file, where the caller has it.
+pub fn mountable(
+    image: &ImageFile,
+    file: Option<&File>,
+    way: ImageMount,
+    identity: Identity,
+) -> Result<Mountable> {
+    let failed = |e: io::Error| Error::file("read the image", &image.path, e);
+    let file = match file {
+        Some(file) => file.try_clone().map_err(failed)?,
+        None => crate::image_file::open(&image.path)?,
+    };
+    let length = file.metadata().map_err(failed)?.len();
+    let rest = length.saturating_sub(image.offset);
+    let size = image.size.unwrap_or(rest);
+    if size > rest || size == 0 {
+        return Err(failed(io::Error::other("the file is shorter than its partition")));
+    }
+    let wish = |way: &str| format!("mounting '{}' {way}", image.path.display());
+    let root = identity == Identity::Root;
+    match way {
+        ImageMount::Unpack => return Err(Error::impossible(wish("unpacked"), "that is not built in yet")),
+        ImageMount::Kernel if !root => {
+            return Err(Error::impossible(wish("by the kernel"), "it lets only root mount what is in files"));
+        }
+        _ => {}
+    }
+    match image.kind {
+        FileSystemKind::Squashfs => {
+            let copy = file.try_clone().map_err(failed)?;
+            let bad = |source| Error::Squashfs { path: image.path.clone(), source };
+            let opened = Image::open(copy, image.offset, size).map_err(bad)?;
+            let server = Arc::new(Server::new(Squashfs::new(opened)));
+            if root && way != ImageMount::Fuse {
+                match loop_device::mount(&file, image.offset, size, c"squashfs") {
+                    Ok(mount) => {
+                        let source = PreparedSource::Mount(mount);
+                        return Ok(Mountable { source, view: View::Image(server), server: None });
+                    }
+                    Err(e) if way == ImageMount::Kernel => {
+                        return Err(Error::file("let the kernel mount", &image.path, e));
+                    }
+                    Err(_) => {}
+                }
+            }
+            Ok(Mountable {
+                source: served(&server)?,
+                view: View::Image(server.clone()),
+                server: Some(server),
+            })
+        }
+        FileSystemKind::Ext if way == ImageMount::Fuse || !root => Err(Error::impossible(
+            wish("as an ordinary user"),
+            "only the kernel reads ext3, and only for root",
+        )),
+        FileSystemKind::Ext => {
+            let mount = loop_device::mount(&file, image.offset, size, c"ext4")
+                .map_err(|e| Error::file("let the kernel mount", &image.path, e))?;
+            let view = look_into(&mount)?;
+            Ok(Mountable { source: PreparedSource::Mount(mount), view, server: None })
+        }
+    }
+}
+
+/// A mount that is attached nowhere can be looked into by its descriptor.
+fn look_into(mount: &OwnedFd) -> Result<View> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd()));
+    Ok(Merged::open(&[path], Ownership::Root)?.into())
+}
+
+/// Begins to serve: as soon as the container has mounted, and until that mount is gone.
+fn served(server: &Arc<Server<Squashfs>>) -> Result<PreparedSource> {
+    let failed = |e| Error::system("serve the image", e);
+    let (ours, channel) = fuse::channel().map_err(failed)?;
+    let threads = thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
+    let server = server.clone();
+    let named = || thread::Builder::new().name("image".into()).stack_size(STACK);
+    let receive = move || {
+        while let Ok(Some(device)) = fuse::receive(&ours) {
+            let device = Arc::new(device);
+            let (server, theirs) = (server.clone(), device.clone());
+            let serve = move |server: &Server<Squashfs>, device: &OwnedFd| {
+                // Whoever waits for an answer is told by the kernel when the last descriptor is closed.
+                let _ = isles_fuse::serve(server, device);
+            };
+            let other = server.clone();
+            // Where there are no more threads to have, this one serves.
+            if named().spawn(move || serve(&other, &theirs)).is_err() {
+                serve(&server, &device);
+            }
+        }
+    };
+    named().spawn(receive).map_err(failed)?;
+    Ok(PreparedSource::Fuse { channel, devices: threads as u32 })
+}

@@ -1,0 +1,210 @@
+//! What the root file system of a container is made of: an image or a folder below, overlays on it, and on top the place
+//! that is written to.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use isles_fuse::Server;
+use isles_sandbox::identity::Identity;
+use isles_sandbox::setup::{MountSource, Prepared, PreparedSource, RootFs};
+use isles_spec::{
+    FileSystemKind, ImageFile, ImageMount, MountKind, Overlay, Root, RunAs, UserNamespace, Workload, Writable,
+};
+use isles_store::{Container, FileKind, Merged};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::hosts;
+use crate::image_mount::mountable;
+use crate::run::Foreground;
+use crate::squashfs::Squashfs;
+use crate::view::View;
+
+/// Places of mounts are a few folders and empty files.
+const PLACES_SIZE: u64 = 16 << 20;
+
+/// A root file system, and everything that has to be mounted before it.
+pub struct Base {
+    pub prepared: Vec<Prepared>,
+    pub root: RootFs,
+    /// To look into, as it is before anything is written.
+    pub view: View,
+    pub read_only: bool,
+    /// It comes from a file that anybody may have made.
+    pub untrusted: bool,
+    /// What stands behind those mounts of the workload that are no binds of the host, by their places in the list.
+    pub sources: Vec<Option<MountSource>>,
+    /// The images that this process serves.
+    pub servers: Vec<Arc<Server<Squashfs>>>,
+}
+
+/// The kinds of root, down to the layers at the bottom.
+struct Bottom {
+    lowers: Vec<PathBuf>,
+    view: View,
+    /// A folder that may be used as it is.
+    folder: Option<PathBuf>,
+}
+
+/// Gets images ready, each in a folder of the container's.
+struct Images<'a> {
+    folder: &'a Container,
+    way: ImageMount,
+    identity: Identity,
+    prepared: Vec<Prepared>,
+    servers: Vec<Arc<Server<Squashfs>>>,
+}
+
+impl Images<'_> {
+    fn add(&mut self, image: &ImageFile, file: Option<&fs::File>) -> Result<(PathBuf, View)> {
+        let ready = mountable(image, file, self.way, self.identity)?;
+        self.servers.extend(ready.server);
+        let place = self.place(ready.source, image.path.display().to_string())?;
+        Ok((place, ready.view))
+    }
+
+    fn place(&mut self, source: PreparedSource, name: String) -> Result<PathBuf> {
+        let place = self.folder.path().join(format!("mount-{}", self.prepared.len()));
+        make(&place)?;
+        self.prepared.push(Prepared { place: place.clone(), source, name });
+        Ok(place)
+    }
+}
+
+impl Engine {
+    /// Decides what the root is made of, and gets it ready.
+    pub(crate) fn base(
+        &self,
+        folder: &Container,
+        workload: &Workload,
+        foreground: &Foreground<'_>,
+    ) -> Result<Base> {
+        let mut images = Images {
+            folder,
+            way: workload.image_mount,
+            identity: self.identity,
+            prepared: Vec::new(),
+            servers: Vec::new(),
+        };
+        let bottom = self.bottom(workload, foreground, &mut images)?;
+        let mut lowers = bottom.lowers;
+        for overlay in &workload.overlays {
+            lowers.push(match overlay {
+                Overlay::Folder(path) => {
+                    let upper = path.join("upper");
+                    let found = if upper.is_dir() { upper } else { path.clone() };
+                    found.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?
+                }
+                Overlay::File(image) => {
+                    let (place, _) = images.add(image, None)?;
+                    // ext3 overlays are made with the folders of an overlay in them, to be written to.
+                    if image.kind == FileSystemKind::Ext { place.join("upper") } else { place }
+                }
+            });
+        }
+        let mut sources = Vec::with_capacity(workload.mounts.len());
+        for (number, mount) in workload.mounts.iter().enumerate() {
+            sources.push(match &mount.kind {
+                MountKind::File { text, mode } => {
+                    let path = hosts::write(folder, &format!("file-{number}"), text, *mode)?;
+                    Some(MountSource::Bind { source: path, recursive: false })
+                }
+                MountKind::Image { image, inside } => {
+                    let (place, view) = images.add(image, None)?;
+                    let found = view.stat(inside).ok_or_else(|| {
+                        let wish = format!("binding '{}' of '{}'", inside.display(), image.path.display());
+                        Error::impossible(wish, "the image has nothing there")
+                    })?;
+                    let directory = found.kind == FileKind::Dir;
+                    Some(MountSource::Inside { place, path: inside.clone(), directory })
+                }
+                _ => None,
+            });
+        }
+        let written = written(workload, &mut images)?;
+        let (root, read_only) = match (written, bottom.folder) {
+            (None, Some(path)) if workload.overlays.is_empty() => (RootFs::Directory(path), false),
+            (None, Some(path)) => {
+                return Err(Error::impossible(
+                    format!("overlays over the folder '{}'", path.display()),
+                    "it is written to itself; let what is written go into memory, or nowhere",
+                ));
+            }
+            (written, _) => {
+                let volatile = workload.remove && !matches!(workload.writable, Writable::Folder(_));
+                let (upper, work) = written.unwrap_or((folder.upper(), folder.work()));
+                // Root in a user namespace may not set the others.
+                let in_userns = workload.userns == UserNamespace::KeepId;
+                let userxattr = self.store.ownership().userxattr() || in_userns;
+                let root = RootFs::Overlay { lowers, upper, work, volatile, userxattr };
+                (root, workload.writable == Writable::Nowhere)
+            }
+        };
+        Ok(Base {
+            prepared: images.prepared,
+            root,
+            view: bottom.view,
+            read_only: read_only || workload.read_only,
+            untrusted: matches!(workload.root, Root::File(_)) || workload.run_as == RunAs::Caller,
+            sources,
+            servers: images.servers,
+        })
+    }
+
+    fn bottom(
+        &self,
+        workload: &Workload,
+        foreground: &Foreground<'_>,
+        images: &mut Images<'_>,
+    ) -> Result<Bottom> {
+        let ownership = self.store.ownership();
+        Ok(match (&workload.root, foreground.image) {
+            (Root::Directory(path), _) => Bottom {
+                lowers: vec![path.clone()],
+                view: Merged::open(std::slice::from_ref(path), ownership)?.into(),
+                folder: Some(path.clone()),
+            },
+            (Root::File(image), _) => {
+                let (place, view) = images.add(image, foreground.file)?;
+                Bottom { lowers: vec![place], view, folder: None }
+            }
+            (Root::Image { name, .. }, None) => {
+                return Err(Error::impossible(format!("image {name}"), "it was not looked up"));
+            }
+            (Root::Image { .. }, Some(image)) => {
+                let lowers = self.store.layers_of(image)?;
+                let view = Merged::open(&lowers, ownership)?.into();
+                Bottom { lowers, view, folder: None }
+            }
+        })
+    }
+}
+
+/// The upper and the work folder, where they are not the container's own.
+fn written(workload: &Workload, images: &mut Images<'_>) -> Result<Option<(PathBuf, PathBuf)>> {
+    let size = match &workload.writable {
+        Writable::Usual => return Ok(None),
+        Writable::Folder(path) => {
+            let path = path.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?;
+            let folders = (path.join("upper"), path.join("work"));
+            make(&folders.0)?;
+            make(&folders.1)?;
+            return Ok(Some(folders));
+        }
+        Writable::Memory { size } => *size,
+        Writable::Nowhere => Some(PLACES_SIZE),
+    };
+    let folders = vec!["upper".to_owned(), "work".to_owned()];
+    let place = images.place(PreparedSource::Memory { size, folders }, "memory".into())?;
+    Ok(Some((place.join("upper"), place.join("work"))))
+}
+
+fn make(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::file("make the folder", path, e)),
+        _ => Ok(()),
+    }
+}
