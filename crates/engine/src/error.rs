@@ -70,6 +70,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// 127 when the program is not there, 126 when it cannot be run, 125 otherwise (docker-run(1)).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Program { exit_code, .. } | Error::Background { exit_code, .. } => *exit_code,
+            Error::Spawn(e) => e.exit_code(),
+            _ => 125,
+        }
+    }
+}
+
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {

@@ -1,9 +1,10 @@
 //! Life cycle of containers over the sandbox: create, start, wait, remove, collect.
 //!
 //! The engine merges a [`isles_spec::Workload`] with the configuration of its image ([`plan`]), keeps the state
-//! of the container as files ([`record`]), and is the monitor of what it runs in the foreground ([`run`]). A
-//! step of a build ([`step`]) is the same without a state. It does not know who asks.
+//! of the container as files ([`record`]), and is the monitor of what it runs in the foreground ([`run`]) or, as a process
+//! of its own, in the background ([`background`]). A step of a build ([`step`]) is the same without a state. It does not know who asks.
 
+mod background;
 mod caller;
 mod devices;
 mod engine;
@@ -11,6 +12,7 @@ mod error;
 mod hosts;
 pub mod image_file;
 mod image_mount;
+mod join;
 mod layers;
 mod name;
 mod namespaces;
@@ -25,6 +27,7 @@ mod terminal;
 mod user;
 mod view;
 
+pub use background::{Started, Target};
 pub use caller::home;
 pub use engine::Engine;
 pub use error::{Error, Result};

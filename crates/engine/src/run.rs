@@ -26,6 +26,7 @@ use crate::{hosts, name, process, terminal};
 const PATIENCE: u32 = 3;
 
 /// How a foreground run speaks to its caller.
+#[derive(Clone, Copy)]
 pub struct Foreground<'a> {
     /// The image of [`Root::Image`].
     pub image: Option<&'a Image>,
@@ -172,7 +173,7 @@ impl Engine {
             }
             None => Fence::none(),
         };
-        let (child, state) = self.start(folder, &mut planned, &fence, workload, &view)?;
+        let (child, state) = self.begin(folder, &mut planned, &fence, workload, &view)?;
         for warning in &child.warnings {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
@@ -218,7 +219,7 @@ impl Engine {
         Ok(exit)
     }
 
-    fn start(
+    fn begin(
         &self,
         folder: &Container,
         planned: &mut Planned,
@@ -274,7 +275,7 @@ fn hostname(workload: &Workload, id: &str) -> String {
 }
 
 /// Stays with the container until it ends: hands signals on, and copies between the caller's terminal and its own.
-fn attend(
+pub(crate) fn attend(
     child: &mut Child,
     workload: &Workload,
     signals: &Signals,

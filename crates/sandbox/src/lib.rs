@@ -35,11 +35,13 @@
 //! | [`identity`] | which users and groups this process may map |
 //! | [`fuse`], [`loop_device`] | images that are mounted: by a server of the caller's, and by the kernel |
 //! | [`explain`] | why a program did not start, in words |
+//! | [`background`] | processes that go on when their caller has ended |
 //! | [`oci`] | the OCI runtime: bundles and the life of a container over several commands |
 //!
 //! Linux 5.12 or later (mount_setattr(2)); on older ones a start fails and names the step. With root everything works,
 //! without root everything but limits that nobody has delegated: a user namespace of one ID is enough.
 
+pub mod background;
 pub mod capability;
 pub mod cgroup;
 mod child;

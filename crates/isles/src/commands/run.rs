@@ -304,16 +304,8 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             Ok(Code(Exit::code(exit)))
         }
         Err(e) => {
-            let code = match &e {
-                isles_engine::Error::Program { exit_code, .. } => Some(*exit_code),
-                isles_engine::Error::Spawn(e) => Some(e.exit_code()),
-                _ => None,
-            };
-            let failure = Failure::from(e);
-            Err(match code {
-                Some(code) => failure.with_code(code),
-                None => failure,
-            })
+            let code = e.exit_code();
+            Err(Failure::from(e).with_code(code))
         }
     }
 }

@@ -1,0 +1,76 @@
+//! A further process in the namespaces of one that runs: what `exec` does in an instance, and what the ranks of one
+//! node do that share a container.
+
+use isles_sandbox::Setup;
+use isles_sandbox::setup::{Namespaces, RootFs};
+use isles_sandbox::signals::Signals;
+use isles_spec::Workload;
+use isles_spec::image::ContainerConfig;
+use isles_store::Merged;
+
+use crate::background::Target;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::plan::{Parts, plan};
+use crate::run::{Foreground, attend};
+use crate::start::{null, spawn};
+use crate::step::Exit;
+use crate::view::View;
+
+impl Engine {
+    /// Runs a process with the root and in the namespaces of `target`, on the caller's standard streams until it ends.
+    /// Of the workload, what belongs to the container counts no more: its root, mounts, namespaces and limits. The
+    /// process must have one thread.
+    ///
+    /// # Errors
+    /// The target has ended, or belongs to somebody else; and as for [`Engine::run`].
+    pub fn run_in(&self, target: Target, workload: &Workload, foreground: &Foreground<'_>) -> Result<Exit> {
+        let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
+        let wish = || format!("joining the process {}", target.pid);
+        let joined = Namespaces::of_process(target.pid);
+        // Looked at afterwards: what was opened is then of the one that was meant.
+        if !target.lives() {
+            return Err(Error::impossible(wish(), "it has ended"));
+        }
+        let joined = joined.map_err(|e| Error::impossible(wish(), e.to_string()))?;
+        let root = format!("/proc/{}/root", target.pid);
+        let view = View::from(Merged::open(&[root.into()], self.store().ownership())?);
+        let workload = &Workload { mounts: Vec::new(), devices: Vec::new(), ..workload.clone() };
+        let image = ContainerConfig::default();
+        let planned = plan(Parts {
+            workload,
+            image: &image,
+            identity: self.identity(),
+            prepared: Vec::new(),
+            root: RootFs::Directory("/".into()),
+            read_only_root: false,
+            untrusted_root: false,
+            view: &view,
+            sources: Vec::new(),
+            hostname: "",
+            pid_of: &|name| Err(Error::NoContainer(name.to_owned())),
+            extra: Vec::new(),
+            terminal: workload.tty.then(crate::terminal::size),
+            warn: foreground.warn,
+        })?;
+        let mut setup = Setup {
+            namespaces: joined,
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            masked_paths: Vec::new(),
+            read_only_paths: Vec::new(),
+            sysctls: Vec::new(),
+            hostname: None,
+            new_keyring: false,
+            ..planned.setup
+        };
+        setup.process.create_cwd = false;
+        if !workload.interactive && !workload.tty {
+            setup.stdio.stdin = Some(null()?);
+        }
+        let mut child = spawn(&setup, &view)?;
+        drop(setup);
+        (foreground.started)(child.pid());
+        Ok(attend(&mut child, workload, &signals, &|| {})?.into())
+    }
+}

@@ -1,0 +1,273 @@
+//! `isles run` of files that hold a root file system, and of folders that are one.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use isles_sif::{Arch, FileSystem, NewObject, NewSif, Role};
+use rustix::process::Signal;
+use world::{Running, Said, Who, World, everyone};
+
+/// Runs a command where everybody may open `/dev/fuse`: `$0` is such a device.
+const WITH_FUSE: &str = "mount --bind $0 /dev/fuse || exit 99; exec \"$@\"";
+const AS_ORDINARY: [&str; 6] = ["setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups"];
+
+/// The image of [`tree`], for everybody to read; `None`, with a printed reason, where it cannot be made.
+fn image(world: &World) -> Option<PathBuf> {
+    let path = world.path("image.sqfs");
+    if !path.exists() {
+        tree(&world.path("image"));
+        squash(&world.path("image"), &path)?;
+    }
+    Some(path)
+}
+
+fn squash(tree: &Path, image: &Path) -> Option<()> {
+    let mut command = Command::new("mksquashfs");
+    command.arg(tree).arg(image).args(["-all-root", "-quiet", "-no-progress"]).stdout(Stdio::null());
+    match command.status() {
+        Ok(status) => assert!(status.success()),
+        Err(_) => {
+            println!("skip: mksquashfs is not installed (package squashfs-tools)");
+            return None;
+        }
+    }
+    fs::set_permissions(image, fs::Permissions::from_mode(0o644)).unwrap();
+    Some(())
+}
+
+fn tree(at: &Path) {
+    world::busybox(at);
+    fs::create_dir_all(at.join("many")).unwrap();
+    for n in 0..600 {
+        fs::write(at.join(format!("many/name-{n:03}")), n.to_string()).unwrap();
+    }
+    fs::write(at.join("large"), vec![b'x'; 3_000_000]).unwrap();
+    symlink("large", at.join("link")).unwrap();
+    symlink("/", at.join("trap")).unwrap();
+    fs::create_dir_all(at.join(".singularity.d")).unwrap();
+    fs::write(at.join(".singularity.d/runscript"), "#!/bin/sh\necho the runscript\n").unwrap();
+    fs::set_permissions(at.join(".singularity.d/runscript"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A SIF file with the image as its primary partition.
+fn sif(world: &World, image: &Path) -> PathBuf {
+    let path = world.path("image.sif");
+    let arch = Arch::from_name(&isles_spec::Platform::host().architecture).unwrap();
+    let data = fs::File::open(image).unwrap();
+    let object = NewObject::partition(FileSystem::Squashfs, Role::Primary, arch, data);
+    NewSif::new(vec![object]).create(&path).unwrap();
+    path
+}
+
+/// As [`World::command`], with a `/dev/fuse` that the user may open.
+fn command(world: &World, words: &[&str]) -> Command {
+    let open = fs::File::options().read(true).write(true).open("/dev/fuse");
+    let everybody = fs::metadata("/dev/fuse").is_ok_and(|found| found.permissions().mode() & 0o006 == 0o006);
+    let plain = world.command(words);
+    if world.who == Who::Root || !World::is_root() || everybody || open.is_err() {
+        return plain;
+    }
+    let node = world.path("fuse");
+    if !node.exists() {
+        let device = rustix::fs::makedev(10, 229);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, &node, kind, rustix::fs::Mode::empty(), device).unwrap();
+        fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", WITH_FUSE]).arg(node);
+    if world.who == Who::Ordinary {
+        command.args(AS_ORDINARY);
+    }
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(world.path("home")).stdin(Stdio::null());
+    command
+}
+
+fn isles(world: &World, words: &[&str]) -> Said {
+    Said::of(command(world, words).output().unwrap())
+}
+
+/// Whether images can be mounted by this user here: the ways that can be tried.
+fn ways(world: &World) -> Vec<&'static str> {
+    if !World::is_root() {
+        let fine = fs::metadata("/dev/fuse").is_ok_and(|found| found.permissions().mode() & 0o006 == 0o006);
+        if !fine {
+            println!("skip: this user may not open /dev/fuse");
+            return Vec::new();
+        }
+    }
+    if !Path::new("/dev/fuse").exists() {
+        println!("skip: there is no /dev/fuse");
+        return Vec::new();
+    }
+    match world.who {
+        Who::Root if Path::new("/dev/loop-control").exists() => vec!["auto", "kernel", "fuse"],
+        Who::Root => vec!["auto", "fuse"],
+        _ => vec!["auto", "fuse"],
+    }
+}
+
+#[test]
+fn a_file_is_a_root_like_any_other() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let sif = sif(world, &image);
+        for way in ways(world) {
+            for file in [&image, &sif] {
+                let file = file.to_str().unwrap();
+                let run = |words: &[&str]| {
+                    isles(world, &[&["run", "--rm", "--image-mount", way, file], words].concat())
+                };
+                let script = "id -u; ls /many | wc -l; cat /many/name-599; wc -c < /link; ls -d /proc/self; \
+                              touch /new /bin/new; rm /many/name-000; ls /many | wc -l; stat -c %u:%a /bin/sh";
+                let out = run(&["sh", "-c", script]).fine();
+                let lines: Vec<&str> = out.split_whitespace().collect();
+                let expected =
+                    ["0", "600", "5993000000", "/proc/self", "599", "0:777"].map(str::to_owned).to_vec();
+                assert_eq!(lines, expected, "{way} {file}");
+                // The image is as it was, and what went wrong is said in the same words as ever.
+                run(&["ls", "/new"]).fails(1, &["/new"]);
+                run(&["slep"]).fails(127, &["did you mean 'sleep'"]);
+                run(&["--"]).fails(127, &["--"]);
+                assert_eq!(run(&[]).fine(), "the runscript\n");
+            }
+        }
+    });
+}
+
+#[test]
+fn mounts_find_their_places_in_a_read_only_image() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let file = image.to_str().unwrap();
+        fs::write(world.path("home/data"), "of the host\n").unwrap();
+        let data = world.path("home/data");
+        let bind = |to: &str| format!("{}:{to}:ro", data.display());
+        for way in ways(world) {
+            let run = |options: &[&str], words: &[&str]| {
+                isles(world, &[&["run", "--rm", "--image-mount", way], options, &[file], words].concat())
+            };
+            let (new, through) = (bind("/new/deep/file"), bind("/trap/elsewhere/file"));
+            let out = run(&["--read-only", "-v", &new], &["cat", "/new/deep/file"]).fine();
+            assert_eq!(out, "of the host\n");
+            // A link of the image's leads nowhere but into the image.
+            let out = run(&["-v", &through], &["cat", "/elsewhere/file"]).fine();
+            assert_eq!(out, "of the host\n");
+            assert!(!Path::new("/elsewhere").exists());
+            run(&["--read-only"], &["touch", "/new"]).fails(1, &["Read-only"]);
+            let out = run(&["--writable-tmpfs"], &["sh", "-c", "echo x > /new && cat /new"]).fine();
+            assert_eq!(out, "x\n");
+        }
+    });
+}
+
+#[test]
+fn overlays_keep_what_is_written() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let (file, overlay) = (image.to_str().unwrap(), world.path("home/overlay"));
+        for way in ways(world) {
+            fs::create_dir(&overlay).unwrap();
+            world.give("home/overlay");
+            let path = overlay.to_str().unwrap();
+            let read = format!("{path}:ro");
+            let run = |overlay: &str, script: &str| {
+                let options = ["run", "--rm", "--image-mount", way, "--overlay", overlay, file];
+                isles(world, &[&options[..], &["sh", "-c", script]].concat())
+            };
+            run(path, "echo kept > /new; rm /many/name-001").fine();
+            assert_eq!(run(path, "cat /new; ls /many | wc -l").fine(), "kept\n599\n");
+            assert_eq!(run(&read, "rm /new; ls /new 2>/dev/null; echo gone").fine(), "gone\n");
+            assert_eq!(run(path, "cat /new").fine(), "kept\n", "what was only read is as it was");
+            isles(world, &["run", "--rm", "--overlay", "/nonexistent/o", file, "true"])
+                .fails(125, &["/nonexistent/o"]);
+            fs::remove_dir_all(&overlay).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_folder_is_a_root_and_stays_as_it_is() {
+    everyone(|world| {
+        tree(&world.path("image"));
+        world.give("image");
+        let path = world.path("image");
+        let run = |words: &[&str]| isles(world, &[&["run", "--rm", path.to_str().unwrap()], words].concat());
+        assert_eq!(run(&["sh", "-c", "echo x > /new && cat /new"]).fine(), "x\n");
+        assert!(!path.join("new").exists());
+        assert_eq!(run(&[]).fine(), "the runscript\n");
+    });
+}
+
+#[test]
+fn what_cannot_be_mounted_says_why() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let bytes = fs::read(&image).unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            fs::write(world.path(name), bytes).unwrap();
+            world.path(name).to_str().unwrap().to_owned()
+        };
+        let mut ext = vec![0; 2048];
+        ext[1080..1082].copy_from_slice(&[0x53, 0xef]);
+        let mut sif_only = vec![0; 128];
+        sif_only[32..42].copy_from_slice(b"SIF_MAGIC\0");
+        let cut = write("cut.sqfs", &bytes[..bytes.len() / 2]);
+        let odd = write("odd.sif", b"not an image at all");
+        let (empty, ext) = (write("empty.sif", b""), write("x.img", &ext));
+        let (short, only) = (write("short.sqfs", &bytes[..50]), write("only.sif", &sif_only));
+        let whole = image.to_str().unwrap();
+        let mut cases = vec![
+            (vec![cut.as_str()], "cut.sqfs"),
+            (vec![odd.as_str()], "odd.sif' is no image"),
+            (vec![empty.as_str()], "empty.sif' is no image"),
+            (vec![short.as_str()], "short.sqfs"),
+            (vec![only.as_str()], "only.sif"),
+            (vec!["./nosuch.sif"], "no image at './nosuch.sif'"),
+            (vec!["--image-mount", "unpack", whole], "not built in"),
+            (vec!["--image-mount", "loop", whole], "'loop'"),
+            (vec!["instance://web"], "instance://web"),
+        ];
+        if world.who == Who::Root {
+            cases.push((vec!["--image-mount", "kernel", &ext], "x.img"));
+        } else {
+            cases.push((vec![&ext], "only the kernel reads ext3"));
+            cases.push((vec!["--image-mount", "kernel", whole], "lets only root"));
+        }
+        for (words, said) in cases {
+            isles(world, &[&["run", "--rm"], &words[..], &["true"]].concat()).fails(125, &[said]);
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_killed_run() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        for way in ways(world) {
+            let words = ["run", "--rm", "--image-mount", way, image.to_str().unwrap(), "sh", "-c"];
+            let script = "cat /large | wc -c; exec sleep 1000";
+            let (mut running, line) = Running::start(&mut command(world, &[&words[..], &[script]].concat()));
+            assert_eq!(line, "3000000\n");
+            let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.0.id())).unwrap();
+            let child: i32 = child.trim().parse().unwrap();
+            let child = rustix::process::Pid::from_raw(child).unwrap();
+            let child = rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty()).unwrap();
+            running.signal(Signal::KILL);
+            running.0.wait().unwrap();
+            // It goes with its monitor, and nothing waits for a server that is gone.
+            let mut ends = [rustix::event::PollFd::new(&child, rustix::event::PollFlags::IN)];
+            let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+            assert_eq!(rustix::event::poll(&mut ends, Some(&timeout)).unwrap(), 1, "{way}");
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            assert!(!mounts.contains(world.path("").to_str().unwrap()), "{mounts}");
+        }
+    });
+}

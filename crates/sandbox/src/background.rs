@@ -1,0 +1,54 @@
+//! A process that goes on when its caller has ended: it has a session of its own, and is nobody's child that waits.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::sys::{self, Errno, Fd, process as p};
+
+/// Where a split comes back.
+#[derive(Debug)]
+pub enum Side {
+    /// The process that was there. What the other one reports comes from here; the end of it says that it will not
+    /// report any more, or is gone.
+    Caller(OwnedFd),
+    /// The process that stays, and where it reports.
+    Background(OwnedFd),
+}
+
+/// Splits this process in two. The one in the background reads nothing, and writes to these files; the rest is as it
+/// was. The process must have one thread.
+pub fn split(stdout: &File, stderr: &File) -> io::Result<Side> {
+    let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
+    let (read, write) = sys::pipe().map_err(os)?;
+    // SAFETY: this process has one thread, so the child may allocate and lock.
+    let child = sys::check(unsafe { libc::fork() }.into()).map_err(os)? as i32;
+    if child > 0 {
+        // SAFETY: the child is this process's own; it ends at once.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        drop(write);
+        return Ok(Side::Caller(owned(read)));
+    }
+    drop(read);
+    // SAFETY: setsid(2) has no preconditions, and this process has one thread still.
+    let next = unsafe {
+        libc::setsid();
+        libc::fork()
+    };
+    if next != 0 {
+        // The one in the middle, or nobody follows: the pipe is closed, which the caller notices.
+        p::exit(if next > 0 { 0 } else { 1 });
+    }
+    let null = File::open("/dev/null")?;
+    for (file, target) in [(&null, 0), (stdout, 1), (stderr, 2)] {
+        p::dup_to(file.as_raw_fd(), target).map_err(os)?;
+    }
+    Ok(Side::Background(owned(write)))
+}
+
+fn owned(fd: Fd) -> OwnedFd {
+    let raw = fd.0;
+    std::mem::forget(fd);
+    // SAFETY: the descriptor was owned by the value that was just forgotten.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
