@@ -9,6 +9,7 @@ mod caller;
 mod devices;
 mod engine;
 mod error;
+mod host_view;
 mod hosts;
 pub mod image_file;
 mod image_mount;

@@ -11,6 +11,7 @@ use isles_store::Merged;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::host_view::{self, Writable};
 use crate::hosts;
 use crate::plan::{Parts, plan};
 use crate::start::{Fence, null, pipe, spawn};
@@ -27,6 +28,9 @@ pub enum StepRoot<'a> {
     Layers { lowers: &'a [PathBuf], upper: &'a Path, work: &'a Path },
     /// A folder that is changed in place.
     Directory(&'a Path),
+    /// The host's own files, none of which can be written, and at `at` layers as in [`StepRoot::Layers`], which can
+    /// ([`crate::host_view`]). `folder` is an empty one, and `at` names no folder of the host.
+    Host { folder: &'a Path, at: &'a Path, lowers: &'a [PathBuf], upper: &'a Path, work: &'a Path },
 }
 
 /// What a step reads from its standard input.
@@ -131,7 +135,13 @@ impl Engine {
     /// that ran and failed is an outcome, not an error.
     pub fn run_step(&self, step: &Step<'_>, output: StepOutput<'_>) -> Result<StepOutcome> {
         let ownership = self.store.ownership();
+        let mut around = Vec::new();
         let (root, view) = match step.root {
+            StepRoot::Host { folder, at, lowers, upper, work } => {
+                let image = Writable { lowers, upper, work, userxattr: ownership.userxattr() };
+                around = host_view::mounts(folder, at, image)?;
+                (RootFs::Directory(folder.to_owned()), Merged::open(&[folder.to_owned()], ownership)?)
+            }
             StepRoot::Layers { lowers, upper, work } => {
                 let mut layers = lowers.to_vec();
                 layers.push(upper.to_owned());
@@ -150,7 +160,9 @@ impl Engine {
             }
         };
         let mut workload = workload_of(step);
-        let mut extra = hosts::of_host(&step.network, &view);
+        let of_host = matches!(step.root, StepRoot::Host { .. });
+        workload.read_only = of_host;
+        let mut extra = if of_host { around } else { hosts::of_host(&step.network, &view) };
         let image = ContainerConfig::default();
         let authorities = step.host_ca.then(hosts::authorities).flatten();
         if let Some((mount, variables)) = authorities {
