@@ -1,9 +1,9 @@
 //! Base images: the local store first, a registry where the caller's policy says so.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
+use isles_registry::Daemon;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Platform, PullPolicy, Reference};
 use isles_store::{BuildRecord, CommitOptions, Image};
@@ -38,7 +38,7 @@ pub fn named(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image
 }
 
 /// Keeps an image from being collected while the build lasts, and its layers at hand.
-fn hold(build: &Build<'_>, image: Image) -> Result<Image> {
+pub fn hold(build: &Build<'_>, image: Image) -> Result<Image> {
     build.lease.hold(&image.manifest_digest)?;
     build.store.ensure_layers(&build.lease, &image, build.progress)?;
     Ok(image)
@@ -97,17 +97,6 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
     let imported = if path.is_dir() {
         build.store.import_oci_dir(&build.lease, path, select, build.progress)?
     } else {
-        let start = read_start(path, 36)?;
-        if start.get(32..36) == Some(b"SIF_") {
-            return Err(isles_spec::Error::new(format!(
-                "'{}' is a SIF image, which is not read yet",
-                path.display()
-            ))
-            .with_hint(
-                "that comes in a later version; `apptainer build --sandbox DIR FILE` makes a folder of it",
-            )
-            .into());
-        }
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         build.store.import_archive(&build.lease, &mut file, build.progress)?
     };
@@ -129,6 +118,29 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
     let holds = vec![image.manifest_digest.clone()];
     build.store.put_build_record(&key, &BuildRecord { holds, value: serde_json::Value::Null })?;
     hold(build, image.clone())
+}
+
+/// An image of a Docker daemon on this machine, which is taken over again only when the daemon has another one.
+pub fn of_daemon(build: &Build<'_>, daemon: &Daemon, name: &str) -> Result<Image> {
+    let id = daemon.image_id(name)?;
+    let key = Key::new("image of a daemon").with("id", id).finish();
+    if let Some(record) = build.store.build_record(&build.lease, &key)?
+        && let Some(manifest) = record.holds.first()
+        && build.store.has_image(manifest)
+    {
+        return hold(build, build.store.image(manifest)?);
+    }
+    build.note_work();
+    let mut archive = daemon.save(name)?;
+    let imported = build.store.import_archive(&build.lease, &mut archive, build.progress)?;
+    let Some((image, _)) = imported.into_iter().next() else {
+        return Err(isles_spec::Error::new(format!("the Docker daemon sent no image for '{name}'"))
+            .with_hint("check the name with `docker images`")
+            .into());
+    };
+    let holds = vec![image.manifest_digest.clone()];
+    build.store.put_build_record(&key, &BuildRecord { holds, value: serde_json::Value::Null })?;
+    hold(build, image)
 }
 
 /// A root file system in a folder of the host as the only layer.
@@ -165,12 +177,4 @@ pub fn of_layer(
     snapshot.config.config = config;
     snapshot.push_layer(layer, &isles_spec::time::rfc3339(created), created_by);
     snapshot
-}
-
-/// The beginning of a file.
-fn read_start(path: &Path, length: u64) -> Result<Vec<u8>> {
-    let mut start = Vec::new();
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    file.take(length).read_to_end(&mut start).map_err(Error::io("read", path))?;
-    Ok(start)
 }

@@ -25,6 +25,7 @@ mod secret;
 mod select;
 mod sif;
 mod snapshot;
+mod squash;
 mod stages;
 mod tree;
 mod upper;

@@ -7,6 +7,7 @@ use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
 use isles_store::{Image, Lease};
 
 use crate::debian::BootstrapOptions;
+use crate::definition::DefinitionOptions;
 use crate::position::Diagnostic;
 
 /// What a caller may say about a build. The default is right for most.
@@ -39,6 +40,8 @@ pub struct BuildOptions {
     pub quiet: bool,
     /// How Debian systems are bootstrapped.
     pub bootstrap: BootstrapOptions,
+    /// What counts for definition files only.
+    pub definition: DefinitionOptions,
 }
 
 impl BuildOptions {

@@ -72,6 +72,8 @@ pub enum StepMount<'t> {
         target: PathBuf,
         size: Option<u64>,
     },
+    /// Something of the host, as it is. Of it only the place counts for what the step gives.
+    Host(Mount),
     Secret {
         target: Option<PathBuf>,
         variable: Option<String>,
@@ -115,9 +117,7 @@ impl RunStep<'_> {
         }
         if let Some((name, text)) = &self.script {
             let file = scratch.0.join("script");
-            std::fs::write(&file, text).map_err(Error::io("write", &file))?;
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))
-                .map_err(Error::io("set the mode of", &file))?;
+            write_script(&file, text)?;
             prepared.mounts.push(bind(Path::new(SCRIPTS).join(name), file, true));
         }
         let mut stubs = Vec::new();
@@ -169,6 +169,7 @@ impl StepMount<'_> {
                 key.add("id", id);
             }
             StepMount::Tmpfs { target, .. } => key.add("tmpfs", target.as_os_str().as_encoded_bytes()),
+            StepMount::Host(mount) => key.add("host", mount.destination.as_os_str().as_encoded_bytes()),
             StepMount::Secret { target, variable, .. } => {
                 key.add("secret", target.as_ref().map_or(&b""[..], |t| t.as_os_str().as_encoded_bytes()));
                 key.add("variable", variable.as_deref().unwrap_or_default());
@@ -198,6 +199,7 @@ impl StepMount<'_> {
                 read_only: false,
                 optional: false,
             }),
+            StepMount::Host(mount) => out.mounts.push(mount.clone()),
             StepMount::Secret { target, variable, file, mode, owner } => {
                 let bytes = std::fs::read(file).map_err(Error::io("read the secret", file))?;
                 if let Some(variable) = variable {
@@ -213,6 +215,13 @@ impl StepMount<'_> {
         }
         Ok(())
     }
+}
+
+/// Writes a file that can be run.
+pub fn write_script(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).map_err(Error::io("write", file))?;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))
+        .map_err(Error::io("set the mode of", file))
 }
 
 /// Copies files into a folder, so that the step sees them as they would be in an image. Says where they are.
@@ -303,7 +312,7 @@ fn bind(destination: PathBuf, source: PathBuf, read_only: bool) -> Mount {
 }
 
 /// Gives the root of an upper directory what the root below has, since it is the one that shows.
-fn like_root(upper: &Path, view: &Merged, ownership: Ownership) -> Result<()> {
+pub fn like_root(upper: &Path, view: &Merged, ownership: Ownership) -> Result<()> {
     let stat = view.lstat(Path::new("/"))?;
     give(upper, stat.mode, Owner { uid: stat.uid, gid: stat.gid }, ownership)
 }

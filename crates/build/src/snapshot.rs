@@ -177,6 +177,12 @@ impl<'a> Build<'a> {
         })
     }
 
+    /// A build of another recipe for this one. What it makes has to be held by this build's lease ([`Snapshot`]).
+    pub fn inner<'b>(&'b self, options: &'b BuildOptions) -> Result<Build<'b>> {
+        let build = Build::new(self.engine, self.client, options, self.progress)?;
+        Ok(Build { platform: self.platform.clone(), epoch: self.epoch, ..build })
+    }
+
     /// Whether something had to be made that no record had.
     pub fn worked(&self) -> bool {
         self.worked.load(Ordering::Relaxed)

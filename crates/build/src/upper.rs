@@ -339,6 +339,18 @@ impl<'a> Upper<'a> {
             .map_err(self.failed("set the mode of", path))
     }
 
+    /// Hides what the layers below have at a path; nothing of this layer may be there.
+    pub fn hide(&mut self, path: &Path) -> Result<()> {
+        if self.lowers.lstat(path).is_err_and(|e| is_absent(&e)) {
+            return Ok(());
+        }
+        let parent = self.place(path, Access { mode: 0o755, uid: 0, gid: 0 })?;
+        // The mark of overlay and of layers that are unpacked, which an ordinary user may make since Linux 5.8.
+        let mark = rustix::fs::makedev(0, 0);
+        mknodat(&parent, name_of(path), FileType::CharacterDevice, Mode::empty(), mark)
+            .map_err(self.failed("remove", path))
+    }
+
     /// Owner and time of what cannot be opened.
     fn leaf(&self, parent: &OwnedFd, path: &Path, access: Access, mtime: (i64, u32)) -> Result<()> {
         let name = name_of(path);

@@ -19,7 +19,9 @@ fn sections_become_files_and_configuration() {
     let world = World::new();
     world.write("f", "x").write("dir/a", "a").write("dir/sub/b", "b");
     std::os::unix::fs::symlink("a", world.context().join("dir/link")).unwrap();
+    world.write("dir/.hidden", "h").write("globs/a1", "1").write("globs/b*", "2");
     let text = "Bootstrap: docker\nFrom: base\n%files\nf /opt/\nf /opt/named\ndir /new\ndir /open\ndir/* /glob/\nf\n\
+        globs/[!b]*\n'globs/b\\*' \"/a b\"\nf link/../up\n\
         %environment\nexport E=from-recipe\n%runscript\necho run \"$@\"\n%labels\nAuthor Ann B\n%help\nHelp!\n%startscript\nx\n";
     let image = build(&world, text);
     let list = world.list(&image);
@@ -32,7 +34,13 @@ fn sections_become_files_and_configuration() {
         // Links are followed.
         ("/open/dir/link", "\"a\""),
         ("/glob/sub/b", "b"),
+        ("/new/.hidden", "h"),
         ("/f", "x"),
+        // Without a destination every file keeps its path.
+        ("/globs/a1", "1"),
+        ("/a b", "2"),
+        // Links on the way are the image's.
+        ("/data/up", "x"),
         ("/.singularity.d/runscript", "#!/bin/sh\\necho run"),
         ("/.singularity.d/env/90-environment.sh", "from-recipe"),
         ("/.singularity.d/labels.json", "Ann B"),
@@ -42,6 +50,9 @@ fn sections_become_files_and_configuration() {
         ("/singularity", "-> .singularity.d/runscript"),
     ] {
         assert!(list.get(path).is_some_and(|l| l.contains(part)), "{path}: {:?}", list.get(path));
+    }
+    for path in ["/glob/.hidden", "/globs/b*", "/.build.labels"] {
+        assert!(!list.contains_key(path), "{path}");
     }
     let config = &image.config.config;
     assert_eq!(config.entrypoint.as_ref().unwrap(), &["/.singularity.d/actions/run"]);
@@ -105,16 +116,17 @@ fn images_on_disk() {
         assert!(world.list(&build(&world, header)).contains_key(path), "{header}");
         assert!(world.build_with("x.def", header, &world.options()).unwrap().cached, "{header}");
     }
-    let mut sif = vec![b' '; 32];
-    sif.extend(b"SIF_MAGIC");
-    std::fs::write(world.context().join("x.sif"), sif).unwrap();
-    let error =
-        world.build_with("x.def", "Bootstrap: localimage\nFrom: x.sif\n", &world.options()).unwrap_err();
-    assert!(
-        describe(&error).contains("x.def:2:7: ") && describe(&error).contains("SIF"),
-        "{}",
-        describe(&error)
-    );
+    // By a name and an ID of the store, too.
+    for from in ["saved", &base.id().to_string()] {
+        let header = format!("Bootstrap: localimage\nFrom: {from}\n");
+        assert!(world.list(&build(&world, &header)).contains_key("/etc/passwd"), "{header}");
+    }
+    let mut ext = vec![0; 2048];
+    ext[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    std::fs::write(world.context().join("x.img"), ext).unwrap();
+    let error = world.build_with("x.def", "Bootstrap: localimage\nFrom: x.img\n", &world.options());
+    let shown = describe(&error.unwrap_err());
+    assert!(shown.contains("x.def:2:7: ") && shown.contains("ext3"), "{shown}");
 }
 
 #[test]
@@ -126,14 +138,21 @@ fn what_is_refused() {
     std::os::unix::fs::symlink(".", world.context().join("loop/again")).unwrap();
     for (text, place, part) in [
         ("Bootstrap: docekr\nFrom: x\n", "1:12", "did you mean docker?"),
-        ("Bootstrap: yum\n", "1:12", "yum"),
-        ("Bootstrap: library\nFrom: x\n", "1:12", "SIF"),
+        ("Bootstrap: dnf\n", "1:12", "needs MirrorURL"),
+        ("Bootstrap: busybox\n", "1:12", "needs MirrorURL"),
+        ("Bootstrap: shub\nFrom: x\n", "1:12", "the service is gone"),
+        ("Bootstrap: library\n", "1:12", "needs From"),
+        ("Bootstrap: library\nFrom: a b\n", "2:7", "no name of a library"),
+        ("Bootstrap: oras\nFrom: \"x\"\n", "2:7", ""),
+        ("Bootstrap: localimage\nFrom: f\nFingerprints: 12\n", "3:15", "40 hexadecimal"),
+        ("Bootstrap: dockerfile\nFrom: .\nFrontend: gateway.v0\n", "3:11", "gateway.v0"),
         ("Bootstrap: docker\n", "1:12", "needs From"),
         ("Bootstrap: debootstrap\n", "1:12", "OSVersion"),
         ("Bootstrap: localimage\nFrom: nothing\n", "2:7", "no image at"),
-        ("Bootstrap: scratch\n%setup\ntouch /x\n", "2:1", "%setup"),
         ("Bootstrap: scratch\n%pre\ntouch /x\n", "2:1", "%pre"),
-        ("Bootstrap: scratch\n%apprun x\ny\n", "2:1", "later"),
+        ("Bootstrap: scratch\n%apprun ../x\ny\n", "2:9", "no name for an app"),
+        ("Bootstrap: scratch\n%post -c\ny\n", "2:7", "names no program"),
+        ("Bootstrap: scratch\n%files of b\nx /x\n", "2:8", "no meaning"),
         ("Bootstrap: scratch\n%files\nff /x\n", "3:1", "'ff' is not in"),
         ("Bootstrap: scratch\n%files\nout /x\n", "3:1", "outside"),
         ("Bootstrap: scratch\n%files\nloop /x\n", "3:1", "leads to itself"),
@@ -153,7 +172,7 @@ fn post_and_test_run() {
         return;
     }
     let text = "Bootstrap: docker\nFrom: base\n%post\necho 'export P=post' >> $APPTAINER_ENVIRONMENT\n\
-        echo 'Built yes' >> \"$SINGULARITY_LABELS\"\nid > /id; date +%N%N > /stamp\necho $BASE > /base; env > /env\n\
+        echo 'Built yes' >> \"$SINGULARITY_LABELS\"\nid > /id; cat /proc/sys/kernel/random/uuid > /stamp\necho $BASE > /base; env > /env\n\
         %post\necho second > /second\n%test\ntest -e /id\ntest \"$P\" = post\n%runscript\necho $P\n";
     let image = build(&world, text);
     let list = world.list(&image);

@@ -1,22 +1,75 @@
 //! `{{ NAME }}` in definition files: textual, per stage, replaced before the text is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
 
 use isles_spec::nearest::nearest;
 
+use super::options::DefinitionOptions;
 use super::syntax::{self, Definition, SectionKind, Stage};
+use crate::error::Error;
 use crate::position::{Diagnostic, SourceText, Span};
 
 /// A stage may grow to this many bytes by replacement.
 const MAX_STAGE: usize = 16 << 20;
+
+/// A file of values may have this many bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Values that the caller gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildArguments {
     /// From `--build-arg` and, below it, `--build-arg-file`.
     pub values: BTreeMap<String, String>,
-    /// A value that no stage uses is an error, as in the reference; else it is ignored.
+    /// A value that no stage uses is an error, as in the reference; else it is a warning.
     pub strict: bool,
+}
+
+impl BuildArguments {
+    /// What a caller says, with the file that it names.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it is no `NAME=VALUE`.
+    pub fn of(values: &BTreeMap<String, String>, options: &DefinitionOptions) -> Result<Self, Error> {
+        let mut all = match &options.argument_file {
+            Some(path) => read_file(path)?,
+            None => BTreeMap::new(),
+        };
+        all.extend(values.clone());
+        Ok(BuildArguments { values: all, strict: !options.unused_arguments_warn })
+    }
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let bytes = isles_store::read_bounded(file, MAX_FILE).map_err(Error::io("read", path))?;
+    let bytes = bytes.ok_or_else(|| {
+        isles_spec::Error::new(format!("'{}' is larger than {MAX_FILE} bytes", path.display()))
+            .with_hint("a file of build arguments has NAME=VALUE lines")
+    })?;
+    let source = SourceText::new(path.display().to_string(), &bytes);
+    let mut values = BTreeMap::new();
+    for (number, line) in source.text().lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) =
+            assignment(line).ok_or_else(|| not_assigned(&source, source.line_span(number + 1), line))?;
+        values.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(values)
+}
+
+/// `NAME=value`
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once('=')?;
+    is_name(name.trim()).then(|| (name.trim(), value.trim()))
+}
+
+fn not_assigned(source: &SourceText, span: Span, line: &str) -> Diagnostic {
+    source.at(span, format!("'{line}' is no argument")).with_suggestion("write NAME=value, one per line")
 }
 
 /// Replaces the arguments of each stage and reads the stages again.
@@ -24,7 +77,7 @@ pub fn resolve(
     source: &SourceText,
     raw: &Definition,
     arguments: &BuildArguments,
-) -> Result<Definition, Diagnostic> {
+) -> Result<(Definition, Vec<Diagnostic>), Diagnostic> {
     let mut used = BTreeSet::new();
     let mut definition = Definition::default();
     for stage in &raw.stages {
@@ -49,7 +102,13 @@ pub fn resolve(
         .map_err(|missing| {
             let error =
                 source.at(missing.span, format!("the build argument '{}' has no value", missing.name));
+            let elsewhere = raw.stages.iter().any(|other| {
+                other.span != stage.span && self::defaults(source, other).is_ok_and(|d| d.contains_key(&missing.name))
+            });
             match nearest(&missing.name, defaults.keys().chain(arguments.values.keys()).map(String::as_str)) {
+                _ if elsewhere => error.with_suggestion(
+                    "the default of another stage does not count here; repeat it in the %arguments of this one",
+                ),
                 Some(near) => error.with_suggestion(format!("did you mean {{{{ {near} }}}}?")),
                 None => error.with_suggestion(format!(
                     "pass --build-arg {}=VALUE, or give it a default in %arguments",
@@ -67,14 +126,16 @@ pub fn resolve(
         let read = syntax::stage(source, &text, &place)?;
         definition.stages.push(Stage { span: stage.span, ..read });
     }
-    if arguments.strict
-        && let Some(unused) = arguments.values.keys().find(|k| !used.contains(*k))
-    {
-        return Err(source
+    let unused = arguments.values.keys().filter(|k| !used.contains(*k)).map(|unused| {
+        source
             .at(Span::default(), format!("the build argument '{unused}' is used nowhere"))
-            .with_suggestion(format!("write {{{{ {unused} }}}} where its value belongs, or leave it out")));
+            .with_suggestion(format!("write {{{{ {unused} }}}} where its value belongs, or leave it out"))
+    });
+    let mut unused: Vec<Diagnostic> = unused.collect();
+    if arguments.strict && !unused.is_empty() {
+        return Err(unused.remove(0));
     }
-    Ok(definition)
+    Ok((definition, unused))
 }
 
 /// The `NAME=value` lines of `%arguments`.
@@ -89,19 +150,15 @@ fn defaults(source: &SourceText, stage: &Stage) -> Result<BTreeMap<String, Strin
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let Some((name, value)) = line.split_once('=').filter(|(n, _)| is_name(n.trim())) else {
-                return Err(source
-                    .at(span, format!("'{line}' is no argument"))
-                    .with_suggestion("write NAME=value, one per line"));
-            };
-            out.insert(name.trim().to_owned(), value.trim().to_owned());
+            let (name, value) = assignment(line).ok_or_else(|| not_assigned(source, span, line))?;
+            out.insert(name.to_owned(), value.to_owned());
         }
     }
     Ok(out)
 }
 
 fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
 }
 
 struct Missing {
@@ -168,6 +225,13 @@ fn comment_start(line: &str) -> usize {
     line.match_indices('#').find(|(i, _)| !line[i + 1..].starts_with('!')).map_or(line.len(), |(i, _)| i)
 }
 
+/// Where the comment of a line begins, and an argument in it that is left alone.
+pub fn comment_with_argument(line: &str) -> Option<(usize, std::ops::Range<usize>)> {
+    let hash = comment_start(line);
+    let (before, _, after) = next_argument(&line[hash..])?;
+    Some((hash, hash + before.len()..line.len() - after.len()))
+}
+
 /// The first `{{ NAME }}`: what stands before it, its name, what stands after it.
 fn next_argument(text: &str) -> Option<(&str, &str, &str)> {
     let mut from = 0;
@@ -193,7 +257,7 @@ mod tests {
         let source = SourceText::new("x.def", text.as_bytes());
         let raw = syntax::parse(&source)?;
         let values = given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        resolve(&source, &raw, &BuildArguments { values, strict })
+        resolve(&source, &raw, &BuildArguments { values, strict }).map(|(definition, _)| definition)
     }
 
     const TEXT: &str = "Bootstrap: docker\nFrom: debian:{{ TAG }}\n%arguments\nTAG=12\nNAME=n-{{TAG}}\n%post\n\
@@ -222,6 +286,22 @@ mod tests {
     }
 
     #[test]
+    fn values_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("arguments");
+        let options = DefinitionOptions { argument_file: Some(path.clone()), ..Default::default() };
+        std::fs::write(&path, "# words\n\nA = 1\nB=x = y \r\n").unwrap();
+        let given = BTreeMap::from([("A".to_owned(), "own".to_owned())]);
+        let all = BuildArguments::of(&given, &options).unwrap();
+        assert_eq!(all.values, BTreeMap::from([("A".into(), "own".into()), ("B".into(), "x = y".into())]));
+        std::fs::write(&path, "A=1\nno words\n").unwrap();
+        let error = BuildArguments::of(&given, &options).unwrap_err().to_string();
+        assert!(error.ends_with("arguments:2:1: 'no words' is no argument"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(BuildArguments::of(&given, &options).is_err());
+    }
+
+    #[test]
     fn missing_and_unused_values_are_errors() {
         let missing = resolve_text("Bootstrap: docker\nFrom: a:{{ TGA }}\n%arguments\nTAG=1\n", &[], true);
         let missing = missing.unwrap_err();
@@ -231,7 +311,8 @@ mod tests {
         assert!(resolve_text(TEXT, &[("OTHER", "x")], false).is_ok());
         // Defaults do not cross stages.
         let two = "Bootstrap: docker\nFrom: a\n%arguments\nA=1\nBootstrap: docker\nFrom: {{ A }}\n";
-        assert!(resolve_text(two, &[], true).is_err());
+        let error = resolve_text(two, &[], true).unwrap_err();
+        assert!(error.suggestion.unwrap().contains("another stage"));
         assert!(resolve_text("Bootstrap: docker\nFrom: x\n%arguments\nno\n", &[], true).is_err());
     }
 }

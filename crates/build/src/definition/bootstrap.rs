@@ -4,42 +4,64 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
+use isles_registry::{Daemon, Library, LibraryName};
 use isles_spec::image::{Descriptor, media_type};
 use isles_spec::nearest::nearest;
 use isles_spec::source::DebianSuite;
-use isles_spec::{Platform, Progress};
+use isles_spec::{Digest, Platform, Progress, Reference};
+use isles_store::{BuildRecord, Image};
 
+use super::distribution;
+use super::local::{Base, Signers, base_of_local_image};
 use super::syntax::Stage;
 use crate::debian::{self, Runner};
 use crate::error::{Error, Result};
 use crate::images;
 use crate::key::Key;
-use crate::position::{SourceText, Spanned};
-use crate::snapshot::{Build, Layer, Snapshot};
+use crate::options::BuildOptions;
+use crate::position::{Diagnostic, SourceText, Spanned};
+use crate::recipe::{Found, Language};
+use crate::snapshot::{Build, Layer, Scratch, Snapshot};
 
 /// The agents that are carried out.
-const AGENTS: [&str; 7] =
-    ["docker", "docker-archive", "oci", "oci-archive", "localimage", "debootstrap", "scratch"];
-/// Agents that others have, and what to do instead.
-const OTHERS: [(&str, &str); 14] = [
-    ("docker-daemon", "save the image with `docker save` and use docker-archive"),
-    ("library", "images in the SIF format come in a later version; use docker"),
-    ("oras", "images in the SIF format come in a later version; use docker"),
-    ("shub", "the service is gone; use docker"),
-    ("yum", "use docker and an image of the distribution"),
-    ("dnf", "use docker and an image of the distribution"),
-    ("zypper", "use docker and an image of the distribution"),
-    ("arch", "use docker and From: archlinux"),
-    ("busybox", "use docker and From: busybox"),
-    ("buildkit", "build the Dockerfile with `isles build` and use docker"),
-    ("dockerfile", "build the Dockerfile with `isles build` and use docker"),
+const AGENTS: [&str; 18] = [
+    "docker",
+    "docker-archive",
+    "docker-daemon",
+    "oci",
+    "oci-archive",
+    "library",
+    "oras",
+    "localimage",
+    "debootstrap",
+    "yum",
+    "dnf",
+    "zypper",
+    "arch",
+    "busybox",
+    "scratch",
+    "dockerfile",
+    "buildkit",
+    "shub",
+];
+/// What others have, and what to do instead.
+const OTHERS: [(&str, &str); 4] = [
+    ("shub", "the service is gone; many of its images are at docker.io now, which docker reads"),
     ("http", "fetch the image and use localimage"),
     ("https", "fetch the image and use localimage"),
     ("instance", "use docker or localimage"),
 ];
+/// The library that is asked where nobody names one.
+const LIBRARY: &str = "https://library.sylabs.io";
 
-/// Makes what the header of a stage says.
-pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, context: &Path) -> Result<Snapshot> {
+/// Makes what the header of a stage says. Whatever the recipe builds on may be odd, which goes to `warnings`.
+pub fn bootstrap(
+    build: &Build<'_>,
+    source: &SourceText,
+    stage: &Stage,
+    context: &Path,
+    warnings: &Mutex<Vec<Diagnostic>>,
+) -> Result<Base> {
     let Some(agent) = stage.field("bootstrap") else {
         return Err(source
             .at(stage.span, "the header has no Bootstrap")
@@ -60,25 +82,45 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, context:
     };
     let name = agent.to_ascii_lowercase();
     let at = |word: &Spanned, e: Error| crate::dockerfile::execute::place(source, word.span, e);
+    let oci = |image: &Image| Base { snapshot: images::base(image, &build.platform), oci: true };
+    let plain = |snapshot| Base { snapshot, oci: false };
     match name.as_str() {
         "docker" => {
             let from = from()?;
             let name = docker_name(stage, from);
-            let image = images::named(build, &name, &build.platform).map_err(|e| at(from, e))?;
-            Ok(images::base(&image, &build.platform))
+            images::named(build, &name, &build.platform).map(|image| oci(&image)).map_err(|e| at(from, e))
+        }
+        "docker-daemon" => {
+            let from = from()?;
+            let name = from.trim_start_matches("docker-daemon:").trim_start_matches("//");
+            let image = Daemon::from_environment().map_err(Error::from);
+            let image = image.and_then(|daemon| images::of_daemon(build, &daemon, name));
+            image.map(|image| oci(&image)).map_err(|e| at(from, e))
         }
         "docker-archive" | "oci" | "oci-archive" => {
             let from = from()?;
             let (path, select) = path_and_name(context, from);
             let image = images::on_disk(build, &path, select.as_deref()).map_err(|e| at(from, e))?;
-            Ok(images::base(&image, &build.platform))
+            Ok(oci(&image))
         }
         "localimage" => {
             let from = from()?;
-            local_image(build, context, from).map_err(|e| at(from, e))
+            local_image(build, source, stage, context, from).map_err(|e| at(from, e))
         }
-        "scratch" => Ok(images::scratch(&build.platform)),
-        "debootstrap" => debian(build, &suite(build, source, stage, agent)?).map_err(|e| at(agent, e)),
+        "library" | "oras" => {
+            let from = from()?;
+            fetched(build, source, stage, from, &name).map_err(|e| at(from, e))
+        }
+        "scratch" => Ok(plain(images::scratch(&build.platform))),
+        "debootstrap" => {
+            debian(build, &suite(build, source, stage, agent)?).map(plain).map_err(|e| at(agent, e))
+        }
+        "dockerfile" | "buildkit" => {
+            let from = from()?;
+            let snapshot = dockerfile(build, source, stage, &context.join(&from.text), warnings);
+            snapshot.map(|snapshot| Base { snapshot, oci: true }).map_err(|e| at(from, e))
+        }
+        _ if distribution::is_agent(&name) => distribution::bootstrap(build, source, stage, agent).map(plain),
         _ => {
             let error =
                 source.at(agent.span, format!("the bootstrap agent '{}' is not supported", agent.text));
@@ -111,26 +153,192 @@ fn path_and_name(context: &Path, from: &Spanned) -> (PathBuf, Option<String>) {
     }
 }
 
-fn local_image(build: &Build<'_>, context: &Path, from: &Spanned) -> Result<Snapshot> {
+/// Who must have signed what a stage begins with.
+fn signers(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<Signers> {
+    let keyring = build.options.definition.keyring.clone();
+    let Some(field) = stage.field("fingerprints") else {
+        return Ok(Signers { keyring, ..Signers::default() });
+    };
+    let fingerprints = Signers::parse(field).map_err(|why| {
+        source.at(field.span, why).with_suggestion("`gpg --fingerprint` and `apptainer key list` show them")
+    })?;
+    Ok(Signers { fingerprints, keyring })
+}
+
+fn local_image(
+    build: &Build<'_>,
+    source: &SourceText,
+    stage: &Stage,
+    context: &Path,
+    from: &Spanned,
+) -> Result<Base> {
+    let signers = signers(build, source, stage)?;
     for scheme in ["oci:", "oci-archive:", "docker-archive:"] {
         if let Some(rest) = from.strip_prefix(scheme) {
             let (path, select) = path_and_name(context, &Spanned::new(rest, from.span));
-            let image = images::on_disk(build, &path, select.as_deref())?;
-            return Ok(images::base(&image, &build.platform));
+            return base_of_local_image(build, &path, select.as_deref(), &signers);
         }
     }
     let path = context.join(&from.text);
-    if !path.exists() {
-        let error = isles_spec::Error::new(format!("no image at '{}'", path.display()));
-        return Err(error
-            .with_hint("localimage takes a file or a folder; an image by name is had with docker")
+    if path.exists() {
+        return base_of_local_image(build, &path, None, &signers);
+    }
+    // A name or an ID of an image that is here. Nothing is fetched.
+    match build.store.resolve(from, Some(&build.platform)) {
+        Ok(image) if signers.fingerprints.is_empty() => {
+            let image = images::hold(build, image)?;
+            Ok(Base { snapshot: images::base(&image, &build.platform), oci: true })
+        }
+        Ok(_) => Err(isles_spec::Error::new(format!("the image '{}' of the store has no signatures", from.text))
+            .with_hint("only a SIF file has signatures; leave Fingerprints out")
+            .into()),
+        Err(_) => Err(isles_spec::Error::new(format!("no image at '{}'", path.display()))
+            .with_hint("localimage takes a file, a folder or an image that is here; others by name are had with docker")
+            .into()),
+    }
+}
+
+/// An image of a library or of a registry that keeps SIF files, which is fetched only where its digest is new.
+fn fetched(
+    build: &Build<'_>,
+    source: &SourceText,
+    stage: &Stage,
+    from: &Spanned,
+    agent: &str,
+) -> Result<Base> {
+    let signers = signers(build, source, stage)?;
+    let scratch = Scratch::new(build.store)?;
+    let path = scratch.0.join("image.sif");
+    let create = || {
+        std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(Error::io("create", &path))
+    };
+    let architecture = &build.platform.architecture;
+    let known = |digest: Option<Digest>, name: &str| -> Result<Option<Base>> {
+        let Some(digest) = digest.filter(|_| signers.fingerprints.is_empty()) else { return Ok(None) };
+        known_sif(build, &digest, name)
+    };
+    let (digest, name) = if agent == "oras" {
+        let text = from.trim_start_matches("oras://").trim_start_matches("//");
+        let reference = Reference::parse(text)?;
+        let artifact = build.client.find_sif(&reference, &build.platform)?;
+        if let Some(base) = known(Some(artifact.file.digest.clone()), from)? {
+            return Ok(base);
+        }
+        build.note_work();
+        build.client.pull_sif(&reference, &build.platform, &mut create()?, build.progress)?;
+        (Some(artifact.file.digest), text.to_owned())
+    } else {
+        let name = LibraryName::parse(from)?;
+        let options = &build.options.definition;
+        let server = stage.field("library").map(|f| f.text.clone()).or_else(|| name.host.clone());
+        let server = server.or_else(|| options.library.clone()).unwrap_or_else(|| LIBRARY.to_owned());
+        let token = options.library_token.as_deref();
+        let library = Library::new(&build.options.bootstrap.client, &server, token)?;
+        let image = library.find(&name, architecture)?;
+        if let Some(base) = known(image.digest(), from)? {
+            return Ok(base);
+        }
+        build.note_work();
+        library.pull(&name, architecture, &mut create()?, build.progress)?;
+        (image.digest(), name.to_string())
+    };
+    let base = base_of_local_image(build, &path, None, &signers).map_err(|e| match e {
+        // The name of a file that is gone by then says nothing.
+        Error::Request(e) => {
+            Error::Request(isles_spec::Error::new(e.to_string().replace(&path.display().to_string(), &name)))
+        }
+        other => other,
+    })?;
+    if let (Some(digest), [layer]) = (digest, base.snapshot.layers.as_slice()) {
+        let value = serde_json::to_value((&layer.blob, base.snapshot.config.config.entrypoint.is_some()))
+            .unwrap_or_default();
+        let record = BuildRecord { holds: vec![layer.diff_id.clone()], value };
+        build.store.put_build_record(&sif_key(&digest), &record)?;
+    }
+    Ok(base)
+}
+
+fn sif_key(digest: &Digest) -> Digest {
+    Key::new("sif").with("digest", digest.to_string()).finish()
+}
+
+/// What a SIF file of this digest gave before.
+fn known_sif(build: &Build<'_>, digest: &Digest, name: &str) -> Result<Option<Base>> {
+    if build.options.no_cache {
+        return Ok(None);
+    }
+    let Some(record) = build.store.build_record(&build.lease, &sif_key(digest))? else { return Ok(None) };
+    let (Some(diff_id), Ok((blob, own))) =
+        (record.holds.first(), serde_json::from_value::<(Descriptor, bool)>(record.value))
+    else {
+        return Ok(None);
+    };
+    if !build.store.has_layer(diff_id) {
+        return Ok(None);
+    }
+    let mut snapshot = images::scratch(&build.platform);
+    let layer = Layer { diff_id: diff_id.clone(), blob };
+    snapshot.push_layer(layer, &isles_spec::time::rfc3339(0), format!("Bootstrap: {name}"));
+    if own {
+        snapshot.config.config.entrypoint = Some(vec![super::tree::RUN.to_owned()]);
+    }
+    Ok(Some(Base { snapshot, oci: false }))
+}
+
+/// A Dockerfile of a folder, as a stage.
+fn dockerfile(
+    build: &Build<'_>,
+    source: &SourceText,
+    stage: &Stage,
+    context: &Path,
+    warnings: &Mutex<Vec<Diagnostic>>,
+) -> Result<Snapshot> {
+    if let Some(frontend) = stage.field("frontend").filter(|f| f.text != "dockerfile.v0") {
+        return Err(source
+            .at(frontend.span, format!("the frontend '{}' is not supported", frontend.text))
+            .with_suggestion("Dockerfiles are built by dockerfile.v0, which need not be named")
             .into());
     }
-    if path.is_dir() && !path.join("oci-layout").exists() {
-        return images::of_folder(build, &path);
+    let found = match stage.field("filename") {
+        Some(name) => {
+            let file = context.join(&name.text);
+            Found { file, text: None, language: Language::Dockerfile, context: context.to_owned() }
+        }
+        None => crate::recipe::find(context)?,
+    };
+    if found.language != Language::Dockerfile {
+        let why = format!("'{}' is no Dockerfile", found.file.display());
+        return Err(isles_spec::Error::new(why).with_hint("name it with Filename").into());
     }
-    let image = images::on_disk(build, &path, None)?;
-    Ok(images::base(&image, &build.platform))
+    let arguments = stage.field("buildargs").map(|f| f.text.clone()).unwrap_or_default();
+    let mut build_args = std::collections::BTreeMap::new();
+    for word in arguments.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty()) {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        build_args.insert(name.to_owned(), value.to_owned());
+    }
+    let options = BuildOptions {
+        build_args,
+        target: stage.field("target").map(|f| f.text.clone()),
+        tags: Vec::new(),
+        labels: Default::default(),
+        ..build.options.clone()
+    };
+    let inner = build.inner(&options)?;
+    let text = SourceText::new(found.file.display().to_string(), &found.read()?);
+    let (snapshot, odd) = crate::dockerfile::execute::execute(&inner, &found, text)?;
+    for layer in &snapshot.layers {
+        build.lease.hold(&layer.diff_id)?;
+    }
+    if inner.worked() {
+        build.note_work();
+    }
+    warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(odd);
+    Ok(snapshot)
 }
 
 /// What the header of a debootstrap asks for.

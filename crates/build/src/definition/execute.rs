@@ -1,47 +1,62 @@
 //! Carries a definition file out: stage after stage, section after section.
 //!
-//! The order is the language's: the bootstrap, files from other stages, files from the host, `%post`. What only
-//! matters when the image runs comes last, as a layer of its own, so a changed `%runscript` runs nothing again.
+//! The order is the language's: `%pre`, the bootstrap, files from other stages, `%setup`, files from the host, apps,
+//! `%post`. What only matters when the image runs comes last, as a layer of its own, so a changed `%runscript` runs
+//! nothing again.
 
-use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
 use isles_spec::nearest::nearest;
-use isles_store::{FileKind, Merged};
+use isles_spec::time::parse_rfc3339;
 
-use super::BuildArguments;
 use super::bootstrap::bootstrap;
+use super::files::{Other, files};
+use super::host::{HostScript, interpreter};
+use super::local::Base;
+use super::metadata::metadata;
 use super::syntax::{Definition, Section, SectionKind, Stage};
 use super::tree::{self, Entry};
-use super::{labels, scripts};
+use super::{BuildArguments, apps, json, permissions, sandbox};
 use crate::context::Context;
-use crate::copy::{Owner, Placement, copy};
 use crate::dockerfile::execute::place;
 use crate::error::{Error, Result};
-use crate::images::DEFAULT_PATH;
 use crate::position::{Diagnostic, SourceText, Span};
 use crate::recipe::Found;
-use crate::run::{RunStep, SCRIPTS};
-use crate::select::{Selection, Wish, add_to_key, select};
-use crate::snapshot::{Build, Scratch, Snapshot, commit};
+use crate::run::{RunStep, SCRIPTS, StepMount};
+use crate::snapshot::{Build, Scratch, Snapshot};
 use crate::stages::Stages;
-use crate::tree::{Folder, Tree};
-use crate::upper::{Access, Upper};
-
-/// Files of `/.singularity.d` that are read back may have this many bytes.
-const LIMIT: u64 = 1 << 20;
+use crate::tree::Tree;
 
 /// A definition file being carried out: what its stages share.
-struct Recipe<'a> {
-    build: &'a Build<'a>,
+pub struct Recipe<'a> {
+    pub build: &'a Build<'a>,
+    pub source: &'a SourceText,
+    pub context: &'a Context,
     definition: &'a Definition,
-    source: &'a SourceText,
-    context: &'a Context,
     folder: &'a Path,
     target: usize,
+    warnings: &'a Mutex<Vec<Diagnostic>>,
+}
+
+impl Recipe<'_> {
+    /// Notes something that is odd.
+    pub fn warn(&self, at: Option<Span>, message: &str, suggestion: &str) {
+        let warning = self.source.at(at.unwrap_or_default(), message).with_suggestion(suggestion);
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+
+    /// Whether the caller wants sections of a kind.
+    fn wants(&self, kind: SectionKind) -> bool {
+        self.build.options.definition.sections.has(kind)
+    }
+
+    /// File and line of something, for errors of steps.
+    fn line(&self, span: Span) -> String {
+        format!("{}:{}", self.source.name(), self.source.line_of(span.start))
+    }
 }
 
 /// Reads a definition file and carries it out.
@@ -50,22 +65,39 @@ pub fn execute(
     found: &Found,
     source: Arc<SourceText>,
 ) -> Result<(Snapshot, Vec<Diagnostic>)> {
-    let arguments = BuildArguments { values: build.options.build_args.clone(), strict: true };
+    let options = &build.options.definition;
+    let source = if options.json { json::to_text(&source)? } else { source };
+    let arguments = BuildArguments::of(&build.options.build_args, options)?;
     let (definition, warnings) = super::parse(source.clone(), &arguments)?;
     let target = target(build, &definition, &source)?;
-    definition.stages.iter().try_for_each(|stage| refuse(&source, stage))?;
+    definition.stages.iter().try_for_each(|stage| refuse(build, &source, stage))?;
     let needed = needed(&definition, &source, target)?;
+    let result = options.sandbox.as_ref().or(options.update.as_ref());
+    if let Some(folder) = result {
+        sandbox::check(folder, options)?;
+    }
     let context = Context::open(build.store, found)?;
     let folder = found.context.as_path();
-    let recipe =
-        Recipe { build, definition: &definition, source: &source, context: &context, folder, target };
-    let result = crate::stages::build(definition.stages.len(), &needed, &|index, stages| {
+    let warnings = Mutex::new(warnings);
+    let recipe = Recipe {
+        build,
+        definition: &definition,
+        source: &source,
+        context: &context,
+        folder,
+        target,
+        warnings: &warnings,
+    };
+    let made = crate::stages::build(definition.stages.len(), &needed, &|index, stages| {
         stage(&recipe, index, stages)
     });
     context.save();
-    let mut snapshot = (*result?).clone();
+    let mut snapshot = (*made?).clone();
     snapshot.config.config.labels.extend(build.options.labels.clone());
-    Ok((snapshot, warnings))
+    if let Some(folder) = result {
+        sandbox::write(build, &snapshot, folder)?;
+    }
+    Ok((snapshot, warnings.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
 fn target(build: &Build<'_>, definition: &Definition, source: &SourceText) -> Result<usize> {
@@ -89,25 +121,33 @@ fn suggest_stage(error: Diagnostic, definition: &Definition, name: &str) -> Diag
 }
 
 /// What is not carried out is refused before anything is done.
-fn refuse(source: &SourceText, stage: &Stage) -> Result<()> {
+fn refuse(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<()> {
+    apps::check(source, stage)?;
     for section in &stage.sections {
-        let (why, hint) = match section.kind {
-            SectionKind::Setup | SectionKind::Pre => (
-                "would run on the host with all rights of whoever builds, so it is not supported",
-                "use %files to bring files in, and %post for what is done with them",
-            ),
-            SectionKind::AppInstall
-            | SectionKind::AppLabels
-            | SectionKind::AppEnv
-            | SectionKind::AppHelp
-            | SectionKind::AppRun
-            | SectionKind::AppTest
-            | SectionKind::AppStart
-            | SectionKind::AppFiles => ("is not supported yet", "apps come in a later version"),
-            _ => continue,
-        };
-        let error = source.at(section.name.span, format!("%{} {why}", section.kind.name()));
-        return Err(error.with_suggestion(hint).into());
+        match section.kind {
+            SectionKind::Pre if !build.options.definition.host_scripts && !section.body.trim().is_empty() => {
+                return Err(source
+                    .at(section.name.span, "%pre would run on the host with all rights of whoever builds")
+                    .with_suggestion(
+                        "use %setup, which can write nothing but the image; or allow it by option",
+                    )
+                    .into());
+            }
+            SectionKind::Files if section.from_stage().is_none() && section.words().next().is_some() => {
+                return Err(source
+                    .at(section.arguments.span, "these words have no meaning beside %files")
+                    .with_suggestion("write '%files from STAGE', or '%files' alone")
+                    .into());
+            }
+            SectionKind::Post | SectionKind::Setup | SectionKind::Pre => {
+                interpreter(section.words()).map_err(|why| {
+                    source
+                        .at(section.arguments.span, why)
+                        .with_suggestion(format!("write %{} -c PROGRAM", section.kind.name()))
+                })?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -154,292 +194,215 @@ fn stage_of(
 
 fn stage<'s>(recipe: &Recipe<'_>, index: usize, stages: &Stages<'s, Snapshot>) -> Result<Snapshot> {
     let stage = &recipe.definition.stages[index];
-    let mut snapshot = bootstrap(recipe.build, recipe.source, stage, recipe.folder)?;
-    skeleton(recipe, &mut snapshot)?;
-    // Files of other stages come first, wherever their sections stand.
-    for section in stage.all(SectionKind::Files) {
-        if let Some(other) = stage_of(recipe.definition, recipe.source, section, index)? {
-            let other = stages.get(other)?;
-            let layers: Vec<_> = other.layers.iter().map(|l| l.diff_id.to_string()).collect();
-            let tree = Tree::Layers(other.view(recipe.build.store)?);
-            files(recipe, &mut snapshot, section, Some((&tree, &layers)))?;
+    let is_target = index == recipe.target;
+    pre(recipe, stage)?;
+    let update = recipe.build.options.definition.update.as_ref().filter(|_| is_target);
+    let base = match update {
+        Some(folder) => super::local::base_of_local_image(recipe.build, folder, None, &Default::default())?,
+        None => bootstrap(recipe.build, recipe.source, stage, recipe.folder, recipe.warnings)?,
+    };
+    let Base { mut snapshot, oci } = base;
+    skeleton(recipe, &mut snapshot, oci)?;
+    if recipe.wants(SectionKind::Files) {
+        for section in stage.all(SectionKind::Files) {
+            // Files of other stages come first, wherever their sections stand.
+            if let Some(other) = stage_of(recipe.definition, recipe.source, section, index)? {
+                let other = stages.get(other)?;
+                let layers = other.layers.iter().map(|l| l.diff_id.to_string()).collect();
+                let other = Other { tree: Tree::Layers(other.view(recipe.build.store)?), layers };
+                files(recipe, &mut snapshot, section, Some(&other))?;
+            }
         }
     }
-    for section in stage.all(SectionKind::Files).filter(|s| s.from_stage().is_none()) {
+    setup(recipe, stage, &mut snapshot)?;
+    if recipe.wants(SectionKind::Files) {
+        for section in stage.all(SectionKind::Files).filter(|s| s.from_stage().is_none()) {
+            files(recipe, &mut snapshot, section, None)?;
+        }
+    }
+    let apps = apps::before_post(stage);
+    if !apps.is_empty() {
+        tree::write(recipe.build, &mut snapshot, "preparing /scif", &apps, &[])?;
+    }
+    for section in stage.all(SectionKind::AppFiles) {
         files(recipe, &mut snapshot, section, None)?;
     }
     post(recipe, stage, &mut snapshot)?;
     // Earlier stages only lend their files.
-    if index == recipe.target {
+    if is_target {
         metadata(recipe, stage, &mut snapshot)?;
+        if recipe.build.options.definition.fix_permissions {
+            permissions::fix(recipe.build, &mut snapshot)?;
+        }
         test(recipe, stage, &snapshot)?;
     }
     Ok(snapshot)
 }
 
-/// Adds a layer of small files.
-fn write(build: &Build<'_>, snapshot: &mut Snapshot, title: &str, entries: &[Entry]) -> Result<()> {
-    let mut key = snapshot.key("files of the recipe", build);
-    for entry in entries {
-        match entry {
-            Entry::Folder { path, mode } => {
-                key.add("folder", path);
-                key.add("mode", mode.to_le_bytes());
-            }
-            Entry::File { path, mode, text } => {
-                key.add("file", path);
-                key.add("mode", mode.to_le_bytes());
-                key.add("text", text);
-            }
-            Entry::Link { path, target } => {
-                key.add("link", path);
-                key.add("target", target);
-            }
-        }
+/// `/.singularity.d`, where the base did not bring it.
+fn skeleton(recipe: &Recipe<'_>, snapshot: &mut Snapshot, oci: bool) -> Result<()> {
+    let view = snapshot.view(recipe.build.store)?;
+    let has = |path: &str| view.lstat(Path::new(path)).is_ok();
+    let mut entries = tree::skeleton();
+    entries.retain(|entry| !has(entry.path()));
+    if oci {
+        entries.extend(tree::of_config(&snapshot.config.config));
+    } else if !has(&tree::below("runscript")) {
+        let text = super::scripts::of_command(&snapshot.config.config);
+        entries.push(Entry::script(tree::below("runscript"), text));
     }
-    let step =
-        crate::snapshot::Step { title, key: key.finish(), shortcut: None, created_by: title.to_owned() };
-    build.add(snapshot, step, |snapshot, _| {
-        let scratch = Scratch::new(build.store)?;
-        let folder = scratch.folder("upper")?;
-        let view = snapshot.view(build.store)?;
-        let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
-        let root = |mode| Access { mode, uid: 0, gid: 0 };
-        let now = (build.seconds(), 0);
-        for entry in entries {
-            match entry {
-                Entry::Folder { path, mode } => {
-                    let path = upper.resolve(Path::new(path))?;
-                    if upper.kind(&path)?.is_none() {
-                        upper.directory(&path, root(*mode))?;
-                    }
-                }
-                Entry::File { path, mode, text } => {
-                    let path = upper.resolve(Path::new(path))?;
-                    upper.ensure_parents(&path, root(0o755))?;
-                    upper.bytes(&path, root(*mode), now, text.as_bytes())?;
-                }
-                Entry::Link { path, target } => {
-                    let path = PathBuf::from(path.trim_start_matches('/'));
-                    if upper.kind(&path)?.is_some() {
-                        continue;
-                    }
-                    upper.symlink(&path, root(0o777), target.as_ref(), now)?;
-                }
-            }
-        }
-        commit(build, upper)
+    if entries.is_empty() {
+        return Ok(());
+    }
+    tree::write(recipe.build, snapshot, "preparing /.singularity.d", &entries, &[])
+}
+
+/// The text of a section's script, with the program for it, where the caller wants it and it says something.
+fn script<'s>(recipe: &Recipe<'_>, stage: &'s Stage, kind: SectionKind) -> Option<(String, &'s Section)> {
+    let text = stage.text(kind).filter(|t| recipe.wants(kind) && !t.trim().is_empty())?;
+    // Words beside the name count for all of the text; the last ones do.
+    let section = stage.all(kind).filter(|s| !s.arguments.is_empty()).last();
+    Some((text, section.or_else(|| stage.all(kind).next())?))
+}
+
+fn program(recipe: &Recipe<'_>, section: &Section) -> Result<Vec<String>> {
+    Ok(interpreter(section.words()).map_err(|why| recipe.source.at(section.arguments.span, why))?)
+}
+
+/// Runs `%pre`, on the host and with the caller's rights: nobody comes here who has not asked for it.
+fn pre(recipe: &Recipe<'_>, stage: &Stage) -> Result<()> {
+    let Some((text, section)) = script(recipe, stage, SectionKind::Pre) else { return Ok(()) };
+    let build = recipe.build;
+    let scratch = Scratch::new(build.store)?;
+    let file = scratch.0.join("pre");
+    crate::run::write_script(&file, &text)?;
+    let argv = program(recipe, section)?;
+    build.note_work();
+    let work = build.progress.begin("%pre", None);
+    let mut command = Command::new(&argv[0]);
+    command.args(&argv[1..]).arg(&file).current_dir(recipe.folder).stdin(std::process::Stdio::null());
+    let ran = command.output().map_err(Error::io("run %pre with", &argv[0]));
+    if let Ok(output) = &ran {
+        build.progress.output(work, &output.stdout);
+        build.progress.output(work, &output.stderr);
+    }
+    let passed = ran.as_ref().is_ok_and(|output| output.status.success());
+    build.progress.end(work, if passed { "done" } else { "failed" });
+    let output = ran.map_err(|e| place(recipe.source, section.name.span, e))?;
+    if passed {
+        return Ok(());
+    }
+    let shown = [output.stdout, output.stderr].concat();
+    Err(Error::StepFailed {
+        place: recipe.line(section.name.span),
+        command: "%pre".into(),
+        code: output.status.code().map_or(128, |code| code as u8),
+        tail: if build.options.quiet { String::from_utf8_lossy(&shown).into_owned() } else { String::new() },
+        hint: None,
     })
 }
 
-/// `/.singularity.d`, unless the base brought it.
-fn skeleton(recipe: &Recipe<'_>, snapshot: &mut Snapshot) -> Result<()> {
-    if snapshot.view(recipe.build.store)?.exists(Path::new(tree::RUN)) {
-        return Ok(());
+/// Runs `%setup`, which sees the host and can write the image only. What it reads of the host is not known, so it
+/// runs in every build; where it writes the same as before, later sections are found.
+fn setup(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<()> {
+    let Some((text, section)) = script(recipe, stage, SectionKind::Setup) else { return Ok(()) };
+    let build = recipe.build;
+    let script = HostScript {
+        command: "%setup",
+        place: recipe.line(section.name.span),
+        interpreter: program(recipe, section)?,
+        text: &text,
+        env: Vec::new(),
+        folder: recipe.folder,
+        network: build.options.network.clone(),
+        clamp: snapshot.created.as_deref().and_then(parse_rfc3339),
+    };
+    build.note_work();
+    let work = build.progress.begin("%setup", None);
+    let made = script.run(build, snapshot, work);
+    build.progress.end(work, if made.is_ok() { "done" } else { "failed" });
+    let made = made.map_err(|e| place(recipe.source, section.name.span, e))?;
+    let created = snapshot.created.clone().unwrap_or_else(|| build.now());
+    let layer = crate::snapshot::Layer { diff_id: made.diff_id, blob: made.blob };
+    snapshot.push_layer(layer, &created, "%setup".into());
+    Ok(())
+}
+
+/// Runs `%post`, and what the apps install.
+fn post(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<()> {
+    let found = script(recipe, stage, SectionKind::Post);
+    let install = apps::install(stage);
+    let span = stage.place(SectionKind::Post).or_else(|| stage.place(SectionKind::AppInstall));
+    let span = span.unwrap_or_default();
+    let Some((text, section)) = found else {
+        if install.is_empty() {
+            return Ok(());
+        }
+        return run(
+            recipe,
+            snapshot,
+            "%appinstall",
+            span,
+            interpreter([].into_iter()).unwrap_or_default(),
+            install,
+        );
+    };
+    let argv = program(recipe, section)?;
+    // The apps' scripts are the shell's, whatever the language of %post.
+    let name = Path::new(&argv[0]).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.ends_with("sh") || install.is_empty() {
+        return run(recipe, snapshot, "%post", span, argv, text + &install);
     }
-    write(recipe.build, snapshot, "preparing /.singularity.d", &tree::skeleton())
+    run(recipe, snapshot, "%post", span, argv, text)?;
+    run(recipe, snapshot, "%appinstall", span, interpreter([].into_iter()).unwrap_or_default(), install)
 }
 
-/// One line of `%files`, found.
-struct Copy<'t> {
-    tree: &'t Tree,
-    selections: Vec<Selection>,
-    destination: String,
-}
-
-fn files(
+/// Runs a script in the image, as a layer.
+fn run(
     recipe: &Recipe<'_>,
     snapshot: &mut Snapshot,
-    section: &Section,
-    other: Option<(&Tree, &Vec<String>)>,
+    title: &str,
+    span: Span,
+    mut argv: Vec<String>,
+    text: String,
 ) -> Result<()> {
-    let (build, source) = (recipe.build, recipe.source);
-    let lines = section.copies();
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let title = format!("%files {}", section.arguments.text).trim_end().to_owned();
-    let base_key = |kind: &str, snapshot: &Snapshot| {
-        snapshot.key(kind, build).with_list(
-            "destinations",
-            lines.iter().map(|l| l.destination.as_ref().unwrap_or(&l.source).text.as_str()),
-        )
-    };
-    let shortcut = other.map(|(_, layers)| {
-        base_key("files of layers", snapshot)
-            .with_list("source layers", layers)
-            .with_list("sources", lines.iter().map(|l| l.source.text.as_str()))
-            .finish()
-    });
-    if let Some(shortcut) = &shortcut
-        && build.add_known(snapshot, &title, shortcut, &title)?
-    {
-        return Ok(());
-    }
-    // Absolute paths are the host's, others are below the folder of the recipe.
-    let host = Tree::Folder(Folder::open(Path::new("/"))?);
-    let mut copies = Vec::new();
-    for line in &lines {
-        let absolute = line.source.starts_with('/');
-        let tree = match other {
-            Some((tree, _)) => tree,
-            None if absolute => &host,
-            None => &recipe.context.tree,
-        };
-        let wish = Wish { follow: other.is_none(), ..Wish::default() };
-        let selections = select(tree, &line.source, &wish)
-            .and_then(|found| found.map_err(|nothing| nothing.into_error()))
-            .map_err(|e| place(source, line.source.span, e))?;
-        if selections.is_empty() {
-            return Err(source.at(line.source.span, format!("'{}' fits no file", line.source.text)).into());
-        }
-        let destination = line.destination.as_ref().unwrap_or(&line.source);
-        copies.push(Copy {
-            tree,
-            selections,
-            destination: format!("/{}", destination.trim_start_matches('/')),
-        });
-    }
-    let mut key = base_key("files", snapshot);
-    for copy in &copies {
-        let digests = if other.is_some() { &build.layer_digests } else { &recipe.context.digests };
-        add_to_key(&mut key, copy.tree, digests, &copy.selections)?;
-    }
-    let step =
-        crate::snapshot::Step { title: &title, key: key.finish(), shortcut, created_by: title.clone() };
-    build
-        .add(snapshot, step, |snapshot, _| {
-            let scratch = Scratch::new(build.store)?;
-            let folder = scratch.folder("upper")?;
-            let view = snapshot.view(build.store)?;
-            let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
-            for one in &copies {
-                let to = Placement {
-                    destination: one.destination.clone(),
-                    several: one.selections.len() > 1,
-                    owner: Some(Owner { uid: 0, gid: 0 }),
-                    chmod: None,
-                    parents: false,
-                    like_cp: true,
-                    unpack: false,
-                    ownership: build.store.ownership(),
-                };
-                copy(&mut upper, one.tree, &one.selections, &to)?;
-            }
-            commit(build, upper)
-        })
-        .map_err(|e| place(source, section.name.span, e))
-}
-
-/// Runs `%post`.
-fn post(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<()> {
-    let (build, source) = (recipe.build, recipe.source);
-    let Some(text) = stage.text(SectionKind::Post).filter(|t| !t.trim().is_empty()) else { return Ok(()) };
-    let first = stage.all(SectionKind::Post).next();
-    let arguments = first.map(|s| s.arguments.text.clone()).unwrap_or_default();
-    let arguments = arguments.split('#').next().unwrap_or_default();
-    let mut words: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-    let interpreter = match words.first().map(String::as_str) {
-        Some("-c") if words.len() > 1 => words.split_off(1),
-        _ => vec!["/bin/sh".into(), "-ex".into()],
-    };
-    let mut argv = interpreter;
+    let build = recipe.build;
     argv.push(format!("{SCRIPTS}/post"));
+    let view = snapshot.view(build.store)?;
+    if view.exists(Path::new("/bin/sh")) {
+        // As Apptainer has it: files are their group's, too, and the base's own environment is in force.
+        let own = tree::starts_by_its_runscript(&snapshot.config.config);
+        let action = if own { "exec /.singularity.d/actions/exec \"$@\"" } else { "exec \"$@\"" };
+        let shell = ["/bin/sh", "-c", &format!("umask 0002\n{action}"), "post"].map(str::to_owned);
+        argv = shell.into_iter().chain(argv).collect();
+    }
     let mut env = snapshot.config.config.env.clone();
     for name in ["APPTAINER", "SINGULARITY"] {
         env.push(format!("{name}_ENVIRONMENT={}", tree::POST_ENVIRONMENT));
         env.push(format!("{name}_LABELS={}", tree::POST_LABELS));
     }
-    let span = stage.place(SectionKind::Post).unwrap_or_default();
-    let line = source.line_of(span.start);
     let program = RunStep {
         argv,
         env,
         working_dir: "/".into(),
         network: build.options.network.clone(),
+        mounts: build.options.definition.mounts.iter().cloned().map(StepMount::Host).collect(),
         script: Some(("post".into(), text)),
-        place: format!("{}:{line}", source.name()),
-        command: "%post".into(),
+        place: recipe.line(span),
+        command: title.to_owned(),
         ..RunStep::default()
     };
     let key = program.key(build, snapshot)?;
-    let step = crate::snapshot::Step { title: "%post", key, shortcut: None, created_by: "%post".into() };
+    let step = crate::snapshot::Step { title, key, shortcut: None, created_by: title.to_owned() };
     build
         .add(snapshot, step, |snapshot, work| program.run(build, snapshot, work))
-        .map_err(|e| place(source, span, e))
-}
-
-/// What matters when the image runs: scripts, labels, help, and the configuration.
-fn metadata(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<()> {
-    let view = snapshot.view(recipe.build.store)?;
-    let section = |kind| stage.text(kind).filter(|t: &String| !t.trim().is_empty());
-    let at = |name: &str| format!("{}/{name}", tree::ROOT);
-    let has_run = view.exists(Path::new(&at("runscript")));
-    let mut entries = Vec::new();
-    if !snapshot.config.config.env.iter().all(|e| e == DEFAULT_PATH) {
-        entries.push(Entry::script(
-            at("env/10-docker2singularity.sh"),
-            scripts::image_environment(&snapshot.config.config.env),
-        ));
-    }
-    let environment = section(SectionKind::Environment);
-    entries.extend(
-        environment
-            .as_deref()
-            .map(|body| Entry::script(at("env/90-environment.sh"), format!("#!/bin/sh\n{body}"))),
-    );
-    let runscript = section(SectionKind::Runscript);
-    match &runscript {
-        Some(body) => entries.push(Entry::script(at("runscript"), scripts::of_section("", body))),
-        None if has_run => {}
-        None => entries.push(Entry::script(at("runscript"), scripts::of_command(&snapshot.config.config))),
-    }
-    for (kind, name) in [(SectionKind::Startscript, "startscript"), (SectionKind::Test, "test")] {
-        entries.extend(section(kind).map(|body| Entry::script(at(name), scripts::of_section("", &body))));
-    }
-    entries.extend(section(SectionKind::Help).map(|body| Entry::text(at("runscript.help"), body)));
-    entries.push(Entry::text(at("Singularity"), recipe.source.text()));
-    let mut all = base_labels(&view);
-    all.extend(snapshot.config.config.labels.clone());
-    all.extend(labels::of_section(&read(&view, tree::POST_LABELS)));
-    all.extend(section(SectionKind::Labels).iter().flat_map(|body| labels::of_section(body)));
-    entries.push(Entry::text(at("labels.json"), labels::file(&all)));
-    let post_environment = read(&view, tree::POST_ENVIRONMENT).trim() != "#!/bin/sh";
-    snapshot.config.config.labels = all;
-    // An image that was started by its own entrypoint still is, unless the recipe has something to say.
-    if runscript.is_some() || environment.is_some() || post_environment || has_run {
-        snapshot.config.config.entrypoint = Some(vec![tree::RUN.to_owned()]);
-        snapshot.config.config.cmd = None;
-    }
-    write(recipe.build, snapshot, "writing /.singularity.d", &entries)
-}
-
-/// The labels that a base of the same kind brings.
-fn base_labels(view: &Merged) -> BTreeMap<String, String> {
-    let text = read(view, &format!("{}/labels.json", tree::ROOT));
-    let mut labels: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
-    labels.retain(|name, _| !labels::is_of_build(name));
-    labels
-}
-
-/// A small file of the image; empty where there is none.
-fn read(view: &Merged, path: &str) -> String {
-    let path = Path::new(path);
-    if !view.stat(path).is_ok_and(|s| s.kind == FileKind::File) {
-        return String::new();
-    }
-    let mut bytes = Vec::new();
-    match view.open_file(path).map(|f| f.take(LIMIT).read_to_end(&mut bytes)) {
-        Ok(Ok(_)) => String::from_utf8_lossy(&bytes).into_owned(),
-        _ => String::new(),
-    }
+        .map_err(|e| place(recipe.source, span, e))
 }
 
 /// Runs `%test` in the finished image. What it writes is thrown away; that it passed is remembered.
 fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     let (build, source) = (recipe.build, recipe.source);
-    let wanted = stage.text(SectionKind::Test).is_some_and(|t| !t.trim().is_empty());
-    if build.options.no_test || !wanted {
+    if build.options.no_test || script(recipe, stage, SectionKind::Test).is_none() {
         return Ok(());
     }
     let key = snapshot.key("test", build).with_list("env", &snapshot.config.config.env).finish();
@@ -454,6 +417,7 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     let mut step = Step::new(root, vec![format!("{}/actions/test", tree::ROOT)]);
     step.env = snapshot.config.config.env.clone();
     step.network = build.options.network.clone();
+    step.mounts = build.options.definition.mounts.clone();
     step.host_ca |= build.options.host_ca;
     let work = build.progress.begin("%test", None);
     let ran = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work });
@@ -465,6 +429,5 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
         let record = isles_store::BuildRecord { holds: Vec::new(), value: serde_json::Value::Bool(true) };
         return Ok(build.store.put_build_record(&key, &record)?);
     }
-    let place = format!("{}:{}", source.name(), source.line_of(span.start));
-    Err(Error::step(place, "%test", &outcome, build.options.quiet))
+    Err(Error::step(recipe.line(span), "%test", &outcome, build.options.quiet))
 }

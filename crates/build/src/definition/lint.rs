@@ -1,10 +1,12 @@
 //! The traps of the definition language, as warnings with a place.
 
-use super::syntax::{Definition, Section, SectionKind, Stage};
+use super::arguments::comment_with_argument;
+use super::syntax::{Definition, FileCopy, Section, SectionKind, Stage};
 use crate::position::{Diagnostic, SourceText, Span};
 
-/// Warnings about a definition file that is otherwise right.
-pub fn check(source: &SourceText, definition: &Definition) -> Vec<Diagnostic> {
+/// Warnings about a definition file that is otherwise right: `raw` as it is written, `definition` with its arguments
+/// replaced.
+pub fn check(source: &SourceText, raw: &Definition, definition: &Definition) -> Vec<Diagnostic> {
     let mut out = Vec::new();
     if let Some(at) = source.text().find("\r\n") {
         out.push(
@@ -16,8 +18,11 @@ pub fn check(source: &SourceText, definition: &Definition) -> Vec<Diagnostic> {
                 .with_suggestion("convert the file with dos2unix"),
         );
     }
+    for stage in &raw.stages {
+        arguments_in_comments(source, stage, &mut out);
+    }
     for stage in &definition.stages {
-        hash_in_header(source, stage, &mut out);
+        header(source, stage, &mut out);
         for (number, section) in stage.sections.iter().enumerate() {
             check_section(source, section, stage.sections.get(number + 1), &mut out);
         }
@@ -25,17 +30,47 @@ pub fn check(source: &SourceText, definition: &Definition) -> Vec<Diagnostic> {
     out
 }
 
-/// `From: http://x/#y` loses what follows the hash.
-fn hash_in_header(source: &SourceText, stage: &Stage, out: &mut Vec<Diagnostic>) {
-    for field in &stage.header {
-        let after = &source.text()[field.value.span.end.min(source.text().len())..];
-        if after.starts_with('#') {
-            let at = field.value.span.end;
+/// `curl http://x/#{{ TAG }}`: what stands behind a hash is left as it is, also where the shell sees no comment.
+fn arguments_in_comments(source: &SourceText, stage: &Stage, out: &mut Vec<Diagnostic>) {
+    let mut at = stage.span.start;
+    for line in source.text()[stage.span.start..stage.span.end].split_inclusive('\n') {
+        if let Some((hash, argument)) = comment_with_argument(line)
+            && line[..hash].ends_with(|c: char| !c.is_whitespace())
+        {
+            let span = Span::new(at + argument.start, at + argument.end);
             out.push(
                 source
-                    .at(Span::new(at, at + 1), format!("'#' ends the value of '{}' here", field.key.text))
+                    .at(span, "behind a '#' nothing is replaced, even if it begins no comment")
+                    .with_suggestion("put the value into a variable on a line of its own"),
+            );
+        }
+        at += line.len();
+    }
+}
+
+fn header(source: &SourceText, stage: &Stage, out: &mut Vec<Diagnostic>) {
+    for (number, field) in stage.header.iter().enumerate() {
+        // `From: http://x/#y` loses what follows the hash.
+        let end = field.value.span.end;
+        if source.text().get(end..).is_some_and(|rest| rest.starts_with('#')) {
+            out.push(
+                source
+                    .at(Span::new(end, end + 1), format!("'#' ends the value of '{}' here", field.key.text))
                     .with_suggestion("write %23 in a URL; put a blank before a comment"),
             );
+        }
+        if stage.header[..number].iter().any(|earlier| earlier.key.text == field.key.text) {
+            out.push(
+                source
+                    .at(
+                        field.key.span,
+                        format!("'{}' stands here a second time; the last one counts", field.key.text),
+                    )
+                    .with_suggestion("leave out the other one"),
+            );
+        }
+        if field.key.text == "includecmd" {
+            out.push(source.at(field.key.span, "'includecmd' has no effect").with_suggestion("use %post"));
         }
     }
 }
@@ -61,15 +96,52 @@ fn check_section(source: &SourceText, section: &Section, next: Option<&Section>,
                 .with_suggestion("write %post -c SHELL"),
         ),
         SectionKind::Files | SectionKind::AppFiles => {
-            for span in section.copies().iter().filter_map(|c| c.extra) {
-                out.push(
-                    source
-                        .at(span, "words after the destination are ignored")
-                        .with_suggestion("quote a path that has blanks; write one copy per line"),
-                );
-            }
+            section.copies().iter().for_each(|copy| check_copy(source, section.kind, copy, out));
         }
+        SectionKind::Labels | SectionKind::AppLabels => labels(source, section, out),
         _ => {}
+    }
+}
+
+fn check_copy(source: &SourceText, kind: SectionKind, copy: &FileCopy, out: &mut Vec<Diagnostic>) {
+    if let Some(span) = copy.extra {
+        out.push(
+            source
+                .at(span, "words after the destination are ignored")
+                .with_suggestion("quote a path that has blanks; write one copy per line"),
+        );
+    }
+    if copy.source.starts_with(['~', '$']) {
+        out.push(
+            source
+                .at(copy.source.span, "no variable and no '~' is replaced in a path")
+                .with_suggestion("write the path in full, or use {{ NAME }} and --build-arg"),
+        );
+    }
+    let into = copy.destination.as_ref().filter(|_| kind == SectionKind::Files);
+    if let Some(into) = into.filter(|into| !into.starts_with('/')) {
+        out.push(
+            source
+                .at(into.span, format!("'{}' is taken from the root of the image", into.text))
+                .with_suggestion(format!("write /{}", into.trim_start_matches("./"))),
+        );
+    }
+}
+
+/// `KEY=value` and `KEY<tab>value` are names without a value.
+fn labels(source: &SourceText, section: &Section, out: &mut Vec<Diagnostic>) {
+    let mut at = section.body.span.start;
+    for line in section.body.split_inclusive('\n') {
+        let text = line.trim();
+        let start = at + (line.len() - line.trim_start().len());
+        at += line.len();
+        if !text.is_empty() && !text.starts_with('#') && !text.contains(' ') && text.contains(['=', '\t']) {
+            out.push(
+                source
+                    .at(Span::new(start, start + text.len()), "the whole line is the name of a label")
+                    .with_suggestion("put a space between name and value"),
+            );
+        }
     }
 }
 
@@ -112,13 +184,34 @@ mod tests {
 
     #[test]
     fn traps_are_named_where_they_stand() {
-        let text = "Bootstrap: docker\nFrom: http://x/y#z\n%setup\ntouch /x\n%post\n#!/bin/bash\ncat <<EOF\n%test\nEOF\n\
-            %files\na b c\n%runscript\r\nx <<-E\n\ty\n\tE\n";
-        let source = SourceText::new("x.def", text.as_bytes());
-        let (_, warnings) = crate::definition::parse(source, &Default::default()).unwrap();
-        let mut places: Vec<_> = warnings.iter().map(|w| w.line).collect();
-        places.sort_unstable();
-        assert_eq!(places, [2, 3, 6, 8, 11, 12], "{warnings:#?}");
+        for (text, expected) in [
+            ("From: http://x/y#z\n", [(2, "ends the value")].as_slice()),
+            ("From: a\nFrom: b\n", &[(3, "second time")]),
+            ("From: a\nIncludeCmd: yes\n", &[(3, "no effect")]),
+            ("%setup\ntouch /x\n", &[(2, "on the host")]),
+            ("%pre\ntouch /x\n", &[(2, "on the host")]),
+            ("%post\n#!/bin/bash\n", &[(3, "no effect")]),
+            ("%post\ncat <<EOF\n%test\nEOF\n", &[(4, "inside the here-document 'EOF'")]),
+            ("%files\na /b c\n", &[(3, "ignored")]),
+            ("%files\n$HOME/a /b\n~/x /c\n", &[(3, "no variable"), (4, "no variable")]),
+            ("%files\na opt/b\n", &[(3, "from the root")]),
+            ("%appfiles x\na opt/b\n", &[]),
+            ("%labels\nA=b\nB c=d\n# e=f\n C\tx\n", &[(3, "whole line"), (6, "whole line")]),
+            (
+                "%arguments\nT=1\n%post\nx http://y/#{{ T }}\ny {{ T }} # {{ T }}\n",
+                &[(5, "nothing is replaced")],
+            ),
+            ("%runscript\r\nx <<-E\n\ty\n\tE\n", &[(2, "as on Windows")]),
+        ] {
+            let text = format!("Bootstrap: docker\n{text}");
+            let source = SourceText::new("x.def", text.as_bytes());
+            let (_, warnings) = crate::definition::parse(source, &Default::default()).unwrap();
+            let found: Vec<_> = warnings.iter().map(|w| (w.line, w.message.as_str())).collect();
+            assert_eq!(found.len(), expected.len(), "{text}: {warnings:#?}");
+            for ((line, message), (place, part)) in found.iter().zip(expected) {
+                assert!(line == place && message.contains(part), "{text}: {warnings:#?}");
+            }
+        }
     }
 
     #[test]

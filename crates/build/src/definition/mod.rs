@@ -6,11 +6,21 @@
 //! [`tree`] is what every image has below `/.singularity.d`, also one that is converted
 //! ([`singularity_tree`]), with the text of [`scripts`]. Reference: Apptainer 1.5, by its behaviour.
 
+mod apps;
 pub mod arguments;
 pub mod bootstrap;
+mod distribution;
 pub mod execute;
+mod files;
+mod host;
+pub mod json;
 mod labels;
 pub mod lint;
+pub mod local;
+mod metadata;
+mod options;
+mod permissions;
+mod sandbox;
 mod scripts;
 pub mod syntax;
 mod tree;
@@ -19,6 +29,7 @@ use std::sync::Arc;
 
 pub use arguments::BuildArguments;
 pub use labels::Origin;
+pub use options::{DefinitionOptions, Sections};
 pub use syntax::{Definition, FileCopy, Section, SectionKind, Stage};
 pub use tree::{Entry, singularity_tree};
 
@@ -30,7 +41,7 @@ pub fn parse(
     arguments: &BuildArguments,
 ) -> Result<(Definition, Vec<Diagnostic>), Diagnostic> {
     let raw = syntax::parse(&source)?;
-    let definition = arguments::resolve(&source, &raw, arguments)?;
-    let warnings = lint::check(&source, &definition);
+    let (definition, mut warnings) = arguments::resolve(&source, &raw, arguments)?;
+    warnings.extend(lint::check(&source, &raw, &definition));
     Ok((definition, warnings))
 }

@@ -44,6 +44,16 @@ macro_rules! sections {
         impl SectionKind {
             const ALL: &'static [(&'static str, SectionKind)] = &[$(($name, SectionKind::$variant)),*];
 
+            /// The section of a name in lower case.
+            pub fn of(name: &str) -> Option<SectionKind> {
+                Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, kind)| *kind)
+            }
+
+            /// All names.
+            pub fn names() -> impl Iterator<Item = &'static str> {
+                Self::ALL.iter().map(|(name, _)| *name)
+            }
+
             /// The name without `%`.
             pub fn name(self) -> &'static str {
                 match self { $(SectionKind::$variant => $name),* }
@@ -59,6 +69,7 @@ sections! {
     AppTest "apptest", AppStart "appstart", AppFiles "appfiles",
 }
 
+/// The fields of headers; `otherurl` has a number behind it.
 const KEYS: [&str; 25] = [
     "bootstrap",
     "from",
@@ -97,9 +108,9 @@ pub struct FileCopy {
 }
 
 impl Stage {
-    /// The value of a header field.
+    /// The value of a header field; the last one where it stands there several times.
     pub fn field(&self, key: &str) -> Option<&Spanned> {
-        self.header.iter().find(|f| f.key.text == key).map(|f| &f.value).filter(|v| !v.is_empty())
+        self.header.iter().rfind(|f| f.key.text == key).map(|f| &f.value).filter(|v| !v.is_empty())
     }
 
     /// The name of the stage, where it has one.
@@ -125,16 +136,33 @@ impl Stage {
     }
 }
 
+impl SectionKind {
+    /// Whether a section of this kind belongs to an app, by the word behind its name.
+    pub fn is_of_app(self) -> bool {
+        self.name().starts_with("app")
+    }
+}
+
 impl Section {
+    /// What stands beside the name, without a comment.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.arguments.split('#').next().unwrap_or_default().split_whitespace()
+    }
+
     /// The word after `from`, for `%files from STAGE`.
     pub fn from_stage(&self) -> Option<&str> {
-        let mut words = self.arguments.split_whitespace();
+        let mut words = self.words();
         words.next().filter(|w| w.eq_ignore_ascii_case("from"))?;
         words.next()
     }
 
+    /// The app that the section belongs to.
+    pub fn app(&self) -> Option<&str> {
+        self.kind.is_of_app().then(|| self.arguments.split_whitespace().next()).flatten()
+    }
+
     /// The lines of a `%files`: blanks separate source and destination, quotes and backslashes protect
-    /// them.
+    /// them. A backslash before a wildcard stays in a source, where it makes a plain character of it.
     pub fn copies(&self) -> Vec<FileCopy> {
         let mut out = Vec::new();
         let mut at = self.body.span.start;
@@ -146,13 +174,23 @@ impl Section {
             }
             let mut words = split_words(line, start).into_iter();
             if let Some(source) = words.next() {
-                let destination = words.next();
+                let destination = words.next().map(|w| Spanned::new(without_escapes(&w), w.span));
                 let extra = words.next().map(|w| w.span);
                 out.push(FileCopy { source, destination, extra });
             }
         }
         out
     }
+}
+
+/// A word that is no pattern.
+pub fn without_escapes(word: &str) -> String {
+    let mut chars = word.chars();
+    let mut out = String::with_capacity(word.len());
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+    }
+    out
 }
 
 fn split_words(line: &str, offset: usize) -> Vec<Spanned> {
@@ -171,7 +209,14 @@ fn split_words(line: &str, offset: usize) -> Vec<Spanned> {
             }
             None if c == '"' || c == '\'' => quote = Some(c),
             Some(q) if c == q => quote = None,
-            _ if c == '\\' && quote != Some('\'') => word.extend(chars.next().map(|(_, c)| c)),
+            _ if c == '\\' && quote != Some('\'') => {
+                if let Some((_, c)) = chars.next() {
+                    if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+                        word.push('\\');
+                    }
+                    word.push(c);
+                }
+            }
             _ => word.push(c),
         }
         begin.get_or_insert(i);
@@ -245,22 +290,30 @@ pub fn stage(source: &SourceText, text: &str, place: &dyn Fn(usize) -> usize) ->
         let trimmed = bare.trim_start().trim_start_matches('\u{feff}');
         let indent = bare.len() - trimmed.len();
         if let Some(rest) = trimmed.strip_prefix('%') {
-            stage.header.extend(open.take());
+            stage.header.extend(open.take().map(whole));
             // Only a space ends the name.
             let name_end = rest.find(' ').unwrap_or(rest.len());
             let name = rest[..name_end].trim_end().to_ascii_lowercase();
             let name_start = start + indent;
             let name_span = span(name_start, name_start + 1 + name_end);
-            let kind =
-                SectionKind::ALL.iter().find(|(n, _)| *n == name).map(|(_, k)| *k).ok_or_else(|| {
-                    let error = source.at(name_span, format!("unknown section '%{name}'"));
-                    match nearest(&name, SectionKind::ALL.iter().map(|(n, _)| *n)) {
+            let kind = SectionKind::of(&name).ok_or_else(|| {
+                let error = source.at(name_span, format!("unknown section '%{}'", name.escape_default()));
+                let word = name.split('\t').next().unwrap_or_default();
+                match nearest(&name, SectionKind::names()) {
+                    _ if word != name && SectionKind::of(word).is_some() => error.with_suggestion(format!(
+                        "only a space ends the name: write '%{word} ' without a tab"
+                    )),
                     Some(near) => error.with_suggestion(format!("did you mean %{near}?")),
                     None => error.with_suggestion(
                         "a line that begins with % opens a section, even inside a here-document or a script",
                     ),
                 }
-                })?;
+            })?;
+            if kind.is_of_app() && rest[name_end..].split_whitespace().next().is_none() {
+                return Err(source
+                    .at(name_span, format!("%{name} needs the name of an app"))
+                    .with_suggestion(format!("write %{name} NAME")));
+            }
             let arguments = rest[name_end..].trim();
             let arguments_start = start + bare.len() - rest[name_end..].trim_start().len();
             stage.sections.push(Section {
@@ -279,8 +332,14 @@ pub fn stage(source: &SourceText, text: &str, place: &dyn Fn(usize) -> usize) ->
             header_line(source, bare, start, &span, &mut open, &mut stage.header)?;
         }
     }
-    stage.header.extend(open);
+    stage.header.extend(open.map(whole));
     Ok(stage)
+}
+
+/// A value that is whole.
+fn whole(mut field: Field) -> Field {
+    field.value.text = field.value.text.trim().to_owned();
+    field
 }
 
 fn header_line(
@@ -294,6 +353,11 @@ fn header_line(
     // A '#' cuts the line wherever it stands, also inside a URL.
     let text = line.split('#').next().unwrap_or("").trim_end();
     let text = text.trim_start_matches('\u{feff}');
+    // An empty line, or one that is a comment, ends a value.
+    if text.trim().is_empty() {
+        header.extend(open.take().map(whole));
+        return Ok(());
+    }
     let (text, newline, more) = match (text.strip_suffix("\\n\\"), text.strip_suffix('\\')) {
         (Some(head), _) => (head, true, true),
         (None, Some(head)) => (head, false, true),
@@ -304,23 +368,18 @@ fn header_line(
         span(at, at + part.len())
     };
     if let Some(field) = open {
-        let part = text.trim();
+        let part = if more && !newline { text.trim_start() } else { text.trim() };
         if !part.is_empty() {
             field.value.span = field.value.span.to(here(part));
         }
-        if !field.value.text.is_empty() && !field.value.text.ends_with('\n') {
-            field.value.text.push(' ');
-        }
+        // Only what stands before the backslash parts the words.
         field.value.text.push_str(part);
         if newline {
             field.value.text.push('\n');
         }
         if !more {
-            header.extend(open.take());
+            header.extend(open.take().map(whole));
         }
-        return Ok(());
-    }
-    if text.trim().is_empty() {
         return Ok(());
     }
     let Some((key, value)) = text.split_once(':') else {
@@ -332,7 +391,7 @@ fn header_line(
     };
     let name = key.trim().to_ascii_lowercase();
     let base = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    let known = if base == "otherurl" { true } else { base == name && KEYS.contains(&base) };
+    let known = KEYS.contains(&base) && (base == name || base == "otherurl");
     if !known {
         let error = source.at(here(key.trim()), format!("unknown header key '{}'", key.trim()));
         return Err(match nearest(&name, KEYS) {
@@ -340,12 +399,7 @@ fn header_line(
             None => error,
         });
     }
-    if header.iter().any(|f| f.key.text == name) {
-        return Err(
-            source.at(here(key.trim()), format!("the header key '{}' stands here a second time", key.trim()))
-        );
-    }
-    let mut value_text = value.trim().to_owned();
+    let mut value_text = if more && !newline { value.trim_start() } else { value.trim() }.to_owned();
     if newline {
         value_text.push('\n');
     }
@@ -398,17 +452,19 @@ mod tests {
     #[test]
     fn header_continuations_and_numbers() {
         let d =
-            read("Bootstrap: zypper\nInclude: a \\\n  b \\\n  c\nOtherURL0: http://x\nSetOpt: a\\n\\\nb\n")
+            read("Bootstrap: zypper\nInclude: a \\\n  b\\\n  c\nOtherURL0: http://x\nSetOpt: a\\n\\\nb\nUser: me \\\n\nUser: you\n")
                 .unwrap();
         let stage = &d.stages[0];
-        assert_eq!(stage.field("include").unwrap().text, "a b c");
+        assert_eq!(stage.field("include").unwrap().text, "a bc");
+        assert_eq!(stage.field("user").unwrap().text, "you", "the last one counts");
         assert_eq!(stage.field("otherurl0").unwrap().text, "http://x");
         assert_eq!(stage.field("setopt").unwrap().text, "a\nb");
     }
 
     #[test]
     fn files_lines() {
-        let d = read("Bootstrap: scratch\n%files\n# no\n a\n 'b c' \"/d e\"\n f\\ g /h/ i\n\n").unwrap();
+        let d = read("Bootstrap: scratch\n%files\n# no\n a\n 'b c' \"/d e\"\n f\\ g /h/ i\n x\\*y* z\\*\n\n")
+            .unwrap();
         let copies = d.stages[0].sections[0].copies();
         let texts: Vec<_> = copies
             .iter()
@@ -416,7 +472,13 @@ mod tests {
                 (c.source.text.as_str(), c.destination.as_ref().map(|d| d.text.as_str()), c.extra.is_some())
             })
             .collect();
-        assert_eq!(texts, [("a", None, false), ("b c", Some("/d e"), false), ("f g", Some("/h/"), true)]);
+        let expected = [
+            ("a", None, false),
+            ("b c", Some("/d e"), false),
+            ("f g", Some("/h/"), true),
+            ("x\\*y*", Some("z*"), false),
+        ];
+        assert_eq!(texts, expected);
     }
 
     #[test]
@@ -426,7 +488,9 @@ mod tests {
             ("Bootstrap: docker\nFrom: x\n%pots\n", "3:1", "%pots"),
             ("Bootstrap: docker\nFrom: x\n%post\ncat <<E\n  %packages\nE\n", "5:3", "%packages"),
             ("Bootstrap: docker\nhello\n", "2:1", "hello"),
-            ("Bootstrap: docker\nFrom: a\nFrom: b\n", "3:1", "second time"),
+            ("Bootstrap: docker\nFrom1: a\n", "2:1", "From1"),
+            ("Bootstrap: docker\n%appinstall\nx\n", "2:1", "needs the name"),
+            ("Bootstrap: docker\n%apprun \nx\n", "2:1", "needs the name"),
             ("Bootstrap: docker\nFrom: a\n%post\t-c x\n", "3:1", "unknown section"),
             ("%post\nx\nBootstrap: docker\n", "1:1", "needs a header"),
             ("", "1:1", "no header"),

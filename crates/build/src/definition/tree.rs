@@ -6,10 +6,15 @@
 //!
 //! The image starts by `/.singularity.d/actions/run`, which reads the environment and runs the runscript.
 
+use std::path::{Path, PathBuf};
+
 use isles_spec::image::{ContainerConfig, ImageConfig};
 
 use super::labels::{self, Labels, Origin};
 use super::scripts;
+use crate::error::Result;
+use crate::snapshot::{Build, Scratch, Snapshot, Step, commit};
+use crate::upper::{Access, Upper};
 
 pub const ROOT: &str = "/.singularity.d";
 /// What the image's ENTRYPOINT is.
@@ -17,7 +22,7 @@ pub const RUN: &str = "/.singularity.d/actions/run";
 /// A `%post` may add lines here, which are read when the image runs.
 pub const POST_ENVIRONMENT: &str = "/.singularity.d/env/91-environment.sh";
 /// A `%post` may add `name value` lines here.
-pub const POST_LABELS: &str = "/.singularity.d/post-labels";
+pub const POST_LABELS: &str = "/.build.labels";
 
 /// Something that belongs into an image, with its absolute path. All of it is root's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,16 +131,76 @@ pub fn labels_of(image: &ImageConfig, origin: &Origin) -> Labels {
 pub fn singularity_tree(image: &ImageConfig, origin: &Origin, has: &dyn Fn(&str) -> bool) -> Vec<Entry> {
     let own = starts_by_its_runscript(&image.config);
     let mut out = skeleton();
+    out.retain(|entry| !has(entry.path()));
     out.extend(of_config(&image.config));
     let definition: String = origin.header.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
     let definition = Entry::text(below("Singularity"), definition + "\n");
     let labels = Entry::text(below("labels.json"), labels::file(&labels_of(image, origin)));
-    out.extend([definition, labels]);
-    out.retain(|entry| match entry {
-        Entry::Folder { .. } | Entry::Link { .. } => !has(entry.path()),
-        Entry::File { .. } => !(own && has(entry.path())),
-    });
+    out.extend([definition, labels].into_iter().filter(|entry| !(own && has(entry.path()))));
     out
+}
+
+/// Adds a layer with these entries, and without what `gone` names in the layers below.
+pub fn write(
+    build: &Build<'_>,
+    snapshot: &mut Snapshot,
+    title: &str,
+    entries: &[Entry],
+    gone: &[&str],
+) -> Result<()> {
+    let mut key = snapshot.key("files of the recipe", build).with_list("gone", gone);
+    for entry in entries {
+        match entry {
+            Entry::Folder { path, mode } => {
+                key.add("folder", path);
+                key.add("mode", mode.to_le_bytes());
+            }
+            Entry::File { path, mode, text } => {
+                key.add("file", path);
+                key.add("mode", mode.to_le_bytes());
+                key.add("text", text);
+            }
+            Entry::Link { path, target } => {
+                key.add("link", path);
+                key.add("target", target);
+            }
+        }
+    }
+    let step = Step { title, key: key.finish(), shortcut: None, created_by: title.to_owned() };
+    build.add(snapshot, step, |snapshot, _| {
+        let scratch = Scratch::new(build.store)?;
+        let folder = scratch.folder("upper")?;
+        let view = snapshot.view(build.store)?;
+        let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
+        let root = |mode| Access { mode, uid: 0, gid: 0 };
+        let now = (build.seconds(), 0);
+        for path in gone {
+            upper.hide(Path::new(path.trim_start_matches('/')))?;
+        }
+        for entry in entries {
+            match entry {
+                Entry::Folder { path, mode } => {
+                    let path = upper.resolve(Path::new(path))?;
+                    if upper.kind(&path)?.is_none() {
+                        upper.ensure_parents(&path, root(0o755))?;
+                        upper.directory(&path, root(*mode))?;
+                    }
+                }
+                Entry::File { path, mode, text } => {
+                    let path = upper.resolve(Path::new(path))?;
+                    upper.ensure_parents(&path, root(0o755))?;
+                    upper.bytes(&path, root(*mode), now, text.as_bytes())?;
+                }
+                Entry::Link { path, target } => {
+                    let path = PathBuf::from(path.trim_start_matches('/'));
+                    if upper.kind(&path)?.is_none() {
+                        upper.symlink(&path, root(0o777), target.as_ref(), now)?;
+                    }
+                }
+            }
+        }
+        commit(build, upper)
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,370 @@
+//! Agents that fill an empty root with a distribution's own program: `yum`, `dnf`, `zypper`, `arch`; and `busybox`,
+//! which is one file.
+//!
+//! The program is the host's. It runs with the host read-only and the root writable ([`super::host`]); what it keeps
+//! for itself, caches and configuration, goes into the root and is removed at the end. As with a RUN that installs
+//! packages, the result is kept by what was asked for, not by what the mirror had.
+
+use std::path::Path;
+
+use isles_registry::web::{Web, Wish};
+use isles_spec::Platform;
+
+use super::host::{HostScript, ROOTFS};
+use super::scripts::quoted;
+use super::syntax::Stage;
+use super::tree::{Entry, write};
+use crate::dockerfile::execute::place;
+use crate::error::{Error, Result};
+use crate::images;
+use crate::position::{Diagnostic, SourceText, Spanned};
+use crate::run::RunStep;
+use crate::snapshot::{Build, Scratch, Snapshot, Step, commit};
+use crate::upper::{Access, Upper};
+
+/// A busybox has some 2 MB.
+const BUSYBOX_LIMIT: u64 = 64 << 20;
+const PACMAN_LIMIT: u64 = 1 << 20;
+
+/// What is done for an agent.
+struct Plan {
+    /// Programs of the host that have to be there; of several in one entry, the first that is.
+    programs: Vec<Vec<&'static str>>,
+    script: Box<Script>,
+    /// What else to do where a program is missing.
+    instead: &'static str,
+}
+
+/// A script, by the programs that were found.
+type Script = dyn Fn(&[&str]) -> String;
+
+/// Whether an agent is one of these.
+pub fn is_agent(name: &str) -> bool {
+    matches!(name, "yum" | "dnf" | "zypper" | "arch" | "busybox")
+}
+
+/// Makes the root of one of the agents.
+pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &Spanned) -> Result<Snapshot> {
+    let name = agent.to_ascii_lowercase();
+    if name == "busybox" {
+        return busybox(build, source, stage, agent);
+    }
+    let plan = match name.as_str() {
+        "zypper" => zypper(source, stage, agent)?,
+        "arch" => arch(build, source, stage)?,
+        _ => yum(source, stage, agent)?,
+    };
+    let mut found = Vec::new();
+    for choice in &plan.programs {
+        let program = choice.iter().find(|program| on_host(program)).ok_or_else(|| {
+            let names = choice.join("' or '");
+            source
+                .at(agent.span, format!("Bootstrap: {name} needs '{names}', which is not on this machine"))
+                .with_suggestion(format!("install it, or {}", plan.instead))
+        })?;
+        found.push(*program);
+    }
+    if build.platform.architecture != Platform::host().architecture {
+        let message = format!("Bootstrap: {name} makes images for the host's architecture only");
+        return Err(source.at(agent.span, message).with_suggestion(plan.instead).into());
+    }
+    let text = (plan.script)(&found);
+    let mut snapshot = images::scratch(&build.platform);
+    let key = snapshot.key("distribution", build).with("script", &text).finish();
+    let title = format!("Bootstrap: {name}");
+    let step = Step { title: &title, key, shortcut: None, created_by: title.clone() };
+    let script = HostScript {
+        command: &title,
+        place: format!("{}:{}", source.name(), source.line_of(agent.span.start)),
+        interpreter: vec!["/bin/sh".into(), "-e".into()],
+        text: &text,
+        env: Vec::new(),
+        folder: Path::new("/"),
+        network: build.options.network.clone(),
+        clamp: None,
+    };
+    build
+        .add(&mut snapshot, step, |snapshot, work| script.run(build, snapshot, work))
+        .map_err(|e| place(source, agent.span, e))?;
+    Ok(snapshot)
+}
+
+fn on_host(program: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    std::env::split_paths(&path).any(|folder| {
+        std::fs::metadata(folder.join(program))
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    })
+}
+
+fn needs(source: &SourceText, agent: &Spanned, key: &str, example: &str) -> Diagnostic {
+    source
+        .at(agent.span, format!("Bootstrap: {} needs {key}", agent.text))
+        .with_suggestion(format!("write {key}: {example}"))
+}
+
+/// A field with `%{OSVERSION}` replaced.
+fn url(source: &SourceText, stage: &Stage, agent: &Spanned, key: &str) -> Result<Option<String>> {
+    let Some(field) = stage.field(key) else { return Ok(None) };
+    if !field.contains("%{OSVERSION}") {
+        return Ok(Some(field.text.clone()));
+    }
+    let version = stage.field("osversion").ok_or_else(|| needs(source, agent, "OSVersion", "9"))?;
+    Ok(Some(field.replace("%{OSVERSION}", version)))
+}
+
+/// The words of a list of packages, each as the shell takes it.
+fn packages(stage: &Stage, default: &str) -> String {
+    let text = stage.field("include").map_or(default, |f| f.text.as_str());
+    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
+    words.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// A here-document that writes `text` to a file.
+fn file(path: &str, text: &str) -> String {
+    format!("printf '%s\\n' {} > {path}\n", quoted(text.trim_end()))
+}
+
+fn yum(source: &SourceText, stage: &Stage, agent: &Spanned) -> Result<Plan> {
+    let mirror = url(source, stage, agent, "mirrorurl")?.ok_or_else(|| {
+        needs(source, agent, "MirrorURL", "http://MIRROR/%{OSVERSION}/BaseOS/$basearch/os/")
+    })?;
+    let check = i32::from(stage.field("setopt").is_some_and(|f| f.contains("gpgcheck=1")));
+    let mut config = format!(
+        "[main]\ncachedir={ROOTFS}/var/cache/bootstrap\nkeepcache=0\ndebuglevel=2\nobsoletes=1\ngpgcheck={check}\n\
+         plugins=0\nreposdir=/nonexistent\nmetadata_expire=0\n\n\
+         [base]\nname=base\nbaseurl={mirror}\nenabled=1\ngpgcheck={check}\n"
+    );
+    if let Some(update) = url(source, stage, agent, "updateurl")? {
+        config
+            .push_str(&format!("\n[updates]\nname=updates\nbaseurl={update}\nenabled=1\ngpgcheck={check}\n"));
+    }
+    let version =
+        stage.field("osversion").map(|f| format!(" --releasever={}", quoted(f))).unwrap_or_default();
+    let options = stage.field("setopt").map(|f| f.text.clone()).unwrap_or_default();
+    let options: String = options.split_whitespace().map(|o| format!(" --setopt={}", quoted(o))).collect();
+    let include = packages(stage, "/etc/redhat-release coreutils");
+    let choices = if agent.eq_ignore_ascii_case("dnf") { vec!["dnf", "yum"] } else { vec!["yum", "dnf"] };
+    let script = move |found: &[&str]| {
+        let program = found.first().copied().unwrap_or("dnf");
+        format!(
+            "mkdir -p {ROOTFS}/etc {ROOTFS}/var/lib/rpm {ROOTFS}/var/cache/bootstrap\n{}\
+             {program} -c {ROOTFS}/etc/bootstrap.conf --installroot={ROOTFS}{version}{options} -y install {include}\n\
+             rm -rf {ROOTFS}/etc/bootstrap.conf {ROOTFS}/var/cache/bootstrap\n",
+            file(&format!("{ROOTFS}/etc/bootstrap.conf"), &config)
+        )
+    };
+    Ok(Plan {
+        programs: vec![choices, vec!["rpm"]],
+        script: Box::new(script),
+        instead: "use Bootstrap: docker and From: rockylinux or fedora",
+    })
+}
+
+fn zypper(source: &SourceText, stage: &Stage, agent: &Spanned) -> Result<Plan> {
+    let at_root = format!("--root {ROOTFS} --gpg-auto-import-keys --non-interactive");
+    let mut lines = format!("mkdir -p {ROOTFS}/etc/zypp\n");
+    let mut programs = vec![vec!["zypper"], vec!["rpm"]];
+    let value = |key: &str| stage.field(key).map(|f| quoted(f));
+    match url(source, stage, agent, "mirrorurl")? {
+        Some(mirror) => lines.push_str(&format!("zypper {at_root} addrepo {} repo\n", quoted(&mirror))),
+        // The other way is a product that is registered with its vendor.
+        None if stage.field("product").is_none() => {
+            let error =
+                needs(source, agent, "MirrorURL", "http://MIRROR/distribution/leap/%{OSVERSION}/repo/oss/");
+            return Err(error.into());
+        }
+        None => {
+            let need = |key: &'static str| {
+                value(&key.to_ascii_lowercase()).ok_or_else(|| needs(source, agent, key, "…"))
+            };
+            let (product, user, code) = (need("Product")?, need("User")?, need("RegCode")?);
+            let server = value("registerurl").map(|url| format!(" --url {url}")).unwrap_or_default();
+            programs.push(vec!["SUSEConnect"]);
+            if let Some(key) = stage.field("productpgp") {
+                programs.push(vec!["rpmkeys"]);
+                lines.push_str(&file("/dev/shm/product.pgp", key));
+                lines.push_str(&format!("rpmkeys --root {ROOTFS} --import /dev/shm/product.pgp\n"));
+            }
+            let connect = format!("SUSEConnect --root {ROOTFS}{server} --product");
+            lines.push_str(&format!("{connect} {product} --email {user} --regcode {code}\n"));
+            let modules = stage.field("modules").map(|f| f.text.clone()).unwrap_or_default();
+            for module in modules.split(|c: char| c.is_whitespace() || c == ',').filter(|m| !m.is_empty()) {
+                lines.push_str(&format!("{connect} {}\n", quoted(module)));
+            }
+        }
+    }
+    if let Some(update) = url(source, stage, agent, "updateurl")? {
+        lines.push_str(&format!("zypper {at_root} addrepo {} repo-update\n", quoted(&update)));
+    }
+    for field in stage.header.iter().filter(|f| f.key.starts_with("otherurl")) {
+        let number = field.key.trim_start_matches("otherurl");
+        lines.push_str(&format!("zypper {at_root} addrepo {} repo-{number}\n", quoted(&field.value)));
+    }
+    let include = packages(stage, "aaa_base");
+    lines.push_str(&format!(
+        "zypper {at_root} refresh\n\
+         zypper {at_root} install --auto-agree-with-licenses --download-in-advance {include}\n\
+         rm -rf {ROOTFS}/var/cache/zypp\n"
+    ));
+    Ok(Plan {
+        programs,
+        script: Box::new(move |_| lines.clone()),
+        instead: "use Bootstrap: docker and From: opensuse/leap",
+    })
+}
+
+fn arch(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<Plan> {
+    let config = match stage.field("confurl") {
+        Some(url) => {
+            let bytes = download(build, url, PACMAN_LIMIT).map_err(|e| place(source, url.span, e))?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        None => None,
+    };
+    let include = packages(stage, "");
+    let script = move |_: &[&str]| {
+        let mut lines = format!(
+            "mkdir -p -m 0755 {ROOTFS}/var/cache/pacman/pkg {ROOTFS}/var/lib/pacman {ROOTFS}/var/log {ROOTFS}/etc\n"
+        );
+        let config = match &config {
+            Some(text) => {
+                lines.push_str(&file("/dev/shm/pacman.conf", text));
+                "/dev/shm/pacman.conf"
+            }
+            None => "/etc/pacman.conf",
+        };
+        lines.push_str(&format!(
+            "pacman --root {ROOTFS} --dbpath {ROOTFS}/var/lib/pacman --cachedir {ROOTFS}/var/cache/pacman/pkg \
+             --logfile {ROOTFS}/var/log/pacman.log --config {config} --noconfirm -Sy base {include}\n\
+             rm -rf {ROOTFS}/var/cache/pacman/pkg\n"
+        ));
+        lines
+    };
+    Ok(Plan {
+        programs: vec![vec!["pacman"]],
+        script: Box::new(script),
+        instead: "use Bootstrap: docker and From: archlinux",
+    })
+}
+
+/// A file of the web, of at most `limit` bytes.
+fn download(build: &Build<'_>, url: &str, limit: u64) -> Result<Vec<u8>> {
+    let refused = |why: String| -> Error {
+        isles_spec::Error::new(format!("cannot fetch '{url}': {why}")).with_hint("check the URL").into()
+    };
+    let answer = Web::new(&build.options.bootstrap.client).get(url, Wish::default())?;
+    if answer.status != 200 {
+        return Err(refused(format!("the answer is {}", answer.status)));
+    }
+    let bytes = answer.bytes(limit).map_err(|e| refused(e.to_string()))?;
+    bytes.ok_or_else(|| refused(format!("it has more than {limit} bytes")))
+}
+
+/// One program under many names, and the files that a system cannot do without.
+fn busybox(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &Spanned) -> Result<Snapshot> {
+    let url = stage
+        .field("mirrorurl")
+        .ok_or_else(|| needs(source, agent, "MirrorURL", "https://HOST/PATH/busybox"))?;
+    let mut snapshot = images::scratch(&build.platform);
+    let title = format!("fetching {}", url.text);
+    let key = snapshot.key("busybox", build).with("url", &url.text).finish();
+    let step = Step { title: &title, key, shortcut: None, created_by: "Bootstrap: busybox".into() };
+    build
+        .add(&mut snapshot, step, |snapshot, _| {
+            let bytes = download(build, url, BUSYBOX_LIMIT)?;
+            if !bytes.starts_with(b"\x7fELF") {
+                return Err(isles_spec::Error::new(format!("'{}' is no program", url.text))
+                    .with_hint(
+                        "MirrorURL names the file itself, for example …/1.35.0-x86_64-linux-musl/busybox",
+                    )
+                    .into());
+            }
+            let scratch = Scratch::new(build.store)?;
+            let folder = scratch.folder("upper")?;
+            let view = snapshot.view(build.store)?;
+            let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
+            let access = Access { mode: 0o755, uid: 0, gid: 0 };
+            let program = Path::new("bin/busybox");
+            upper.ensure_parents(program, access)?;
+            upper.bytes(program, access, (build.seconds(), 0), &bytes)?;
+            commit(build, upper)
+        })
+        .map_err(|e| place(source, url.span, e))?;
+    let entries = [
+        Entry::text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+        Entry::text("/etc/group", "root:x:0:\n"),
+        Entry::text("/etc/hosts", "127.0.0.1 localhost\n"),
+        Entry::folder("/usr/bin"),
+        Entry::folder("/usr/sbin"),
+        Entry::folder("/sbin"),
+    ];
+    write(build, &mut snapshot, "Bootstrap: busybox", &entries, &[])?;
+    let install = RunStep {
+        argv: ["/bin/busybox", "--install", "-s"].map(str::to_owned).to_vec(),
+        env: snapshot.config.config.env.clone(),
+        working_dir: "/".into(),
+        place: format!("{}:{}", source.name(), source.line_of(agent.span.start)),
+        command: "busybox --install".into(),
+        ..RunStep::default()
+    };
+    let key = install.key(build, &snapshot)?;
+    let title = "busybox --install";
+    let step = Step { title, key, shortcut: None, created_by: title.into() };
+    build
+        .add(&mut snapshot, step, |snapshot, work| install.run(build, snapshot, work))
+        .map_err(|e| place(source, agent.span, e))?;
+    Ok(snapshot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::syntax;
+
+    fn script(text: &str, found: &[&str]) -> std::result::Result<String, String> {
+        let source = SourceText::new("x.def", text.as_bytes());
+        let stage = syntax::parse(&source).unwrap().stages.remove(0);
+        let agent = stage.field("bootstrap").unwrap();
+        let plan = match agent.text.as_str() {
+            "zypper" => zypper(&source, &stage, agent),
+            _ => yum(&source, &stage, agent),
+        };
+        plan.map(|plan| (plan.script)(found)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_the_programs_are_told() {
+        for (text, parts) in [
+            (
+                "Bootstrap: dnf\nMirrorURL: http://m/%{OSVERSION}/os\nOSVersion: 9\nInclude: dnf bash\nSetopt: a=b\n",
+                &["baseurl=http://m/9/os", "--releasever='9'", "--setopt='a=b'", "install 'dnf' 'bash'"][..],
+            ),
+            ("Bootstrap: yum\nMirrorURL: http://m\nUpdateURL: http://u\n", &["[updates]", "'coreutils'"]),
+            (
+                "Bootstrap: zypper\nMirrorURL: http://m/%{OSVERSION}\nOSVersion: 15.6\nOtherURL1: http://x\n",
+                &["addrepo 'http://m/15.6' repo", "addrepo 'http://x' repo-1", "'aaa_base'"],
+            ),
+            (
+                "Bootstrap: zypper\nProduct: SLES/15.5/x86_64\nUser: me\nRegCode: c'd\nModules: a, b\n",
+                &["--product 'SLES/15.5/x86_64' --email 'me' --regcode 'c'\\''d'", "--product 'b'"],
+            ),
+        ] {
+            let script = script(text, &["dnf"]).unwrap();
+            for part in parts {
+                assert!(script.contains(part), "{part}: {script}");
+            }
+            let checked = std::process::Command::new("/bin/sh").args(["-n", "-c", &script]).status().unwrap();
+            assert!(checked.success(), "{script}");
+        }
+        for (text, part) in [
+            ("Bootstrap: dnf\n", "needs MirrorURL"),
+            ("Bootstrap: dnf\nMirrorURL: http://m/%{OSVERSION}\n", "needs OSVersion"),
+            ("Bootstrap: zypper\n", "needs MirrorURL"),
+            ("Bootstrap: zypper\nProduct: x\n", "needs User"),
+        ] {
+            assert!(script(text, &["dnf"]).unwrap_err().contains(part), "{text}");
+        }
+    }
+}
