@@ -108,7 +108,7 @@ pub fn mountable(
 }
 
 /// A mount that is attached nowhere can be looked into by its descriptor.
-fn look_into(mount: &OwnedFd) -> Result<View> {
+pub fn look_into(mount: &OwnedFd) -> Result<View> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd()));
     Ok(Merged::open(&[path], Ownership::Root)?.into())
 }
