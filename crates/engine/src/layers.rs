@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::hosts;
 use crate::image_mount::mountable;
+use crate::places;
 use crate::run::Foreground;
 use crate::squashfs::Squashfs;
 use crate::view::View;
@@ -125,6 +126,13 @@ impl Engine {
             });
         }
         let written = written(workload, &mut images)?;
+        if let (Identity::Single, Root::Directory(path)) = (self.identity, &workload.root)
+            && let Some(Prepared { source: PreparedSource::Memory { folders, .. }, .. }) =
+                images.prepared.last_mut()
+        {
+            let uid = rustix::process::geteuid().as_raw();
+            folders.extend(places::folders(workload, path, &bottom.view, uid));
+        }
         let (root, read_only) = match (written, bottom.folder) {
             (None, Some(path)) if workload.overlays.is_empty() => (RootFs::Directory(path), false),
             (None, Some(path)) => {

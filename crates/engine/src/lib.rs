@@ -18,6 +18,7 @@ mod inside;
 mod layers;
 mod name;
 mod namespaces;
+mod places;
 mod plan;
 mod process;
 mod record;
