@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, Method, Response, Uri, header};
 use crate::auth::{Auth, Place, Scope};
 use crate::error::{Asked, SIGN_IN, refusal};
 use crate::http::{Http, Payload, lock, permanent, protocol, read_bounded, text_of};
+use crate::web::Web;
 use crate::{Credentials, Error, Login, Registries, Result, location, retry, trust};
 
 /// A refusal's text is for people.
@@ -95,6 +96,11 @@ impl Client {
             chosen: Mutex::default(),
             options,
         }
+    }
+
+    /// Downloads from URLs that others wrote, with the same trust, proxies and patience; see [`Web::guarded`].
+    pub fn web(&self) -> Web {
+        Web::guarded(&self.options)
     }
 
     /// Checks a login with the registry (`docker.io`, `host:port`). What is worth keeping is kept by

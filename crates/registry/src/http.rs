@@ -10,8 +10,10 @@ use std::time::Duration;
 use rustls::CertificateError;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Proxy, SendBody};
 
+use crate::guard::{Guarded, LinkLocal};
 use crate::proxy::Proxies;
 use crate::{Error, Result, location, retry, trust};
 
@@ -50,6 +52,8 @@ pub(crate) struct Http {
     all_insecure: bool,
     stall: Duration,
     pub retry: retry::Policy,
+    /// Connect to no link-local address.
+    pub guarded: bool,
 }
 
 /// A body that can be sent again when the first try fails.
@@ -87,6 +91,7 @@ impl Http {
             all_insecure: !options.tls_verify,
             stall: options.stall,
             retry: options.retry.clone(),
+            guarded: false,
         }
     }
 
@@ -272,7 +277,7 @@ impl Http {
             .disable_verification(*tls == Tls::Unverified)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
-        Ok(Agent::config_builder()
+        let config = Agent::config_builder()
             .tls_config(tls)
             .proxy(proxy)
             .max_redirects(0)
@@ -287,8 +292,11 @@ impl Http {
             .output_buffer_size(OUTPUT_BUFFER)
             .max_idle_connections(IDLE_CONNECTIONS)
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
-            .build()
-            .new_agent())
+            .build();
+        Ok(match self.guarded {
+            true => Agent::with_parts(config, DefaultConnector::default(), Guarded::default()),
+            false => config.new_agent(),
+        })
     }
 }
 
@@ -333,6 +341,9 @@ pub(crate) fn failure(url: &Uri, operation: &str, error: ureq::Error) -> Failure
         ureq::Error::Io(e) => {
             if let Some(tls) = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 return tls_failure(host, tls);
+            }
+            if let Some(refused) = e.get_ref().and_then(|inner| inner.downcast_ref::<LinkLocal>()) {
+                return permanent(refused.at(&host).into());
             }
             match e.kind() {
                 io::ErrorKind::ConnectionRefused => {

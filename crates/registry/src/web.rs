@@ -46,6 +46,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// When the file last changed, where the server says so (seconds since 1970).
+    pub fn last_modified(&self) -> Option<i64> {
+        let date = isles_spec::time::parse_date(self.validator.last_modified.as_deref()?, &["GMT"])?;
+        i64::try_from(date).ok()
+    }
+
     /// The body. Bound what is read of it.
     pub fn reader(self) -> BodyReader<'static> {
         self.body.into_reader()
@@ -60,6 +66,14 @@ impl Answer {
 impl Web {
     pub fn new(options: &ClientOptions) -> Self {
         Web { http: Http::new(options) }
+    }
+
+    /// For URLs that others wrote: no link-local address is connected to, by whatever name or redirect, since
+    /// clouds tell a machine its secrets there.
+    pub fn guarded(options: &ClientOptions) -> Self {
+        let mut http = Http::new(options);
+        http.guarded = true;
+        Web { http }
     }
 
     /// Asks for a file. Redirects are followed; what fails for the moment is tried again.
