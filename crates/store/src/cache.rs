@@ -33,15 +33,18 @@ pub enum Memory {
     Files,
     /// Signed indices of package archives, by URL.
     Indices,
+    /// What was behind a URL when it was last asked for.
+    Urls,
 }
 
 impl Memory {
-    pub(crate) const ALL: [Memory; 2] = [Memory::Files, Memory::Indices];
+    pub(crate) const ALL: [Memory; 3] = [Memory::Files, Memory::Indices, Memory::Urls];
 
     pub(crate) fn folder(self) -> &'static str {
         match self {
             Memory::Files => "cache/files",
             Memory::Indices => "cache/debian",
+            Memory::Urls => "cache/urls",
         }
     }
 }
@@ -129,18 +132,39 @@ impl Store {
     /// Caches a download: reads `content` to its end, which must have the given digest and at most `limit`
     /// bytes, and returns the file at its beginning.
     pub fn put_download(&self, digest: &Digest, content: &mut dyn Read, limit: u64) -> Result<File> {
-        let path = self.download_path(digest);
-        if let Some(parent) = path.parent()
-            && !parent.is_dir()
-        {
-            self.prepare()?;
-            fs::create_dir_all(parent).at("create", parent)?;
+        let failed = |source| Error::Fetch { digest: digest.clone(), source };
+        let (temporary, actual) =
+            self.receive(digest.algorithm(), content, limit, &digest.to_string(), &failed)?;
+        if actual != *digest {
+            let _ = fs::remove_file(&temporary);
+            let object = "the download".to_owned();
+            return Err(Error::WrongDigest { object, expected: digest.clone(), actual });
         }
+        self.name_download(&temporary, digest)
+    }
+
+    /// Caches a download whose digest nobody knows before: reads `content`, which messages call `name`, to its
+    /// end. Gives the SHA-256 and the file at its beginning.
+    pub fn add_download(&self, name: &str, content: &mut dyn Read, limit: u64) -> Result<(Digest, File)> {
+        let failed = |source| Error::io("read", std::path::Path::new(name), source);
+        let (temporary, digest) = self.receive(Algorithm::Sha256, content, limit, name, &failed)?;
+        Ok((digest.clone(), self.name_download(&temporary, &digest)?))
+    }
+
+    /// Writes a download of at most `limit` bytes to a file, and hashes it on the way.
+    fn receive(
+        &self,
+        algorithm: Algorithm,
+        content: &mut dyn Read,
+        limit: u64,
+        name: &str,
+        failed: &dyn Fn(io::Error) -> Error,
+    ) -> Result<(PathBuf, Digest)> {
         let temporary = self.scratch("download")?;
         let result = (|| {
             let mut file =
                 File::options().write(true).create_new(true).open(&temporary).at("create", &temporary)?;
-            let mut hasher = Hasher::new(digest.algorithm());
+            let mut hasher = Hasher::new(algorithm);
             let mut buffer = vec![0u8; 128 << 10];
             let mut size = 0u64;
             loop {
@@ -148,30 +172,40 @@ impl Store {
                     Ok(0) => break,
                     Ok(n) => n,
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(source) => return Err(Error::Fetch { digest: digest.clone(), source }),
+                    Err(e) => return Err(failed(e)),
                 };
                 size += n as u64;
                 if size > limit {
-                    return Err(Error::Limit {
-                        object: digest.to_string(),
-                        what: "the download".into(),
-                        limit,
-                    });
+                    let (object, what) = (name.to_owned(), "the download".to_owned());
+                    return Err(Error::Limit { object, what, limit });
                 }
                 hasher.update(&buffer[..n]);
                 file.write_all(&buffer[..n]).at("write", &temporary)?;
             }
-            let actual = hasher.finish();
-            if actual != *digest {
-                let object = "the download".to_owned();
-                return Err(Error::WrongDigest { object, expected: digest.clone(), actual });
-            }
             file.sync_data().at("write to disk", &temporary)?;
-            fs::rename(&temporary, &path).at("write", &path)?;
-            File::open(&path).at("open", &path)
+            Ok(hasher.finish())
         })();
         if result.is_err() {
             let _ = fs::remove_file(&temporary);
+        }
+        Ok((temporary, result?))
+    }
+
+    /// Gives a download that is whole its name.
+    fn name_download(&self, temporary: &std::path::Path, digest: &Digest) -> Result<File> {
+        let path = self.download_path(digest);
+        let result = (|| {
+            if let Some(parent) = path.parent()
+                && !parent.is_dir()
+            {
+                self.prepare()?;
+                fs::create_dir_all(parent).at("create", parent)?;
+            }
+            fs::rename(temporary, &path).at("write", &path)?;
+            File::open(&path).at("open", &path)
+        })();
+        if result.is_err() {
+            let _ = fs::remove_file(temporary);
         }
         result
     }
