@@ -1,6 +1,7 @@
-//! ADD of a local archive: recognised by its content, unpacked into the destination as if the image were `/`.
+//! ADD of an archive: recognised by its content, unpacked into the destination as if the image were `/`.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -11,31 +12,26 @@ use isles_store::{FileKind, Ownership};
 use crate::copy::{Placement, refuse_whiteout};
 use crate::debian::compression::decoder;
 use crate::error::{Error, Result};
-use crate::tree::{Tree, Xattrs};
+use crate::tree::Xattrs;
 use crate::upper::{Access, Upper};
 
 const BUFFER: usize = 256 << 10;
 /// Entries of one archive.
 const ENTRIES: u64 = 5_000_000;
 
+/// A file that may be an archive.
+pub struct Packed<'p> {
+    /// What messages call it.
+    pub place: &'p Path,
+    /// Opens it at its beginning.
+    pub open: &'p dyn Fn() -> Result<File>,
+}
+
 /// Whether a file is a tar archive, also a compressed one.
-///
-/// # Errors
-/// It is compressed in a way that cannot be read here.
-pub fn is_archive(tree: &Tree, path: &Path) -> Result<bool> {
-    let mut start = Vec::new();
-    tree.open_file(path)?.take(8).read_to_end(&mut start).map_err(Error::io("read", tree.place(path)))?;
-    if let [b'B', b'Z', b'h', b'1'..=b'9', ..] = start[..] {
-        return Err(isles_spec::Error::new(format!(
-            "'{}' is compressed with bzip2, which is not read here",
-            tree.place(path).display()
-        ))
-        .with_hint("compress it with gzip, xz or zstd, or COPY it and unpack it in a RUN")
-        .into());
-    }
+pub fn is_archive(packed: &Packed<'_>) -> Result<bool> {
     let mut block = Vec::with_capacity(BLOCK);
     // What cannot be decompressed is a file like others.
-    let Ok(stream) = decoder(BufReader::with_capacity(BUFFER, tree.open_file(path)?)) else {
+    let Ok(stream) = decoder(BufReader::with_capacity(BUFFER, (packed.open)()?)) else {
         return Ok(false);
     };
     let whole = stream.take(BLOCK as u64).read_to_end(&mut block).is_ok() && block.len() == BLOCK;
@@ -53,19 +49,13 @@ fn has_checksum(block: &[u8]) -> bool {
 }
 
 /// Unpacks an archive into the directory `destination`, a path without links.
-pub fn unpack(
-    upper: &mut Upper<'_>,
-    tree: &Tree,
-    path: &Path,
-    destination: &Path,
-    to: &Placement,
-) -> Result<()> {
-    let place = tree.place(path);
+pub fn unpack(upper: &mut Upper<'_>, packed: &Packed<'_>, destination: &Path, to: &Placement) -> Result<()> {
+    let place = packed.place;
     let bad = |reason: String| -> Error {
         isles_spec::Error::new(format!("cannot unpack '{}': {reason}", place.display())).into()
     };
-    let stream = decoder(BufReader::with_capacity(BUFFER, tree.open_file(path)?))
-        .map_err(Error::io("read", &place))?;
+    let stream =
+        decoder(BufReader::with_capacity(BUFFER, (packed.open)()?)).map_err(Error::io("read", place))?;
     let limits = ReadLimits { entries: ENTRIES, ..ReadLimits::default() };
     let mut reader = Reader::new(BufReader::with_capacity(BUFFER, stream), limits);
     let mut entry = Entry::default();
@@ -134,7 +124,7 @@ pub fn unpack(
 /// Writes the data of a file, with its holes.
 fn data<R: std::io::BufRead>(
     reader: &mut Reader<R>,
-    file: &mut std::fs::File,
+    file: &mut File,
     sparse: Option<&[Segment]>,
     size: u64,
 ) -> std::result::Result<(), String> {

@@ -12,10 +12,11 @@ use isles_store::{FileKind, Merged, Ownership};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use crate::archive::{Packed, is_archive, unpack};
 use crate::chmod::Chmod;
 use crate::error::{Error, Result};
 use crate::select::{Item, Selection};
-use crate::tree::{Meta, Tree};
+use crate::tree::{Meta, Tree, Xattrs};
 use crate::upper::{Access, Upper};
 
 /// A user and a group by number.
@@ -48,6 +49,16 @@ pub struct Placement {
 pub struct Inline {
     pub name: String,
     pub bytes: Vec<u8>,
+}
+
+/// A file that was fetched from a URL.
+pub struct Download<'d> {
+    pub url: &'d str,
+    /// What it is called in a directory.
+    pub name: &'d str,
+    /// Seconds since 1970.
+    pub mtime: i64,
+    pub open: &'d dyn Fn() -> Result<File>,
 }
 
 impl Placement {
@@ -102,15 +113,46 @@ pub fn copy(upper: &mut Upper<'_>, tree: &Tree, selections: &[Selection], to: &P
                 upper.directory(&target, to.new_directory())?;
             }
             copy_all(upper, tree, selection, &target, to, merge)?;
-        } else if to.unpack && crate::archive::is_archive(tree, &first.source)? {
-            upper.directory(&destination, to.new_directory())?;
-            crate::archive::unpack(upper, tree, &first.source, &destination, to)?;
         } else {
+            let packed =
+                Packed { place: &tree.place(&first.source), open: &|| tree.open_file(&first.source) };
+            if to.unpack && unpacked(upper, &packed, &destination, to)? {
+                continue;
+            }
             let target = if into { destination.join(&selection.name) } else { destination.clone() };
             one(upper, tree, first, &target, to)?;
         }
     }
     Ok(())
+}
+
+/// Unpacks a file if it is an archive.
+fn unpacked(upper: &mut Upper<'_>, packed: &Packed<'_>, destination: &Path, to: &Placement) -> Result<bool> {
+    if !is_archive(packed)? {
+        return Ok(false);
+    }
+    upper.directory(destination, to.new_directory())?;
+    unpack(upper, packed, destination, to)?;
+    Ok(true)
+}
+
+/// Copies a file that was downloaded, which has no owner or mode of its own.
+pub fn copy_download(upper: &mut Upper<'_>, file: &Download<'_>, to: &Placement) -> Result<()> {
+    let destination = upper.resolve(Path::new(&to.destination))?;
+    let packed = Packed { place: Path::new(file.url), open: file.open };
+    if to.unpack && unpacked(upper, &packed, &destination, to)? {
+        return Ok(());
+    }
+    let into = to.wants_directory() || upper.kind(&destination)? == Some(FileKind::Dir);
+    let target = if into { destination.join(file.name) } else { destination };
+    let mode = to.chmod.as_ref().map_or(0o600, |c| c.apply(0o600, false));
+    upper.ensure_parents(&target, to.new_directory())?;
+    refuse_whiteout(&target)?;
+    let mut source = (file.open)()?;
+    let access = Access { mode, ..to.new_directory() };
+    upper.file(&target, access, &Xattrs::new(), (file.mtime, 0), &mut |to| {
+        io::copy(&mut source, to).map(drop).map_err(Error::io("copy", file.url))
+    })
 }
 
 /// Copies files that stand in the recipe.

@@ -1,6 +1,7 @@
 //! What a caller may say about a build, and what it gets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
@@ -28,6 +29,10 @@ pub struct BuildOptions {
     pub labels: BTreeMap<String, String>,
     /// Files for `RUN --mount=type=secret`, by ID.
     pub secrets: BTreeMap<String, PathBuf>,
+    /// SSH agents for `RUN --mount=type=ssh` and for git, by ID: the socket of one, or keys in files.
+    pub ssh: BTreeMap<String, Vec<PathBuf>>,
+    /// Rights that steps may ask for.
+    pub allow: BTreeSet<Entitlement>,
     /// Steps trust the certificate authorities of the host.
     pub host_ca: bool,
     /// The network of steps that ask for none themselves.
@@ -50,6 +55,47 @@ impl BuildOptions {
         let given = || self.build_args.get("SOURCE_DATE_EPOCH")?.parse().ok();
         let inherited = || std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok();
         self.source_date_epoch.or_else(given).or_else(inherited)
+    }
+}
+
+/// A right that a recipe has only where its user grants it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// `RUN --network=host`
+    NetworkHost,
+    /// `RUN --security=insecure`
+    SecurityInsecure,
+    /// `RUN --device`: any, or one by its name.
+    Device(Option<String>),
+}
+
+impl std::str::FromStr for Entitlement {
+    type Err = isles_spec::Error;
+
+    fn from_str(text: &str) -> Result<Self, isles_spec::Error> {
+        Ok(match text {
+            "network.host" => Entitlement::NetworkHost,
+            "security.insecure" => Entitlement::SecurityInsecure,
+            "device" => Entitlement::Device(None),
+            _ => match text.strip_prefix("device=") {
+                Some(name) if !name.is_empty() => Entitlement::Device(Some(name.to_owned())),
+                _ => {
+                    return Err(isles_spec::Error::new(format!("no right is called '{text}'"))
+                        .with_hint("known are network.host, security.insecure, device and device=NAME"));
+                }
+            },
+        })
+    }
+}
+
+impl fmt::Display for Entitlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Entitlement::NetworkHost => f.write_str("network.host"),
+            Entitlement::SecurityInsecure => f.write_str("security.insecure"),
+            Entitlement::Device(None) => f.write_str("device"),
+            Entitlement::Device(Some(name)) => write!(f, "device={name}"),
+        }
     }
 }
 

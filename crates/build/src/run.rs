@@ -20,6 +20,7 @@ use crate::key::Key;
 use crate::secret::Secret;
 use crate::select::{Selection, add_to_key};
 use crate::snapshot::{Build, Scratch, Snapshot};
+use crate::ssh::{Agent, Forward};
 use crate::tree::{Tree, is_absent, resolve};
 use crate::upper::Upper;
 
@@ -78,6 +79,13 @@ pub enum StepMount<'t> {
         target: Option<PathBuf>,
         variable: Option<String>,
         file: PathBuf,
+        mode: u32,
+        owner: Owner,
+    },
+    /// The socket of an agent: that of these sources, where they are given.
+    Ssh {
+        target: PathBuf,
+        sources: Option<&'t [PathBuf]>,
         mode: u32,
         owner: Owner,
     },
@@ -153,6 +161,8 @@ struct Prepared {
     caches: Vec<CacheMount>,
     /// Secrets in memory, which go when the step is over.
     secrets: Vec<Secret>,
+    /// Sockets that are closed when the step is over.
+    agents: Vec<Forward>,
 }
 
 impl StepMount<'_> {
@@ -174,6 +184,7 @@ impl StepMount<'_> {
                 key.add("secret", target.as_ref().map_or(&b""[..], |t| t.as_os_str().as_encoded_bytes()));
                 key.add("variable", variable.as_deref().unwrap_or_default());
             }
+            StepMount::Ssh { target, .. } => key.add("ssh", target.as_os_str().as_encoded_bytes()),
         }
         Ok(())
     }
@@ -211,6 +222,13 @@ impl StepMount<'_> {
                     out.mounts.push(bind(target.clone(), secret.file().to_owned(), true));
                     out.secrets.push(secret);
                 }
+            }
+            StepMount::Ssh { sources: None, .. } => {}
+            StepMount::Ssh { target, sources: Some(sources), mode, owner } => {
+                let agent = Forward::new(Agent::of(sources)?)?;
+                give(agent.socket(), *mode, *owner, build.store.ownership())?;
+                out.mounts.push(bind(target.clone(), agent.socket().to_owned(), false));
+                out.agents.push(agent);
             }
         }
         Ok(())

@@ -13,21 +13,19 @@ use crate::error::{Error, Result};
 const MEMORY: &str = "/dev/shm";
 const PREFIX: &str = "isles-secret-";
 
-/// A secret in memory. It is gone when this is dropped.
-pub struct Secret {
+/// A folder in memory for this user only. It is gone when this is dropped.
+pub struct Hidden {
     folder: PathBuf,
-    file: PathBuf,
     _lock: File,
 }
 
-impl Secret {
-    /// Writes a secret, readable for this user only.
-    pub fn new(bytes: &[u8]) -> Result<Secret> {
-        Secret::within(Path::new(MEMORY), bytes)
+impl Hidden {
+    pub fn new() -> Result<Hidden> {
+        Hidden::within(Path::new(MEMORY))
     }
 
-    fn within(memory: &Path, bytes: &[u8]) -> Result<Secret> {
-        let secret = loop {
+    fn within(memory: &Path) -> Result<Hidden> {
+        loop {
             let folder = memory.join(format!("{PREFIX}{}", isles_store::random_name()));
             match DirBuilder::new().mode(0o700).create(&folder) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -40,9 +38,38 @@ impl Secret {
             };
             flock(&lock, FlockOperation::LockExclusive).map_err(Error::io("lock", &folder))?;
             if folder.exists() {
-                break Secret { file: folder.join("secret"), folder, _lock: lock };
+                return Ok(Hidden { folder, _lock: lock });
             }
-        };
+        }
+    }
+
+    /// A name in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A secret in memory. It is gone when this is dropped.
+pub struct Secret {
+    file: PathBuf,
+    _folder: Hidden,
+}
+
+impl Secret {
+    /// Writes a secret, readable for this user only.
+    pub fn new(bytes: &[u8]) -> Result<Secret> {
+        Secret::within(Path::new(MEMORY), bytes)
+    }
+
+    fn within(memory: &Path, bytes: &[u8]) -> Result<Secret> {
+        let folder = Hidden::within(memory)?;
+        let secret = Secret { file: folder.path("secret"), _folder: folder };
         OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -55,12 +82,6 @@ impl Secret {
 
     pub fn file(&self) -> &Path {
         &self.file
-    }
-}
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -105,8 +126,8 @@ mod tests {
         assert!(other.join("secret").exists(), "a link is not followed");
         assert_eq!(std::fs::read(living.file()).unwrap(), b"word");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&living.folder), mode(living.file())), (0o700, 0o600));
-        let folder = living.folder.clone();
+        assert_eq!((mode(&living._folder.folder), mode(living.file())), (0o700, 0o600));
+        let folder = living._folder.folder.clone();
         drop(living);
         assert!(!folder.exists());
     }

@@ -202,9 +202,6 @@ fn what_is_refused() {
         ("COPY [b /", "2:6", "bracket", ""),
         ("COPY --from=one a /", "2:6", "no image 'one'", ""),
         ("COPY --from=5 a /", "2:6", "no stage 5", "first"),
-        ("ADD https://example.com/x /", "2:5", "ADD of a URL", "later"),
-        ("ADD git@example.com:x/y.git /", "2:5", "ADD of a git repository", "later"),
-        ("ADD --checksum=sha256:00 a.txt /", "2:5", "--checksum", "later"),
     ] {
         let error = world.build(&format!("FROM base\n{instruction}\n")).expect_err(instruction);
         let text = support::describe(&error);
@@ -308,8 +305,15 @@ fn archives() {
     ]);
     std::fs::write(world.context().join("x.tar"), &plain).unwrap();
     std::fs::write(world.context().join("x.tar.zst"), zstd::encode_all(&plain[..], 1).unwrap()).unwrap();
+    let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    std::io::Write::write_all(&mut bz, &plain).unwrap();
+    std::fs::write(world.context().join("x.tar.bz2"), bz.finish().unwrap()).unwrap();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gz, &plain).unwrap();
+    // Not the name counts, but the content.
+    std::fs::write(world.context().join("gz.txt"), gz.finish().unwrap()).unwrap();
     std::fs::write(world.context().join("x.tar.xz"), liblzma::encode_all(&plain[..], 0).unwrap()).unwrap();
-    for name in ["x.tar", "x.tar.zst", "x.tar.xz"] {
+    for name in ["x.tar", "x.tar.zst", "x.tar.xz", "x.tar.bz2", "gz.txt"] {
         let changes = changes(&world, &format!("ADD {name} /open/"));
         assert_eq!(changes["/open/top/f"], "644 5:6 \"x\"", "{name}");
         assert_eq!(changes["/open/top/again"], "644 5:6 \"x\"");
@@ -335,8 +339,10 @@ fn archives() {
     }
     std::fs::write(world.context().join("bad.tar"), &plain[..plain.len() / 2 - 100]).unwrap();
     assert!(world.build("FROM base\nADD bad.tar /open/\n").is_err());
-    std::fs::write(world.context().join("x.tar.bz2"), b"BZh91AY&SY").unwrap();
-    assert!(world.build("FROM base\nADD x.tar.bz2 /open/\n").unwrap_err().to_string().contains("bzip2"));
+    // What only begins like one is a file like others.
+    std::fs::write(world.context().join("no.bz2"), b"BZh91AY&SY").unwrap();
+    let changes = self::changes(&world, "ADD no.bz2 /open/");
+    assert_eq!(changes.keys().collect::<Vec<_>>(), ["/open/no.bz2"]);
 }
 
 #[test]

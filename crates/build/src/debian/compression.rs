@@ -1,4 +1,4 @@
-//! Streams as Debian compresses them, recognised by their first bytes: xz, gzip, zstd, or none.
+//! Compressed streams, recognised by their first bytes: xz, gzip, zstd, bzip2, or none.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -17,6 +17,7 @@ pub fn decoder<'r, R: BufRead + 'r>(mut input: R) -> io::Result<Box<dyn Read + '
             Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
         }
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
@@ -44,8 +45,10 @@ mod tests {
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         io::Write::write_all(&mut gz, &text).unwrap();
         let zst = zstd::encode_all(&text[..], 1).unwrap();
+        let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        io::Write::write_all(&mut bz, &text).unwrap();
         let xz = liblzma::encode_all(&text[..], 0).unwrap();
-        for stream in [text.clone(), gz.finish().unwrap(), zst, xz] {
+        for stream in [text.clone(), gz.finish().unwrap(), zst, xz, bz.finish().unwrap()] {
             let limit = text.len() as u64;
             assert_eq!(read_all(&stream[..], limit, limit).unwrap().as_deref(), Some(&text[..]));
             assert_eq!(read_all(&stream[..], limit - 1, 0).unwrap(), None);

@@ -1,7 +1,6 @@
 //! COPY and ADD: the words of the instruction as a wish for files and a place for them.
 
-use std::path::Path;
-
+use isles_spec::Digest;
 use isles_store::Merged;
 
 use super::execute::{Origin, Stage, absolute, place};
@@ -9,13 +8,16 @@ use super::history;
 use super::instruction::{CopyInstruction, CopySource, Step};
 use super::words::Expander;
 use crate::chmod::Chmod;
-use crate::copy::{Inline, Placement, copy, copy_inline, is_numeric, owner};
+use crate::copy::{Download, Inline, Placement, copy, copy_download, copy_inline, is_numeric, owner};
 use crate::error::Result;
+use crate::fetch::{self, Remote};
+use crate::git::{self, Git, Repository};
 use crate::key::Key;
 use crate::pattern::{Ignore, has_wildcard};
 use crate::position::Spanned;
 use crate::select::{Selection, Wish, add_to_key, select};
 use crate::snapshot::{Scratch, Snapshot, commit};
+use crate::tree::{Folder, Tree};
 use crate::upper::Upper;
 
 /// An instruction with its variables expanded.
@@ -26,7 +28,16 @@ struct Expanded {
     from: Option<Spanned>,
     chown: Option<String>,
     chmod: Option<String>,
+    checksum: Option<String>,
     exclude: Vec<String>,
+}
+
+/// Where the files of one source come from.
+enum Source {
+    /// The build context, another stage or an image.
+    Files(Vec<Selection>),
+    Url(Remote),
+    Repository(Repository, git::Found),
 }
 
 impl Stage<'_, '_> {
@@ -38,8 +49,7 @@ impl Stage<'_, '_> {
         wanted: &CopyInstruction,
         add: bool,
     ) -> Result<()> {
-        refuse(origin, wanted, add)?;
-        let expanded = self.expanded(origin, wanted, add)?;
+        let expanded = self.expanded(origin, wanted)?;
         let build = self.file.build;
         let target = absolute(&self.working_dir(), &expanded.destination);
         let several = expanded.sources.len() + expanded.inline.len() > 1;
@@ -66,14 +76,14 @@ impl Stage<'_, '_> {
             chmod,
             parents: wanted.parents,
             like_cp: false,
-            unpack: add && wanted.unpack != Some(false),
+            unpack: wanted.unpack.unwrap_or(add),
             ownership: build.store.ownership(),
         };
         let keyword = if add { "ADD" } else { "COPY" };
         let mut flags: Vec<(&str, Option<&str>)> = Vec::new();
+        flags.extend(wanted.parents.then_some(("parents", None)));
         flags.extend(expanded.chown.as_deref().map(|v| ("chown", Some(v))));
         flags.extend(expanded.chmod.as_deref().map(|v| ("chmod", Some(v))));
-        flags.extend(wanted.link.then_some(("link", None)));
         let mut words: Vec<String> = expanded.sources.iter().map(|(text, _)| text.clone()).collect();
         words.extend(expanded.inline.iter().map(|i| format!("<<{}", i.name)));
         words.push(expanded.destination.clone());
@@ -115,25 +125,33 @@ impl Stage<'_, '_> {
             parents: wanted.parents,
             follow: false,
         };
-        let mut selections: Vec<Selection> = Vec::new();
+        let mut sources: Vec<Source> = Vec::new();
         for (word, written) in &expanded.sources {
-            let found = select(tree, word, &wish).map_err(|e| place(&origin.source, written.span, e))?;
-            let found = found.map_err(|nothing| {
-                let error = origin.source.at(written.span, nothing.message);
-                match nothing.hint {
-                    Some(hint) => error.with_suggestion(hint),
-                    None => error,
-                }
-            })?;
-            if found.is_empty() && has_wildcard(word) {
-                let warning =
-                    origin.source.at(written.span, format!("'{word}' fits no file, so nothing is copied"));
-                self.file.words(&origin.source, origin.escape).warn(warning);
+            let source = match self.remote(origin, wanted, &expanded, word, written, add)? {
+                Some(remote) => remote,
+                None => Source::Files(self.chosen(origin, tree, word, written, &wish)?),
+            };
+            match (sources.last_mut(), source) {
+                (Some(Source::Files(before)), Source::Files(more)) => before.extend(more),
+                (_, source) => sources.push(source),
             }
-            selections.extend(found);
         }
         let mut key = base_key("copy");
-        add_to_key(&mut key, tree, digests, &selections)?;
+        for source in &sources {
+            match source {
+                Source::Files(selections) => add_to_key(&mut key, tree, digests, selections)?,
+                Source::Url(remote) => {
+                    key.add("url", &remote.name);
+                    key.add("digest", remote.digest.to_string());
+                    key.add("unpack", [u8::from(wanted.unpack == Some(true))]);
+                }
+                Source::Repository(repository, found) => {
+                    key.add("commit", &found.commit);
+                    key.add("exclude", expanded.exclude.join("\n"));
+                    repository.key(&mut key);
+                }
+            }
+        }
         let step = crate::snapshot::Step { title: &title, key: key.finish(), shortcut, created_by };
         build.add(&mut self.snapshot, step, |snapshot, _| {
             let scratch = Scratch::new(build.store)?;
@@ -144,24 +162,136 @@ impl Stage<'_, '_> {
             placement.owner = expanded.chown.as_deref().map(|spec| owner(spec, &view)).transpose()?;
             let lowers = if wanted.link { &nothing } else { &view };
             let mut upper = Upper::new(&folder, lowers, build.store.ownership())?;
-            copy(&mut upper, tree, &selections, &placement)?;
+            for (number, source) in sources.iter().enumerate() {
+                match source {
+                    Source::Files(selections) => copy(&mut upper, tree, selections, &placement)?,
+                    Source::Url(remote) => {
+                        // Of what comes from elsewhere only that is unpacked of which it is said.
+                        let placement =
+                            Placement { unpack: wanted.unpack == Some(true), ..placement.clone() };
+                        let (file, mtime) = remote.open(build)?;
+                        let open = || fetch::again(&file, &remote.url);
+                        let Remote { url, name, .. } = remote;
+                        copy_download(&mut upper, &Download { url, name, mtime, open: &open }, &placement)?;
+                    }
+                    Source::Repository(repository, found) => {
+                        let place = scratch.folder(&format!("repository{number}"))?;
+                        let (files, _) = Git::new(build, repository)?.checkout(found, &place)?;
+                        let tree = Tree::Folder(Folder::open(&files)?);
+                        let wish = Wish { exclude: wish.exclude.clone(), ..Wish::default() };
+                        let all = select(&tree, "/", &wish)?.map_err(|nothing| nothing.into_error())?;
+                        let placement = Placement { unpack: false, parents: false, ..placement.clone() };
+                        copy(&mut upper, &tree, &all, &placement)?;
+                    }
+                }
+            }
             copy_inline(&mut upper, &expanded.inline, &placement, build.seconds())?;
             commit(build, upper)
         })
     }
 
-    fn expanded(&self, origin: &Origin, wanted: &CopyInstruction, add: bool) -> Result<Expanded> {
+    /// A source that is not in the build context, if it is one.
+    fn remote(
+        &self,
+        origin: &Origin,
+        wanted: &CopyInstruction,
+        expanded: &Expanded,
+        word: &str,
+        written: &Spanned,
+        add: bool,
+    ) -> Result<Option<Source>> {
+        let build = self.file.build;
+        let bad = |why: String| origin.source.at(written.span, why);
+        let of_checksum =
+            |why: String| origin.source.at(wanted.checksum.as_ref().map_or(written.span, |c| c.span), why);
+        let source = match git::parse(word) {
+            Some(repository) => {
+                let repository = repository.map_err(&bad)?;
+                if !add {
+                    return Err(bad("COPY takes no git repository".into())
+                        .with_suggestion("write ADD")
+                        .into());
+                }
+                let repository = repository
+                    .with_flags(expanded.checksum.as_deref(), wanted.keep_git_dir)
+                    .map_err(&of_checksum)?;
+                let found = Git::new(build, &repository)
+                    .and_then(|git| git.find())
+                    .map_err(|e| place(&origin.source, written.span, e))?;
+                Source::Repository(repository, found)
+            }
+            None if word.starts_with("http://") || word.starts_with("https://") => {
+                if !add {
+                    return Err(bad("COPY takes no URL".into()).with_suggestion("write ADD").into());
+                }
+                let checksum = match &expanded.checksum {
+                    None => None,
+                    Some(text) => Some(text.parse::<Digest>().map_err(|e| {
+                        of_checksum(format!("invalid checksum: {e}"))
+                            .with_suggestion("write --checksum=sha256: and 64 hexadecimal digits")
+                    })?),
+                };
+                let remote = Remote::find(build, word, checksum.as_ref())
+                    .map_err(|e| place(&origin.source, written.span, e))?;
+                Source::Url(remote)
+            }
+            None => {
+                if let Some(scheme) = scheme(word) {
+                    return Err(bad(format!("ADD cannot fetch from '{scheme}:' addresses"))
+                        .with_suggestion(
+                            "http, https, and git repositories by http, https, ssh and git can be",
+                        )
+                        .into());
+                }
+                if expanded.checksum.is_some() {
+                    return Err(of_checksum("a checksum is for URLs and git repositories".into())
+                        .with_suggestion("what is in the build context is there already")
+                        .into());
+                }
+                return Ok(None);
+            }
+        };
+        if expanded.checksum.is_some() && expanded.sources.len() + expanded.inline.len() > 1 {
+            return Err(of_checksum("a checksum is for one source only".into())
+                .with_suggestion("write an ADD for each")
+                .into());
+        }
+        Ok(Some(source))
+    }
+
+    /// The files that a word means.
+    fn chosen(
+        &self,
+        origin: &Origin,
+        tree: &Tree,
+        word: &str,
+        written: &Spanned,
+        wish: &Wish,
+    ) -> Result<Vec<Selection>> {
+        let found = select(tree, word, wish).map_err(|e| place(&origin.source, written.span, e))?;
+        let found = found.map_err(|nothing| {
+            let error = origin.source.at(written.span, nothing.message);
+            match nothing.hint {
+                Some(hint) => error.with_suggestion(hint),
+                None => error,
+            }
+        })?;
+        if found.is_empty() && has_wildcard(word) {
+            let warning =
+                origin.source.at(written.span, format!("'{word}' fits no file, so nothing is copied"));
+            self.file.words(&origin.source, origin.escape).warn(warning);
+        }
+        Ok(found)
+    }
+
+    fn expanded(&self, origin: &Origin, wanted: &CopyInstruction) -> Result<Expanded> {
         let optional = |word: &Option<Spanned>| word.as_ref().map(|w| self.expand(origin, w)).transpose();
         let mut sources = Vec::new();
         let mut inline = Vec::new();
         for source in &wanted.sources {
             match source {
                 CopySource::Path(word) => {
-                    let text = self.expand(origin, word)?;
-                    if add {
-                        refuse_remote(origin, word, &text)?;
-                    }
-                    sources.push((text, word.clone()));
+                    sources.push((self.expand(origin, word)?, word.clone()));
                 }
                 CopySource::Inline(heredoc) => {
                     let mut text = heredoc.content();
@@ -186,6 +316,7 @@ impl Stage<'_, '_> {
             from,
             chown: optional(&wanted.chown)?,
             chmod: optional(&wanted.chmod)?,
+            checksum: optional(&wanted.checksum)?,
             exclude: wanted.exclude.iter().map(|w| self.expand(origin, w)).collect::<Result<_>>()?,
         })
     }
@@ -213,38 +344,9 @@ fn exclusions(origin: &Origin, wanted: &CopyInstruction, expanded: &Expanded) ->
     Ok(ignore)
 }
 
-fn refuse(origin: &Origin, wanted: &CopyInstruction, add: bool) -> Result<()> {
-    let later = |word: &Spanned, what: &str| {
-        origin
-            .source
-            .at(word.span, format!("{what} is not supported yet"))
-            .with_suggestion("it comes in a later version")
-    };
-    if let Some(word) = wanted.checksum.as_ref().filter(|_| add) {
-        return Err(later(word, "--checksum").into());
-    }
-    if wanted.keep_git_dir {
-        return Err(later(&wanted.destination, "--keep-git-dir").into());
-    }
-    Ok(())
-}
-
-/// ADD takes files of the context only.
-fn refuse_remote(origin: &Origin, word: &Spanned, text: &str) -> Result<()> {
-    let url = ["http://", "https://", "ftp://"].iter().any(|s| text.starts_with(s));
-    let bare = Path::new(text.split('#').next().unwrap_or(text));
-    let git = text.starts_with("git@")
-        || text.starts_with("git://")
-        || text.starts_with("ssh://")
-        || (text.starts_with("github.com/") && bare.extension().is_some_and(|e| e == "git"));
-    let what = match (url, git) {
-        (_, true) => "a git repository",
-        (true, false) => "a URL",
-        _ => return Ok(()),
-    };
-    Err(origin
-        .source
-        .at(word.span, format!("ADD of {what} is not supported yet"))
-        .with_suggestion("it comes in a later version; until then, fetch it in a RUN")
-        .into())
+/// The scheme of an address such as `ftp://x`, if a word is one.
+fn scheme(word: &str) -> Option<&str> {
+    let (scheme, _) = word.split_once("://")?;
+    let plain = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    (plain && scheme.starts_with(|c: char| c.is_ascii_alphabetic())).then_some(scheme)
 }

@@ -97,8 +97,8 @@ mod tests {
     fn wording() {
         assert_eq!(run("|1 A=b ", &words(&["/bin/sh", "-c", "x y"])), "RUN |1 A=b /bin/sh -c x y # buildkit");
         assert_eq!(
-            copy("COPY", &[("chown", Some("1")), ("link", None)], &words(&["a", "b", "/c/"])),
-            "COPY --chown=1 --link a b /c/ # buildkit"
+            copy("COPY", &[("parents", None), ("chown", Some("1"))], &words(&["a", "b", "/c/"])),
+            "COPY --parents --chown=1 a b /c/ # buildkit"
         );
         assert_eq!(
             quoted("CMD", &words(&["/bin/sh", "-c", "echo \"x\""])),

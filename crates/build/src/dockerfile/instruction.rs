@@ -79,7 +79,7 @@ pub struct CopyInstruction {
     pub exclude: Vec<Spanned>,
     /// ADD only.
     pub checksum: Option<Spanned>,
-    pub keep_git_dir: bool,
+    pub keep_git_dir: Option<bool>,
     pub unpack: Option<bool>,
 }
 
@@ -369,7 +369,7 @@ fn copy(source: &SourceText, node: &Node) -> Result<Instruction, Diagnostic> {
         parents: flags.bool("parents"),
         exclude: flags.list("exclude"),
         checksum: flags.text("checksum"),
-        keep_git_dir: flags.bool("keep-git-dir"),
+        keep_git_dir: flags.find("keep-git-dir").map(|v| v.text == "true"),
         unpack: flags.find("unpack").map(|v| v.text == "true"),
     };
     Ok(if add { Instruction::Add(instruction) } else { Instruction::Copy(instruction) })

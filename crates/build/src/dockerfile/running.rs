@@ -8,9 +8,11 @@ use super::execute::{Origin, Stage, absolute};
 use super::history;
 use super::instruction::{RunInstruction, Step};
 use super::mount::{self, MountType, RunMount, Sharing};
+use super::scope;
 use super::syntax;
 use crate::copy::Owner;
 use crate::error::Result;
+use crate::options::Entitlement;
 use crate::position::{Diagnostic, Spanned};
 use crate::run::{RunStep, SCRIPTS, StepMount};
 use crate::select::{Selection, Wish, select};
@@ -18,6 +20,9 @@ use crate::tree::Tree;
 
 /// A command in errors is cut to this many characters.
 const COMMAND: usize = 300;
+
+/// Sockets of agents, where a mount says no other place; a number follows.
+const AGENTS: &str = "/run/buildkit/ssh_agent.";
 
 /// A mount with what it takes files from, where that is not the build context.
 struct Source {
@@ -30,15 +35,31 @@ struct Source {
 impl<'a> Stage<'a, '_> {
     /// Carries out a RUN.
     pub(super) fn run(&mut self, origin: &Origin, step: &Step, run: &RunInstruction) -> Result<()> {
-        refuse(origin, run)?;
         let build = self.file.build;
+        let privileged = run.security.as_ref().filter(|s| s.text == "insecure");
+        if let Some(word) = privileged {
+            self.demand(origin, word, Entitlement::SecurityInsecure)?;
+        }
+        // Who gives all steps the host's network has granted it.
+        let host = run.network.as_ref().filter(|n| n.text == "host");
+        if let Some(word) = host.filter(|_| build.options.network != NetworkMode::Host) {
+            self.demand(origin, word, Entitlement::NetworkHost)?;
+        }
         let mut sources = Vec::new();
         for flag in &run.mounts {
             sources.push(self.source(origin, flag)?);
         }
+        for (number, agent) in sources.iter_mut().filter(|s| s.mount.kind == MountType::Ssh).enumerate() {
+            agent.target.get_or_insert_with(|| format!("{AGENTS}{number}").into());
+        }
         let mut mounts = Vec::new();
         for source in &sources {
             mounts.extend(self.mount(origin, source)?);
+        }
+        let mut env = self.scope.environment(self.env());
+        let agent = sources.iter().find(|s| s.mount.kind == MountType::Ssh).and_then(|s| s.target.as_ref());
+        if let (Some(socket), None) = (agent, scope::get(&env, "SSH_AUTH_SOCK")) {
+            env.push(format!("SSH_AUTH_SOCK={}", socket.display()));
         }
         let (argv, script) = self.command(run);
         let proxies = self.file.globals.proxies();
@@ -46,7 +67,7 @@ impl<'a> Stage<'a, '_> {
             |p: &&String| p.split_once('=').is_some_and(|(n, _)| self.scope.lookup(self.env(), n).is_none());
         let text = step.node.line.text.trim();
         let program = RunStep {
-            env: self.scope.environment(self.env()),
+            env,
             passing_env: proxies.iter().filter(undeclared).cloned().collect(),
             working_dir: self.working_dir(),
             user: self.snapshot.config.config.user.clone(),
@@ -55,7 +76,7 @@ impl<'a> Stage<'a, '_> {
                 Some("host") => NetworkMode::Host,
                 _ => build.options.network.clone(),
             },
-            privileged: false,
+            privileged: privileged.is_some(),
             mounts,
             script,
             place: format!("{}:{}", origin.source.name(), step.node.line.start_line),
@@ -68,6 +89,18 @@ impl<'a> Stage<'a, '_> {
         let created_by = history::run(&prefix, &program.argv);
         let step = crate::snapshot::Step { title: &title, key, shortcut: None, created_by };
         build.add(&mut self.snapshot, step, |snapshot, work| program.run(build, snapshot, work))
+    }
+
+    /// A right that the recipe asks for must be one that its user grants.
+    fn demand(&self, origin: &Origin, word: &Spanned, right: Entitlement) -> Result<()> {
+        if self.file.build.options.allow.contains(&right) {
+            return Ok(());
+        }
+        Err(origin
+            .source
+            .at(word.span, format!("the right {right} is not granted to this build"))
+            .with_suggestion(format!("pass --allow {right}, if the recipe is to be trusted with it"))
+            .into())
     }
 
     /// The command line, and the file that it runs where there is one.
@@ -173,9 +206,14 @@ impl<'a> Stage<'a, '_> {
                 }
             }
             MountType::Ssh => {
-                return Err(bad("mounts of type ssh are not supported yet".into())
-                    .with_suggestion("they come in a later version; a secret can hold a key until then")
-                    .into());
+                let id = mount.id.as_deref().unwrap_or("default");
+                let sources = self.file.build.options.ssh.get(id).map(Vec::as_slice);
+                if mount.required && sources.is_none() {
+                    return Err(bad(format!("the SSH agent '{id}' is not given"))
+                        .with_suggestion(format!("pass --ssh {id}, or --ssh {id}=SOCKET"))
+                        .into());
+                }
+                StepMount::Ssh { target: target_of(), sources, mode: mount.mode.unwrap_or(0o600), owner }
             }
         }))
     }
@@ -196,22 +234,4 @@ impl<'a> Stage<'a, '_> {
             .into()
         })
     }
-}
-
-fn refuse(origin: &Origin, run: &RunInstruction) -> Result<()> {
-    if let Some(word) = run.security.as_ref().filter(|s| s.text == "insecure") {
-        return Err(origin
-            .source
-            .at(word.span, "--security=insecure is not granted")
-            .with_suggestion("a recipe cannot take rights that its user has not given; build without it")
-            .into());
-    }
-    if let Some(word) = run.devices.first() {
-        return Err(origin
-            .source
-            .at(word.span, "--device is not supported yet")
-            .with_suggestion("it comes in a later version")
-            .into());
-    }
-    Ok(())
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod web;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -164,9 +166,9 @@ fn walk(view: &Merged, path: &Path, out: &mut BTreeMap<String, String>) {
             FileKind::Dir => "dir".to_owned(),
             FileKind::Symlink => format!("-> {}", view.readlink(&child).unwrap().to_string_lossy()),
             FileKind::File if stat.size < 1000 => {
-                let mut text = String::new();
-                std::io::Read::read_to_string(&mut view.open_file(&child).unwrap(), &mut text).unwrap();
-                format!("{text:?}")
+                let mut bytes = Vec::new();
+                std::io::Read::read_to_end(&mut view.open_file(&child).unwrap(), &mut bytes).unwrap();
+                format!("{:?}", String::from_utf8_lossy(&bytes))
             }
             other => format!("{other:?}"),
         };

@@ -1,0 +1,796 @@
+//! Repositories of git as a recipe or a caller names them, and their checkouts by the host's `git`.
+//!
+//! Nothing that a repository or its address says may become an option or a program: addresses have one of four
+//! protocols, everything written by others stands behind `--`, no configuration but our own is read, no hook
+//! runs, and nobody is asked for a password. The commit is found first and is the key of a step; the checkout
+//! is made only where the step is. Its files have the commit's time, because that of the checkout says nothing.
+//!
+//! Forms of an address: BuildKit's `dfgitutil` (fragment `#ref:subdir`, and queries).
+
+use std::fs::Permissions;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use isles_spec::Error as SpecError;
+use isles_store::FileKind;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
+use crate::error::{Error, Result};
+use crate::fetch::decode;
+use crate::snapshot::Build;
+use crate::ssh::Agent;
+use crate::tree::{Folder, Tree};
+
+/// So long one command of git may take.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// So much of its output is kept.
+const OUTPUT: u64 = 16 << 20;
+/// Commits, abbreviated, need this many digits to mean something.
+const PREFIX: usize = 4;
+
+/// A repository and what of it is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repository {
+    /// What git is given.
+    pub remote: String,
+    host: String,
+    ssh: bool,
+    /// A branch, a tag, a full name below `refs/`, or a commit.
+    pub reference: Option<String>,
+    /// A directory in the repository, without links, `.` and `..`.
+    pub subdir: String,
+    /// The commit, or the first digits of it, that it must be.
+    pub checksum: Option<String>,
+    pub keep_git_dir: Option<bool>,
+    pub no_submodules: bool,
+    /// Files have the time of the checkout.
+    pub times_of_checkout: bool,
+    /// The checksum is the commit; what the reference says now does not matter.
+    by_commit: bool,
+}
+
+/// The address of a repository, if a text is one.
+///
+/// # Errors
+/// It is one, and something in it is wrong.
+pub fn parse(text: &str) -> Option<std::result::Result<Repository, String>> {
+    let (address, fragment) = match text.split_once('#') {
+        Some((address, fragment)) => (address, fragment),
+        None => (text, ""),
+    };
+    let (address, query) = address.split_once('?').unwrap_or((address, ""));
+    let mut repository = Repository { remote: address.to_owned(), ..Repository::default() };
+    let fragment = match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            match scheme.to_ascii_lowercase().as_str() {
+                "http" | "https" if !decode(path).ends_with(".git") => return None,
+                "ssh" => repository.ssh = true,
+                "http" | "https" | "git" => {}
+                _ => return None,
+            }
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+            if user.starts_with('-') {
+                return Some(Err(format!("'{user}' is no user")));
+            }
+            repository.host = host_of(host);
+            decode(fragment)
+        }
+        None => {
+            let (user, rest) = address.split_once('@')?;
+            let (host, _) = rest.split_once(':')?;
+            let plain = |t: &str, more: &str| {
+                !t.is_empty() && t.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || more.contains(c))
+            };
+            if !plain(user, "_") || !plain(host, ".") {
+                return None;
+            }
+            if user.starts_with('-') {
+                return Some(Err(format!("'{user}' is no user")));
+            }
+            (repository.host, repository.ssh) = (host.to_owned(), true);
+            fragment.to_owned()
+        }
+    };
+    Some(repository.with(&fragment, query))
+}
+
+/// As [`parse`], and `github.com/user/repository` too, which may be the context of a build.
+pub fn parse_context(text: &str) -> Option<std::result::Result<Repository, String>> {
+    match text.starts_with("github.com/") {
+        true => {
+            let whole = format!("https://{text}");
+            let address = whole.split(['#', '?']).next().unwrap_or(&whole);
+            let rest = &whole[address.len()..];
+            match address.ends_with(".git") {
+                true => parse(&whole),
+                false => parse(&format!("{address}.git{rest}")),
+            }
+        }
+        false => parse(text),
+    }
+}
+
+/// A host without its port and brackets.
+fn host_of(host: &str) -> String {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address.to_owned(),
+        None => host.split(':').next().unwrap_or(host).to_owned(),
+    }
+}
+
+impl Repository {
+    /// Adds what the fragment and the query say.
+    fn with(mut self, fragment: &str, query: &str) -> std::result::Result<Repository, String> {
+        if self.host.is_empty() || self.host.starts_with('-') {
+            return Err(format!("'{}' names no host", self.remote));
+        }
+        if self.remote.chars().any(char::is_control) {
+            return Err("the address has a control character".into());
+        }
+        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let mut reference = Some(reference.to_owned()).filter(|r| !r.is_empty());
+        let mut subdir = Some(clean(subdir)).filter(|s| !s.is_empty());
+        let mut refer = |wanted: String| match &reference {
+            Some(other) if *other != wanted => {
+                Err(format!("it asks for '{other}' and for '{wanted}' at the same time"))
+            }
+            _ => {
+                reference = Some(wanted);
+                Ok(())
+            }
+        };
+        let full = |name: &str, kind: &str| match name.starts_with(kind) {
+            true => name.to_owned(),
+            false => format!("{kind}{name}"),
+        };
+        let (mut tag, mut branch) = (None, None);
+        let mut seen = Vec::new();
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = match pair.split_once('=') {
+                Some((key, value)) => (decode(key), Some(decode(&value.replace('+', " ")))),
+                None => (decode(pair), None),
+            };
+            if seen.contains(&key) {
+                return Err(format!("the query '{key}' stands there twice"));
+            }
+            let value = value.filter(|v| !v.is_empty());
+            let yes = || match value.as_deref() {
+                None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+                Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+                Some(other) => Err(format!("the query '{key}' is true or false, not '{other}'")),
+            };
+            let text = || value.clone().ok_or_else(|| format!("the query '{key}' has no value"));
+            match key.as_str() {
+                "ref" => refer(text()?)?,
+                "tag" => tag = Some(full(&text()?, "refs/tags/")),
+                "branch" => branch = Some(full(&text()?, "refs/heads/")),
+                "subdir" => {
+                    let wanted = clean(&text()?);
+                    if subdir.as_ref().is_some_and(|other| *other != wanted) {
+                        return Err("it asks for two directories at the same time".into());
+                    }
+                    subdir = Some(wanted);
+                }
+                "checksum" | "commit" => self.checksum = Some(text()?),
+                "keep-git-dir" => self.keep_git_dir = Some(yes()?),
+                "submodules" => self.no_submodules = !yes()?,
+                "fetch-by-commit" => self.by_commit = yes()?,
+                "mtime" => {
+                    self.times_of_checkout = match text()?.as_str() {
+                        "checkout" => true,
+                        "commit" => false,
+                        other => {
+                            return Err(format!("the query 'mtime' is checkout or commit, not '{other}'"));
+                        }
+                    }
+                }
+                _ => return Err(format!("a repository has no query '{key}'")),
+            }
+            seen.push(key);
+        }
+        match (tag, branch) {
+            (Some(_), Some(_)) => return Err("it asks for a tag and for a branch at the same time".into()),
+            (Some(one), None) | (None, Some(one)) => refer(one)?,
+            (None, None) => {}
+        }
+        if let Some(bad) = reference.as_ref().filter(|r| !is_reference(r)) {
+            return Err(format!("'{bad}' is no branch, tag or commit"));
+        }
+        (self.reference, self.subdir) = (reference, subdir.unwrap_or_default());
+        if let Some(checksum) = &self.checksum {
+            check_commit(checksum)?;
+        }
+        Ok(self)
+    }
+
+    /// Adds what the flags of ADD say.
+    pub fn with_flags(
+        mut self,
+        checksum: Option<&str>,
+        keep_git_dir: Option<bool>,
+    ) -> std::result::Result<Repository, String> {
+        if let Some(checksum) = checksum {
+            check_commit(checksum)?;
+            if self.checksum.as_ref().is_some_and(|other| other != checksum) {
+                return Err("the checksum in the address is another one".into());
+            }
+            self.checksum = Some(checksum.to_owned());
+        }
+        match (keep_git_dir, self.keep_git_dir) {
+            (Some(flag), Some(query)) if flag != query => {
+                return Err("the flag --keep-git-dir and the address say different things".into());
+            }
+            (flag, query) => self.keep_git_dir = query.or(flag),
+        }
+        Ok(self)
+    }
+
+    fn keeps_git_dir(&self) -> bool {
+        self.keep_git_dir == Some(true) && self.subdir.is_empty()
+    }
+
+    /// What the files depend on beside the commit.
+    pub fn key(&self, key: &mut crate::key::Key) {
+        key.add("subdir", &self.subdir);
+        key.add("flags", [u8::from(self.no_submodules), u8::from(self.keeps_git_dir())]);
+        if self.keeps_git_dir() {
+            key.add("remote", &self.remote);
+            key.add("reference", self.reference.as_deref().unwrap_or_default());
+        }
+        // The files of submodules come from where their addresses lead from this one.
+        if !self.no_submodules {
+            key.add("base", &self.remote);
+        }
+    }
+
+    /// The address without a password, for messages and `.git/config`.
+    pub fn shown(&self) -> String {
+        match self.remote.split_once("://") {
+            Some((scheme, rest)) => {
+                let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+                match authority.rsplit_once('@').map(|(user, host)| (user.split_once(':'), host)) {
+                    Some((Some((user, _)), host)) => format!("{scheme}://{user}:xxxxx@{host}/{path}"),
+                    _ => self.remote.clone(),
+                }
+            }
+            None => self.remote.clone(),
+        }
+    }
+}
+
+/// A path below a root: `.` and `..` resolved, no slash at either end.
+fn clean(path: &str) -> String {
+    crate::dockerfile::execute::absolute(Path::new("/"), path).trim_matches('/').to_owned()
+}
+
+fn check_commit(text: &str) -> std::result::Result<(), String> {
+    let hex = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match hex && (PREFIX..=64).contains(&text.len()) {
+        true => Ok(()),
+        false => Err(format!("'{text}' is no commit; write at least {PREFIX} of its hexadecimal digits")),
+    }
+}
+
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The rules of git-check-ref-format(1), which also leave no room for options and second references.
+fn is_reference(text: &str) -> bool {
+    !text.starts_with(['-', '/', '.'])
+        && !text.ends_with(['/', '.'])
+        && !text.chars().any(|c| c.is_control() || " ~^:?*[\\".contains(c))
+        && !["..", "//", "@{", "/."].iter().any(|bad| text.contains(bad))
+        && text != "@"
+        && !text.split('/').any(|part| part.ends_with(".lock"))
+}
+
+/// A commit of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub commit: String,
+    /// Its full name there, where it is not asked for by its number.
+    reference: Option<String>,
+}
+
+/// The host's git, for one repository.
+pub struct Git<'r> {
+    repository: &'r Repository,
+    /// Configuration that is not for the command line, where others can read it.
+    secrets: Vec<(String, String)>,
+    agent: Option<Agent>,
+    /// For what ssh learns of hosts.
+    folder: PathBuf,
+    _scratch: crate::snapshot::Scratch,
+}
+
+impl<'r> Git<'r> {
+    /// # Errors
+    /// The host of the repository is one that is not asked.
+    pub fn new(build: &Build<'_>, repository: &'r Repository) -> Result<Git<'r>> {
+        refuse_link_local(repository)?;
+        let scratch = crate::snapshot::Scratch::new(build.store)?;
+        let agent = match build.options.ssh.get("default").filter(|_| repository.ssh) {
+            Some(sources) => Some(Agent::of(sources)?),
+            None => None,
+        };
+        Ok(Git {
+            repository,
+            secrets: authorization(build, repository)?,
+            agent,
+            folder: scratch.folder("git")?,
+            _scratch: scratch,
+        })
+    }
+
+    /// The commit that is meant now.
+    pub fn find(&self) -> Result<Found> {
+        let wanted = self.repository;
+        let bad = |why: String| -> Error {
+            SpecError::new(format!("cannot use '{}': {why}", wanted.shown())).into()
+        };
+        let given = wanted.reference.as_deref().filter(|r| is_commit(r));
+        let by_commit = wanted.checksum.as_deref().filter(|c| wanted.by_commit && is_commit(c));
+        if wanted.by_commit && by_commit.is_none() {
+            return Err(bad("fetch-by-commit needs the whole commit as its checksum".into()));
+        }
+        if let Some(commit) = by_commit.or(given) {
+            let found = Found { commit: commit.to_owned(), reference: None };
+            return match &wanted.checksum {
+                Some(checksum) if !commit.starts_with(checksum) => Err(bad(other_commit(commit, checksum))),
+                _ => Ok(found),
+            };
+        }
+        let name = wanted.reference.as_deref().unwrap_or("HEAD");
+        let peeled = format!("{name}^{{}}");
+        let arguments = ["ls-remote", "--symref", "--", &wanted.remote, name, &peeled];
+        let listed = self.run(None, &arguments)?;
+        let of = |full: &str| {
+            let mut lines = listed.lines().filter_map(|l| l.split_once('\t'));
+            lines.find(|(id, name)| *name == full && is_commit(id)).map(|(id, _)| id.to_owned())
+        };
+        let names = match (name, name.strip_prefix("refs/")) {
+            ("HEAD", _) => vec!["HEAD".to_owned()],
+            (name, Some(_)) => vec![name.to_owned()],
+            // git prefers branches, too.
+            (name, None) => {
+                ["refs/", "refs/heads/", "refs/tags/"].map(|kind| format!("{kind}{name}")).to_vec()
+            }
+        };
+        let Some((full, id)) = names.into_iter().find_map(|full| of(&full).map(|id| (full, id))) else {
+            let error = SpecError::new(format!("'{}' has no branch or tag '{name}'", wanted.shown()));
+            return Err(error.with_hint("a commit needs all of its digits there").into());
+        };
+        let commit = of(&format!("{full}^{{}}")).unwrap_or_else(|| id.clone());
+        if let Some(checksum) = &wanted.checksum
+            && !commit.starts_with(checksum)
+            && !id.starts_with(checksum)
+        {
+            return Err(bad(other_commit(&commit, checksum)));
+        }
+        let symbolic = listed.lines().find_map(|l| l.strip_prefix("ref: ")?.strip_suffix("\tHEAD"));
+        let reference = match full.as_str() {
+            "HEAD" => symbolic.filter(|r| is_reference(r)).map(str::to_owned),
+            _ => Some(full),
+        };
+        Ok(Found { commit, reference })
+    }
+
+    /// Checks a commit out below the empty folder `folder`; says where its files are, and when it was made
+    /// (seconds since 1970).
+    pub fn checkout(&self, found: &Found, folder: &Path) -> Result<(PathBuf, i64)> {
+        let wanted = self.repository;
+        let top = folder.join("checkout");
+        std::fs::create_dir(&top).map_err(Error::io("create", &top))?;
+        let here = Some(top.as_path());
+        let format = if found.commit.len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
+        self.run(here, &["init", "--quiet", "--template=", "--initial-branch=master", format])?;
+        self.run(here, &["remote", "add", "--", "origin", &wanted.remote])?;
+        let by_name = found.reference.as_ref().map(|r| format!("+{r}:{r}"));
+        let fetched = match &by_name {
+            Some(reference) => self.fetch(&top, true, &[reference]),
+            None => self.fetch(&top, true, &[&found.commit]),
+        };
+        let object = format!("{}^{{commit}}", found.commit);
+        let have = || self.run(here, &["cat-file", "-e", &object]).is_ok();
+        if fetched.is_err() || !have() {
+            // It moved since it was found, or the server gives no commit by its number: then all of it is fetched.
+            let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+            let whole = self.fetch(&top, false, &all);
+            if let (Err(first), true) = (fetched, whole.is_err()) {
+                return Err(first);
+            }
+            whole?;
+        }
+        self.run(here, &["checkout", "--quiet", "--force", "--detach", &found.commit, "--"])
+            .map_err(|e| SpecError::new(format!("cannot check out {}: {e}", found.commit)))?;
+        if !wanted.no_submodules && top.join(".gitmodules").exists() {
+            self.run(
+                here,
+                &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--force"],
+            )?;
+        }
+        let time = self.run(here, &["show", "--no-patch", "--format=%ct", &found.commit, "--"])?;
+        let time = time.trim().parse().unwrap_or(0);
+        if wanted.keeps_git_dir() {
+            self.run(here, &["remote", "set-url", "origin", &wanted.shown()])?;
+            for name in ["FETCH_HEAD", "ORIG_HEAD", "logs"] {
+                let path = top.join(".git").join(name);
+                let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
+            }
+        } else {
+            remove_git_dirs(&top)?;
+        }
+        let tree = Tree::Folder(Folder::open(&top)?);
+        let mut here = PathBuf::new();
+        for name in wanted.subdir.split('/').filter(|n| !n.is_empty()) {
+            here.push(name);
+            if tree.lstat(&here)?.is_none_or(|meta| meta.kind != FileKind::Dir) {
+                return Err(SpecError::new(format!(
+                    "'{}' has no directory '{}'",
+                    wanted.shown(),
+                    wanted.subdir
+                ))
+                .into());
+            }
+        }
+        let files = top.join(here);
+        settle(&files, (!wanted.times_of_checkout).then_some(time))?;
+        Ok((files, time))
+    }
+
+    fn fetch(&self, top: &Path, shallow: bool, what: &[&str]) -> Result<()> {
+        let mut arguments = vec!["fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules"];
+        if shallow {
+            arguments.push("--depth=1");
+        }
+        let without: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--depth=1").collect();
+        let rest: Vec<&str> = ["--", "origin"].iter().chain(what).copied().collect();
+        match self.run(Some(top), &[arguments, rest.clone()].concat()) {
+            Err(e) if shallow && e.to_string().contains("shallow") => {
+                // Plain web servers (dumb HTTP) have no part of a history.
+                self.run(Some(top), &[without, rest].concat()).map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Runs git; gives what it wrote.
+    fn run(&self, here: Option<&Path>, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("git");
+        command.env_clear().process_group(0).stdin(Stdio::null());
+        let inherited = [
+            "PATH",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "all_proxy",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "GIT_SSL_CAINFO",
+        ];
+        command.envs(inherited.iter().filter_map(|n| Some((n, std::env::var_os(n)?))));
+        let known = self.folder.join("known_hosts");
+        command.envs([
+            ("LC_ALL", "C"),
+            ("HOME", "/dev/null"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_ASKPASS", "true"),
+            ("GIT_ALLOW_PROTOCOL", "http:https:ssh:git"),
+            ("GIT_HTTP_LOW_SPEED_LIMIT", "1"),
+            ("GIT_HTTP_LOW_SPEED_TIME", "60"),
+            ("GIT_LFS_SKIP_SMUDGE", "1"),
+        ]);
+        // Of the user's ssh only the hosts that they know are used; keys are those that the caller lends.
+        command.env(
+            "GIT_SSH_COMMAND",
+            format!(
+                "ssh -F /dev/null -o BatchMode=yes -o IdentityFile=none -o StrictHostKeyChecking=accept-new \
+                 -o 'UserKnownHostsFile={} ~/.ssh/known_hosts'",
+                known.display()
+            ),
+        );
+        if let Some(agent) = &self.agent {
+            command.env("SSH_AUTH_SOCK", agent.socket());
+        }
+        command.env("GIT_CONFIG_COUNT", self.secrets.len().to_string());
+        for (number, (key, value)) in self.secrets.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{number}"), key);
+            command.env(format!("GIT_CONFIG_VALUE_{number}"), value);
+        }
+        for setting in [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "core.autocrlf=false",
+            "advice.detachedHead=false",
+            "credential.helper=",
+            "gc.auto=0",
+            "maintenance.auto=false",
+            "submodule.recurse=false",
+        ] {
+            command.args(["-c", setting]);
+        }
+        if let Some(here) = here {
+            command.current_dir(here);
+        }
+        command.args(arguments);
+        let shown = self.repository.shown();
+        let output = output(command, PATIENCE).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                SpecError::new(format!("'{shown}' needs the program git, which is not here"))
+                    .with_hint("install git, or fetch the repository in a RUN")
+            }
+            io::ErrorKind::TimedOut => SpecError::new(format!("git did not come to an end with '{shown}'")),
+            _ => SpecError::new(format!("cannot run git: {e}")),
+        })?;
+        if output.success {
+            return Ok(output.stdout);
+        }
+        let said = said(&output.stderr);
+        let message = format!("git cannot use '{shown}': {}", said.replace(&self.repository.remote, &shown));
+        let error = SpecError::new(message);
+        Err(match said.as_str() {
+            s if s.contains("Permission denied (publickey") => {
+                error.with_hint("pass --ssh default, so that git may use your SSH agent")
+            }
+            s if s.contains("could not read Username") || s.contains("Authentication failed") => error
+                .with_hint(
+                    "pass --secret id=GIT_AUTH_TOKEN,src=FILE with a token, or use an ssh address and --ssh",
+                ),
+            _ => error,
+        }
+        .into())
+    }
+}
+
+fn other_commit(commit: &str, checksum: &str) -> String {
+    format!("it is at the commit {commit}, not at {checksum}")
+}
+
+/// The last error that git reports, in one line.
+fn said(stderr: &str) -> String {
+    let fatal = |l: &&str| ["fatal: ", "error: ", "remote: "].iter().any(|p| l.starts_with(p));
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let line = lines.iter().copied().find(fatal).or(lines.last().copied()).unwrap_or("it gave no reason");
+    let denied = lines.iter().find(|l| l.contains("Permission denied"));
+    let line = denied.copied().unwrap_or(line);
+    line.trim_start_matches("fatal: ")
+        .trim_start_matches("error: ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect()
+}
+
+/// What a program wrote.
+struct Output {
+    success: bool,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs a program in a process group of its own, which is ended with all its helpers when it takes too long.
+fn output(mut command: Command, within: Duration) -> io::Result<Output> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (done, wait) = mpsc::channel();
+    let read = |stream: Option<Box<dyn Read + Send>>| {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut stream) = stream {
+                let _ = (&mut stream).take(OUTPUT).read_to_end(&mut bytes);
+                let _ = io::copy(&mut stream, &mut io::sink());
+            }
+            let _ = done.send(());
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = read(child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let stderr = read(child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let late = (0..2).any(|_| wait.recv_timeout(within).is_err());
+    if late && let Some(group) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let status = child.wait()?;
+    if late {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let text = |t: std::thread::JoinHandle<String>| t.join().unwrap_or_default();
+    Ok(Output { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
+}
+
+/// A token or header that the caller gives for the host, as BuildKit names them.
+fn authorization(build: &Build<'_>, repository: &Repository) -> Result<Vec<(String, String)>> {
+    if repository.ssh || !repository.remote.starts_with("http") {
+        return Ok(Vec::new());
+    }
+    let host = &repository.host;
+    let names = [
+        (format!("GIT_AUTH_HEADER.{host}"), false),
+        (format!("GIT_AUTH_TOKEN.{host}"), true),
+        ("GIT_AUTH_HEADER".to_owned(), false),
+        ("GIT_AUTH_TOKEN".to_owned(), true),
+    ];
+    for (name, token) in names {
+        let Some(file) = build.options.secrets.get(&name) else { continue };
+        let text = std::fs::read_to_string(file).map_err(Error::io("read the secret", file))?;
+        let value = match token {
+            true => format!("basic {}", BASE64_STANDARD.encode(format!("x-access-token:{}", text.trim()))),
+            false => text.trim().to_owned(),
+        };
+        let scope = &repository.remote;
+        return Ok(vec![(format!("http.{scope}.extraHeader"), format!("Authorization: {value}"))]);
+    }
+    Ok(Vec::new())
+}
+
+/// Services at link-local addresses are not for recipes. What does not resolve here is left to git and proxies.
+fn refuse_link_local(repository: &Repository) -> Result<()> {
+    use std::net::ToSocketAddrs;
+    let host = repository.host.as_str();
+    let addresses = (host, 0u16).to_socket_addrs().into_iter().flatten();
+    for address in addresses {
+        if isles_registry::is_link_local(address.ip()) {
+            return Err(SpecError::new(format!(
+                "'{host}' is at the link-local address {}, which is not asked",
+                address.ip()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Removes `.git` everywhere: the directory, and the files by which submodules find it.
+fn remove_git_dirs(top: &Path) -> Result<()> {
+    let mut todo = vec![top.to_owned()];
+    while let Some(folder) = todo.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let entry = entry.map_err(Error::io("read", &folder))?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(Error::io("look at", entry.path()))?);
+            match (entry.file_name() == ".git", kind.is_dir()) {
+                (true, true) => std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?,
+                (true, false) => std::fs::remove_file(&path).map_err(Error::io("remove", &path))?,
+                (false, true) => todo.push(path),
+                (false, false) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives files the modes that git knows, whatever this process's umask is, and one time.
+fn settle(top: &Path, time: Option<i64>) -> Result<()> {
+    let mut todo = vec![top.to_owned()];
+    while let Some(path) = todo.pop() {
+        let meta = std::fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
+        if meta.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(Error::io("read", &path))? {
+                todo.push(entry.map_err(Error::io("read", &path))?.path());
+            }
+        }
+        if !meta.is_symlink() {
+            let runs = meta.is_dir() || meta.permissions().mode() & 0o100 != 0;
+            let mode = Permissions::from_mode(if runs { 0o755 } else { 0o644 });
+            std::fs::set_permissions(&path, mode).map_err(Error::io("set the mode of", &path))?;
+        }
+        if let Some(time) = time {
+            let time = Timespec { tv_sec: time, tv_nsec: 0 };
+            let times = Timestamps { last_access: time, last_modification: time };
+            utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(Error::io("set the time of", &path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Repository {
+        parse(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, remote, reference, subdir) in [
+            ("https://h/a.git", "https://h/a.git", None, ""),
+            ("https://h/a.git#v1", "https://h/a.git", Some("v1"), ""),
+            ("https://h/a.git#v1:sub/dir", "https://h/a.git", Some("v1"), "sub/dir"),
+            ("https://h/a.git#:sub", "https://h/a.git", None, "sub"),
+            ("https://h/a.git#:/../sub/./x", "https://h/a.git", None, "sub/x"),
+            ("https://h/a.git?ref=v1&subdir=x", "https://h/a.git", Some("v1"), "x"),
+            ("https://h/a.git?tag=v1", "https://h/a.git", Some("refs/tags/v1"), ""),
+            ("https://h/a.git?branch=b%2Fc", "https://h/a.git", Some("refs/heads/b/c"), ""),
+            ("git://h/a", "git://h/a", None, ""),
+            ("ssh://git@h:22/a", "ssh://git@h:22/a", None, ""),
+            ("git@h:a/b.git#main", "git@h:a/b.git", Some("main"), ""),
+        ] {
+            let r = read(text);
+            assert_eq!(
+                (r.remote.as_str(), r.reference.as_deref(), r.subdir.as_str()),
+                (remote, reference, subdir),
+                "{text}"
+            );
+        }
+        let r = read("https://h/a.git?checksum=abcdef12&keep-git-dir&submodules=false&mtime=checkout");
+        assert_eq!(
+            (r.checksum.as_deref(), r.keep_git_dir, r.no_submodules),
+            (Some("abcdef12"), Some(true), true)
+        );
+        assert!(r.times_of_checkout && r.keeps_git_dir());
+        assert!(!read("https://h/a.git?keep-git-dir=1#:sub").keeps_git_dir());
+        let r = parse_context("github.com/a/b#main").unwrap().unwrap();
+        assert_eq!((r.remote.as_str(), r.reference.as_deref()), ("https://github.com/a/b.git", Some("main")));
+        assert_eq!(read("https://me:secret@h/a.git").shown(), "https://me:xxxxx@h/a.git");
+    }
+
+    #[test]
+    fn what_is_no_repository() {
+        for text in [
+            "a",
+            "./a.git",
+            "https://h/a.tar.gz",
+            "file:///a.git",
+            "ext::sh -c x",
+            "a/b@c:d",
+            "ftp://h/a.git",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(parse("github.com/a/b.git"), None, "that is a folder of the context");
+    }
+
+    #[test]
+    fn hostile_addresses() {
+        for text in [
+            "ssh://-oProxyCommand=x/a",
+            "git://-h/a",
+            "ssh://-u@h/a",
+            "https:///a.git",
+            "-x@h:a.git",
+            "https://h/a.git#--upload-pack=x",
+            "https://h/a.git#-x",
+            "https://h/a.git#a..b",
+            "https://h/a.git?ref=a%3Ab",
+            "https://h/a.git?ref=+a",
+            "https://h/a.git?ref=a&tag=b",
+            "https://h/a.git?branch=a&tag=b",
+            "https://h/a.git?ref=a&ref=a",
+            "https://h/a.git?ref",
+            "https://h/a.git?color=red",
+            "https://h/a.git?submodules=maybe",
+            "https://h/a.git?mtime=now",
+            "https://h/a.git?commit=xyz",
+            "https://h/a.git?commit=abc",
+            "https://h/a.git#v1\nx",
+        ] {
+            assert!(parse(text).is_some_and(|r| r.is_err()), "{text}: {:?}", parse(text));
+        }
+        assert!(read("https://h/a.git").with_flags(Some("sha256:00"), None).is_err());
+        assert!(read("https://h/a.git?commit=abcd").with_flags(Some("abce"), None).is_err());
+        assert!(read("https://h/a.git?keep-git-dir=0").with_flags(None, Some(true)).is_err());
+    }
+
+    #[test]
+    fn programs_that_do_not_end_are_ended() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 1000 & echo x; sleep 1000"]).process_group(0);
+        let error = output(command, Duration::from_millis(50)).map(drop).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,274 @@
+//! ADD of what is elsewhere: URLs, and repositories of git.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use isles_store::tar::{Entry, Writer};
+use support::web::{Server, daemon, git, repository};
+use support::{World, describe};
+
+const DATE: &str = "Fri, 14 Jul 2017 02:40:00 GMT";
+const STAMP: i64 = 1_500_000_000;
+
+fn archive() -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    let entry = Entry { path: b"inner".to_vec(), mode: 0o644, uid: 3, gid: 4, size: 2, ..Entry::default() };
+    writer.begin(&entry).unwrap();
+    writer.data(b"in").unwrap();
+    writer.finish().unwrap()
+}
+
+/// A world and a server of a few files.
+fn world() -> (World, Server) {
+    let server = Server::new(|request| match request.path.as_str() {
+        "/dir/file.txt?x=/y" | "/dir/file.txt" => {
+            (200, vec![("Last-Modified", DATE.into())], b"text".to_vec())
+        }
+        "/" => (200, Vec::new(), b"root".to_vec()),
+        "/x.tar.gz" => {
+            let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut gz, &archive()).unwrap();
+            (200, Vec::new(), gz.finish().unwrap())
+        }
+        "/moved" => (302, vec![("Location", "/dir/file.txt".into())], Vec::new()),
+        "/loop" => (302, vec![("Location", "/loop".into())], Vec::new()),
+        "/file" => (301, vec![("Location", "file:///etc/passwd".into())], Vec::new()),
+        "/secrets" => (307, vec![("Location", "http://169.254.169.254/latest".into())], Vec::new()),
+        "/closed" => (403, Vec::new(), b"no".to_vec()),
+        _ => (404, Vec::new(), Vec::new()),
+    });
+    (World::new(), server)
+}
+
+#[test]
+fn urls_become_files() {
+    let (world, server) = world();
+    let sum = "982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1";
+    for (instruction, path, line) in [
+        ("ADD URL/dir/file.txt?x=/y /new", "/new", "600 0:0 \"text\""),
+        ("ADD URL/dir/file.txt /made/", "/made/file.txt", "600 0:0 \"text\""),
+        ("ADD URL/dir/file.txt /open", "/open/file.txt", "600 0:0 \"text\""),
+        ("ADD URL/ /made/", "/made/__unnamed__", "600 0:0 \"root\""),
+        ("ADD URL/moved /new", "/new", "600 0:0 \"text\""),
+        ("ADD --chmod=644 --chown=app URL/dir/file.txt /new", "/new", "644 1000:1001 \"text\""),
+        ("ADD --checksum=sha256:SUM URL/dir/file.txt /new", "/new", "600 0:0 \"text\""),
+        ("ADD --link URL/dir/file.txt /new", "/new", "600 0:0 \"text\""),
+        ("ADD URL/x.tar.gz /open/", "/open/x.tar.gz", "600 0:0 "),
+        ("ADD --unpack URL/x.tar.gz /open/", "/open/inner", "644 3:4 \"in\""),
+        ("ADD --unpack=true URL/dir/file.txt /new", "/new", "600 0:0 \"text\""),
+        ("ARG U=URL/dir\nADD $U/file.txt Dockerfile /made/", "/made/Dockerfile", "6"),
+    ] {
+        let instruction = instruction.replace("URL", &server.url("")).replace("SUM", sum);
+        let image = world.image(&format!("FROM base\n{instruction}\n"));
+        let list = world.list(&image);
+        assert!(list.get(path).is_some_and(|l| l.starts_with(line)), "{instruction}: {:?}", list.get(path));
+    }
+    let image = world.image(&format!(
+        "FROM base\nADD {} /new\nADD {} /old\n",
+        server.url("/dir/file.txt"),
+        server.url("/")
+    ));
+    let mtime = |path: &str| world.view(&image).lstat(std::path::Path::new(path)).unwrap().mtime.0;
+    assert_eq!((mtime("/new"), mtime("/old")), (STAMP, 0));
+    let history = image.config.history.iter().rev().nth(1).unwrap();
+    assert_eq!(history.created_by, Some(format!("ADD {} /new # buildkit", server.url("/dir/file.txt"))));
+}
+
+#[test]
+fn what_is_not_fetched() {
+    let (world, server) = world();
+    let wrong = "0".repeat(64);
+    for (instruction, part, hint) in [
+        ("ADD URL/nothing /x", "answers 404", "spelling"),
+        ("ADD URL/closed /x", "answers 403", "secret"),
+        ("ADD URL/loop /x", "redirects", ""),
+        ("ADD URL/file /x", "it redirects to 'file:///etc/passwd'", ""),
+        ("ADD URL/secrets /x", "link-local address 169.254.169.254", "secrets"),
+        ("ADD http://169.254.169.254/x /x", "link-local address", ""),
+        ("ADD http://[fe80::1]/x /x", "link-local address", ""),
+        ("ADD http://127.0.0.1:1/x /x", "connection refused", ""),
+        ("ADD --checksum=sha256:WRONG URL/dir/file.txt /x", "has the digest sha256:982d9e3e", "changed"),
+        ("ADD --checksum=sha256:12 URL/dir/file.txt /x", "invalid checksum", "64"),
+        ("ADD --checksum=sha256:WRONG URL/dir/file.txt URL/x /x/", "one source only", "each"),
+        ("ADD --checksum=sha256:WRONG Dockerfile /x", "for URLs", ""),
+        ("ADD file:///etc/passwd /x", "'file:' addresses", "http"),
+        ("ADD ftp://h/x /x", "'ftp:' addresses", ""),
+        ("COPY URL/dir/file.txt /x", "COPY takes no URL", "ADD"),
+        ("COPY https://h/x.git /x", "COPY takes no git repository", "ADD"),
+        ("ADD URL/dir/file.txt URL/x /x", "several sources", ""),
+    ] {
+        let instruction = instruction.replace("URL", &server.url("")).replace("WRONG", &wrong);
+        let error = world.build(&format!("FROM base\n{instruction}\n")).expect_err(&instruction);
+        let shown = describe(&error);
+        assert!(shown.contains(part) && shown.contains("Dockerfile:2:"), "{instruction}: {shown}");
+        assert!(shown.split("hint: ").nth(1).unwrap().contains(hint), "{instruction}: {shown}");
+    }
+}
+
+#[test]
+fn an_unchanged_url_is_not_added_again() {
+    let text = Arc::new(Mutex::new("one"));
+    let validates = Arc::new(AtomicBool::new(true));
+    let (now, says) = (text.clone(), validates.clone());
+    let server = Server::new(move |request| {
+        let body = *now.lock().unwrap();
+        let etag = format!("\"{body}\"");
+        match says.load(Ordering::Relaxed) {
+            true if request.header("if-none-match") == Some(&etag) => (304, Vec::new(), Vec::new()),
+            true => (200, vec![("ETag", etag)], body.into()),
+            false => (200, Vec::new(), body.into()),
+        }
+    });
+    let world = World::new();
+    let recipe = format!("FROM base\nADD {} /x\n", server.url("/f"));
+    let build = || {
+        let built = world.build(&recipe).unwrap();
+        (built.cached, built.image.id().clone())
+    };
+    let (cached, first) = build();
+    assert!(!cached);
+    assert_eq!(build(), (true, first.clone()), "the server says that nothing changed");
+    assert_eq!(server.count(), 2);
+    *text.lock().unwrap() = "two";
+    let (cached, second) = build();
+    assert!(!cached && second != first);
+    // Without validators it is fetched again, and the same content is the same layer.
+    validates.store(false, Ordering::Relaxed);
+    assert_eq!(build().1, second);
+    let other = format!("FROM base\nADD {} /x\n", server.url("/elsewhere/f"));
+    assert_eq!(
+        world.build(&other).unwrap().image.config.rootfs,
+        world.build(&recipe).unwrap().image.config.rootfs
+    );
+    // What the recipe says the checksum of is not asked for again.
+    let sum = isles_spec::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(b"two"));
+    let checked = format!("FROM base\nADD --checksum=sha256:{sum} {} /x\n", server.url("/f"));
+    let before = server.count();
+    world.image(&checked);
+    assert_eq!(server.count(), before);
+}
+
+#[test]
+fn repositories_become_files() {
+    let world = World::new();
+    let folder = world.dir.path().join("served");
+    std::fs::create_dir(&folder).unwrap();
+    let Some(commits) = repository(&folder) else {
+        println!("skip: there is no git on this machine");
+        return;
+    };
+    let server = Server::of_folder(&folder);
+    let url = server.url("/repo.git");
+    for (suffix, flags, text) in [
+        ("", "", "two"),
+        ("#main", "", "two"),
+        ("#v1", "", "one"),
+        ("#v2", "", "one"),
+        ("#side", "", "side"),
+        ("#refs/heads/side", "", "side"),
+        ("?branch=side", "", "side"),
+        ("?tag=v2", "", "one"),
+        ("?ref=v1&submodules=0&mtime=checkout", "", "one"),
+        ("#FIRST", "", "one"),
+        ("#v1", "--checksum=FIRST ", "one"),
+        ("?checksum=FIRST#v2", "", "one"),
+        ("?commit=FIRST&fetch-by-commit", "", "one"),
+    ] {
+        let suffix = suffix.replace("FIRST", &commits.first);
+        let flags = flags.replace("FIRST", &commits.first[..12]);
+        let image = world.image(&format!("FROM base\nADD {flags}{url}{suffix} /got\n"));
+        let list = world.list(&image);
+        assert_eq!(list["/got/file"], format!("644 0:0 {text:?}"), "{suffix}");
+        assert_eq!(list["/got/link"], "-> file");
+        assert_eq!(list["/got/sub/deep/x"], "644 0:0 \"x\"");
+        assert!(!list.keys().any(|path| path.contains(".git")), "{suffix}");
+        let mtime = world.view(&image).lstat(std::path::Path::new("/got/file")).unwrap().mtime.0;
+        assert_eq!(mtime == STAMP, !suffix.contains("mtime=checkout"), "{suffix}");
+    }
+    // The same with git's own protocol, which fetches no more than is needed.
+    let real = format!("{}/repo.git", daemon(&folder));
+    for (suffix, text) in
+        [("", "two"), ("#v2", "one"), ("#side", "side"), (&format!("#{}", commits.first), "one")]
+    {
+        let list =
+            world.list(&world.image(&format!("FROM base\nADD --keep-git-dir=true {real}{suffix} /got/\n")));
+        assert_eq!(list["/got/file"], format!("644 0:0 {text:?}"), "{suffix}");
+        assert!(list.contains_key("/got/.git/shallow"), "{suffix}");
+    }
+    let list = world.list(&world.image(&format!("FROM base\nADD --chown=7:8 {url}#v1:sub /got/\n")));
+    assert_eq!(list["/got/deep/x"], "644 7:8 \"x\"");
+    assert!(!list.contains_key("/got/file"));
+    let list = world.list(&world.image(&format!("FROM base\nADD --exclude=sub --exclude=l* {url} /got/\n")));
+    assert!(
+        list.contains_key("/got/run") && !list.contains_key("/got/sub") && !list.contains_key("/got/link")
+    );
+    assert!(list["/got/run"].starts_with("755 "));
+    let image = world.image(&format!("FROM base\nADD --keep-git-dir=true {url}#v2 /got/\n"));
+    let list = world.list(&image);
+    assert!(list["/got/.git/HEAD"].contains(&commits.first), "{}", list["/got/.git/HEAD"]);
+    assert!(!list.contains_key("/got/.git/FETCH_HEAD") && !list.contains_key("/got/.git/logs"));
+    // Nothing is fetched where the commit is the one of before.
+    let recipe = format!("FROM base\nADD {url}#main /got/\n");
+    world.image(&recipe);
+    let before = server.count();
+    assert!(world.build(&recipe).unwrap().cached);
+    let asked: Vec<_> = server.requests.lock().unwrap()[before..].iter().map(|r| r.path.clone()).collect();
+    assert!(asked.iter().all(|path| !path.contains("/objects/")), "{asked:?}");
+    // A branch that moved is.
+    std::fs::write(commits.work.join("file"), "three").unwrap();
+    git(&commits.work, &["commit", "--quiet", "--all", "--message", "third"]);
+    git(&commits.work, &["push", "--quiet", commits.bare.to_str().unwrap(), "main"]);
+    git(&commits.bare, &["update-server-info"]);
+    assert!(world.list(&world.image(&recipe))["/got/file"].contains("three"));
+}
+
+#[test]
+fn what_is_not_checked_out() {
+    let world = World::new();
+    let folder = world.dir.path().join("served");
+    std::fs::create_dir(&folder).unwrap();
+    let Some(commits) = repository(&folder) else {
+        println!("skip: there is no git on this machine");
+        return;
+    };
+    let server = Server::of_folder(&folder);
+    let proof = world.dir.path().join("proof");
+    for (source, part) in [
+        ("URL#nothing".to_owned(), "no branch or tag 'nothing'"),
+        ("URL#:file".to_owned(), "no directory 'file'"),
+        ("URL#:link".to_owned(), "no directory 'link'"),
+        ("URL#:no/such".to_owned(), "no directory"),
+        ("URL#--upload-pack=x".to_owned(), "no branch, tag or commit"),
+        (format!("URL?checksum={}", &commits.side[..8]), "not at"),
+        ("URL?color=red".to_owned(), "no query 'color'"),
+        (format!("URL#{}", "a".repeat(40)), "git cannot use"),
+        (server.url("/other.git"), "git cannot use"),
+        ("ssh://-oProxyCommand=touch%20PROOF/x.git".to_owned(), "names no host"),
+        ("http://169.254.169.254/x.git".to_owned(), "link-local"),
+    ] {
+        let source =
+            source.replace("URL", &server.url("/repo.git")).replace("PROOF", proof.to_str().unwrap());
+        let error = world.build(&format!("FROM base\nADD {source} /x/\n")).expect_err(&source);
+        let shown = describe(&error);
+        assert!(shown.contains(part) && shown.contains("Dockerfile:2:"), "{source}: {shown}");
+    }
+    assert!(!proof.exists());
+    // A submodule is no way to a program or to files of this machine.
+    for address in [format!("ext::touch {}", proof.display()), format!("file://{}", commits.bare.display())] {
+        let text = format!("[submodule \"s\"]\n\tpath = s\n\turl = {address}\n");
+        std::fs::write(commits.work.join(".gitmodules"), text).unwrap();
+        git(&commits.work, &["update-index", "--add", "--cacheinfo", &format!("160000,{},s", commits.first)]);
+        git(&commits.work, &["add", ".gitmodules"]);
+        git(&commits.work, &["commit", "--quiet", "--message", "submodule"]);
+        git(&commits.work, &["push", "--quiet", "--force", commits.bare.to_str().unwrap(), "main"]);
+        git(&commits.bare, &["update-server-info"]);
+        let error = world.build(&format!("FROM base\nADD {} /x/\n", server.url("/repo.git"))).unwrap_err();
+        assert!(error.to_string().contains("not allowed"), "{error}");
+        world.image(&format!("FROM base\nADD {}?submodules=false /x/\n", server.url("/repo.git")));
+    }
+    assert!(!proof.exists());
+}
