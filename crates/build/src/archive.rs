@@ -38,6 +38,20 @@ pub fn is_archive(packed: &Packed<'_>) -> Result<bool> {
     Ok(whole && has_checksum(&block))
 }
 
+/// When the newest file of an archive last changed (seconds since 1970); nothing where it is no archive.
+pub fn newest(open: &dyn Fn() -> Result<File>) -> Option<i64> {
+    let stream = decoder(BufReader::with_capacity(BUFFER, open().ok()?)).ok()?;
+    let limits = ReadLimits { entries: ENTRIES, ..ReadLimits::default() };
+    let mut reader = Reader::new(BufReader::with_capacity(BUFFER, stream), limits);
+    let (mut entry, mut newest) = (Entry::default(), None);
+    while reader.next(&mut entry).ok()? {
+        if entry.kind == Kind::File {
+            newest = newest.max(Some(entry.mtime.0));
+        }
+    }
+    newest
+}
+
 /// The checksum of a tar header is the sum of its bytes, with its own field as blanks (POSIX.1-2024, pax).
 fn has_checksum(block: &[u8]) -> bool {
     let field: String =

@@ -30,11 +30,11 @@ pub fn build(
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<Built> {
-    let build = Build::new(engine, client, options, progress)?;
+    let mut build = Build::new(engine, client, options, progress)?;
     let bytes = recipe.read()?;
     let source = SourceText::new(recipe.file.display().to_string(), &bytes);
     let (snapshot, warnings) = match recipe.language {
-        Language::Dockerfile => crate::dockerfile::execute::execute(&build, recipe, source)?,
+        Language::Dockerfile => crate::dockerfile::execute::execute(&mut build, recipe, source)?,
         Language::Definition => crate::definition::execute::execute(&build, recipe, source)?,
     };
     build.layer_digests.save();

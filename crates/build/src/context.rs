@@ -1,8 +1,11 @@
 //! The build context: a folder of the host, what `.dockerignore` leaves out of it, and what its files contain.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use isles_store::Store;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::digests::Digests;
 use crate::error::{Error, Result};
@@ -20,6 +23,8 @@ pub struct Context {
     pub tree: Tree,
     pub digests: Digests,
     pub ignore: Ignore,
+    /// It will be there for the next build too.
+    stays: bool,
 }
 
 impl Context {
@@ -31,23 +36,27 @@ impl Context {
             Language::Dockerfile => ignore_of(found)?,
             Language::Definition => Ignore::default(),
         };
-        Ok(Context { tree: Tree::Folder(Folder::open(folder)?), digests: Digests::of(store, &real), ignore })
+        let tree = Tree::Folder(Folder::open(folder)?);
+        let stays = !real.starts_with(store.root());
+        Ok(Context { tree, digests: Digests::of(store, &real), ignore, stays })
     }
 
     /// Keeps what was learned of the files.
     pub fn save(&self) {
-        self.digests.save();
+        if self.stays {
+            self.digests.save();
+        }
     }
 }
 
 /// `<recipe>.dockerignore` goes before `.dockerignore` of the context.
 fn ignore_of(recipe: &Found) -> Result<Ignore> {
-    let mut own = recipe.file.as_os_str().to_owned();
+    // A recipe that was fetched is named by its place in the context.
+    let file = if recipe.text.is_some() { recipe.context.join(&recipe.file) } else { recipe.file.clone() };
+    let mut own = file.into_os_string();
     own.push(".dockerignore");
-    // A recipe that is in no file has no neighbour either.
-    let own = recipe.text.is_none().then(|| PathBuf::from(own));
-    for path in own.into_iter().chain([recipe.context.join(".dockerignore")]) {
-        let read = std::fs::File::open(&path).and_then(|file| isles_store::read_bounded(file, LIMIT));
+    for path in [PathBuf::from(own), recipe.context.join(".dockerignore")] {
+        let read = open(&path, recipe).and_then(|file| isles_store::read_bounded(file, LIMIT));
         let text = match read {
             Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
             Ok(None) => {
@@ -64,4 +73,22 @@ fn ignore_of(recipe: &Found) -> Result<Ignore> {
         });
     }
     Ok(Ignore::default())
+}
+
+/// Opens a file of patterns, and nothing that could keep us waiting. In a context that was fetched no link leads
+/// out of it.
+fn open(path: &Path, recipe: &Found) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let opened = match (recipe.text.is_some(), path.strip_prefix(&recipe.context)) {
+        (true, Ok(below)) => {
+            let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            openat2(File::open(&recipe.context)?, below, flags, Mode::empty(), how)?
+        }
+        _ => rustix::fs::open(path, flags, Mode::empty())?,
+    };
+    let file = File::from(opened);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }

@@ -233,6 +233,10 @@ impl Repository {
         Ok(self)
     }
 
+    pub fn is_ssh(&self) -> bool {
+        self.ssh
+    }
+
     fn keeps_git_dir(&self) -> bool {
         self.keep_git_dir == Some(true) && self.subdir.is_empty()
     }

@@ -13,6 +13,7 @@ pub mod debian;
 pub mod definition;
 mod digests;
 pub mod dockerfile;
+pub mod elsewhere;
 pub mod error;
 mod fetch;
 mod git;

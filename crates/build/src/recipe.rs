@@ -26,6 +26,8 @@ pub struct Found {
     pub language: Language,
     /// The folder that COPY and `%files` start from.
     pub context: PathBuf,
+    /// When what the context was fetched from was made (seconds since 1970); nothing for a folder of the host.
+    pub made: Option<i64>,
 }
 
 impl Found {
@@ -88,7 +90,7 @@ pub fn find(path: &Path) -> Result<Found> {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        return Ok(Found { file: path.to_owned(), text: None, language, context });
+        return Ok(Found { file: path.to_owned(), text: None, language, context, made: None });
     }
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
@@ -107,6 +109,7 @@ pub fn find(path: &Path) -> Result<Found> {
             file: file.clone(),
             text: None,
             context: path.to_owned(),
+            made: None,
         }),
         several => {
             let names: Vec<_> =
@@ -121,7 +124,8 @@ pub fn find(path: &Path) -> Result<Found> {
 /// A recipe that comes from `input`, which messages call `name`, in either language.
 pub fn read_from(input: impl Read, name: &str, context: &Path) -> Result<Found> {
     let text = bounded(input, Path::new(name))?;
-    Ok(Found { file: name.into(), language: guess(&text), text: Some(text), context: context.to_owned() })
+    let language = guess(&text);
+    Ok(Found { file: name.into(), language, text: Some(text), context: context.to_owned(), made: None })
 }
 
 /// The language of a recipe whose name does not tell, by its first words.

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use isles_spec::Platform;
 
+use super::epoch;
 use super::history;
 use super::instruction::{self, CommandLine, Instruction, Recipe, Step};
+use super::lines::requested_syntax;
 use super::plan::{self, From, Plan};
 use super::scope::{self, Globals, Scope, Words};
 use super::syntax::parse_trigger;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::images;
+use crate::options::BuildOptions;
 use crate::position::{Diagnostic, SourceText, Span, Spanned};
 use crate::recipe::Found;
 use crate::snapshot::{Build, Scratch, Snapshot};
@@ -69,17 +72,21 @@ pub struct Origin {
 
 /// Reads a Dockerfile and carries it out. Gives the target's stage, and what is odd about the recipe.
 pub fn execute(
-    build: &Build<'_>,
+    build: &mut Build<'_>,
     found: &Found,
     source: Arc<SourceText>,
 ) -> Result<(Snapshot, Vec<Diagnostic>)> {
+    // A file in another language says so before it makes no sense in this one.
+    refuse_other_frontends(&source, build.options)?;
     let recipe = super::parse(source.clone())?;
-    refuse_other_frontends(&recipe)?;
     let warnings = Mutex::new(recipe.warnings.clone());
     let words = Words { source: &source, escape: recipe.escape, warnings: &warnings };
-    let target_stage = build.options.target.as_deref().unwrap_or("default");
+    let last = recipe.stages.last().and_then(|s| s.name.as_deref());
+    let target_stage = build.options.target.as_deref().or(last).unwrap_or("default");
     let mut globals = Globals::new(&build.platform, target_stage, &build.options.build_args);
     globals.declare(&words, &recipe.global_args)?;
+    build.epoch = epoch::resolve(build, &recipe, &mut globals, &words, found)?;
+    let build = &*build;
     let plan = plan::plan(&recipe, &globals, &words, build.options.target.as_deref())?;
     let context = Context::open(build.store, found)?;
     let file = Dockerfile {
@@ -108,19 +115,23 @@ pub fn execute(
 }
 
 /// Our own frontend stands for Docker's, whatever version is asked for; another language is refused.
-fn refuse_other_frontends(recipe: &Recipe) -> Result<()> {
-    let Some(asked) = &recipe.syntax else { return Ok(()) };
-    let name = asked.trim_start_matches("docker.io/");
+fn refuse_other_frontends(source: &SourceText, options: &BuildOptions) -> Result<()> {
+    // The caller's word goes before the file's.
+    let given = options.build_args.get("BUILDKIT_SYNTAX").cloned();
+    let Some(asked) = given.or_else(|| requested_syntax(source.text())) else { return Ok(()) };
+    let name = asked.split_whitespace().next().unwrap_or_default().trim_start_matches("docker.io/");
     let docker = ["docker/dockerfile", "docker/dockerfile-upstream", "docker/dockerfile-experimental"];
-    if docker.iter().any(|d| name.strip_prefix(d).is_some_and(|r| r.is_empty() || r.starts_with([':', '@'])))
+    if name.is_empty()
+        || docker
+            .iter()
+            .any(|d| name.strip_prefix(d).is_some_and(|r| r.is_empty() || r.starts_with([':', '@'])))
     {
         return Ok(());
     }
-    let span =
-        recipe.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.span).unwrap_or_default();
-    Err(recipe
-        .source
-        .at(span, format!("the frontend '{asked}' is not known"))
+    let start = source.text().find(&asked).unwrap_or_default();
+    let end = if source.text()[start..].starts_with(&asked) { start + asked.len() } else { start };
+    Err(source
+        .at(Span::new(start, end), format!("the frontend '{asked}' is not known"))
         .with_suggestion(
             "only the language of docker/dockerfile is; take the line out if the file is written in it",
         )

@@ -3,6 +3,7 @@
 //! variables. Then [`plan`] finds the stages that are needed and [`execute`] carries them out. Reference: BuildKit's frontend 1.26, its code rather than its manual where they differ.
 
 mod copying;
+mod epoch;
 pub mod execute;
 pub mod flags;
 mod history;

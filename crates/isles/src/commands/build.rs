@@ -1,13 +1,15 @@
 //! `isles build`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use isles_build::debian::BootstrapOptions;
+use isles_build::elsewhere::{self, Fetched, Wanted};
 use isles_build::position::Diagnostic;
 use isles_build::recipe::{self, Found};
-use isles_build::{BuildOptions, Built, image_of_suite};
+use isles_build::{BuildOptions, Built, Entitlement, image_of_suite};
+use isles_registry::Client;
 use isles_spec::source::DebianSuite;
 use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference};
 
@@ -25,6 +27,8 @@ Examples:
   isles build -t base debian://bookworm         Debian, from its packages
   isles build --build-arg VERSION=2 --target test .
   isles build --secret id=token,src=$HOME/.token .
+  isles build https://example.org/app.git#v1:sub    a repository, or an archive, as the context
+  generate | isles build -                      an archive of the context, or the recipe, from a program
 
 The image ID goes to standard output, everything else to standard error. A step that did not change is not run
 again; --no-cache runs them all.";
@@ -36,7 +40,8 @@ again; --no-cache runs them all.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The folder that files are copied from and that holds the recipe, or the recipe itself; or debian://SUITE.
+    /// The folder that files are copied from and that holds the recipe, or the recipe itself; the URL of a git
+    /// repository or of an archive; - for an archive on standard input; or debian://SUITE.
     #[arg(value_name = "PATH", default_value = ".")]
     path: PathBuf,
     /// Give the image this name; may be repeated.
@@ -67,6 +72,12 @@ pub struct Args {
     /// Give steps with RUN --mount=type=secret,id=ID a file.
     #[arg(long, value_name = "id=ID,src=FILE")]
     secret: Vec<String>,
+    /// Lend steps with RUN --mount=type=ssh, and git, an SSH agent: the one that runs, or by socket or key files.
+    #[arg(long, value_name = "ID[=SOCKET|KEY[,KEY]]")]
+    ssh: Vec<String>,
+    /// Grant the recipe a right: network.host, security.insecure, device or device=NAME.
+    #[arg(long, value_name = "RIGHT")]
+    allow: Vec<Entitlement>,
     /// The network of steps.
     #[arg(long, value_name = "MODE", default_value = "default", value_parser = ["default", "host", "none"])]
     network: String,
@@ -104,14 +115,19 @@ enum Shown {
 
 pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
-    let what = what(args)?;
     let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
-    let engine = cx.engine()?;
     let client = args.connection.client();
     let bars = if args.progress == Shown::Plain { Bars::plain(&ui) } else { Bars::new(&ui) };
+    let what = match fetched(cx, args, &client, &options, &bars)? {
+        Some(fetched) => What::Fetched(fetched),
+        None => what(args)?,
+    };
+    let engine = cx.engine()?;
     let built = match &what {
         What::Suite(suite) => image_of_suite(&engine, &client, suite, &options, &bars),
-        What::Recipe(found) => isles_build::build(&engine, &client, found, &options, &bars),
+        What::Recipe(found) | What::Fetched(Fetched { found, .. }) => {
+            isles_build::build(&engine, &client, found, &options, &bars)
+        }
     };
     let Built { image, cached, warnings, .. } = built.map_err(|e| failure(&e))?;
     for warning in &warnings {
@@ -132,6 +148,38 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
 enum What {
     Suite(DebianSuite),
     Recipe(Found),
+    Fetched(Fetched),
+}
+
+/// A build context that is no folder here.
+fn fetched(
+    cx: &Context,
+    args: &Args,
+    client: &Client,
+    options: &BuildOptions,
+    bars: &Bars,
+) -> Result<Option<Fetched>, Failure> {
+    let from_input = args.file.as_ref().is_some_and(|f| f.as_os_str() == "-");
+    let path = args.path.to_str().filter(|p| *p == "-" || elsewhere::is_elsewhere(p));
+    let text;
+    let wanted = match &args.file {
+        None => Wanted::Usual,
+        Some(_) if from_input && path == Some("-") => {
+            return Err(Spelling::new("the recipe and its context cannot both be standard input").into());
+        }
+        Some(_) if from_input && path.is_some() => {
+            let input = recipe::read_from(std::io::stdin().lock(), "standard input", Path::new(""));
+            text = input.and_then(|found| found.read()).map_err(|e| failure(&e))?;
+            Wanted::Text(&text)
+        }
+        Some(file) => Wanted::Named(file),
+    };
+    let fetched = match path {
+        None => return Ok(None),
+        Some("-") => elsewhere::read(&cx.engine()?, std::io::stdin().lock(), wanted),
+        Some(url) => elsewhere::fetch(&cx.engine()?, client, url, wanted, options, bars),
+    };
+    fetched.map(Some).map_err(|e| failure(&e))
 }
 
 /// A suite; or a recipe, by option or in the folder.
@@ -173,7 +221,10 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         let (id, file) = secret(text)?;
         secrets.insert(id, file);
     }
+    let ssh = args.ssh.iter().map(|text| agent(text)).collect::<Result<_, _>>()?;
     Ok(BuildOptions {
+        ssh,
+        allow: args.allow.iter().cloned().collect(),
         tags: args.tag.clone(),
         build_args: build_arguments(&args.build_arg),
         labels,
@@ -213,6 +264,20 @@ fn secret(text: &str) -> Result<(String, PathBuf), Spelling> {
     match (id.or(name), file) {
         (Some(id), Some(file)) => Ok((id, file)),
         _ => Err(Spelling::new("a secret needs an id or a file").with_hint("write --secret id=ID,src=FILE")),
+    }
+}
+
+/// `ID`, for the agent that runs; `ID=SOCKET`, `ID=KEY[,KEY]`.
+fn agent(text: &str) -> Result<(String, Vec<PathBuf>), Spelling> {
+    if let Some((id, sources)) = text.split_once('=') {
+        return Ok((id.to_owned(), sources.split(',').map(PathBuf::from).collect()));
+    }
+    match std::env::var_os("SSH_AUTH_SOCK") {
+        Some(socket) => Ok((text.to_owned(), vec![socket.into()])),
+        None => {
+            Err(Spelling::new(format!("there is no SSH agent for --ssh {text}: SSH_AUTH_SOCK is not set"))
+                .with_hint(format!("start one with ssh-agent, or write --ssh {text}=KEY")))
+        }
     }
 }
 
