@@ -247,6 +247,43 @@ fn run_sees_what_it_should() {
             "kept\n",
         ),
         ("RUN --network=none ls /sys/class/net > /out", "lo\n"),
+        ("RUN --network=none cat /sys/class/net/lo/flags > /out", "0x9\n"),
+        (
+            "RUN --mount=type=secret,id=key,target=/s,mode=0440,uid=5,gid=6 stat -c '%a %u:%g' /s > /out",
+            "440 5:6\n",
+        ),
+        ("RUN --mount=type=secret,id=key stat -c '%a %u:%g' /run/secrets/key > /out", "400 0:0\n"),
+        ("RUN --mount=type=secret,source=key cat /run/secrets/key > /out", "s3cret"),
+        ("RUN --mount=type=secret,target=/where/key cat /where/key > /out", "s3cret"),
+        (
+            "RUN --mount=type=secret,id=key,env=K,target=/s cat /s > /out && test ! -e /run/secrets/key && echo $K >> /out",
+            "s3crets3cret\n",
+        ),
+        (
+            "RUN --mount=type=cache,target=/owned,uid=5,gid=6,mode=0700 stat -c '%a %u:%g' /owned > /out",
+            "700 5:6\n",
+        ),
+        ("WORKDIR /w\nRUN --mount=type=cache,target=rel,id=relative touch /w/rel/x && ls rel > /out", "x\n"),
+        (
+            "RUN --mount=type=cache,target=/first,from=base,source=/etc cat /first/group > /out",
+            "root:x:0:\nstaff:x:50:\n",
+        ),
+        ("RUN --mount=type=cache,target=/first,ro touch /first/x 2>/dev/null || echo no > /out", "no\n"),
+        (
+            "RUN --mount=type=cache,id=mine,target=/p,sharing=private --mount=type=cache,id=mine,target=/q,sharing=private \
+             touch /p/x && ls /q > /out && echo end >> /out",
+            "end\n",
+        ),
+        (
+            "FROM base AS other\nRUN mkdir /d && echo stage > /d/f\nFROM base\nRUN --mount=from=other,source=/d,target=/m cat /m/f > /out",
+            "stage\n",
+        ),
+        ("RUN --mount=target=/ctx touch /ctx/f 2>/dev/null || echo no > /out", "no\n"),
+        ("RUN --mount=type=tmpfs,target=/t,size=1m stat -f -c %b /t > /out", "256\n"),
+        (
+            "RUN --mount=type=ssh test ! -e $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK > /out",
+            "/run/buildkit/ssh_agent.0\n",
+        ),
     ] {
         assert_eq!(
             ran(&world, &format!("FROM base\n{instructions}\n"), &options),
@@ -254,6 +291,131 @@ fn run_sees_what_it_should() {
             "{instructions}"
         );
     }
+}
+
+/// The other half of [`an_agent_is_lent`]: this test's own program, in a step, asks the agent.
+#[test]
+fn in_a_step_the_agent_is_asked() {
+    use std::io::{Read, Write};
+    let Some(socket) = std::env::var_os("ISLES_TEST_AGENT") else { return };
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    for (request, answer) in [(11, 100), (19, 5)] {
+        stream.write_all(&[0, 0, 0, 1, request]).unwrap();
+        let mut got = [0; 5];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, [0, 0, 0, 1, answer]);
+    }
+}
+
+#[test]
+fn an_agent_is_lent() {
+    use std::io::{Read, Write};
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let socket = world.dir.path().join("agent");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 5];
+            while stream.read_exact(&mut request).is_ok() {
+                stream.write_all(&[0, 0, 0, 1, 100]).unwrap();
+            }
+        }
+    });
+    std::fs::copy(std::env::current_exe().unwrap(), world.context().join("program")).unwrap();
+    let mut options = world.options();
+    options.ssh.insert("default".into(), vec![socket.clone()]);
+    options.ssh.insert("other".into(), vec![socket]);
+    let ask = "/ctx/program --exact in_a_step_the_agent_is_asked >&2";
+    for (instruction, expected) in [
+        (
+            format!(
+                "RUN --mount=type=ssh --mount=target=/ctx ISLES_TEST_AGENT=$SSH_AUTH_SOCK {ask} && stat -c '%a %u:%g' $SSH_AUTH_SOCK > /out"
+            ),
+            "600 0:0\n",
+        ),
+        (
+            format!(
+                "RUN --mount=type=ssh,id=other,target=/run/a,mode=0666,uid=1000 --mount=target=/ctx ISLES_TEST_AGENT=/run/a {ask} && stat -c '%a %u:%g' $SSH_AUTH_SOCK > /out"
+            ),
+            "666 1000:0\n",
+        ),
+        (
+            "RUN --mount=type=ssh --mount=type=ssh,id=other ls /run/buildkit > /out".into(),
+            "ssh_agent.0\nssh_agent.1\n",
+        ),
+        (
+            "RUN --mount=type=ssh,id=missing test ! -e /run/buildkit/ssh_agent.0 && echo none > /out".into(),
+            "none\n",
+        ),
+    ] {
+        assert_eq!(ran(&world, &format!("FROM base\n{instruction}\n"), &options), expected, "{instruction}");
+    }
+    let built = world.build_with("Dockerfile", "FROM base\nRUN --mount=type=ssh true\n", &options).unwrap();
+    assert!(!world.list(&built.image).contains_key("/run"), "its place is not left behind");
+}
+
+#[test]
+fn rights_are_granted_by_the_caller() {
+    use isles_build::Entitlement;
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let capabilities = |flag: &str, options: &BuildOptions| {
+        let text = format!(
+            "FROM base\nRUN {flag} while read n v; do test $n != CapBnd: || echo $v; done < /proc/self/status > /out\n"
+        );
+        u64::from_str_radix(ran(&world, &text, options).trim(), 16).unwrap()
+    };
+    let mut options = world.options();
+    let usual = capabilities("", &options);
+    options.allow.insert(Entitlement::SecurityInsecure);
+    assert_eq!(capabilities("--security=sandbox", &options), usual);
+    let all = capabilities("--security=insecure", &options);
+    assert!(all.count_ones() > usual.count_ones() && all & usual == usual, "{all:x} {usual:x}");
+    let interfaces = |flag: &str, options: &BuildOptions| {
+        ran(&world, &format!("FROM base\nRUN {flag} ls /sys/class/net > /out\n"), options).lines().count()
+    };
+    let host = std::fs::read_dir("/sys/class/net").unwrap().count();
+    options.allow.insert(Entitlement::NetworkHost);
+    assert_eq!(interfaces("--network=host", &options), host);
+    let by_network = BuildOptions { network: isles_spec::NetworkMode::Host, ..world.options() };
+    assert_eq!(interfaces("--network=host", &by_network), host);
+}
+
+#[test]
+fn other_languages_are_refused_by_name() {
+    let world = World::new();
+    for (text, name) in [
+        ("# syntax=somebody/else:1\nFROM base\n", Some("somebody/else:1")),
+        ("#!/usr/bin/env x\n# syntax = ghcr.io/a/b\nnonsense\n", Some("ghcr.io/a/b")),
+        ("// syntax=a/b\npackage main\n", Some("a/b")),
+        ("{\"syntax\": \"c/d\", \"x\": 1}\n", Some("c/d")),
+        ("# syntax=docker/dockerfilex\nFROM base\n", Some("docker/dockerfilex")),
+        ("# syntax=docker/dockerfile\nFROM base\n", None),
+        ("# syntax=docker.io/docker/dockerfile:1.99-labs\nFROM base\n", None),
+        ("# syntax=docker/dockerfile:1@sha256:0123\nFROM base\n", None),
+        ("# syntax=docker/dockerfile-upstream:master-labs\nFROM base\n", None),
+        ("#!/bin/x\n# syntax=docker/dockerfile:1\nFROM base\n", None),
+        ("# a comment\n# syntax=somebody/else\nFROM base\n", None),
+    ] {
+        match (world.build(text), name) {
+            (Ok(_), None) => {}
+            (Err(e), Some(name)) => {
+                assert!(e.to_string().contains(&format!("the frontend '{name}'")), "{text}: {e}")
+            }
+            (Err(e), None) => panic!("{text}: {e}"),
+            (Ok(_), Some(_)) => panic!("{text} was built"),
+        }
+    }
+    let given =
+        |name: &str| world.build_with("Dockerfile", "FROM base\n", &world.args(&[("BUILDKIT_SYNTAX", name)]));
+    assert!(given("docker/dockerfile:1").is_ok());
+    assert!(given("somebody/else").unwrap_err().to_string().contains("somebody/else"));
 }
 
 #[test]
