@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use isles_sandbox::setup::RootFs;
 use isles_spec::image::ContainerConfig;
-use isles_spec::{Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
+use isles_spec::{Device, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
 use isles_store::Merged;
 
 use crate::engine::Engine;
@@ -63,6 +63,8 @@ pub struct Step<'a> {
     pub rlimits: Vec<Rlimit>,
     /// Full capabilities, devices and no filter (`RUN --security=insecure`).
     pub privileged: bool,
+    /// Devices of the host beside those that every container has.
+    pub devices: Vec<Device>,
 }
 
 impl<'a> Step<'a> {
@@ -82,6 +84,7 @@ impl<'a> Step<'a> {
             resources: Resources::default(),
             rlimits: Vec::new(),
             privileged: false,
+            devices: Vec::new(),
         }
     }
 }
@@ -236,6 +239,7 @@ fn workload_of(step: &Step<'_>) -> Workload {
         network: step.network.clone(),
         resources: step.resources.clone(),
         rlimits: step.rlimits.clone(),
+        devices: step.devices.clone(),
         security: Security { privileged: step.privileged, ..Security::default() },
         ..Workload::default()
     }
