@@ -11,6 +11,7 @@ mod context;
 mod copy;
 pub mod debian;
 pub mod definition;
+mod device;
 mod digests;
 pub mod dockerfile;
 pub mod elsewhere;

@@ -3,16 +3,18 @@
 //! Mounts of a step show files that do not become part of the image. Where their place did not exist it is made
 //! in the upper directory, as are those of /proc, /etc/resolv.conf and the like; none of that is committed.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Step, StepOutput, StepRoot};
-use isles_spec::{Mount, MountKind, NetworkMode, Propagation};
+use isles_spec::{Device, Mount, MountKind, NetworkMode, Propagation};
 use isles_store::{CacheLock, CacheMount, CommitOptions, CommittedLayer, Merged, Ownership, Store};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::copy::{Owner, Placement, copy};
+use crate::device::Asked;
 use crate::digests::Digests;
 use crate::dockerfile::mount::Sharing;
 use crate::error::{Error, Result};
@@ -40,6 +42,8 @@ pub struct RunStep<'t> {
     pub user: String,
     pub network: NetworkMode,
     pub privileged: bool,
+    pub devices: Vec<Asked>,
+    pub hostname: Option<String>,
     pub mounts: Vec<StepMount<'t>>,
     /// A file to run: its name below [`SCRIPTS`], and its text.
     pub script: Option<(String, String)>,
@@ -101,7 +105,9 @@ impl RunStep<'_> {
             .with("working dir", self.working_dir.as_os_str().as_encoded_bytes())
             .with("user", &self.user)
             .with("network", format!("{:?}", self.network))
-            .with("privileged", [u8::from(self.privileged)]);
+            .with("privileged", [u8::from(self.privileged)])
+            .with("hostname", self.hostname.as_deref().unwrap_or_default())
+            .with_list("devices", self.devices.iter().map(|d| &d.name));
         if let Some((name, text)) = &self.script {
             key = key.with("script", name).with("text", text);
         }
@@ -120,6 +126,13 @@ impl RunStep<'_> {
         let (upper, overlay_work) = (scratch.folder("upper")?, scratch.folder("work")?);
         like_root(&upper, &view, store.ownership())?;
         let mut prepared = Prepared::default();
+        self.lock_caches(store, &mut prepared)?;
+        for device in &self.devices {
+            let Some(edits) = crate::device::find(device)? else { continue };
+            prepared.devices.extend(edits.devices);
+            prepared.env.extend(edits.env);
+            prepared.mounts.extend(edits.mounts);
+        }
         for (number, mount) in self.mounts.iter().enumerate() {
             mount.prepare(build, &scratch, number, &mut prepared)?;
         }
@@ -142,6 +155,8 @@ impl RunStep<'_> {
         step.mounts = std::mem::take(&mut prepared.mounts);
         step.network = self.network.clone();
         step.privileged = self.privileged;
+        step.devices = std::mem::take(&mut prepared.devices);
+        step.hostname = self.hostname.clone();
         step.host_ca |= build.options.host_ca;
         let outcome = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work })?;
         if !outcome.exit.success() {
@@ -150,6 +165,24 @@ impl RunStep<'_> {
         let options = CommitOptions { clamp_mtime: build.epoch, exclude: left_over(&upper, &stubs)?, lowers };
         Ok(store.commit_layer(&build.lease, &upper, &options)?)
     }
+
+    /// Locks the caches that others are waited for: each once, and all steps in the same order, so that none waits
+    /// for a step that waits for it.
+    fn lock_caches(&self, store: &Store, out: &mut Prepared) -> Result<()> {
+        let mut wanted = BTreeMap::new();
+        for mount in &self.mounts {
+            if let StepMount::Cache { id, sharing: sharing @ (Sharing::Shared | Sharing::Locked), .. } = mount
+                && wanted.get(id) != Some(&Sharing::Locked)
+            {
+                wanted.insert(id.clone(), *sharing);
+            }
+        }
+        for (id, sharing) in wanted {
+            let cache = cache_mount(store, &id, sharing)?;
+            out.caches.insert(id, cache);
+        }
+        Ok(())
+    }
 }
 
 /// What a step's mounts come to.
@@ -157,8 +190,10 @@ impl RunStep<'_> {
 struct Prepared {
     mounts: Vec<Mount>,
     env: Vec<String>,
-    /// Cache folders, locked while the step runs.
-    caches: Vec<CacheMount>,
+    devices: Vec<Device>,
+    /// Cache folders, locked while the step runs: those by ID that the step may use twice, and its own.
+    caches: BTreeMap<String, CacheMount>,
+    private: Vec<CacheMount>,
     /// Secrets in memory, which go when the step is over.
     secrets: Vec<Secret>,
     /// Sockets that are closed when the step is over.
@@ -197,12 +232,17 @@ impl StepMount<'_> {
                 out.mounts.push(bind(target.clone(), source, *read_only));
             }
             StepMount::Cache { target, id, read_only, sharing, mode, owner, initial } => {
-                let cache = cache_mount(build.store, id, *sharing)?;
+                let cache = match out.caches.get(id).filter(|_| *sharing != Sharing::Private) {
+                    Some(cache) => cache,
+                    None => {
+                        out.private.push(cache_mount(build.store, id, *sharing)?);
+                        &out.private[out.private.len() - 1]
+                    }
+                };
                 if !cache.folder.exists() {
                     fill_cache(build, scratch, number, &cache.folder, initial.as_ref(), *mode, *owner)?;
                 }
                 out.mounts.push(bind(target.clone(), cache.folder.clone(), *read_only));
-                out.caches.push(cache);
             }
             StepMount::Tmpfs { target, size } => out.mounts.push(Mount {
                 destination: target.clone(),

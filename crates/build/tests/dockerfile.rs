@@ -278,6 +278,11 @@ fn run_sees_what_it_should() {
             "FROM base AS other\nRUN mkdir /d && echo stage > /d/f\nFROM base\nRUN --mount=from=other,source=/d,target=/m cat /m/f > /out",
             "stage\n",
         ),
+        (
+            "RUN --mount=type=cache,id=twice,target=/p,sharing=locked --mount=type=cache,id=twice,target=/q \
+             touch /p/x && ls /q > /out",
+            "x\n",
+        ),
         ("RUN --mount=target=/ctx touch /ctx/f 2>/dev/null || echo no > /out", "no\n"),
         ("RUN --mount=type=tmpfs,target=/t,size=1m stat -f -c %b /t > /out", "256\n"),
         (
@@ -329,6 +334,11 @@ fn an_agent_is_lent() {
     let mut options = world.options();
     options.ssh.insert("default".into(), vec![socket.clone()]);
     options.ssh.insert("other".into(), vec![socket]);
+    let named = world.args(&[("BUILDKIT_SANDBOX_HOSTNAME", "box"), ("BUILDKIT_CACHE_MOUNT_NS", "mine")]);
+    assert_eq!(ran(&world, "FROM base\nRUN cat /proc/sys/kernel/hostname > /out\n", &named), "box\n");
+    let cached = "FROM base\nRUN --mount=type=cache,target=/c touch /c/x\nRUN --mount=type=cache,target=/c ls /c > /out\n";
+    assert_eq!(ran(&world, cached, &named), "x\n");
+    assert_eq!(ran(&world, &cached.replace("touch /c/x", "true"), &world.options()), "");
     let ask = "/ctx/program --exact in_a_step_the_agent_is_asked >&2";
     for (instruction, expected) in [
         (
@@ -377,6 +387,30 @@ fn rights_are_granted_by_the_caller() {
     assert_eq!(capabilities("--security=sandbox", &options), usual);
     let all = capabilities("--security=insecure", &options);
     assert!(all.count_ones() > usual.count_ones() && all & usual == usual, "{all:x} {usual:x}");
+    options.allow.insert(Entitlement::Device(None));
+    let device = |flag: &str, text: &str, options: &BuildOptions| {
+        ran(&world, &format!("FROM base\nRUN {flag} {text} > /out\n"), options)
+    };
+    if std::path::Path::new("/dev/fuse").exists() {
+        assert_eq!(device("--device=/dev/fuse", "test -c /dev/fuse && echo yes", &options), "yes\n");
+    }
+    assert_eq!(device("--device=/dev/nothing --device=a.b/c=d", "echo without", &options), "without\n");
+    for (flag, part) in [
+        ("--device=/dev/nothing,required", "'/dev/nothing' is not here"),
+        ("--device=a.b/c=d,required", "'a.b/c=d' is not here"),
+        ("--device=gpu", "no name of a device"),
+        ("--device=required", "needs a name"),
+    ] {
+        let error =
+            world.build_with("Dockerfile", &format!("FROM base\nRUN {flag} true\n"), &options).unwrap_err();
+        assert!(error.to_string().contains(part) && error.to_string().contains("Dockerfile:2:"), "{error}");
+    }
+    let one = Entitlement::Device(Some("a.b/c=d".into()));
+    let only = BuildOptions { allow: [one].into(), ..world.options() };
+    assert_eq!(device("--device=a.b/c=d", "echo without", &only), "without\n");
+    let error =
+        world.build_with("Dockerfile", "FROM base\nRUN --device=/dev/fuse true\n", &only).unwrap_err();
+    assert!(error.to_string().contains("device=/dev/fuse is not granted"), "{error}");
     let interfaces = |flag: &str, options: &BuildOptions| {
         ran(&world, &format!("FROM base\nRUN {flag} ls /sys/class/net > /out\n"), options).lines().count()
     };

@@ -215,14 +215,14 @@ fn go_bool(text: &str) -> Option<bool> {
 }
 
 /// One CSV record: fields between commas, a field in double quotes may hold commas and doubled quotes.
-fn fields(text: &str) -> Result<Vec<String>, &'static str> {
+pub(crate) fn fields(text: &str) -> Result<Vec<String>, &'static str> {
     let mut out = Vec::new();
     let mut rest = text;
     loop {
         if let Some(mut quoted) = rest.strip_prefix('"') {
             let mut field = String::new();
             loop {
-                let end = quoted.find('"').ok_or("a quoted field of the mount has no end")?;
+                let end = quoted.find('"').ok_or("a quoted field has no end")?;
                 field.push_str(&quoted[..end]);
                 quoted = &quoted[end + 1..];
                 match quoted.strip_prefix('"') {
@@ -237,7 +237,7 @@ fn fields(text: &str) -> Result<Vec<String>, &'static str> {
             match quoted.strip_prefix(',') {
                 Some(more) => rest = more,
                 None if quoted.is_empty() => return Ok(out),
-                None => return Err("text follows a quoted field of the mount"),
+                None => return Err("text follows a quoted field"),
             }
         } else {
             let (field, more) = match rest.split_once(',') {
@@ -245,7 +245,7 @@ fn fields(text: &str) -> Result<Vec<String>, &'static str> {
                 None => (rest, None),
             };
             if field.contains('"') {
-                return Err("a quote stands inside a field of the mount");
+                return Err("a quote stands inside a field");
             }
             out.push(field.to_owned());
             match more {

@@ -11,6 +11,7 @@ use super::mount::{self, MountType, RunMount, Sharing};
 use super::scope;
 use super::syntax;
 use crate::copy::Owner;
+use crate::device::Asked;
 use crate::error::Result;
 use crate::options::Entitlement;
 use crate::position::{Diagnostic, Spanned};
@@ -45,6 +46,14 @@ impl<'a> Stage<'a, '_> {
         if let Some(word) = host.filter(|_| build.options.network != NetworkMode::Host) {
             self.demand(origin, word, Entitlement::NetworkHost)?;
         }
+        let mut devices = Vec::new();
+        for word in &run.devices {
+            let device: Asked = word.text.parse().map_err(|why: String| origin.source.at(word.span, why))?;
+            if !build.options.allow.contains(&Entitlement::Device(None)) {
+                self.demand(origin, word, Entitlement::Device(Some(device.name.clone())))?;
+            }
+            devices.push(device);
+        }
         let mut sources = Vec::new();
         for flag in &run.mounts {
             sources.push(self.source(origin, flag)?);
@@ -77,6 +86,8 @@ impl<'a> Stage<'a, '_> {
                 _ => build.options.network.clone(),
             },
             privileged: privileged.is_some(),
+            devices,
+            hostname: build.options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
             mounts,
             script,
             place: format!("{}:{}", origin.source.name(), step.node.line.start_line),
@@ -172,7 +183,7 @@ impl<'a> Stage<'a, '_> {
             }
             MountType::Cache => StepMount::Cache {
                 target: target_of(),
-                id: mount.id.clone().unwrap_or_else(|| target_of().display().to_string()),
+                id: self.cache_id(mount),
                 read_only: mount.read_only,
                 sharing: mount.sharing.unwrap_or(Sharing::Shared),
                 mode: mount.mode.unwrap_or(0o755),
@@ -216,6 +227,19 @@ impl<'a> Stage<'a, '_> {
                 StepMount::Ssh { target: target_of(), sources, mode: mount.mode.unwrap_or(0o600), owner }
             }
         }))
+    }
+
+    /// What a cache is known by: its ID, or its place as it is written; with the name space of the caller.
+    fn cache_id(&self, mount: &RunMount) -> String {
+        let place = mount.target.as_deref().unwrap_or_default();
+        let cleaned = absolute(Path::new("/"), place);
+        let cleaned = cleaned.trim_end_matches('/');
+        let place = if place.starts_with('/') { cleaned } else { cleaned.trim_start_matches('/') };
+        let id = mount.id.as_deref().filter(|id| !id.is_empty()).unwrap_or(place);
+        match self.file.build.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            Some(space) => format!("{space}/{id}"),
+            None => id.to_owned(),
+        }
     }
 
     fn files(&self, origin: &Origin, source: &Source) -> Result<Vec<Selection>> {
