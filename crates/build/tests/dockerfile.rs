@@ -55,7 +55,6 @@ fn the_configuration_and_its_history() {
         ("STOPSIGNAL SIGINT", false),
         ("SHELL [/bin/busybox sh -c]", false),
         ("HEALTHCHECK &{[\"CMD-SHELL\" \"true\"] \"5s\" \"0s\" \"0s\" \"0s\" '\\x00'}", false),
-        ("ONBUILD RUN echo $X", false),
         ("CMD [\"/bin/busybox\" \"sh\" \"-c\" \"echo hi\"]", false),
         ("ENTRYPOINT [\"/bin/echo\" \"e\"]", false),
         ("MAINTAINER me", false),
@@ -173,6 +172,7 @@ fn triggers() {
         ("FROM x", "FROM"),
         ("NONSENSE", "unknown instruction"),
         ("COPY a", "destination"),
+        ("ENV a=b\nENV c=d", "one instruction"),
     ] {
         let mut config = base.config.clone();
         config.config.on_build = vec![trigger.into()];

@@ -305,19 +305,16 @@ impl Stage<'_, '_> {
                 }
             }
         }
-        let from = match &wanted.from {
-            Some(word) => Some(Spanned::new(self.expand(origin, word)?, word.span)),
-            None => None,
-        };
         Ok(Expanded {
             sources,
             inline,
             destination: self.expand(origin, &wanted.destination)?,
-            from,
+            from: wanted.from.clone(),
             chown: optional(&wanted.chown)?,
             chmod: optional(&wanted.chmod)?,
             checksum: optional(&wanted.checksum)?,
-            exclude: wanted.exclude.iter().map(|w| self.expand(origin, w)).collect::<Result<_>>()?,
+            // As BuildKit, which expands no variable there.
+            exclude: wanted.exclude.iter().map(|w| w.text.clone()).collect(),
         })
     }
 }

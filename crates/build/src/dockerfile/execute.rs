@@ -105,11 +105,8 @@ pub fn execute(
         Ok(outcome) => outcome.snapshot,
         Err(shared) => shared.snapshot.clone(),
     };
-    let labels: Vec<_> = build.options.labels.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
-    if !labels.is_empty() {
-        snapshot.config.config.labels.extend(labels.iter().cloned());
-        snapshot.note(history::pairs("LABEL", &labels));
-    }
+    let labels = build.options.labels.iter().map(|(n, v)| (n.clone(), v.clone()));
+    snapshot.config.config.labels.extend(labels);
     warn_of_unused(&recipe, &globals, &words);
     Ok((snapshot, warnings.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
@@ -174,7 +171,7 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
             text.parse().map_err(|e: isles_spec::Error| place(source, word.span, e.into()))?
         }
     };
-    let (snapshot, scope) = match &file.plan.bases[index] {
+    let (mut snapshot, scope) = match &file.plan.bases[index] {
         From::Scratch => (images::scratch(&platform), Scope::default()),
         From::Stage(base) => {
             let base = stages.get(*base)?;
@@ -185,6 +182,13 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
             (images::base(&image, &platform), Scope::default())
         }
     };
+    let config = &mut snapshot.config.config;
+    if scope::get(&config.env, "PATH").is_none() {
+        config.env.push(images::DEFAULT_PATH.to_owned());
+    }
+    if !config.working_dir.is_empty() {
+        config.working_dir = folder(&absolute(Path::new("/"), &config.working_dir));
+    }
     let mut stage = Stage {
         file,
         stages,
@@ -304,6 +308,9 @@ impl Stage<'_, '_> {
         let base = self.file.recipe.stages[self.index].base.text.clone();
         let tree = parse_trigger(&format!("ONBUILD {} of {base}", number + 1), text)?;
         let origin = Origin { source: tree.source.clone(), escape: tree.escape, trigger: true };
+        if let Some(second) = tree.nodes.get(1) {
+            return Err(origin.source.at(second.span, "an ONBUILD of an image holds one instruction").into());
+        }
         for node in tree.nodes {
             let instruction = instruction::instruction(&origin.source, &node)?;
             if matches!(instruction, Instruction::Onbuild(_)) {
@@ -377,6 +384,9 @@ impl Stage<'_, '_> {
             }
             Instruction::Expose(words) => {
                 let mut ports = Vec::new();
+                // BuildKit sorts them as they are written.
+                let mut words: Vec<_> = words.iter().collect();
+                words.sort_by(|a, b| a.text.cmp(&b.text));
                 for word in words {
                     let split = self.file.words(&origin.source, origin.escape).split(
                         word,
@@ -389,7 +399,6 @@ impl Stage<'_, '_> {
                         );
                     }
                 }
-                ports.sort();
                 self.snapshot.note(history::listed("EXPOSE", &ports));
                 let exposed = &mut self.snapshot.config.config.exposed_ports;
                 exposed.extend(ports.into_iter().map(|p| (p, Default::default())));
@@ -427,10 +436,8 @@ impl Stage<'_, '_> {
                 self.snapshot.note(history::healthcheck(check));
                 self.snapshot.config.config.healthcheck = Some(check.clone());
             }
-            Instruction::Onbuild(text) => {
-                self.snapshot.note(format!("ONBUILD {text}"));
-                self.snapshot.config.config.on_build.push(text.clone());
-            }
+            // As BuildKit, without an entry in the history.
+            Instruction::Onbuild(text) => self.snapshot.config.config.on_build.push(text.clone()),
             Instruction::Maintainer(name) => {
                 let warning = origin.source.at(step.node.keyword.span, "MAINTAINER is deprecated");
                 let words = self.file.words(&origin.source, origin.escape);
@@ -460,8 +467,7 @@ impl Stage<'_, '_> {
         }
         self.has_workdir = true;
         let path = absolute(&self.working_dir(), &text);
-        let shown = path.trim_end_matches('/');
-        let shown = if shown.is_empty() { "/" } else { shown }.to_owned();
+        let shown = folder(&path);
         self.snapshot.config.config.working_dir = shown.clone();
         let created_by = format!("WORKDIR {shown}");
         if shown == "/" {
@@ -485,6 +491,14 @@ impl Stage<'_, '_> {
             }
             crate::snapshot::commit(build, upper)
         })
+    }
+}
+
+/// A path without a slash at its end.
+fn folder(path: &str) -> String {
+    match path.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        path => path.to_owned(),
     }
 }
 

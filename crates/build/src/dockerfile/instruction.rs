@@ -353,6 +353,11 @@ fn copy(source: &SourceText, node: &Node) -> Result<Instruction, Diagnostic> {
             None => CopySource::Path(word.clone()),
         });
     }
+    if let Some(from) = flags.find("from").filter(|f| f.contains('$')) {
+        return Err(source
+            .at(from.span, "--from takes no variable")
+            .with_suggestion("give the image a stage of its own (FROM $IMAGE AS name) and copy from that"));
+    }
     if let Some(inline) = list.iter().find_map(|s| match s {
         CopySource::Inline(h) if h.name.contains('/') || matches!(h.name.as_str(), "." | "..") => Some(h),
         _ => None,
@@ -518,6 +523,7 @@ mod tests {
             "COPY <<a/b /x\nq\na/b",
             "ADD --from=x a b",
             "COPY --link=maybe a b",
+            "COPY --from=$x a b",
             "COPY --chown=a --chown=b a b",
             "COPY --chown a b",
             "VOLUME [\"\"]",
