@@ -61,16 +61,29 @@ impl Glob {
 
     /// Whether the whole of `text` fits.
     pub fn matches(&self, text: &str) -> bool {
+        self.read(text, false)
+    }
+
+    /// Whether a path fits, or a directory above it.
+    pub fn matches_above(&self, path: &str) -> bool {
+        self.read(path, true)
+    }
+
+    /// Follows all possibilities through `text`; with `above` it is enough that one ends before a slash.
+    fn read(&self, text: &str, above: bool) -> bool {
         let count = self.pieces.len();
         // `at[i]`: the pieces before `i` fit what was read. `within[i]`: piece `i` is a `**/` in the middle of a
         // directory's name.
-        let mut at = vec![false; count + 1];
-        let mut within = vec![false; count];
+        let (mut at, mut next) = (vec![false; count + 1], vec![false; count + 1]);
+        let (mut within, mut next_within) = (vec![false; count], vec![false; count]);
         at[0] = true;
         self.skip_empty(&mut at);
         for c in text.chars() {
-            let mut next = vec![false; count + 1];
-            let mut next_within = vec![false; count];
+            if above && c == '/' && at[count] {
+                return true;
+            }
+            next.fill(false);
+            next_within.fill(false);
             for (i, piece) in self.pieces.iter().enumerate() {
                 if !at[i] && !within[i] {
                     continue;
@@ -91,7 +104,8 @@ impl Glob {
                 }
             }
             self.skip_empty(&mut next);
-            (at, within) = (next, next_within);
+            std::mem::swap(&mut at, &mut next);
+            std::mem::swap(&mut within, &mut next_within);
             if !at.contains(&true) && !within.contains(&true) {
                 return false;
             }
@@ -200,11 +214,9 @@ impl Ignore {
             return false;
         }
         let text = path.to_string_lossy();
-        let mut prefixes: Vec<&str> = text.match_indices('/').map(|(i, _)| &text[..i]).collect();
-        prefixes.push(&text);
         let mut out = false;
         for rule in &self.rules {
-            if rule.back == out && prefixes.iter().any(|p| rule.glob.matches(p)) {
+            if rule.back == out && rule.glob.matches_above(&text) {
                 out = !rule.back;
             }
         }
@@ -221,8 +233,8 @@ fn clean(pattern: &str) -> String {
             ".." if out.last().is_some_and(|l| *l != "..") => {
                 out.pop();
             }
-            // Above the root is the root.
-            ".." => {}
+            // Above the root is the root; what is above a relative path fits nothing.
+            ".." if pattern.starts_with('/') => {}
             part => out.push(part),
         }
     }
@@ -290,6 +302,8 @@ mod tests {
             ("a/**/z", "a/z", true),
             ("a/**/z", "a/b/c/z", true),
             ("a**z", "a/b/z", true),
+            ("/../x", "x", true),
+            ("../x", "x", false),
             ("", "x", false),
             (".", "x", false),
             ("\u{feff}x", "x", true),

@@ -1,5 +1,6 @@
 //! Which files a COPY, an ADD or `%files` takes, and their key: the digest of exactly those files.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -77,7 +78,7 @@ pub fn select(tree: &Tree, word: &str, wish: &Wish) -> Result<Selected> {
         let from: PathBuf = pivot.iter().collect();
         let Some((from, _)) = tree.follow(&from)? else { return Ok(Err(missing(tree, &from)?)) };
         let parts = words(word);
-        expand(tree, from, &parts, wish, &mut places, 0)?;
+        expand(tree, from, &parts, wish, &mut Places { found: &mut places, seen: HashSet::new() }, 0)?;
         places.sort();
         places.dedup();
     } else {
@@ -101,20 +102,27 @@ fn words(pattern: &str) -> Vec<&str> {
     pattern.split('/').filter(|w| !matches!(*w, "" | ".")).collect()
 }
 
+/// Where a pattern leads.
+struct Places<'p> {
+    found: &'p mut Vec<PathBuf>,
+    /// Directories with what is left of the pattern: several `**` come to the same place in many ways.
+    seen: HashSet<(PathBuf, usize)>,
+}
+
 /// Follows a pattern component by component, so that only directories that may match are read.
 fn expand(
     tree: &Tree,
     here: PathBuf,
     parts: &[&str],
     wish: &Wish,
-    found: &mut Vec<PathBuf>,
+    places: &mut Places<'_>,
     depth: usize,
 ) -> Result<()> {
     let Some((part, rest)) = parts.split_first() else {
-        found.push(here);
+        places.found.push(here);
         return Ok(());
     };
-    if depth > DEPTH {
+    if depth > DEPTH || !places.seen.insert((here.clone(), parts.len())) {
         return Ok(());
     }
     if !has_wildcard(part) {
@@ -125,7 +133,7 @@ fn expand(
         };
         return match tree.lstat(&next)? {
             Some(meta) if rest.is_empty() || meta.kind == FileKind::Dir => {
-                expand(tree, next, rest, wish, found, depth + 1)
+                expand(tree, next, rest, wish, places, depth + 1)
             }
             _ => Ok(()),
         };
@@ -136,7 +144,7 @@ fn expand(
     let deep = wish.parents && *part == "**";
     if deep {
         // No directory at all is one of the possibilities.
-        expand(tree, here.clone(), rest, wish, found, depth + 1)?;
+        expand(tree, here.clone(), rest, wish, places, depth + 1)?;
     }
     let glob = Glob::new(part, false)
         .map_err(|why| isles_spec::Error::new(format!("invalid pattern '{part}': {why}")))?;
@@ -148,12 +156,12 @@ fn expand(
         let directory = meta.kind == FileKind::Dir;
         if deep {
             if directory {
-                expand(tree, next, parts, wish, found, depth + 1)?;
+                expand(tree, next, parts, wish, places, depth + 1)?;
             } else if rest.is_empty() {
-                found.push(next);
+                places.found.push(next);
             }
         } else if (rest.is_empty() || directory) && glob.matches(&name.to_string_lossy()) {
-            expand(tree, next, rest, wish, found, depth + 1)?;
+            expand(tree, next, rest, wish, places, depth + 1)?;
         }
     }
     Ok(())

@@ -21,6 +21,14 @@ fn world() -> World {
     std::fs::set_permissions(context.join("dir/sub/two"), std::fs::Permissions::from_mode(0o4755)).unwrap();
     symlink("a.txt", context.join("ln")).unwrap();
     symlink("one", context.join("dir/inner")).unwrap();
+    world.write("nest/data/real/f", "n");
+    for (path, mode) in [("nest/data", 0o711), ("nest/data/real", 0o700), ("nest/data/real/f", 0o644)] {
+        std::fs::set_permissions(context.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::fs::create_dir_all(context.join("odd")).unwrap();
+    symlink("no/where", context.join("odd/dangling")).unwrap();
+    symlink("../../etc", context.join("odd/up")).unwrap();
+    std::fs::create_dir(context.join("empty")).unwrap();
     world
 }
 
@@ -100,6 +108,59 @@ fn where_files_go() {
             &[("/open/EOF", "644 0:0 \"$BASE\\n\""), ("/open/other", "644 0:0 \"x\\n\"")],
         ),
         ("COPY nothing* /open/", &[]),
+        // What the image has below the destination takes mode and owner of the source; the destination keeps its own.
+        (
+            "COPY nest /",
+            &[("/data", "711 0:0 dir"), ("/data/real", "700 0:0 dir"), ("/data/real/f", "644 0:0 \"n\"")],
+        ),
+        ("COPY nest/data/ /data", &[("/data/real", "700 0:0 dir"), ("/data/real/f", "644 0:0 \"n\"")]),
+        // A layer of its own knows no links of the image.
+        ("COPY --link a.txt /link/", &[("/link", "755 0:0 dir"), ("/link/a.txt", "640 0:0 \"a\"")]),
+        ("COPY --link --chown=5:6 a.txt /new/", &[("/new", "755 5:6 dir"), ("/new/a.txt", "640 5:6 \"a\"")]),
+        ("COPY --chmod=0711 dir/sub /open/", &[("/open/two", "711 0:0 \"2\"")]),
+        (
+            "COPY --chmod=0700 nest/data /open/",
+            &[("/open/real", "700 0:0 dir"), ("/open/real/f", "700 0:0 \"n\"")],
+        ),
+        ("COPY empty /new", &[("/new", "755 0:0 dir")]),
+        ("COPY empty/ /new/", &[("/new", "755 0:0 dir")]),
+        ("COPY odd /open/", &[("/open/dangling", "-> no/where"), ("/open/up", "-> ../../etc")]),
+        (
+            "COPY --parents a.txt dir/one /open/",
+            &[
+                ("/open/a.txt", "640 0:0 \"a\""),
+                ("/open/dir", "750 0:0 dir"),
+                ("/open/dir/one", "644 0:0 \"1\""),
+            ],
+        ),
+        ("COPY --parents no*/where /open/", &[]),
+        (
+            "COPY --parents dir/./*/two /open/",
+            &[("/open/sub", "700 0:0 dir"), ("/open/sub/two", "4755 0:0 \"2\"")],
+        ),
+        (
+            "COPY --parents nest/./data /open/",
+            &[
+                ("/open/data", "711 0:0 dir"),
+                ("/open/data/real", "700 0:0 dir"),
+                ("/open/data/real/f", "644 0:0 \"n\""),
+            ],
+        ),
+        // Patterns of --exclude are those of .dockerignore, from each source on.
+        ("COPY --exclude=** --exclude=!one dir /open/", &[("/open/one", "644 0:0 \"1\"")]),
+        (
+            "COPY --exclude=**/two --exclude=inner dir /open/",
+            &[("/open/one", "644 0:0 \"1\""), ("/open/sub", "700 0:0 dir")],
+        ),
+        ("COPY --exclude=dir/one --exclude=sub --exclude=in* dir /open/", &[("/open/one", "644 0:0 \"1\"")]),
+        // Quotes in a here-document are text.
+        (
+            "COPY <<EOF /new\n\"$BASE\" '$BASE' \\$BASE ${NO:-x}\nEOF",
+            &[("/new", "644 0:0 \"\\\"1\\\" '1' $BASE x\\n\"")],
+        ),
+        ("COPY <<-EOF /new\n\t\ttabs\n\tEOF", &[("/new", "644 0:0 \"tabs\\n\"")]),
+        ("COPY --chmod=755 --chown=app <<EOF /new\n#!\nEOF", &[("/new", "755 1000:1001 \"#!\\n\"")]),
+        ("ARG D=/open\nENV F=a\nCOPY $F.txt ${D}/x", &[("/open/x", "640 0:0 \"a\"")]),
     ] {
         let changes = changes(&world, instruction);
         let expected: BTreeMap<String, String> =
@@ -183,6 +244,7 @@ fn what_is_refused() {
     symlink("/etc/passwd", world.context().join("out")).unwrap();
     symlink("../../../../../../etc/passwd", world.context().join("up")).unwrap();
     symlink("nowhere", world.context().join("dangling")).unwrap();
+    world.write("clash/dir/etc/passwd/x", "y").write("clash/file/data", "y");
     world.write("ignored", "x").write(".wh.x", "y").write("Dockerfile.dockerignore", "ignored\n!nothing\n");
     for (instruction, place, part, hint) in [
         ("COPY a.tx /", "2:6", "'a.tx' is not in", "a.txt"),
@@ -195,6 +257,12 @@ fn what_is_refused() {
         ("COPY *.txt /x", "2:1", "several", "/x/"),
         ("COPY dir /data/file", "2:1", "not a directory", "RUN"),
         ("COPY dir /etc/passwd/", "2:1", "not a directory", ""),
+        ("COPY clash/dir /", "2:1", "not a directory", "RUN"),
+        ("COPY clash/file /", "2:1", "is a directory", "RUN"),
+        ("COPY --parents no/where /x/", "2:16", "not in", ""),
+        ("COPY --chmod=77777 a.txt /", "2:6", "invalid mode", "755"),
+        ("COPY --chmod=u=rwx,,g=q a.txt /", "2:6", "invalid mode", "755"),
+        ("COPY --exclude=[ a.txt /", "2:6", "invalid pattern", ""),
         ("COPY --chown=nobody a.txt /", "2:1", "no user 'nobody'", "RUN"),
         ("COPY --chown=0:nobody a.txt /", "2:1", "no group 'nobody'", ""),
         ("COPY --chmod=u+q a.txt /", "2:6", "invalid mode", "755"),
@@ -237,7 +305,6 @@ fn stages_that_cannot_be_meant() {
 #[test]
 fn odd_files_of_a_context() {
     let world = world();
-    std::fs::create_dir(world.context().join("odd")).unwrap();
     world.write("odd/plain", "x");
     let fifo = world.context().join("odd/fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
