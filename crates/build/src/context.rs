@@ -51,11 +51,15 @@ impl Context {
 
 /// `<recipe>.dockerignore` goes before `.dockerignore` of the context.
 fn ignore_of(recipe: &Found) -> Result<Ignore> {
-    // A recipe that was fetched is named by its place in the context.
-    let file = if recipe.text.is_some() { recipe.context.join(&recipe.file) } else { recipe.file.clone() };
+    let file = match recipe.fetched {
+        true => recipe.context.join(&recipe.file),
+        false => recipe.file.clone(),
+    };
     let mut own = file.into_os_string();
     own.push(".dockerignore");
-    for path in [PathBuf::from(own), recipe.context.join(".dockerignore")] {
+    // A recipe that is in no file has no neighbour either.
+    let own = (recipe.fetched || recipe.text.is_none()).then(|| PathBuf::from(own));
+    for path in own.into_iter().chain([recipe.context.join(".dockerignore")]) {
         let read = open(&path, recipe).and_then(|file| isles_store::read_bounded(file, LIMIT));
         let text = match read {
             Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -79,7 +83,7 @@ fn ignore_of(recipe: &Found) -> Result<Ignore> {
 /// out of it.
 fn open(path: &Path, recipe: &Found) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let opened = match (recipe.text.is_some(), path.strip_prefix(&recipe.context)) {
+    let opened = match (recipe.fetched, path.strip_prefix(&recipe.context)) {
         (true, Ok(below)) => {
             let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             openat2(File::open(&recipe.context)?, below, flags, Mode::empty(), how)?

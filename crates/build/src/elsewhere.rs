@@ -148,7 +148,7 @@ fn alone(scratch: Scratch, mut stream: File, name: &str, made: Option<i64>) -> R
     stream.rewind().map_err(Error::io("read", name))?;
     let context = scratch.folder("context")?;
     let found = recipe::read_from(stream, name, &context)?;
-    Ok(Fetched { found: Found { made, ..found }, _scratch: scratch })
+    Ok(Fetched { found: Found { fetched: true, made, ..found }, _scratch: scratch })
 }
 
 /// The recipe in a fetched folder, by its name there.
@@ -157,7 +157,7 @@ fn in_folder(scratch: Scratch, folder: &Path, recipe: Wanted<'_>, made: Option<i
         Wanted::Named(file) => file.to_owned(),
         Wanted::Text(text) => {
             let found = recipe::read_from(text, "standard input", folder)?;
-            return Ok(Fetched { found: Found { made, ..found }, _scratch: scratch });
+            return Ok(Fetched { found: Found { fetched: true, made, ..found }, _scratch: scratch });
         }
         Wanted::Usual => {
             let found = recipe::find(folder)?.file;
@@ -175,5 +175,5 @@ fn in_folder(scratch: Scratch, folder: &Path, recipe: Wanted<'_>, made: Option<i
         .ok_or_else(|| SpecError::new(format!("'{}' is larger than a recipe may be", name.display())))?;
     let read = recipe::read_from(&bytes[..], "recipe", folder)?;
     let language = recipe::language_of(&name).unwrap_or(read.language);
-    Ok(Fetched { found: Found { file: name, language, made, ..read }, _scratch: scratch })
+    Ok(Fetched { found: Found { file: name, language, fetched: true, made, ..read }, _scratch: scratch })
 }

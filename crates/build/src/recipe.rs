@@ -26,6 +26,8 @@ pub struct Found {
     pub language: Language,
     /// The folder that COPY and `%files` start from.
     pub context: PathBuf,
+    /// The context was fetched ([`crate::elsewhere`]), and the file is named by its path there. No link leads out.
+    pub fetched: bool,
     /// When what the context was fetched from was made (seconds since 1970); nothing for a folder of the host.
     pub made: Option<i64>,
 }
@@ -90,7 +92,14 @@ pub fn find(path: &Path) -> Result<Found> {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        return Ok(Found { file: path.to_owned(), text: None, language, context, made: None });
+        return Ok(Found {
+            file: path.to_owned(),
+            text: None,
+            language,
+            context,
+            fetched: false,
+            made: None,
+        });
     }
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
@@ -109,6 +118,7 @@ pub fn find(path: &Path) -> Result<Found> {
             file: file.clone(),
             text: None,
             context: path.to_owned(),
+            fetched: false,
             made: None,
         }),
         several => {
@@ -125,7 +135,14 @@ pub fn find(path: &Path) -> Result<Found> {
 pub fn read_from(input: impl Read, name: &str, context: &Path) -> Result<Found> {
     let text = bounded(input, Path::new(name))?;
     let language = guess(&text);
-    Ok(Found { file: name.into(), language, text: Some(text), context: context.to_owned(), made: None })
+    Ok(Found {
+        file: name.into(),
+        language,
+        text: Some(text),
+        context: context.to_owned(),
+        fetched: false,
+        made: None,
+    })
 }
 
 /// The language of a recipe whose name does not tell, by its first words.

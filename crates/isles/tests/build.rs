@@ -120,6 +120,54 @@ fn a_recipe_from_standard_input() {
 }
 
 #[test]
+fn a_context_that_is_no_folder() {
+    use isles_store::tar::{Entry, Writer};
+    let world = World::new();
+    let mut writer = Writer::new(Vec::new());
+    for (path, text) in
+        [("Dockerfile", "FROM scratch\nCOPY f /\n"), ("other", "FROM scratch\nCOPY f /g\n"), ("f", "x")]
+    {
+        let entry = Entry { path: path.into(), mode: 0o644, size: text.len() as u64, ..Entry::default() };
+        writer.begin(&entry).unwrap();
+        writer.data(text.as_bytes()).unwrap();
+    }
+    let archive = String::from_utf8(writer.finish().unwrap()).unwrap();
+    for args in [&["-q", "-"][..], &["-q", "-f", "other", "-"]] {
+        let built = world.build_with_input(args, &archive);
+        assert!(built.status.success(), "{args:?}: {}", text(&built.stderr));
+    }
+    let recipe = world.build_with_input(&["-q", "-"], "FROM scratch\nLABEL a=b\n");
+    assert!(recipe.status.success(), "{}", text(&recipe.stderr));
+    for (args, words) in [
+        (&["-q", "-f", "-", "-"][..], "cannot both be standard input"),
+        (&["-q", "-f", "missing", "-"], "no recipe 'missing'"),
+        (&["-q", "http://127.0.0.1:1/x.tar"], "connection refused"),
+        (&["-q", "https://127.0.0.1:1/x.git#--upload-pack=x"], "no branch, tag or commit"),
+    ] {
+        let refused = world.build_with_input(args, &archive);
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(text(&refused.stderr).contains(words), "{args:?}: {}", text(&refused.stderr));
+    }
+}
+
+#[test]
+fn agents_and_rights_are_the_callers() {
+    let world = World::new();
+    world.write("Dockerfile", "FROM scratch\nRUN --network=host --mount=type=ssh,required x\n");
+    for (args, words) in [
+        (&["."][..], "the right network.host is not granted"),
+        (&["--allow", "network.host", "."], "the SSH agent 'default' is not given"),
+        (&["--allow", "network.host", "--ssh", "default", "."], "SSH_AUTH_SOCK is not set"),
+        (&["--allow", "network.host", "--ssh", "default=/no/such", "."], "/no/such"),
+        (&["--allow", "everything", "."], "no right is called 'everything'"),
+    ] {
+        let refused = world.command(args).env_remove("SSH_AUTH_SOCK").output().unwrap();
+        assert!(!refused.status.success(), "{args:?}");
+        assert!(text(&refused.stderr).contains(words), "{args:?}: {}", text(&refused.stderr));
+    }
+}
+
+#[test]
 fn messages_show_the_place() {
     let world = World::new();
     world.write("Dockerfile", "FROM scratch\nCOPPY a /\n");
