@@ -28,10 +28,11 @@ pub struct LogicalLine {
     /// First and last physical line, from 1.
     pub start_line: usize,
     pub end_line: usize,
-    /// Comments directly above, without `#`, trimmed.
+    /// Comments above, without `#`, trimmed. As in the reference a comment without text parts them from what
+    /// stands before it, a blank line does not, and an indented comment keeps its `#`.
     pub comments: Vec<String>,
-    /// A continuation was followed by a blank line.
-    pub empty_continuation: bool,
+    /// The first blank line that a continuation was followed by.
+    pub blank_line: Option<usize>,
 }
 
 impl LogicalLine {
@@ -138,15 +139,14 @@ impl Lines {
             let stripped = body.trim_start();
             let at = at + (body.len() - stripped.len());
             let is_directive = self.directive(stripped, at)?;
-            if let Some(comment) = stripped.strip_prefix('#') {
+            if stripped.starts_with('#') {
                 if !is_directive {
-                    self.comments.push(comment.trim().to_owned());
+                    self.comment(if stripped.len() == body.len() { &stripped[1..] } else { stripped });
                 }
                 continue;
             }
             let (text, mut more) = self.cut_continuation(stripped);
             if !more && text.is_empty() {
-                self.comments.clear();
                 continue;
             }
             let mut line = LogicalLine {
@@ -163,7 +163,7 @@ impl Lines {
                     continue;
                 }
                 if stripped.is_empty() {
-                    line.empty_continuation = true;
+                    line.blank_line.get_or_insert(self.current);
                     continue;
                 }
                 let (text, again) = self.cut_continuation(body);
@@ -182,6 +182,13 @@ impl Lines {
             return Ok(Some(line));
         }
         Ok(None)
+    }
+
+    fn comment(&mut self, text: &str) {
+        match text.trim() {
+            "" => self.comments.clear(),
+            text => self.comments.push(text.to_owned()),
+        }
     }
 
     /// The body of a here-document that ends at a line which is exactly `delimiter` (leading tabs aside
@@ -269,27 +276,44 @@ fn split_directive<'t>(line: &'t str, comment: &str) -> Option<(String, &'t str,
 /// The frontend that a file asks for: `# syntax=`, `// syntax=` or `{"syntax": …}`, also after a `#!`
 /// line.
 pub fn requested_syntax(text: &str) -> Option<String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let text = match text.strip_prefix("#!") {
-        Some(rest) => rest.split_once('\n').map_or("", |(_, after)| after),
-        None => text,
-    };
-    for comment in ["#", "//"] {
-        for line in text.lines() {
-            match split_directive(line, comment) {
-                Some((name, value, _)) if name == "syntax" => {
-                    return value.split_whitespace().next().map(str::to_owned);
-                }
-                Some(_) => {}
-                None => break,
-            }
-        }
+    let text = after_shebang(text);
+    if let Some(found) = ["#", "//"].iter().find_map(|comment| directive_in(text, "syntax", comment)) {
+        return Some(found.to_owned());
     }
     if !text.trim_start().starts_with('{') {
         return None;
     }
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
     value.get("syntax")?.as_str().map(str::to_owned)
+}
+
+/// The options of `# check=…` at the top of a file, up to the first blank; also after a `#!` line, where the
+/// other directives have no effect.
+pub fn requested_checks(text: &str) -> Option<&str> {
+    directive_in(after_shebang(text), "check", "#")
+}
+
+/// The options of a comment `check=…` above an instruction.
+pub fn checks_of_comment(comment: &str) -> Option<&str> {
+    directive_in(comment, "check", "")
+}
+
+fn after_shebang(text: &str) -> &str {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match text.strip_prefix("#!") {
+        Some(rest) => rest.split_once('\n').map_or("", |(_, after)| after),
+        None => text,
+    }
+}
+
+fn directive_in<'t>(text: &'t str, wanted: &str, comment: &str) -> Option<&'t str> {
+    for line in text.lines() {
+        let (name, value, _) = split_directive(line, comment)?;
+        if name == wanted {
+            return value.split(' ').next();
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -350,6 +374,38 @@ mod tests {
         assert_eq!(count("# unknown=1\n# escape=`\nFROM a").unwrap(), (0, '\\'));
         assert!(count("# escape=x\nFROM a").unwrap_err().to_string().contains("escape"));
         assert!(count("# escape=`\n# escape=\\\nFROM a").is_err());
+    }
+
+    #[test]
+    fn comments_belong_to_the_instruction_below() {
+        for (input, want) in [
+            ("# a b\n#c\nFROM x", vec!["a b", "c"]),
+            ("# a\n#\n# b\nFROM x", vec!["b"]),
+            ("# a\n\nFROM x", vec!["a"]),
+            ("  # a\nFROM x", vec!["# a"]),
+            ("# syntax=y\n# a\nFROM x", vec!["a"]),
+            ("FROM \\\n# inside\nx", vec![]),
+        ] {
+            let mut lines = Lines::new(SourceText::new("Dockerfile", input.as_bytes()));
+            assert_eq!(lines.next().unwrap().unwrap().comments, want, "{input:?}");
+            assert!(lines.comments.is_empty(), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn checks_are_asked_for_at_the_top_and_above_an_instruction() {
+        for (text, want) in [
+            ("# check=skip=all\nFROM a", Some("skip=all")),
+            ("#!/bin/x\n#CHECK = skip=A;error=true rest\n", Some("skip=A;error=true")),
+            ("# syntax=x\n# check=error=true\n", Some("error=true")),
+            ("# other\n# check=skip=all\n", None),
+            ("// check=skip=all\n", None),
+        ] {
+            assert_eq!(requested_checks(text), want, "{text}");
+        }
+        assert_eq!(checks_of_comment("check=skip=A // why"), Some("skip=A"));
+        assert_eq!(checks_of_comment("# check=skip=A"), None);
+        assert_eq!(checks_of_comment("see check=skip=A"), None);
     }
 
     #[test]

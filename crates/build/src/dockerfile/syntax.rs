@@ -42,6 +42,10 @@ pub struct Node {
     pub line: LogicalLine,
     pub heredocs: Vec<Heredoc>,
     pub span: Span,
+    /// The last physical line, from 1, here-documents included.
+    pub end_line: usize,
+    /// The comments above; none inside an `ONBUILD`.
+    pub comments: Vec<String>,
 }
 
 /// A here-document.
@@ -81,10 +85,11 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
                 format!("the file has more than the {MAX_INSTRUCTIONS} instructions that are allowed"),
             ));
         }
-        if line.empty_continuation {
+        if line.blank_line.is_some() {
             warnings.push(source.at(line.whole(), "a blank line inside a continued instruction"));
         }
         let mut node = node(&source, &line, lines.escape, 0)?;
+        node.comments.clone_from(&line.comments);
         if node.may_have_heredocs() {
             for mut heredoc in heredocs(&line) {
                 heredoc.body = lines.heredoc(&heredoc.name, heredoc.strip_tabs)?.ok_or_else(|| {
@@ -94,7 +99,7 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
                 })?;
                 node.heredocs.push(heredoc);
             }
-            node.line.end_line = lines.line_number();
+            node.end_line = lines.line_number();
         }
         nodes.push(node);
     }
@@ -124,7 +129,7 @@ fn node(source: &SourceText, line: &LogicalLine, escape: char, depth: usize) -> 
     let keyword = Spanned::new(&text[..keyword_end], line.span(0, keyword_end));
     let after = &text[keyword_end..];
     let args_start = keyword_end + (after.len() - after.trim_start_matches(blank).len());
-    let (flags, rest_start) = flags(&line, args_start);
+    let (flags, rest_start) = flags(&line, args_start, escape);
     let rest_start = rest_start + (text[rest_start..].len() - text[rest_start..].trim_start().len());
     let mut args = Arguments { source, line: &line, start: rest_start, escape, keyword: &keyword };
     let mut node = Node {
@@ -134,6 +139,8 @@ fn node(source: &SourceText, line: &LogicalLine, escape: char, depth: usize) -> 
         json: false,
         heredocs: Vec::new(),
         span: line.whole(),
+        end_line: line.end_line,
+        comments: Vec::new(),
         keyword: keyword.clone(),
         line: line.clone(),
     };
@@ -160,7 +167,7 @@ fn node(source: &SourceText, line: &LogicalLine, escape: char, depth: usize) -> 
 }
 
 /// Takes the leading words that begin with `--`; says where the rest begins. A bare `--` ends them.
-fn flags(line: &LogicalLine, start: usize) -> (Vec<Spanned>, usize) {
+fn flags(line: &LogicalLine, start: usize, escape: char) -> (Vec<Spanned>, usize) {
     let text = &line.text;
     let mut found = Vec::new();
     let mut at = start;
@@ -181,7 +188,7 @@ fn flags(line: &LogicalLine, start: usize) -> (Vec<Spanned>, usize) {
                 }
                 None if c == '\'' || c == '"' => quote = Some(c),
                 Some(q) if c == q => quote = None,
-                _ if c == '\\' => word.extend(chars.next().map(|(_, c)| c)),
+                _ if c == escape => word.extend(chars.next().map(|(_, c)| c)),
                 _ => word.push(c),
             }
         }
@@ -436,16 +443,19 @@ pub fn heredoc(word: &str, span: Span) -> Option<Heredoc> {
         Some(d) => (true, d),
         None => (false, rest),
     };
+    let delimiter = delimiter.trim_start_matches(['\t', '\n', '\u{c}', '\r', ' ']);
     if delimiter.is_empty() || delimiter.contains('<') || delimiter.len() > MAX_LINE {
         return None;
     }
-    let raw = Expander::raw('\\').words(delimiter).ok()?;
+    let raw = Expander::quotes_kept('\\').words(delimiter).ok()?;
     let plain = Expander::unset_kept('\\').words(delimiter).ok()?;
     let ([raw], [name]) = (raw.as_slice(), plain.as_slice()) else { return None };
+    // An escaped letter is no quote, although a shell would take it for one.
+    let quotes = |text: &str| text.chars().filter(|c| matches!(c, '\'' | '"')).count();
     Some(Heredoc {
         name: name.clone(),
         file_descriptor: word[..digits].parse().unwrap_or(0),
-        expand: raw == name,
+        expand: quotes(raw) == quotes(name),
         strip_tabs,
         body: Spanned::new("", span),
     })
@@ -494,11 +504,47 @@ mod tests {
         assert_eq!((run.heredocs[1].content().as_str(), run.heredocs[1].file_descriptor), ("in b\n", 3));
         assert_eq!(t.nodes[2].heredocs[0].name, "X Y");
         assert_eq!(t.nodes[3].name(), "USER");
-        assert_eq!((run.line.start_line, run.line.end_line), (2, 6));
+        assert_eq!((run.line.start_line, run.line.end_line, run.end_line), (2, 2, 6));
         let none = tree("FROM a\nRUN echo '<<A' \"$((1<<2))\" <<<word\nRUN [\"<<A\"]\n").unwrap();
         assert!(none.nodes.iter().all(|n| n.heredocs.is_empty()));
         let open = tree("FROM a\nRUN <<EOF\nx\n").unwrap_err();
         assert!(open.to_string().starts_with("Dockerfile:2:"), "{open}");
+    }
+
+    #[test]
+    fn heredoc_delimiters() {
+        for (word, want) in [
+            ("<<EOF", Some(("EOF", 0, true, false))),
+            ("3<<-EOF", Some(("EOF", 3, true, true))),
+            ("<<eo'f'", Some(("eof", 0, false, false))),
+            ("<<eo\\'f", Some(("eo'f", 0, true, false))),
+            ("<<'e'o\\'f", Some(("eo'f", 0, false, false))),
+            ("<<'one two'", Some(("one two", 0, false, false))),
+            ("<<\\EOF", Some(("EOF", 0, true, false))),
+            ("<<$EOF", Some(("$EOF", 0, true, false))),
+            ("<<  EOF", Some(("EOF", 0, true, false))),
+            ("<< -x", Some(("-x", 0, true, false))),
+            ("<<file.txt", Some(("file.txt", 0, true, false))),
+            ("<<", None),
+            ("<<-", None),
+            ("<<<x", None),
+            ("a<<x", None),
+            ("\"<<x\"", None),
+        ] {
+            let got = heredoc(word, Span::default());
+            let got = got.as_ref().map(|h| (h.name.as_str(), h.file_descriptor, h.expand, h.strip_tabs));
+            assert_eq!(got, want, "{word}");
+        }
+        let t = tree("FROM a\nRUN <<  EOF  > foo\nx\nEOF\nRUN cat << 'A' <<- B\ny\nA\n").unwrap();
+        assert_eq!(t.nodes[1].heredocs[0].body.text, "x\n");
+        let names: Vec<_> = t.nodes[2].heredocs.iter().map(|h| h.name.as_str()).collect();
+        assert_eq!(names, ["A"], "nothing may stand between <<- and its word");
+    }
+
+    #[test]
+    fn flags_know_the_escape_character() {
+        let t = tree("# escape=`\nFROM --platform=a\\b` c x\n").unwrap();
+        assert_eq!(t.dump().trim_end(), r#"(from ["--platform=a\\b c"] "x")"#);
     }
 
     #[test]

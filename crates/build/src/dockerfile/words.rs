@@ -87,6 +87,11 @@ impl<'a> Expander<'a> {
         Expander { raw_quotes: true, raw_escapes: true, ..Expander::unset_kept(escape) }
     }
 
+    /// Removes escapes only.
+    pub fn quotes_kept(escape: char) -> Expander<'static> {
+        Expander { raw_quotes: true, ..Expander::unset_kept(escape) }
+    }
+
     /// Removes quotes and escapes, but knows no variable and leaves all as they are written.
     pub fn unset_kept(escape: char) -> Expander<'static> {
         Expander { keep_unset: true, ..Expander::new(escape, &nothing) }
@@ -194,6 +199,11 @@ impl Run<'_> {
                     words.word.push_str(&value);
                     text.push_str(&value);
                 }
+                '<' => {
+                    let opening = self.possible_heredoc();
+                    words.word.push_str(&opening);
+                    text.push_str(&opening);
+                }
                 _ if c == self.how.escape => {
                     self.at += 1;
                     if self.raw_escapes {
@@ -217,6 +227,19 @@ impl Run<'_> {
         }
         self.depth -= 1;
         if found_stop { Ok((text, words.finish())) } else { Err(WordError::Unterminated(stop_name(stop))) }
+    }
+
+    /// Blanks after `<<` belong to the word that follows, as in `<< EOF`.
+    fn possible_heredoc(&mut self) -> String {
+        let start = self.at;
+        self.at += 1;
+        if self.peek() == Some('<') {
+            self.at += 1;
+            while matches!(self.peek(), Some('\t' | '\r' | ' ')) {
+                self.at += 1;
+            }
+        }
+        self.chars[start..self.at].iter().collect()
     }
 
     fn single_quoted(&mut self) -> Result<String, WordError> {
@@ -590,6 +613,11 @@ mod tests {
             Expander::raw('\\').words("a 'b c' \"d\\\" $e\" f\\ g").unwrap(),
             ["a", "'b c'", "\"d\\\" $e\"", "f\\ g"]
         );
+        assert_eq!(
+            Expander::raw('\\').words("cat <<  'a b' x<y < z").unwrap(),
+            ["cat", "<<  'a b'", "x<y", "<", "z"]
+        );
+        assert_eq!(Expander::quotes_kept('\\').text("a\\ 'b\\'").unwrap(), "a 'b\\'");
         assert_eq!(Expander::unset_kept('\\').text("'a'$b${c:-d}").unwrap(), "a$b${c:-d}");
         assert_eq!(Expander::body('\\', &env).text("it's \"$PWD\" \\$x").unwrap(), "it's \"/home\" $x");
         assert_eq!(Expander::new('`', &env).text("a`$b\\$PWD").unwrap(), "a$b\\/home");
