@@ -21,7 +21,7 @@ mod git;
 mod images;
 mod key;
 pub mod options;
-mod pattern;
+pub mod pattern;
 pub mod position;
 pub mod recipe;
 mod run;

@@ -208,6 +208,12 @@ impl Ignore {
         self.rules.iter().any(|r| r.back)
     }
 
+    /// Whether a pattern leaves out all there is at the top.
+    pub fn leaves_out_all(&self) -> bool {
+        let all = [vec![Piece::Star], vec![Piece::Anything], vec![Piece::Directories, Piece::Star]];
+        self.rules.iter().any(|r| !r.back && all.contains(&r.glob.pieces))
+    }
+
     /// Whether a path is left out, by itself or with a directory above it.
     pub fn is_left_out(&self, path: &Path) -> bool {
         if self.rules.is_empty() {
@@ -225,7 +231,7 @@ impl Ignore {
 }
 
 /// A pattern without `.`, `..` where it can be resolved, and needless slashes.
-fn clean(pattern: &str) -> String {
+pub fn clean(pattern: &str) -> String {
     let mut out: Vec<&str> = Vec::new();
     for part in pattern.split('/') {
         match part {
@@ -309,6 +315,11 @@ mod tests {
             ("\u{feff}x", "x", true),
         ] {
             assert_eq!(Ignore::read(text).unwrap().is_left_out(Path::new(path)), out, "{text:?} {path}");
+        }
+        for (text, all) in
+            [("*", true), ("a\n**/", false), ("**", true), ("/**/*", true), (".*", false), ("!*", false)]
+        {
+            assert_eq!(Ignore::read(text).unwrap().leaves_out_all(), all, "{text}");
         }
         assert_eq!(Ignore::read("a\n!"), Err((2, "a '!' has no pattern")));
         assert!(Ignore::read("[").is_err());

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use isles_build::dockerfile::{syntax, words::Expander};
+use isles_build::dockerfile::syntax;
+use isles_build::dockerfile::words::{Expander, Lookup};
 use isles_build::position::SourceText;
 
 fn fixtures(part: &str) -> Option<PathBuf> {
@@ -72,7 +73,7 @@ fn variables_expand_equally() {
         }
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
         let [platform, word, want] = columns[..] else { panic!("line {}: {line}", number + 1) };
-        let platforms: &[(usize, &dyn Fn(&str) -> Option<String>)] = match platform {
+        let platforms: &[(usize, Lookup<'_>)] = match platform {
             "A" => &[(0, &unix), (1, &windows)],
             "U" => &[(0, &unix)],
             "W" => &[(1, &windows)],

@@ -139,9 +139,10 @@ impl Lines {
             let stripped = body.trim_start();
             let at = at + (body.len() - stripped.len());
             let is_directive = self.directive(stripped, at)?;
-            if stripped.starts_with('#') {
+            if let Some(comment) = stripped.strip_prefix('#') {
                 if !is_directive {
-                    self.comment(if stripped.len() == body.len() { &stripped[1..] } else { stripped });
+                    let indented = stripped.len() < body.len();
+                    self.comment(if indented { stripped } else { comment });
                 }
                 continue;
             }

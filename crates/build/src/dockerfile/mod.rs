@@ -2,6 +2,7 @@
 //! [`syntax`] splits instructions into words, [`instruction`] gives them types, [`words`] expands
 //! variables. Then [`plan`] finds the stages that are needed and [`execute`] carries them out. Reference: BuildKit's frontend 1.26, its code rather than its manual where they differ.
 
+pub mod checks;
 mod copying;
 mod epoch;
 pub mod execute;

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeSet;
 
-/// A word may grow to this many bytes by expansion.
+/// A word may grow by this many bytes by expansion.
 pub const MAX_EXPANSION: usize = 1 << 20;
 const MAX_DEPTH: usize = 64;
-/// Steps that one pattern match may take.
-const MAX_MATCH_STEPS: usize = 20_000_000;
+/// Steps that the pattern matches of one word may take.
+const MAX_MATCH_STEPS: usize = 4_000_000;
 
 /// Why a word could not be expanded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +45,8 @@ pub struct Expansion {
     pub unset: BTreeSet<String>,
     /// Variables that were looked up and are set.
     pub used: BTreeSet<String>,
+    /// What it cost, in characters that were written or compared.
+    pub effort: usize,
 }
 
 /// Gives the value of a variable.
@@ -120,11 +122,14 @@ impl<'a> Expander<'a> {
             at: 0,
             raw_escapes: self.raw_escapes,
             depth: 0,
+            limit: word.len() + MAX_EXPANSION,
+            steps: 0,
             unset: BTreeSet::new(),
             used: BTreeSet::new(),
         };
         let (text, words) = run.until(None)?;
-        Ok(Expansion { text, words, unset: run.unset, used: run.used })
+        let effort = run.steps + text.len();
+        Ok(Expansion { text, words, unset: run.unset, used: run.used, effort })
     }
 }
 
@@ -158,6 +163,10 @@ struct Run<'a> {
     at: usize,
     raw_escapes: bool,
     depth: usize,
+    /// The result may have this many bytes.
+    limit: usize,
+    /// What matching and nested substitutions took so far.
+    steps: usize,
     unset: BTreeSet<String>,
     used: BTreeSet<String>,
 }
@@ -221,7 +230,7 @@ impl Run<'_> {
                     text.push(c);
                 }
             }
-            if text.len() > MAX_EXPANSION {
+            if text.len() > self.limit {
                 return Err(WordError::Size);
             }
         }
@@ -298,7 +307,7 @@ impl Run<'_> {
                     text.push(c);
                 }
             }
-            if text.len() > MAX_EXPANSION {
+            if text.len() > self.limit {
                 return Err(WordError::Size);
             }
         }
@@ -335,7 +344,9 @@ impl Run<'_> {
         let before = std::mem::replace(&mut self.raw_escapes, raw_escapes);
         let result = self.until(Some(stop));
         self.raw_escapes = before;
-        result.map(|(text, _)| text)
+        let (text, _) = result?;
+        self.steps += text.len();
+        Ok(text)
     }
 
     fn dollar(&mut self) -> Result<String, WordError> {
@@ -395,7 +406,7 @@ impl Run<'_> {
                         },
                     }),
                     _ if null_is_unset => Err(WordError::Modifier(spelled)),
-                    _ => trim(&value.unwrap_or_default(), &word, modifier),
+                    _ => trim(&value.unwrap_or_default(), &word, modifier, &mut self.steps),
                 }
             }
             '/' if !null_is_unset => {
@@ -405,7 +416,10 @@ impl Run<'_> {
                 let replacement = self.operand('}', true)?;
                 match self.lookup(&name) {
                     None if self.how.keep_unset => Ok(format!("${{{name}/{pattern}/{replacement}}}")),
-                    value => replace(&value.unwrap_or_default(), &pattern, &replacement, all),
+                    value => {
+                        let value = value.unwrap_or_default();
+                        replace(&value, &pattern, &replacement, all, &mut self.steps)
+                    }
                 }
             }
             _ => Err(WordError::Modifier(spelled)),
@@ -490,35 +504,39 @@ fn match_ends(
 }
 
 /// `${v#p}` and its kin: `side` is `#` or `%`, a doubled one stands at the start of `pattern`.
-fn trim(value: &str, pattern: &str, side: char) -> Result<String, WordError> {
+fn trim(value: &str, pattern: &str, side: char, steps: &mut usize) -> Result<String, WordError> {
     let (longest, pattern) = match pattern.strip_prefix(side) {
         Some(rest) => (true, rest),
         None => (false, pattern),
     };
     let mut pattern = pieces(pattern)?;
     let chars: Vec<char> = value.chars().collect();
-    let mut steps = 0;
     let ends = if side == '#' {
-        match_ends(&pattern, chars.iter().copied(), &mut steps)?
+        match_ends(&pattern, chars.iter().copied(), steps)?
     } else {
         pattern.reverse();
-        match_ends(&pattern, chars.iter().rev().copied(), &mut steps)?
+        match_ends(&pattern, chars.iter().rev().copied(), steps)?
     };
     let Some((short, long)) = ends else { return Ok(value.to_owned()) };
     let cut = if longest { long } else { short };
     Ok(if side == '#' { chars[cut..].iter().collect() } else { chars[..chars.len() - cut].iter().collect() })
 }
 
-fn replace(value: &str, pattern: &str, replacement: &str, all: bool) -> Result<String, WordError> {
+fn replace(
+    value: &str,
+    pattern: &str,
+    replacement: &str,
+    all: bool,
+    steps: &mut usize,
+) -> Result<String, WordError> {
     let pattern = pieces(pattern)?;
     let chars: Vec<char> = value.chars().collect();
     let mut out = String::new();
     let mut at = 0;
-    let mut steps = 0;
     // An empty match right after a match does not count.
     let mut last_end = None;
     while at <= chars.len() {
-        match match_ends(&pattern, chars[at..].iter().copied(), &mut steps)? {
+        match match_ends(&pattern, chars[at..].iter().copied(), steps)? {
             Some((_, end)) if end > 0 || last_end != Some(at) => {
                 out.push_str(replacement);
                 if end == 0 {
