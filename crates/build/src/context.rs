@@ -50,7 +50,7 @@ impl Context {
 }
 
 /// `<recipe>.dockerignore` goes before `.dockerignore` of the context.
-fn ignore_of(recipe: &Found) -> Result<Ignore> {
+pub fn ignore_of(recipe: &Found) -> Result<Ignore> {
     let file = match recipe.fetched {
         true => recipe.context.join(&recipe.file),
         false => recipe.file.clone(),

@@ -68,6 +68,14 @@ impl Error {
         }
     }
 
+    /// The line of the recipe that the error is about, from 1.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Error::Recipe(place) | Error::At { place, .. } => Some(place.line),
+            _ => None,
+        }
+    }
+
     /// Wraps an error of the operating system; for `map_err`.
     pub fn io<E: Into<io::Error>>(
         operation: &'static str,

@@ -6,6 +6,7 @@
 
 mod archive;
 mod build;
+mod check;
 mod chmod;
 mod context;
 mod copy;
@@ -36,6 +37,7 @@ mod tree;
 mod upper;
 
 pub use build::{build, image_of_recipe, image_of_suite};
+pub use check::{Reach, check};
 pub use error::{Error, Result};
 pub use options::{BuildOptions, Built, Entitlement};
 pub use recipe::is_recipe;

@@ -316,9 +316,15 @@ mod tests {
         ] {
             assert_eq!(Ignore::read(text).unwrap().is_left_out(Path::new(path)), out, "{text:?} {path}");
         }
-        for (text, all) in
-            [("*", true), ("a\n**/", false), ("**", true), ("/**/*", true), (".*", false), ("!*", false)]
-        {
+        for (text, all) in [
+            ("*", true),
+            ("a\n**/", true),
+            ("**/a", false),
+            ("**", true),
+            ("/**/*", true),
+            (".*", false),
+            ("!*", false),
+        ] {
             assert_eq!(Ignore::read(text).unwrap().leaves_out_all(), all, "{text}");
         }
         assert_eq!(Ignore::read("a\n!"), Err((2, "a '!' has no pattern")));

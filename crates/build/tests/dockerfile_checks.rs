@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use isles_build::dockerfile::checks::{self, ARGUMENT, Checked, Look, rules};
+use isles_build::dockerfile::{self, outline};
 use isles_build::pattern::Ignore;
 use isles_build::position::SourceText;
 use isles_spec::Platform;
@@ -431,4 +432,96 @@ fn findings_have_an_exact_place_and_say_what_to_do() {
         assert_eq!(first.width, caret, "{text}: {}", first.picture());
         assert!(first.suggestion.as_deref().unwrap().contains(hint), "{text}: {:?}", first.suggestion);
     }
+}
+
+#[test]
+fn the_outline_of_a_target() {
+    let text = "ARG INNER=1\nARG OTHER=2\nARG LEFT=$OTHER\n# TAG of the base\nARG TAG=\"v$INNER\"\n\n\
+        FROM x:$TAG AS tools\n# of another\nARG MINE=a\n# LEVEL is a number\nARG LEVEL=3\n\
+        RUN --mount=type=secret,target=/etc/key,required --mount=type=ssh --mount=type=cache,target=/c true\n\
+        FROM y$LEFT AS unused\nARG NOT_THIS\nRUN --mount=type=secret,id=no --mount=type=ssh,id=no true\n\
+        FROM scratch AS below\nARG TOKEN\nARG N=1\nRUN --mount=type=secret,id=s$N true\n\
+        # app is what is shipped\nFROM below AS app\nARG N=5 OTHER\nCOPY --from=tools /a /\n\
+        RUN --mount=type=ssh,id=deploy,required --mount=type=cache,id=shared,target=/d true\nFROM unused\n";
+    let args = [("LEVEL", "9")];
+    let checked = look(text, &With { target: Some("app"), args: &args, ..With::default() });
+    let outline = outline::outline(checked.stages.as_ref().unwrap());
+    assert_eq!((outline.name.as_str(), outline.description.as_str()), ("app", "is what is shipped"));
+    let args: Vec<_> = outline
+        .args
+        .iter()
+        .map(|a| (a.name.as_str(), a.value.as_str(), a.description.as_str(), a.location.line()))
+        .collect();
+    assert_eq!(
+        args,
+        [
+            ("INNER", "1", "", 1),
+            ("OTHER", "2", "", 2),
+            ("TAG", "v1", "of the base", 5),
+            ("MINE", "a", "", 9),
+            ("LEVEL", "9", "is a number", 11),
+            ("TOKEN", "", "", 17),
+            ("N", "5", "", 22),
+        ]
+    );
+    let named = |list: &[outline::Named]| -> Vec<_> {
+        list.iter().map(|n| (n.name.clone(), n.required, n.location.line())).collect()
+    };
+    assert_eq!(named(&outline.secrets), [("key".into(), true, 12), ("s1".into(), false, 19)]);
+    assert_eq!(named(&outline.ssh), [("default".into(), false, 12), ("deploy".into(), true, 24)]);
+    let caches: Vec<_> = outline.cache.iter().map(|c| (c.id.as_str(), c.location.line())).collect();
+    assert_eq!(caches, [("/c", 12), ("shared", 24)]);
+
+    let json = serde_json::to_value(&outline).unwrap();
+    assert_eq!(json["args"][2]["location"]["ranges"][0]["start"]["line"], 5);
+    assert_eq!(json["secrets"][0]["required"], true);
+    assert!(json["secrets"][1].get("required").is_none());
+    assert!(json["sources"][0].as_str().unwrap().starts_with("QVJHIElOTkVSPTE"));
+}
+
+#[test]
+fn arguments_that_are_made_of_each_other() {
+    let text = "ARG A=1\nARG B=$A\nARG A=$A$B\nARG B=${B}x$A\nFROM scratch\nARG B\nARG C=2\nARG D=$C\nARG C=${C}y$D\n";
+    let checked = look(text, &With::default());
+    let outline = outline::outline(checked.stages.as_ref().unwrap());
+    let args: Vec<_> =
+        outline.args.iter().map(|a| (a.name.as_str(), a.value.as_str(), a.location.line())).collect();
+    assert_eq!(args, [("A", "11", 3), ("B", "1x11", 4), ("D", "2", 8), ("C", "2y2", 9)]);
+}
+
+#[test]
+fn the_targets_of_a_file() {
+    let text = "# build compiles\nFROM a:$V AS build\nFROM --platform=$P b as Second\n#  c\nFROM a\n# last\n# last is it\nFROM build AS last\n";
+    let recipe = dockerfile::parse(SourceText::new("Dockerfile", text.as_bytes())).unwrap();
+    let json = serde_json::to_value(outline::targets(&recipe)).unwrap();
+    let line = |n: usize| serde_json::json!({"ranges": [{"start": {"line": n}, "end": {"line": n}}]});
+    assert_eq!(
+        json["targets"],
+        serde_json::json!([
+            {"name": "build", "description": "compiles", "base": "a:$V", "location": line(2)},
+            {"name": "second", "base": "b", "platform": "$P", "location": line(3)},
+            {"base": "a", "location": line(5)},
+            {"name": "last", "default": true, "description": "is it", "base": "build", "location": line(8)},
+        ])
+    );
+}
+
+#[test]
+fn findings_as_a_document() {
+    let checked = look("FROM base\nRUN a \\\n b\nCMD a \\\n b\nNOPE\n", &With::default());
+    let json = serde_json::to_value(outline::findings(&checked)).unwrap();
+    assert_eq!(json["warnings"], serde_json::json!([]));
+    assert_eq!(json["buildError"]["location"]["ranges"][0]["start"]["line"], 6);
+    let checked = look("FROM base\nCMD a \\\n b\n", &With::default());
+    let json = serde_json::to_value(outline::findings(&checked)).unwrap();
+    let warning = &json["warnings"][0];
+    assert_eq!(warning["ruleName"], "JSONArgsRecommended");
+    assert_eq!(warning["url"], "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/");
+    assert_eq!(
+        warning["location"],
+        serde_json::json!({"ranges": [{"start": {"line": 2}, "end": {"line": 3}}]})
+    );
+    assert_eq!(json["sources"][0]["filename"], "Dockerfile");
+    assert_eq!(json["sources"][0]["data"], "RlJPTSBiYXNlCkNNRCBhIFwKIGIK");
+    assert!(json.get("buildError").is_none());
 }

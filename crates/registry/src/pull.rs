@@ -11,7 +11,7 @@ use isles_store::{Image, Ingested, Lease, NewImage, Skipped, Store};
 use crate::blob::{Download, Shared};
 use crate::client::{Repository, object_name};
 use crate::http::lock;
-use crate::manifest::Resolved;
+use crate::manifest::{MANIFEST_LIMIT, Resolved};
 use crate::{Client, Error, Result};
 
 /// What a pull did.
@@ -80,6 +80,18 @@ impl Client {
             layers_reused,
             bytes: shared.fetched.load(Ordering::Relaxed),
             skipped: done.into_iter().flat_map(|i| i.skipped).collect(),
+        })
+    }
+
+    /// The configuration of the image that a name stands for on a platform, without its layers. Where the name
+    /// stands for one image only, that may be for another platform. Nothing is kept.
+    pub fn image_config(&self, reference: &Reference, platform: &Platform) -> Result<ImageConfig> {
+        let repository = self.repository(reference)?;
+        let resolved = repository.resolve(reference, platform)?;
+        let bytes = repository.small_blob(&resolved.parsed.config, MANIFEST_LIMIT)?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::NotAnImage {
+            object: object_name(reference),
+            why: format!("its configuration is not that of an image: {e}"),
         })
     }
 

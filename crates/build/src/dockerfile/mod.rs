@@ -11,6 +11,7 @@ mod history;
 pub mod instruction;
 pub mod lines;
 pub mod mount;
+pub mod outline;
 pub mod plan;
 mod ports;
 mod running;

@@ -70,6 +70,8 @@ pub struct Checked {
     pub strict: bool,
     /// What the stages use, where they could be gone through.
     pub stages: Option<stages::Stages>,
+    /// Base images that could not be looked at, and why.
+    pub unknown: Vec<String>,
 }
 
 impl Checked {
@@ -157,7 +159,7 @@ pub fn check(source: &Arc<SourceText>, look: &Look<'_>) -> Checked {
         Err(error) => (None, Some(error)),
     };
     let (left_out, strict) = (report.left_out, report.config.error);
-    Checked { source: source.clone(), findings, left_out, error, strict, stages }
+    Checked { source: source.clone(), findings, left_out, error, strict, stages, unknown: Vec::new() }
 }
 
 fn look_at(report: &mut Report, look: &Look<'_>) -> Result<stages::Stages, Error> {

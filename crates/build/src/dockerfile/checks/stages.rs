@@ -143,8 +143,22 @@ struct Walk<'a> {
     report: &'a mut Report,
     recipe: &'a Recipe,
     top: &'a Top,
-    effort: usize,
+    effort: Effort,
     hints: usize,
+}
+
+/// How many characters were written and compared.
+struct Effort(usize);
+
+impl Effort {
+    fn spend(&mut self, effort: usize, source: &SourceText, span: Span) -> Result<(), Diagnostic> {
+        self.0 += effort;
+        if self.0 > MAX_EFFORT {
+            let message = "the variables up to here take too much work";
+            return Err(source.at(span, message).with_suggestion("is this really a recipe?"));
+        }
+        Ok(())
+    }
 }
 
 /// Goes through the stages of a recipe, whose instructions are `nodes`.
@@ -158,11 +172,12 @@ pub(super) fn go_through(
     let target = look.target.or(last_name).unwrap_or("default");
     let globals = Globals::new(look.platform, target, look.build_args);
     let heads: Vec<&Node> = nodes.iter().take_while(|n| n.name() != "FROM").collect();
-    if let Ok(plain) = top(recipe, &heads, &globals, &BTreeMap::new()) {
-        default_names(report, recipe, &plain);
+    let mut effort = Effort(0);
+    if let Ok(plain) = top(recipe, &heads, &globals, &BTreeMap::new(), &mut effort) {
+        default_names(report, recipe, &plain, &mut effort);
     }
-    let top = top(recipe, &heads, &globals, look.build_args)?;
-    let mut walk = Walk { look, report, recipe, top: &top, effort: 0, hints: 0 };
+    let top = top(recipe, &heads, &globals, look.build_args, &mut effort)?;
+    let mut walk = Walk { look, report, recipe, top: &top, effort, hints: 0 };
     let mut used = Vec::new();
     for stage in &recipe.stages {
         used.push(walk.from(stage)?);
@@ -196,6 +211,7 @@ fn top(
     heads: &[&Node],
     globals: &Globals,
     build_args: &BTreeMap<String, String>,
+    effort: &mut Effort,
 ) -> Result<Top, Diagnostic> {
     let mut top = Top::default();
     for name in PLATFORM_ARGS {
@@ -213,10 +229,12 @@ fn top(
                     let e = Expander::new(recipe.escape, &lookup)
                         .expand(default)
                         .map_err(|e| recipe.source.at(default.span, e.to_string()))?;
+                    effort.spend(e.effort, &recipe.source, default.span)?;
                     needs = e.used;
                     if needs.remove(&name.text)
                         && let Some(old) = top.args.get(&name.text)
                     {
+                        effort.spend(64 * old.needs.len(), &recipe.source, default.span)?;
                         needs.extend(old.needs.iter().cloned());
                     }
                     Some(e.text)
@@ -240,10 +258,14 @@ pub fn description(comments: &[String], name: &str) -> String {
 }
 
 /// FROM has to name an image where nobody gives a build argument.
-fn default_names(report: &mut Report, recipe: &Recipe, plain: &Top) {
+fn default_names(report: &mut Report, recipe: &Recipe, plain: &Top, effort: &mut Effort) {
     for stage in &recipe.stages {
         let lookup = |n: &str| plain.env.get(n).cloned();
-        let Ok(name) = Expander::new(recipe.escape, &lookup).text(&stage.base) else { return };
+        let Ok(e) = Expander::new(recipe.escape, &lookup).expand(&stage.base) else { return };
+        if effort.spend(e.effort, &recipe.source, stage.base.span).is_err() {
+            return;
+        }
+        let name = e.text;
         if name.parse::<Reference>().is_ok() {
             continue;
         }
@@ -280,12 +302,7 @@ impl Walk<'_> {
     }
 
     fn spend(&mut self, effort: usize, span: Span) -> Result<(), Diagnostic> {
-        self.effort += effort;
-        if self.effort > MAX_EFFORT {
-            let message = "the variables up to here take too much work";
-            return Err(self.report.source.at(span, message).with_suggestion("is this really a recipe?"));
-        }
-        Ok(())
+        self.effort.spend(effort, &self.recipe.source, span)
     }
 
     /// `did you mean …?`, for the first findings.
