@@ -1,10 +1,11 @@
 //! What somebody may have meant: the known word that is nearest to a misspelled one.
 
 /// The known word nearest to `word`, where one is near enough to be meant: at most a third of its
-/// letters, and no more than two, differ.
+/// letters, and no more than two, differ, and never all of them.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
-    let allowed = (word.chars().count() / 3).clamp(1, 2);
+    let letters = word.chars().count();
+    let allowed = (letters / 3).clamp(1, 2).min(letters.saturating_sub(1));
     known
         .into_iter()
         .map(|k| (distance(&word, &k.to_ascii_lowercase()), k))
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn near_words_are_found_and_far_ones_are_not() {
-        let known = ["RUN", "COPY", "ENTRYPOINT", "FROM"];
+        let known = ["RUN", "COPY", "ENTRYPOINT", "FROM", "A"];
         for (word, near) in [
             ("RNU", Some("RUN")),
             ("cpoy", Some("COPY")),
@@ -54,6 +55,8 @@ mod tests {
             ("FORM", Some("FROM")),
             ("banana", None),
             ("", None),
+            ("x", None),
+            ("a", Some("A")),
         ] {
             assert_eq!(nearest(word, known), near, "{word}");
         }
