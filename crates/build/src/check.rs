@@ -13,7 +13,9 @@ use isles_spec::{Platform, Reference};
 
 use crate::context::ignore_of;
 use crate::dockerfile::checks::{self, Checked, Look};
+use crate::dockerfile::execute::Dockerfile;
 use crate::error::Result;
+use crate::images;
 use crate::options::BuildOptions;
 use crate::position::SourceText;
 use crate::recipe::Found;
@@ -56,6 +58,28 @@ pub fn check(
     );
     checked.unknown = bases.unknown.into_inner();
     Ok(checked)
+}
+
+/// What the checks find in a Dockerfile that is being built, in the stages that the build needs. With `fetch`,
+/// before anything was done: base images are brought here, which the build needs anyway. Without, afterwards.
+pub fn of_build(file: &Dockerfile<'_>, fetch: bool) -> Checked {
+    let build = file.build;
+    let local = |name: &str, platform: &Platform| build.store.resolve(name, Some(platform)).ok();
+    let fetched = |name: &str, platform: &Platform| images::named(build, name, platform).ok();
+    checks::check(
+        &file.recipe.source,
+        &Look {
+            platform: &build.platform,
+            build_args: &build.options.build_args,
+            target: build.options.target.as_deref(),
+            all_stages: false,
+            ignore: &file.context.ignore,
+            base: &|name, platform| {
+                let image = if fetch { fetched(name, platform) } else { local(name, platform) };
+                image.map(|image| image.config)
+            },
+        },
+    )
 }
 
 struct Bases<'a> {

@@ -180,7 +180,7 @@ fn messages_show_the_place() {
     assert!(warned.status.success());
     assert!(
         text(&warned.stderr)
-            .contains("warning: ./Dockerfile:2:9: the variable $NAEM is not set\n  2 | LABEL"),
+            .contains("warning: ./Dockerfile:2:9: UndefinedVar: the variable $NAEM is not set\n  2 | LABEL"),
         "{}",
         text(&warned.stderr)
     );

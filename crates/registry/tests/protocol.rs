@@ -171,6 +171,7 @@ fn an_index_leads_to_the_platform() {
     });
     let found = client().resolve(&name(&fake), &arm).unwrap();
     assert_eq!(found.manifest.digest.to_string(), samples[1].digest);
+    assert_eq!(client().image_config(&name(&fake), &arm).unwrap().platform(), arm);
     assert_eq!(found.index.unwrap().digest, found.target);
     let e = client().resolve(&name(&fake), &"linux/s390x".parse().unwrap()).unwrap_err();
     assert!(e.to_string().ends_with("no image for linux/s390x; it has linux/amd64, linux/arm64"), "{e}");

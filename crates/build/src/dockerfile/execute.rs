@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use isles_spec::Platform;
 
+use super::checks::{self, Checked};
 use super::epoch;
 use super::history;
 use super::instruction::{self, CommandLine, Instruction, Recipe, Step};
@@ -55,8 +56,6 @@ pub struct Stage<'a, 's> {
     pub scope: Scope,
     /// A CMD stands in this stage itself.
     has_cmd: bool,
-    /// A WORKDIR stands in this stage or its base.
-    has_workdir: bool,
     number: usize,
     total: usize,
 }
@@ -79,7 +78,7 @@ pub fn execute(
     // A file in another language says so before it makes no sense in this one.
     refuse_other_frontends(&source, build.options)?;
     let recipe = super::parse(source.clone())?;
-    let warnings = Mutex::new(recipe.warnings.clone());
+    let warnings = Mutex::default();
     let words = Words { source: &source, escape: recipe.escape, warnings: &warnings };
     let last = recipe.stages.last().and_then(|s| s.name.as_deref());
     let target_stage = build.options.target.as_deref().or(last).unwrap_or("default");
@@ -97,6 +96,12 @@ pub fn execute(
         plan: &plan,
         warnings: &warnings,
     };
+    // Where findings are errors they come before the work.
+    let early =
+        checks::is_strict(&source, &build.options.build_args)?.then(|| crate::check::of_build(&file, true));
+    if let Some(refusal) = early.as_ref().and_then(Checked::refusal) {
+        return Err(refusal.into());
+    }
     let result =
         crate::stages::build(recipe.stages.len(), &plan.needed, &|index, stages| stage(&file, index, stages));
     context.save();
@@ -108,7 +113,10 @@ pub fn execute(
     let labels = build.options.labels.iter().map(|(n, v)| (n.clone(), v.clone()));
     snapshot.config.config.labels.extend(labels);
     warn_of_unused(&recipe, &globals, &words);
-    Ok((snapshot, warnings.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    let checked = early.unwrap_or_else(|| crate::check::of_build(&file, false));
+    let mut found: Vec<Diagnostic> = checked.findings.into_iter().map(|f| f.place).collect();
+    found.extend(warnings.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok((snapshot, found))
 }
 
 /// Our own frontend stands for Docker's, whatever version is asked for; another language is refused.
@@ -194,7 +202,6 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
         stages,
         index,
         has_cmd: false,
-        has_workdir: !matches!(snapshot.config.config.working_dir.as_str(), "" | "/"),
         snapshot,
         scope,
         number: 0,
@@ -439,9 +446,6 @@ impl Stage<'_, '_> {
             // As BuildKit, without an entry in the history.
             Instruction::Onbuild(text) => self.snapshot.config.config.on_build.push(text.clone()),
             Instruction::Maintainer(name) => {
-                let warning = origin.source.at(step.node.keyword.span, "MAINTAINER is deprecated");
-                let words = self.file.words(&origin.source, origin.escape);
-                words.warn(warning.with_suggestion("write LABEL org.opencontainers.image.authors=…"));
                 self.snapshot.note(format!("MAINTAINER {}", name.text));
                 self.snapshot.config.author = Some(name.text.clone());
             }
@@ -459,13 +463,6 @@ impl Stage<'_, '_> {
 
     fn workdir(&mut self, origin: &Origin, step: &Step, word: &Spanned) -> Result<()> {
         let text = self.expand(origin, word)?;
-        if !text.starts_with('/') && !self.has_workdir {
-            let warning =
-                origin.source.at(word.span, "the path is relative, and no WORKDIR stands before it");
-            let words = self.file.words(&origin.source, origin.escape);
-            words.warn(warning.with_suggestion(format!("write /{text}, if that is meant")));
-        }
-        self.has_workdir = true;
         let path = absolute(&self.working_dir(), &text);
         let shown = folder(&path);
         self.snapshot.config.config.working_dir = shown.clone();

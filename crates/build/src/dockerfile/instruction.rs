@@ -23,7 +23,6 @@ pub struct Recipe {
     /// The `ARG`s before the first `FROM`.
     pub global_args: Vec<Argument>,
     pub stages: Vec<Stage>,
-    pub warnings: Vec<Diagnostic>,
 }
 
 /// What stands between two `FROM`s.
@@ -141,7 +140,7 @@ pub const KEYWORDS: [&str; 18] = [
 
 /// Gives the instructions of a tree their types and sorts them into stages.
 pub fn recipe(tree: Tree) -> Result<Recipe, Diagnostic> {
-    let Tree { source, directives, escape, nodes, warnings } = tree;
+    let Tree { source, directives, escape, nodes } = tree;
     let mut recipe = Recipe {
         syntax: requested_syntax(source.text()),
         source,
@@ -149,7 +148,6 @@ pub fn recipe(tree: Tree) -> Result<Recipe, Diagnostic> {
         escape,
         global_args: Vec::new(),
         stages: Vec::new(),
-        warnings,
     };
     for node in nodes {
         let source = &recipe.source;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use isles_spec::Platform;
-use isles_spec::nearest::nearest;
 
 use super::instruction::Argument;
 use super::words::Expander;
@@ -186,37 +185,21 @@ impl Scope {
         out.push(' ');
         out
     }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.args.iter().map(|(n, _)| n.as_str())
-    }
 }
 
 impl Words<'_> {
-    /// Expands a word and says where a variable is not set.
+    /// Expands a word. That a variable is not set is what the checks find.
     pub fn expand(
         &self,
         word: &Spanned,
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<String, Diagnostic> {
-        let expansion = Expander::new(self.escape, lookup)
-            .expand(word)
-            .map_err(|e| self.source.at(word.span, e.to_string()))?;
-        let plainly =
-            |name: &str| word.contains(&format!("${{{name}}}")) || word.contains(&format!("${name}"));
-        for name in expansion.unset.iter().filter(|n| plainly(n)) {
-            self.warn(self.source.at(word.span, format!("the variable ${name} is not set")));
-        }
-        Ok(expansion.text)
+        Expander::new(self.escape, lookup).text(word).map_err(|e| self.source.at(word.span, e.to_string()))
     }
 
     /// Expands in the environment of a stage.
     pub fn expand_in(&self, word: &Spanned, scope: &Scope, env: &[String]) -> Result<String, Diagnostic> {
-        let before = self.warning_count();
-        let text = self.expand(word, &|n| scope.lookup(env, n))?;
-        let names = env.iter().filter_map(|e| Some(e.split_once('=')?.0));
-        self.suggest(before, &scope.names().chain(names).collect::<Vec<_>>());
-        Ok(text)
+        self.expand(word, &|n| scope.lookup(env, n))
     }
 
     /// Expands into words: blanks in variables separate them.
@@ -230,21 +213,6 @@ impl Words<'_> {
         let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !warnings.contains(&warning) {
             warnings.push(warning);
-        }
-    }
-
-    fn warning_count(&self) -> usize {
-        self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len()
-    }
-
-    /// Adds near names to warnings about variables that were made since.
-    fn suggest(&self, since: usize, known: &[&str]) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for warning in warnings.iter_mut().skip(since) {
-            let name = warning.message.split('$').nth(1).and_then(|m| m.split(' ').next());
-            if let Some(near) = name.and_then(|n| nearest(n, known.iter().copied())) {
-                warning.suggestion = Some(format!("did you mean ${near}?"));
-            }
         }
     }
 }
@@ -324,9 +292,6 @@ mod tests {
         );
         let word = Spanned::new("$LATRE ${X:-x}", Span::new(0, 4));
         assert_eq!(words.expand_in(&word, &scope, &env).unwrap(), " x");
-        let warnings = warnings.lock().unwrap();
-        assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert_eq!(warnings[0].suggestion.as_deref(), Some("did you mean $LATER?"));
     }
 
     #[test]

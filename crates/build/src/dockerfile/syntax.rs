@@ -21,7 +21,6 @@ pub struct Tree {
     pub directives: Vec<Directive>,
     pub escape: char,
     pub nodes: Vec<Node>,
-    pub warnings: Vec<Diagnostic>,
 }
 
 /// One instruction.
@@ -74,7 +73,6 @@ impl Heredoc {
 pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
     let mut lines = Lines::new(source.clone());
     let mut nodes = Vec::new();
-    let mut warnings = Vec::new();
     while let Some(line) = lines.next()? {
         if line.text.trim().is_empty() {
             continue;
@@ -84,9 +82,6 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
                 line.whole(),
                 format!("the file has more than the {MAX_INSTRUCTIONS} instructions that are allowed"),
             ));
-        }
-        if line.blank_line.is_some() {
-            warnings.push(source.at(line.whole(), "a blank line inside a continued instruction"));
         }
         let mut node = node(&source, &line, lines.escape, 0)?;
         node.comments.clone_from(&line.comments);
@@ -109,7 +104,7 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
             .at(Span::new(end, end), "the file has no instructions")
             .with_suggestion("a Dockerfile begins with FROM and the name of an image"));
     }
-    Ok(Tree { source, directives: lines.directives, escape: lines.escape, nodes, warnings })
+    Ok(Tree { source, directives: lines.directives, escape: lines.escape, nodes })
 }
 
 /// Reads one instruction from text that stands in no file, such as an ONBUILD trigger of an image.

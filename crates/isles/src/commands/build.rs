@@ -1,5 +1,7 @@
 //! `isles build`
 
+mod call;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +31,8 @@ Examples:
   isles build --secret id=token,src=$HOME/.token .
   isles build https://example.org/app.git#v1:sub    a repository, or an archive, as the context
   generate | isles build -                      an archive of the context, or the recipe, from a program
+  isles build --check .                         only look at the recipe
+  isles build --call=outline,format=json .      what it takes: arguments, secrets, agents, caches
 
 The image ID goes to standard output, everything else to standard error. A step that did not change is not run
 again; --no-cache runs them all.";
@@ -100,6 +104,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Shown::Auto)]
     progress: Shown,
     #[command(flatten)]
+    call: call::Instead,
+    #[command(flatten)]
     connection: Connection,
 }
 
@@ -114,6 +120,9 @@ enum Shown {
 }
 
 pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    if let Some(call) = args.call.wanted() {
+        return call::cmd_call(cx, args, call);
+    }
     let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
     let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
     let client = args.connection.client();
@@ -129,7 +138,14 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
             isles_build::build(&engine, &client, found, &options, &bars)
         }
     };
-    let Built { image, cached, warnings, .. } = built.map_err(|e| failure(&e))?;
+    let built = built.map_err(|e| {
+        // What is odd may be why it failed.
+        if let What::Recipe(found) = &what {
+            call::warn_of(cx, &engine, found, &options);
+        }
+        failure(&e)
+    });
+    let Built { image, cached, warnings, .. } = built?;
     for warning in &warnings {
         cx.ui.warning(&lint(warning));
     }

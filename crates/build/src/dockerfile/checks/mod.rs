@@ -147,6 +147,14 @@ impl Report {
     }
 }
 
+/// Whether findings fail a build.
+///
+/// # Errors
+/// The options of the caller or of the file cannot be read.
+pub fn is_strict(source: &SourceText, build_args: &BTreeMap<String, String>) -> Result<bool, Error> {
+    options(source, build_args).map(|config| config.error)
+}
+
 /// Looks at a Dockerfile.
 pub fn check(source: &Arc<SourceText>, look: &Look<'_>) -> Checked {
     let config = Arc::default();
@@ -164,7 +172,7 @@ pub fn check(source: &Arc<SourceText>, look: &Look<'_>) -> Checked {
 
 fn look_at(report: &mut Report, look: &Look<'_>) -> Result<stages::Stages, Error> {
     let source = report.source.clone();
-    report.config = Arc::new(options(&source, look)?);
+    report.config = Arc::new(options(&source, look.build_args)?);
     let tree = syntax::parse(source)?;
     let nodes = tree.nodes.clone();
     let recipe = instruction::recipe(tree);
@@ -177,9 +185,9 @@ fn look_at(report: &mut Report, look: &Look<'_>) -> Result<stages::Stages, Error
 }
 
 /// The options of the caller, or else of the file.
-fn options(source: &SourceText, look: &Look<'_>) -> Result<Config, Error> {
+fn options(source: &SourceText, build_args: &BTreeMap<String, String>) -> Result<Config, Error> {
     let hint = "write skip=RULE,…;error=true;experimental=RULE,…";
-    if let Some(given) = look.build_args.get(ARGUMENT) {
+    if let Some(given) = build_args.get(ARGUMENT) {
         return Config::parse(given)
             .map_err(|why| Spelling::new(format!("cannot read {ARGUMENT}: {why}")).with_hint(hint).into());
     }
