@@ -146,6 +146,9 @@ fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Piece, 
     }
 }
 
+/// A pattern may have this many bytes (`PATH_MAX` of Linux).
+const MAX_PATTERN: usize = 4096;
+
 /// Whether a word has a wildcard.
 pub fn has_wildcard(word: &str) -> bool {
     word.contains(['*', '?', '[', '\\'])
@@ -195,6 +198,9 @@ impl Ignore {
         if pattern.is_empty() {
             return Ok(());
         }
+        if pattern.len() > MAX_PATTERN {
+            return Err("it is longer than a path may be (4096 bytes)");
+        }
         self.rules.push(Rule { glob: Glob::new(&pattern, true)?, back });
         Ok(())
     }
@@ -206,6 +212,12 @@ impl Ignore {
     /// Whether something below a directory that is left out may be in again, so that it must be looked into.
     pub fn may_return(&self) -> bool {
         self.rules.iter().any(|r| r.back)
+    }
+
+    /// About what it costs to match a path, at most.
+    pub fn effort(&self, path: &str) -> usize {
+        let pieces: usize = self.rules.iter().map(|r| r.glob.pieces.len()).sum();
+        8 * self.rules.len() + pieces * (path.len() + 1) / 4
     }
 
     /// Whether a pattern leaves out all there is at the top.
@@ -329,5 +341,6 @@ mod tests {
         }
         assert_eq!(Ignore::read("a\n!"), Err((2, "a '!' has no pattern")));
         assert!(Ignore::read("[").is_err());
+        assert!(Ignore::read(&"x".repeat(MAX_PATTERN + 1)).is_err());
     }
 }

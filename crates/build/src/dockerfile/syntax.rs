@@ -13,6 +13,8 @@ use crate::position::{Diagnostic, SourceText, Span, Spanned};
 /// A file may have this many instructions. The reference has no limit of its own, but each stage of a
 /// build costs memory, and no recipe that a person wrote comes near.
 pub const MAX_INSTRUCTIONS: usize = 20_000;
+/// One instruction may open this many here-documents.
+pub const MAX_HEREDOCS: usize = 1000;
 
 /// A parsed Dockerfile.
 #[derive(Debug, Clone)]
@@ -86,7 +88,16 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
         let mut node = node(&source, &line, lines.escape, 0)?;
         node.comments.clone_from(&line.comments);
         if node.may_have_heredocs() {
-            for mut heredoc in heredocs(&line) {
+            let opened = heredocs(&line);
+            if opened.len() > MAX_HEREDOCS {
+                return Err(source.at(
+                    line.whole(),
+                    format!(
+                        "the instruction opens more than the {MAX_HEREDOCS} here-documents that are allowed"
+                    ),
+                ));
+            }
+            for mut heredoc in opened {
                 heredoc.body = lines.heredoc(&heredoc.name, heredoc.strip_tabs)?.ok_or_else(|| {
                     source
                         .at(heredoc.body.span, format!("the here-document '{}' has no end", heredoc.name))

@@ -30,7 +30,7 @@ pub enum WordError {
     Depth,
     #[error("the text grows beyond {MAX_EXPANSION} bytes")]
     Size,
-    #[error("the pattern takes too long to match")]
+    #[error("the substitutions take too much work")]
     Effort,
 }
 
@@ -346,6 +346,9 @@ impl Run<'_> {
         self.raw_escapes = before;
         let (text, _) = result?;
         self.steps += text.len();
+        if self.steps > self.limit + MAX_MATCH_STEPS {
+            return Err(WordError::Effort);
+        }
         Ok(text)
     }
 

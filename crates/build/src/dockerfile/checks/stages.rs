@@ -48,7 +48,9 @@ const SECRET: [&str; 10] =
     ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
 const NO_SECRET: [&str; 3] = ["public", "file", "version"];
 /// So many characters may be written and compared in all.
-const MAX_EFFORT: usize = 50_000_000;
+const MAX_EFFORT: usize = 20_000_000;
+/// What it costs to read an instruction again.
+const EFFORT_OF_TRIGGER: usize = 1000;
 /// So many near names are looked for, each among so many.
 const MAX_HINTS: usize = 100;
 const MAX_KNOWN: usize = 256;
@@ -244,6 +246,7 @@ fn top(
                 top.env.insert(name.text.clone(), value.clone());
             }
             let lines = Place::of(node).lines;
+            effort.spend(node.comments.len(), &recipe.source, name.span)?;
             let description = description(&node.comments, name);
             top.args.insert(name.text.clone(), UsedArg { value, description, lines, needs });
         }
@@ -395,7 +398,7 @@ impl Walk<'_> {
             state.env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
         let variables: usize = state.env.iter().map(|(n, v)| n.len() + v.len() + 64).sum();
-        let triggers: usize = state.triggers.iter().map(String::len).sum();
+        let triggers: usize = state.triggers.iter().map(|t| t.len() + EFFORT_OF_TRIGGER).sum();
         self.spend(variables + triggers + 64 * state.declared.len(), stage.node.span)?;
         let mut once = Once::default();
         let file = self.report.config.clone();
@@ -625,6 +628,7 @@ impl Walk<'_> {
             state.env.insert(name.clone(), value.clone());
         }
         if !inherited {
+            self.spend(node.comments.len(), here.place.span)?;
             let description = description(&node.comments, name);
             let lines = here.place.lines;
             own.args.insert(name.clone(), UsedArg { value, description, lines, needs: BTreeSet::new() });
@@ -695,6 +699,7 @@ impl Walk<'_> {
             Some(from) => self.source(here, from, own)?,
             None => {
                 for (path, span) in paths {
+                    self.spend(self.look.ignore.effort(&path), here.span(span))?;
                     self.ignored(here, &step.node, &path, span);
                 }
             }
