@@ -5,12 +5,13 @@ use std::path::Path;
 use isles_engine::Engine;
 use isles_registry::Client;
 use isles_spec::source::DebianSuite;
-use isles_spec::{Digest, Progress};
+use isles_spec::{Digest, Platform, Progress};
 use isles_store::{BuildRecord, Image};
 
 use crate::error::Result;
 use crate::key::Key;
 use crate::options::{BuildOptions, Built};
+use crate::output::{self, Encoding, Made};
 use crate::position::{Diagnostic, SourceText};
 use crate::recipe::{self, Found, Language};
 use crate::snapshot::{Build, Snapshot};
@@ -30,15 +31,53 @@ pub fn build(
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<Built> {
-    let mut build = Build::new(engine, client, options, progress)?;
     let bytes = recipe.read()?;
     let source = SourceText::new(recipe.file.display().to_string(), &bytes);
-    let (snapshot, warnings) = match recipe.language {
-        Language::Dockerfile => crate::dockerfile::execute::execute(&mut build, recipe, source)?,
-        Language::Definition => crate::definition::execute::execute(&build, recipe, source)?,
-    };
-    build.layer_digests.save();
-    finish(build, snapshot, warnings)
+    every_platform(engine, client, options, progress, &|build| match recipe.language {
+        Language::Dockerfile => crate::dockerfile::execute::execute(build, recipe, source.clone()),
+        Language::Definition => crate::definition::execute::execute(build, recipe, source.clone()),
+    })
+}
+
+/// Builds a stage for one platform, and says what is odd about the recipe.
+type Make<'m> = dyn Fn(&mut Build<'_>) -> Result<(Snapshot, Vec<Diagnostic>)> + 'm;
+
+/// Builds for each platform that is asked for, one after the other: what they share is in the cache by then.
+fn every_platform(
+    engine: &Engine,
+    client: &Client,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+    make: &Make<'_>,
+) -> Result<Built> {
+    crate::secret::remove_dead_secrets();
+    let store = engine.store();
+    let lease = store.lease()?;
+    let host = [Platform::host()];
+    let platforms = if options.platforms.is_empty() { &host } else { options.platforms.as_slice() };
+    let mut made: Vec<Made> = Vec::new();
+    let mut warnings: Vec<Diagnostic> = Vec::new();
+    let (mut cached, mut epoch) = (true, None);
+    for platform in platforms {
+        if made.iter().any(|m| m.platform == *platform) {
+            continue;
+        }
+        let mut build = Build::new(engine, client, options, &lease, platform.clone(), progress);
+        let (snapshot, odd) = make(&mut build)?;
+        epoch = epoch.or(build.epoch);
+        build.layer_digests.save();
+        warnings.extend(odd.into_iter().filter(|w| !warnings.contains(w)).collect::<Vec<_>>());
+        let image = finish(&build, snapshot)?;
+        cached &= !build.worked();
+        made.push(Made { platform: platform.clone(), image, attested: Vec::new() });
+    }
+    let Some(first) = made.first() else { return Err(crate::Error::Stopped) };
+    let image = first.image.clone();
+    if !options.tags.is_empty() {
+        let bundle = output::bundle(store, &lease, &made, &Encoding::default(), &[])?;
+        output::name(store, &bundle, &options.tags)?;
+    }
+    Ok(Built { image, made, epoch, cached, warnings, lease })
 }
 
 /// The image of a recipe by its path, or by that of a folder that holds one.
@@ -60,36 +99,29 @@ pub fn image_of_suite(
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<Built> {
-    let build = Build::new(engine, client, options, progress)?;
-    let snapshot = crate::definition::bootstrap::debian(&build, suite)?;
-    finish(build, snapshot, Vec::new())
+    every_platform(engine, client, options, progress, &|build| {
+        Ok((crate::definition::bootstrap::debian(build, suite)?, Vec::new()))
+    })
 }
 
 /// Makes the image of a finished stage, or finds the one that was made of the same.
-fn finish(build: Build<'_>, mut snapshot: Snapshot, warnings: Vec<Diagnostic>) -> Result<Built> {
+fn finish(build: &Build<'_>, mut snapshot: Snapshot) -> Result<Image> {
     snapshot.config.rootfs.diff_ids = snapshot.layers.iter().map(|l| l.diff_id.clone()).collect();
     if let Some(parent) = snapshot.config.config.rest.get_mut("Image") {
         // Docker's old builder named the parent here; it is another one now.
         *parent = serde_json::Value::String(String::new());
     }
     let key = image_key(&snapshot, build.epoch);
-    let known = if build.options.no_cache { None } else { build.store.build_record(&build.lease, &key)? };
+    let known = if build.options.no_cache { None } else { build.store.build_record(build.lease, &key)? };
     let manifest: Option<Digest> = known.and_then(|r| serde_json::from_value(r.value).ok());
     let found = manifest.filter(|m| build.store.has_image(m)).map(|m| build.store.image(&m)).transpose()?;
     let image = match found {
-        Some(image) => {
-            for tag in &build.options.tags {
-                if build.store.lookup(&tag.normalized())?.as_ref() != Some(&image.manifest_digest) {
-                    build.store.tag(&image, &tag.normalized())?;
-                }
-            }
-            image
-        }
-        None => assemble(&build, snapshot, &key)?,
+        Some(image) => image,
+        None => assemble(build, snapshot, &key)?,
     };
     build.lease.hold(&image.manifest_digest)?;
     build.lease.hold(image.id())?;
-    Ok(Built { image, cached: !build.worked(), warnings, lease: build.lease })
+    Ok(image)
 }
 
 /// What an image is made of, without the times that are filled in when it is made.
@@ -120,8 +152,7 @@ fn assemble(build: &Build<'_>, mut snapshot: Snapshot, key: &Digest) -> Result<I
     }
     snapshot.config.created = Some(newest);
     let blobs: Vec<_> = snapshot.layers.iter().map(|l| l.blob.clone()).collect();
-    let tags: Vec<_> = build.options.tags.iter().map(isles_spec::Reference::normalized).collect();
-    let image = build.store.assemble(&build.lease, &snapshot.config, &blobs, &tags)?;
+    let image = build.store.assemble(build.lease, &snapshot.config, &blobs, &[])?;
     let mut holds = vec![image.manifest_digest.clone(), image.id().clone()];
     holds.extend(image.config.rootfs.diff_ids.iter().cloned());
     let value = serde_json::to_value(&image.manifest_digest).unwrap_or_default();

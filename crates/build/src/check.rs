@@ -44,7 +44,7 @@ pub fn check(
     let source = SourceText::new(recipe.file.display().to_string(), &recipe.read()?);
     let ignore = ignore_of(recipe)?;
     let bases = Bases { engine, reach, seen: RefCell::default(), unknown: RefCell::default() };
-    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let platform = options.platforms.first().cloned().unwrap_or_else(Platform::host);
     let mut checked = checks::check(
         &source,
         &Look {

@@ -208,6 +208,7 @@ fn add(edits: &mut Edits, change: &Change, name: &str) -> Result<()> {
                 recursive_read_only: false,
             },
             read_only: bind.options.iter().any(|o| o == "ro"),
+            optional: false,
         });
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use isles_engine::Engine;
 use isles_registry::Client;
-use isles_spec::{Error as SpecError, Progress};
+use isles_spec::{Error as SpecError, Platform, Progress};
 use isles_store::Merged;
 
 use crate::archive::{Packed, is_archive, newest, unpack};
@@ -71,7 +71,8 @@ pub fn fetch(
         // Who names the repository lends their own keys to fetch it, as docker's client does.
         options.ssh.insert("default".into(), vec![socket.into()]);
     }
-    let build = Build::new(engine, client, &options, progress)?;
+    let lease = engine.store().lease()?;
+    let build = Build::new(engine, client, &options, &lease, Platform::host(), progress);
     match repository {
         Some(repository) => of_repository(&build, repository, recipe),
         None => of_url(&build, what, recipe),

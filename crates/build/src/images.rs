@@ -40,7 +40,7 @@ pub fn named(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image
 /// Keeps an image from being collected while the build lasts, and its layers at hand.
 pub fn hold(build: &Build<'_>, image: Image) -> Result<Image> {
     build.lease.hold(&image.manifest_digest)?;
-    build.store.ensure_layers(&build.lease, &image, build.progress)?;
+    build.store.ensure_layers(build.lease, &image, build.progress)?;
     Ok(image)
 }
 
@@ -87,7 +87,7 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
     };
     let key =
         Key::new("image on disk").with("stamp", stamp).with("select", select.unwrap_or_default()).finish();
-    if let Some(record) = build.store.build_record(&build.lease, &key)?
+    if let Some(record) = build.store.build_record(build.lease, &key)?
         && let Some(manifest) = record.holds.first()
         && build.store.has_image(manifest)
     {
@@ -95,10 +95,10 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
     }
     build.note_work();
     let imported = if path.is_dir() {
-        build.store.import_oci_dir(&build.lease, path, select, build.progress)?
+        build.store.import_oci_dir(build.lease, path, select, build.progress)?
     } else {
         let mut file = File::open(path).map_err(Error::io("open", path))?;
-        build.store.import_archive(&build.lease, &mut file, build.progress)?
+        build.store.import_archive(build.lease, &mut file, build.progress)?
     };
     let wanted = |(image, names): &(Image, Vec<Reference>)| {
         let named = select.is_none_or(|s| names.iter().any(|n| n.familiar() == s || n.tag() == Some(s)));
@@ -160,7 +160,7 @@ pub fn of_folder(build: &Build<'_>, path: &Path) -> Result<Snapshot> {
     };
     build.add(&mut snapshot, step, |_, _| {
         let options = CommitOptions { clamp_mtime: build.epoch, ..CommitOptions::default() };
-        Ok(build.store.layer_from_tree(&build.lease, path, &options)?)
+        Ok(build.store.layer_from_tree(build.lease, path, &options)?)
     })?;
     Ok(snapshot)
 }

@@ -22,6 +22,7 @@ mod git;
 mod images;
 mod key;
 pub mod options;
+pub mod output;
 pub mod pattern;
 pub mod position;
 pub mod recipe;

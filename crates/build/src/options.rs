@@ -9,6 +9,7 @@ use isles_store::{Image, Lease};
 
 use crate::debian::BootstrapOptions;
 use crate::definition::DefinitionOptions;
+use crate::output::Made;
 use crate::position::Diagnostic;
 
 /// What a caller may say about a build. The default is right for most.
@@ -24,7 +25,8 @@ pub struct BuildOptions {
     pub no_cache: bool,
     /// When base images are fetched.
     pub pull: PullPolicy,
-    pub platform: Option<Platform>,
+    /// What to build for; this machine's platform where nothing is said.
+    pub platforms: Vec<Platform>,
     /// Labels beside those of the recipe.
     pub labels: BTreeMap<String, String>,
     /// Files for `RUN --mount=type=secret`, by ID.
@@ -102,7 +104,12 @@ impl fmt::Display for Entitlement {
 /// What a build gave.
 #[derive(Debug)]
 pub struct Built {
+    /// The image for the first platform.
     pub image: Image,
+    /// What was made for each platform.
+    pub made: Vec<Made>,
+    /// The time that new things have, where the caller fixes it (seconds since 1970).
+    pub epoch: Option<i64>,
     /// Nothing had to be made.
     pub cached: bool,
     /// What is odd about the recipe.

@@ -163,7 +163,7 @@ impl RunStep<'_> {
             return Err(Error::step(self.place.clone(), &self.command, &outcome, build.options.quiet));
         }
         let options = CommitOptions { clamp_mtime: build.epoch, exclude: left_over(&upper, &stubs)?, lowers };
-        Ok(store.commit_layer(&build.lease, &upper, &options)?)
+        Ok(store.commit_layer(build.lease, &upper, &options)?)
     }
 
     /// Locks the caches that others are waited for: each once, and all steps in the same order, so that none waits

@@ -51,8 +51,10 @@ pub struct Build<'a> {
     pub client: &'a isles_registry::Client,
     pub options: &'a BuildOptions,
     pub progress: &'a dyn Progress,
-    pub lease: Lease,
+    pub lease: &'a Lease,
     pub platform: Platform,
+    /// What titles of steps begin with, where a build is for several platforms.
+    pub label: String,
     /// The time that new things get, where the caller fixes it.
     pub epoch: Option<i64>,
     /// Digests of files in layers.
@@ -156,31 +158,34 @@ impl<'a> Build<'a> {
         engine: &'a Engine,
         client: &'a isles_registry::Client,
         options: &'a BuildOptions,
+        lease: &'a Lease,
+        platform: Platform,
         progress: &'a dyn Progress,
-    ) -> Result<Build<'a>> {
-        crate::secret::remove_dead_secrets();
+    ) -> Build<'a> {
         let store = engine.store();
-        Ok(Build {
+        Build {
             engine,
             store,
             client,
             options,
             progress,
-            lease: store.lease()?,
-            platform: options.platform.clone().unwrap_or_else(Platform::host),
+            lease,
+            label: if options.platforms.len() > 1 { format!("{platform} ") } else { String::new() },
+            platform,
             epoch: options.epoch(),
             layer_digests: Digests::of(store, Path::new("layers")),
             busy: Mutex::default(),
             idle: Condvar::new(),
             worked: AtomicBool::new(false),
             found: Mutex::default(),
-        })
+        }
     }
 
-    /// A build of another recipe for this one. What it makes has to be held by this build's lease ([`Snapshot`]).
-    pub fn inner<'b>(&'b self, options: &'b BuildOptions) -> Result<Build<'b>> {
-        let build = Build::new(self.engine, self.client, options, self.progress)?;
-        Ok(Build { platform: self.platform.clone(), epoch: self.epoch, ..build })
+    /// A build of another recipe for this one.
+    pub fn inner<'b>(&'b self, options: &'b BuildOptions) -> Build<'b> {
+        let platform = self.platform.clone();
+        let build = Build::new(self.engine, self.client, options, self.lease, platform, self.progress);
+        Build { epoch: self.epoch, ..build }
     }
 
     /// Whether something had to be made that no record had.
@@ -202,7 +207,7 @@ impl<'a> Build<'a> {
         if self.options.no_cache {
             return Ok(None);
         }
-        let Some(record) = self.store.build_record(&self.lease, key)? else { return Ok(None) };
+        let Some(record) = self.store.build_record(self.lease, key)? else { return Ok(None) };
         let Ok(made) = serde_json::from_value::<Made>(record.value) else { return Ok(None) };
         if !self.store.has_layer(&made.diff_id) {
             return Ok(None);
@@ -316,7 +321,7 @@ impl Drop for Turn<'_> {
 pub fn commit(build: &Build<'_>, upper: Upper<'_>) -> Result<CommittedLayer> {
     let folder = upper.finish()?;
     let options = CommitOptions { clamp_mtime: build.epoch, ..CommitOptions::default() };
-    Ok(build.store.commit_layer(&build.lease, &folder, &options)?)
+    Ok(build.store.commit_layer(build.lease, &folder, &options)?)
 }
 
 /// A folder of the store that goes when it is done with.

@@ -143,7 +143,8 @@ impl Engine {
             StepRoot::Host { folder, at, lowers, upper, work } => {
                 let image = Writable { lowers, upper, work, userxattr: ownership.userxattr() };
                 around = host_view::mounts(folder, at, image)?;
-                (RootFs::Directory(folder.to_owned()), Merged::open(&[folder.to_owned()], ownership)?)
+                let view = Merged::open(&[folder.to_owned()], ownership)?;
+                (RootFs::Directory(folder.to_owned()), View::from(view))
             }
             StepRoot::Layers { lowers, upper, work } => {
                 let mut layers = lowers.to_vec();

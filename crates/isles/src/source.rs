@@ -98,7 +98,7 @@ fn build(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Res
     let (client, bars) = (wishes.connection.client(), Bars::new(&cx.ui));
     let options = BuildOptions {
         pull: wishes.pull,
-        platform: wishes.platform.clone(),
+        platforms: wishes.platform.iter().cloned().collect(),
         quiet: cx.ui.is_quiet(),
         ..wishes.build.clone()
     };

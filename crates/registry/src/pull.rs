@@ -86,13 +86,32 @@ impl Client {
     /// The configuration of the image that a name stands for on a platform, without its layers. Where the name
     /// stands for one image only, that may be for another platform. Nothing is kept.
     pub fn image_config(&self, reference: &Reference, platform: &Platform) -> Result<ImageConfig> {
-        let repository = self.repository(reference)?;
+        let repository = self.source(reference)?;
         let resolved = repository.resolve(reference, platform)?;
         let bytes = repository.small_blob(&resolved.parsed.config, MANIFEST_LIMIT)?;
         serde_json::from_slice(&bytes).map_err(|e| Error::NotAnImage {
             object: object_name(reference),
             why: format!("its configuration is not that of an image: {e}"),
         })
+    }
+
+    /// Brings one layer of a repository into the store, unless it is there.
+    pub fn fetch_layer(
+        &self,
+        store: &Store,
+        lease: &Lease,
+        repository: &Reference,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        progress: &dyn Progress,
+    ) -> Result<Ingested> {
+        let repository = self.source(repository)?;
+        fetch_layer(&repository, store, lease, diff_id, blob, &Shared::default(), progress)
+    }
+
+    /// Fetches a blob that is a document, and checks its digest.
+    pub fn document_blob(&self, repository: &Reference, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        self.source(repository)?.small_blob(blob, limit)
     }
 
     /// The image that a name stands for here, if it is complete and the registry's is the same.

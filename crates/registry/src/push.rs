@@ -44,6 +44,19 @@ struct Counts {
     stop: AtomicBool,
 }
 
+impl Counts {
+    fn pushed(&self, target: Descriptor) -> Pushed {
+        let number = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Pushed {
+            target,
+            uploaded: number(&self.uploaded) as usize,
+            mounted: number(&self.mounted) as usize,
+            existing: number(&self.existing) as usize,
+            bytes: number(&self.bytes),
+        }
+    }
+}
+
 /// Everything that stays the same in one push.
 pub(crate) struct Push<'a> {
     repository: &'a Repository<'a>,
@@ -98,14 +111,34 @@ impl Client {
             Some((digest, index)) => push.index(&digest, &index, &target)?,
             None => push.image(&store.resolve(name, platform)?, Some(&target))?,
         };
-        let number = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Ok(Pushed {
-            target: sent,
-            uploaded: number(&push.counts.uploaded) as usize,
-            mounted: number(&push.counts.mounted) as usize,
-            existing: number(&push.counts.existing) as usize,
-            bytes: number(&push.counts.bytes),
-        })
+        Ok(push.counts.pushed(sent))
+    }
+}
+
+impl Client {
+    /// Sends a manifest or an index of the store as it is, with everything that it names: images whose layers
+    /// stay in the encoding that they have, attestations, caches.
+    pub fn push_document(
+        &self,
+        store: &Store,
+        document: &Descriptor,
+        target: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Pushed> {
+        let repository = self.repository(target)?;
+        let lease = store.lease()?;
+        let push = Push {
+            repository: &repository,
+            store,
+            lease: &lease,
+            progress,
+            connections: self.options.connections,
+            sources: sources(store, target)?,
+            counts: Counts::default(),
+            file: None,
+        };
+        let sent = push.as_it_is(document, Some(&target.normalized()))?;
+        Ok(push.counts.pushed(sent))
     }
 }
 
@@ -117,8 +150,15 @@ fn whole_index(store: &Store, name: &str, platform: Option<&Platform>) -> Result
         return Ok(None);
     }
     let Ok(index) = serde_json::from_slice::<Index>(&store.read_document(&digest)?) else { return Ok(None) };
-    let whole = !index.manifests.is_empty() && index.manifests.iter().all(|d| store.has_image(&d.digest));
+    let here = |d: &Descriptor| store.has_image(&d.digest) || (is_artefact(d) && store.has_blob(&d.digest));
+    let images = index.manifests.iter().filter(|d| store.has_image(&d.digest)).count();
+    let whole = images > 0 && index.manifests.iter().all(here);
     Ok(whole.then_some((digest, index)))
+}
+
+/// What an index names besides images: attestations, as BuildKit marks them.
+fn is_artefact(entry: &Descriptor) -> bool {
+    entry.platform.as_ref().is_some_and(|p| p.os == "unknown" && p.architecture == "unknown")
 }
 
 /// Which other repositories of the target's registry hold which blobs, as far as the names here tell.
@@ -171,7 +211,10 @@ impl Push<'_> {
     fn index(&self, digest: &Digest, index: &Index, target: &Reference) -> Result<Descriptor> {
         let bytes = self.store.read_document(digest)?;
         let mut renamed = Vec::new();
-        for entry in &index.manifests {
+        for entry in index.manifests.iter().filter(|d| !self.store.has_image(&d.digest)) {
+            self.as_it_is(entry, None)?;
+        }
+        for entry in index.manifests.iter().filter(|d| self.store.has_image(&d.digest)) {
             let sent = self.image(&self.store.image(&entry.digest)?, None)?;
             if sent.digest != entry.digest {
                 renamed.push((entry.digest.clone(), sent));
@@ -180,6 +223,26 @@ impl Push<'_> {
         let kind = index.media_type.as_deref().unwrap_or(media_type::OCI_INDEX);
         let bytes = if renamed.is_empty() { bytes } else { replaced(&bytes, &renamed)? };
         self.document(kind, &bytes, target)
+    }
+
+    /// Sends a document, and what it names before it; by `target` or, without one, by its digest.
+    fn as_it_is(&self, document: &Descriptor, target: Option<&Reference>) -> Result<Descriptor> {
+        let bytes = self.store.read_document(&document.digest)?;
+        if media_type::is_index(&document.media_type) {
+            let index: Index = serde_json::from_slice(&bytes).map_err(unwritable)?;
+            for entry in &index.manifests {
+                self.as_it_is(entry, None)?;
+            }
+        } else {
+            let manifest: Manifest = serde_json::from_slice(&bytes).map_err(unwritable)?;
+            let mut blobs: Vec<&Descriptor> = manifest.layers.iter().chain([&manifest.config]).collect();
+            blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
+            blobs.dedup_by(|a, b| a.digest == b.digest);
+            let parts: Vec<Part<'_>> = blobs.into_iter().map(Part::Blob).collect();
+            self.parts(&parts, &Mutex::default())?;
+        }
+        let by_digest = self.repository.reference()?.with_digest(document.digest.clone());
+        self.document(&document.media_type, &bytes, target.unwrap_or(&by_digest))
     }
 
     /// Sends an image's blobs and its manifest, by `target` or, without one, by its digest.

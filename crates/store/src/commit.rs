@@ -155,6 +155,26 @@ impl Store {
         }
     }
 
+    /// Writes what stacks of layers show, each base first, as one tar stream: the root file systems of images,
+    /// each below a folder of its own, or at the top where the name of the folder is empty.
+    pub fn write_roots(
+        &self,
+        roots: &[(String, Vec<PathBuf>)],
+        clamp_mtime: Option<i64>,
+        out: &mut dyn Write,
+    ) -> Result<()> {
+        let exclude = BTreeSet::new();
+        let what =
+            Packing { ownership: self.ownership, upper: false, lowers: None, clamp_mtime, exclude: &exclude };
+        let mut views = Vec::new();
+        for (folder, layers) in roots {
+            views.push((folder.as_str(), Merged::open(layers, self.ownership)?));
+        }
+        let out = crate::pack::pack_views(&views, &what, BufWriter::with_capacity(64 << 10, out))?;
+        let written = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|out| out.flush());
+        written.map_err(|source| Error::Io { doing: "write", object: "the archive".into(), source })
+    }
+
     /// A fresh folder on the store's file system, for a tree that becomes a layer. Whoever asks removes it,
     /// or [`Store::collect`] does when that process is gone.
     pub fn scratch_dir(&self) -> Result<PathBuf> {

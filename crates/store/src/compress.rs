@@ -22,6 +22,15 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    fn media_type(self) -> &'static str {
+        match self {
+            Compression::Gzip => media_type::OCI_LAYER_GZIP,
+            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+        }
+    }
+}
+
 impl Store {
     /// The compressed blob of a layer that is here uncompressed: made once, then remembered. A layer that is
     /// here compressed in any way is given as it is.
@@ -34,25 +43,81 @@ impl Store {
             lease.hold(&blob.digest)?;
             return Ok(Descriptor::new(&tar_type(blob), blob.digest.clone(), blob.size));
         }
+        self.compress(lease, diff_id, with, None)
+    }
+
+    /// The blob of a layer in exactly this encoding; without one, the plain archive. A blob that is here is
+    /// taken, unless a level of compression is asked for, which blobs do not tell.
+    pub fn layer_encoded(
+        &self,
+        lease: &Lease,
+        diff_id: &Digest,
+        encoding: Option<Compression>,
+        level: Option<u32>,
+    ) -> Result<Descriptor> {
+        lease.hold(diff_id)?;
+        let Some(with) = encoding else { return self.plain(lease, diff_id) };
+        let info = self.layer_info(diff_id)?;
+        let fits = |b: &&Descriptor| {
+            let kind = tar_type(b);
+            let kinds = match with {
+                Compression::Gzip => [media_type::OCI_LAYER_GZIP, media_type::DOCKER_LAYER_GZIP],
+                Compression::Zstd => [media_type::OCI_LAYER_ZSTD, media_type::DOCKER_LAYER_ZSTD],
+            };
+            b.digest != *diff_id
+                && kinds.contains(&kind.as_str())
+                && self.blob_size(&b.digest) == Some(b.size)
+        };
+        if let (Some(blob), None) = (info.blobs.iter().find(fits), level) {
+            lease.hold(&blob.digest)?;
+            return Ok(Descriptor::new(with.media_type(), blob.digest.clone(), blob.size));
+        }
+        self.compress(lease, diff_id, with, level)
+    }
+
+    /// The plain archive of a layer as a blob.
+    fn plain(&self, lease: &Lease, diff_id: &Digest) -> Result<Descriptor> {
+        if let Some(size) = self.blob_size(diff_id) {
+            return Ok(Descriptor::new(media_type::OCI_LAYER, diff_id.clone(), size));
+        }
+        let mut tar = self.open_layer_tar(diff_id)?;
+        let mut out = self.blob_writer(lease, diff_id.algorithm())?;
+        self.copy(&mut tar, &mut out)?;
+        let (digest, size) = out.finish(lease, Some(diff_id))?;
+        let blob = Descriptor::new(media_type::OCI_LAYER, digest, size);
+        self.remember_blob(diff_id, &blob)?;
+        Ok(blob)
+    }
+
+    fn compress(
+        &self,
+        lease: &Lease,
+        diff_id: &Digest,
+        with: Compression,
+        level: Option<u32>,
+    ) -> Result<Descriptor> {
         let mut tar = self.open_layer_tar(diff_id)?;
         let out = self.blob_writer(lease, Algorithm::Sha256)?;
-        let (media_type, out) = match with {
+        let out = match with {
             Compression::Gzip => {
-                let mut encoder = GzBuilder::new().write(out, flate2::Compression::default());
+                let level =
+                    level.map_or_else(flate2::Compression::default, |l| flate2::Compression::new(l.min(9)));
+                let mut encoder = GzBuilder::new().write(out, level);
                 self.copy(&mut tar, &mut encoder)?;
-                (media_type::OCI_LAYER_GZIP, encoder.finish())
+                encoder.finish()
             }
             Compression::Zstd => {
+                let level = level.map_or(ZSTD_LEVEL, |l| l.min(22).cast_signed());
                 let mut encoder =
-                    zstd::stream::write::Encoder::new(out, ZSTD_LEVEL).at("compress in", self.root())?;
+                    zstd::stream::write::Encoder::new(out, level).at("compress in", self.root())?;
                 encoder.include_checksum(true).at("compress in", self.root())?;
                 self.copy(&mut tar, &mut encoder)?;
-                (media_type::OCI_LAYER_ZSTD, encoder.finish())
+                encoder.finish()
             }
         };
         let out: BlobWriter = out.at("write a blob in", self.root())?;
         let (digest, size) = out.finish(lease, None)?;
-        let blob = Descriptor::new(media_type, digest, size);
+        let blob = Descriptor::new(with.media_type(), digest, size);
         self.remember_blob(diff_id, &blob)?;
         Ok(blob)
     }

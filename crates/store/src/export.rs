@@ -19,6 +19,10 @@ use crate::{Error, Image, Result, Store};
 const BUFFER: usize = 256 << 10;
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX_LIMIT: u64 = 64 << 20;
+/// An index of indexes of indexes is more than anyone makes.
+const DOCUMENT_DEPTH: usize = 4;
+/// What podman and skopeo read names from (image-spec, annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The formats that images are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,14 @@ pub enum ExportFormat {
     OciArchive,
     /// A tar file that every Docker reads, and that is an OCI layout too; layers uncompressed.
     DockerArchive,
+}
+
+/// Where an OCI layout goes.
+pub enum LayoutPlace<'a> {
+    /// A folder, which is created where missing. What else is in it stays.
+    Folder(&'a Path),
+    /// A tar stream.
+    Archive(&'a mut dyn Write),
 }
 
 /// One image of Docker's `manifest.json`.
@@ -117,13 +129,7 @@ impl Store {
     ) -> Result<()> {
         fs::create_dir_all(dir).at("create", dir)?;
         let index_path = dir.join("index.json");
-        let mut index = match crate::atomic::read_bounded(&index_path, INDEX_LIMIT) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map_err(|e| Error::document(index_path.display(), e))?
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => empty_index(),
-            Err(e) => return Err(Error::io("read", &index_path, e)),
-        };
+        let mut index = read_index(&index_path)?;
         let id = progress.begin("writing the layout", None);
         for (image, names) in images {
             let portable = self.portable(image)?;
@@ -141,6 +147,109 @@ impl Store {
         crate::atomic::replace(&dir.join("oci-layout"), LAYOUT)?;
         crate::atomic::replace(&index_path, &to_json(&index)?)?;
         progress.end(id, "written");
+        Ok(())
+    }
+
+    /// Writes manifests and indexes, each with everything that it names, as an OCI layout. The descriptors
+    /// stand in its `index.json` as they are.
+    pub fn export_documents(
+        &self,
+        roots: &[Descriptor],
+        place: LayoutPlace<'_>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let mut parts = Vec::new();
+        let mut seen = HashSet::new();
+        for root in roots {
+            self.parts_of(root, &mut seen, &mut parts, 0)?;
+        }
+        match place {
+            LayoutPlace::Folder(dir) => {
+                self.documents_into(roots, &parts, dir, progress).map_err(|e| e.or_outside(&self.root))
+            }
+            LayoutPlace::Archive(out) => {
+                let mut archive =
+                    Archive { writer: Writer::new(out), written: HashSet::new(), progress, id: 0 };
+                archive.id = progress.begin("writing the archive", None);
+                archive.bytes("oci-layout", LAYOUT)?;
+                archive.folder("blobs")?;
+                archive.folder("blobs/sha256")?;
+                for part in &parts {
+                    archive.blob(&part.digest, part.size, &mut self.open_blob(&part.digest)?)?;
+                }
+                let index = Index { manifests: roots.to_vec(), ..empty_index() };
+                archive.bytes("index.json", &to_json(&index)?)?;
+                archive.writer.finish().map_err(written)?.flush().map_err(written)?;
+                progress.end(archive.id, "written");
+                Ok(())
+            }
+        }
+    }
+
+    fn documents_into(
+        &self,
+        roots: &[Descriptor],
+        parts: &[Descriptor],
+        dir: &Path,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        fs::create_dir_all(dir).at("create", dir)?;
+        let index_path = dir.join("index.json");
+        let mut index = read_index(&index_path)?;
+        let id = progress.begin("writing the layout", None);
+        for part in parts {
+            self.blob_into(dir, &part.digest, &mut self.open_blob(&part.digest)?)?;
+            progress.advance(id, part.size);
+        }
+        let name = |d: &Descriptor| d.annotations.get(REF_NAME).cloned();
+        for root in roots {
+            let replaced = |d: &Descriptor| match name(root) {
+                Some(own) => name(d).as_ref() == Some(&own),
+                None => d.digest == root.digest && name(d).is_none(),
+            };
+            index.manifests.retain(|d| !replaced(d));
+            index.manifests.push(root.clone());
+        }
+        crate::atomic::replace(&dir.join("oci-layout"), LAYOUT)?;
+        crate::atomic::replace(&index_path, &to_json(&index)?)?;
+        progress.end(id, "written");
+        Ok(())
+    }
+
+    /// A document and all blobs that it names, once each, what is named before what names it.
+    fn parts_of(
+        &self,
+        document: &Descriptor,
+        seen: &mut HashSet<Digest>,
+        out: &mut Vec<Descriptor>,
+        depth: usize,
+    ) -> Result<()> {
+        if depth > DOCUMENT_DEPTH {
+            let what = "the depth of indexes".to_owned();
+            let object = document.digest.to_string();
+            return Err(Error::Limit { object, what, limit: DOCUMENT_DEPTH as u64 });
+        }
+        if !seen.insert(document.digest.clone()) {
+            return Ok(());
+        }
+        let bytes = self.read_document(&document.digest)?;
+        if media_type::is_index(&document.media_type) {
+            let index: Index =
+                serde_json::from_slice(&bytes).map_err(|e| Error::document(&document.digest, e))?;
+            for entry in &index.manifests {
+                self.parts_of(entry, seen, out, depth + 1)?;
+            }
+        } else {
+            let manifest: Manifest =
+                serde_json::from_slice(&bytes).map_err(|e| Error::document(&document.digest, e))?;
+            for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                if seen.insert(blob.digest.clone()) {
+                    out.push(blob.clone());
+                }
+            }
+        }
+        let size = bytes.len() as u64;
+        out.push(Descriptor::new(&document.media_type, document.digest.clone(), size));
         Ok(())
     }
 
@@ -283,8 +392,7 @@ fn copy_checked(
 fn add(index: &mut Index, manifest: &Descriptor, image: &Image, names: &[Reference]) {
     let named: Vec<String> =
         names.iter().filter(|n| n.digest().is_none()).map(|n| n.normalized().to_string()).collect();
-    let is =
-        |d: &Descriptor, name: &String| d.annotations.get("org.opencontainers.image.ref.name") == Some(name);
+    let is = |d: &Descriptor, name: &String| d.annotations.get(REF_NAME) == Some(name);
     index.manifests.retain(|d| !named.iter().any(|n| is(d, n)));
     let mut descriptor = manifest.clone();
     descriptor.platform = Some(image.config.platform());
@@ -297,9 +405,18 @@ fn add(index: &mut Index, manifest: &Descriptor, image: &Image, names: &[Referen
     for name in named {
         let mut descriptor = descriptor.clone();
         // The first is what podman and skopeo read, the second what containerd and Docker do.
-        descriptor.annotations.insert("org.opencontainers.image.ref.name".into(), name.clone());
+        descriptor.annotations.insert(REF_NAME.into(), name.clone());
         descriptor.annotations.insert("io.containerd.image.name".into(), name);
         index.manifests.push(descriptor);
+    }
+}
+
+/// The list of a layout that may be there.
+fn read_index(path: &Path) -> Result<Index> {
+    match crate::atomic::read_bounded(path, INDEX_LIMIT) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::document(path.display(), e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(empty_index()),
+        Err(e) => Err(Error::io("read", path, e)),
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isles_spec::image::{Index, Manifest};
 use isles_spec::{Algorithm, Digest, Reference};
 use rustix::fs::{FlockOperation, flock};
 
@@ -369,6 +370,7 @@ impl Store {
         }
         for (_, target) in self.references()? {
             if !roots.dropped.contains(&target) {
+                self.mark_artefacts(&target, &mut reach);
                 reach.blobs.insert(target);
             }
         }
@@ -393,6 +395,24 @@ impl Store {
             reach.blobs.insert(image.id().clone());
             reach.blobs.extend(image.manifest.layers.iter().map(|l| l.digest.clone()));
             image.config.rootfs.diff_ids.iter().for_each(|d| self.mark_layer(d, reach));
+        }
+    }
+
+    /// What an index names that is no image: attestations, with their blobs.
+    fn mark_artefacts(&self, index: &Digest, reach: &mut Reach) {
+        if self.has_image(index) {
+            return;
+        }
+        let Ok(bytes) = self.read_document(index) else { return };
+        let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return };
+        for entry in index.manifests.iter().filter(|d| self.has_blob(&d.digest) && !self.has_image(&d.digest))
+        {
+            reach.blobs.insert(entry.digest.clone());
+            let manifest = self.read_document(&entry.digest).ok();
+            if let Some(manifest) = manifest.and_then(|m| serde_json::from_slice::<Manifest>(&m).ok()) {
+                reach.blobs.insert(manifest.config.digest);
+                reach.blobs.extend(manifest.layers.into_iter().map(|l| l.digest));
+            }
         }
     }
 

@@ -250,6 +250,36 @@ impl Store {
         self.put_image(lease, &NewImage { manifest: &manifest, refs, ..NewImage::default() })
     }
 
+    /// Keeps a manifest that is no image (an attestation, a cache) and whose blobs are here. It stays as long as
+    /// a lease, a build record, or an index with a name needs it.
+    pub fn put_artefact(&self, lease: &Lease, manifest: &Manifest) -> Result<Descriptor> {
+        self.put_document(lease, manifest, manifest.media_type.as_deref().unwrap_or(media_type::OCI_MANIFEST))
+    }
+
+    /// Keeps an index of manifests that are here.
+    pub fn put_index_of(&self, lease: &Lease, index: &Index) -> Result<Descriptor> {
+        self.put_document(lease, index, index.media_type.as_deref().unwrap_or(media_type::OCI_INDEX))
+    }
+
+    /// Makes a name stand for an image or an index that is here and that a lease holds.
+    pub fn set_name(&self, reference: &Reference, target: &Digest) -> Result<()> {
+        if reference.digest().is_some() {
+            return Err(Error::document(reference.familiar(), "a digest is not a name that can be given"));
+        }
+        let _shared = self.share()?;
+        if !self.has_image(target) && !self.has_blob(target) {
+            return Err(Error::NoImage { name: target.to_string() });
+        }
+        self.set_ref(reference, target)
+    }
+
+    fn put_document<T: Serialize>(&self, lease: &Lease, document: &T, kind: &str) -> Result<Descriptor> {
+        let bytes = to_json(document)?;
+        self.bounded("document", &bytes)?;
+        let digest = self.put_bytes(lease, &bytes)?;
+        Ok(Descriptor::new(kind, digest, bytes.len() as u64))
+    }
+
     /// Whether the image with this manifest is complete here.
     pub fn has_image(&self, manifest: &Digest) -> bool {
         self.record_of(manifest).exists()

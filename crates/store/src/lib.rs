@@ -65,7 +65,7 @@ pub use compress::Compression;
 pub use container::Container;
 pub use decompress::Encoding;
 pub use error::{Error, Result};
-pub use export::ExportFormat;
+pub use export::{ExportFormat, LayoutPlace};
 pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine};
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;

@@ -65,6 +65,36 @@ pub(crate) fn pack<W: Write>(root: OwnedFd, what: &Packing<'_>, out: W) -> Resul
     Ok((packer.packed, out))
 }
 
+/// Writes what stacks of layers show as one archive, without whiteouts; each below a folder, where it has one.
+pub(crate) fn pack_views<W: Write>(views: &[(&str, Merged)], what: &Packing<'_>, out: W) -> Result<W> {
+    let mut packer = Packer {
+        what,
+        writer: Writer::new(out),
+        links: HashMap::new(),
+        entry: Entry::default(),
+        buffer: vec![0; BUFFER],
+        packed: Packed::default(),
+    };
+    for (folder, view) in views {
+        // Links do not go from one tree to another.
+        packer.links.clear();
+        if !folder.is_empty() {
+            packer.entry = Entry {
+                path: format!("{folder}/").into_bytes(),
+                kind: Kind::Dir,
+                mode: 0o755,
+                ..Entry::default()
+            };
+            packer.begin()?;
+        }
+        for entry in view.read_dir(Path::new("/"))? {
+            let name = entry.name.as_bytes();
+            packer.copy_from_below(view, name, &join(folder.as_bytes(), name), 0)?;
+        }
+    }
+    packer.writer.finish().map_err(|e| failed("write", b"the archive", e))
+}
+
 struct Packer<'a, W> {
     what: &'a Packing<'a>,
     writer: Writer<W>,

@@ -307,7 +307,8 @@ fn dockerfile(
     let found = match stage.field("filename") {
         Some(name) => {
             let file = context.join(&name.text);
-            Found { file, text: None, language: Language::Dockerfile, context: context.to_owned() }
+            let context = context.to_owned();
+            Found { file, text: None, language: Language::Dockerfile, context, fetched: false, made: None }
         }
         None => crate::recipe::find(context)?,
     };
@@ -328,9 +329,9 @@ fn dockerfile(
         labels: Default::default(),
         ..build.options.clone()
     };
-    let inner = build.inner(&options)?;
+    let mut inner = build.inner(&options);
     let text = SourceText::new(found.file.display().to_string(), &found.read()?);
-    let (snapshot, odd) = crate::dockerfile::execute::execute(&inner, &found, text)?;
+    let (snapshot, odd) = crate::dockerfile::execute::execute(&mut inner, &found, text)?;
     for layer in &snapshot.layers {
         build.lease.hold(&layer.diff_id)?;
     }
@@ -375,7 +376,7 @@ pub fn debian(build: &Build<'_>, suite: &DebianSuite) -> Result<Snapshot> {
     options.cache &= !build.options.no_cache;
     options.source_date_epoch = build.epoch.or(options.source_date_epoch);
     let runner = EngineRunner { build };
-    let made = debian::bootstrap(&runner, build.store, &build.lease, suite, &options, build.progress)?;
+    let made = debian::bootstrap(&runner, build.store, build.lease, suite, &options, build.progress)?;
     if !made.reused {
         build.note_work();
     }

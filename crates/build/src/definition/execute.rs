@@ -406,7 +406,7 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
         return Ok(());
     }
     let key = snapshot.key("test", build).with_list("env", &snapshot.config.config.env).finish();
-    if !build.options.no_cache && build.store.build_record(&build.lease, &key)?.is_some() {
+    if !build.options.no_cache && build.store.build_record(build.lease, &key)?.is_some() {
         return Ok(());
     }
     build.note_work();

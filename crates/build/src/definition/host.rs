@@ -83,6 +83,7 @@ impl HostScript<'_> {
                 recursive_read_only: false,
             },
             read_only: true,
+            optional: false,
         }];
         let outcome = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work })?;
         if !outcome.exit.success() {
@@ -90,7 +91,7 @@ impl HostScript<'_> {
         }
         let clamp_mtime = self.clamp.or(build.epoch);
         let options = CommitOptions { clamp_mtime, exclude: Vec::new(), lowers };
-        Ok(build.store.commit_layer(&build.lease, &upper, &options)?)
+        Ok(build.store.commit_layer(build.lease, &upper, &options)?)
     }
 
     fn environment(&self) -> Vec<String> {

@@ -286,7 +286,8 @@ impl Stage<'_, '_> {
         let text: String = step.node.line.text.split_whitespace().collect::<Vec<_>>().join(" ");
         let cut: String = text.chars().take(TITLE).collect();
         let dots = if cut.len() < text.len() { "…" } else { "" };
-        format!("[{name}{}/{}] {cut}{dots}", self.number, self.total.max(self.number))
+        let label = &self.file.build.label;
+        format!("[{label}{name}{}/{}] {cut}{dots}", self.number, self.total.max(self.number))
     }
 
     /// Another stage or image as a source of files, and the layers that it has.

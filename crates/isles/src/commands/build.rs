@@ -1,6 +1,7 @@
 //! `isles build`
 
 mod call;
+mod outputs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use isles_build::debian::BootstrapOptions;
 use isles_build::elsewhere::{self, Fetched, Wanted};
 use isles_build::position::Diagnostic;
 use isles_build::recipe::{self, Found};
-use isles_build::{BuildOptions, Built, Entitlement, image_of_suite};
+use isles_build::{BuildOptions, Entitlement, image_of_suite};
 use isles_registry::Client;
 use isles_spec::source::DebianSuite;
 use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference};
@@ -33,6 +34,8 @@ Examples:
   generate | isles build -                      an archive of the context, or the recipe, from a program
   isles build --check .                         only look at the recipe
   isles build --call=outline,format=json .      what it takes: arguments, secrets, agents, caches
+  isles build -o type=oci,dest=app.tar .        an archive; -o DIR writes the files themselves
+  isles build -t registry.example/app --platform linux/amd64,linux/arm64 --push .
 
 The image ID goes to standard output, everything else to standard error. A step that did not change is not run
 again; --no-cache runs them all.";
@@ -67,9 +70,10 @@ pub struct Args {
     /// Ask the registries whether they have newer base images than are here.
     #[arg(long)]
     pull: bool,
-    /// Build for this platform, such as linux/arm64 [default: this machine's].
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
+    /// Build for these platforms, such as linux/amd64,linux/arm64 [default: this machine's]. Steps that run
+    /// programs of another architecture need an interpreter in the kernel's binfmt_misc.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    platform: Vec<Platform>,
     /// Add a label to the image.
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<String>,
@@ -94,9 +98,8 @@ pub struct Args {
     /// Leave out the %test of a definition file.
     #[arg(long, alias = "notest")]
     no_test: bool,
-    /// Write the image ID to this file, too.
-    #[arg(long, value_name = "FILE")]
-    iidfile: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: outputs::OutputOptions,
     /// Print only the image ID.
     #[arg(short, long)]
     quiet: bool,
@@ -124,13 +127,11 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return call::cmd_call(cx, args, call);
     }
     let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
+    args.outputs.check(&args.tag, args.platform.len())?;
     let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
     let client = args.connection.client();
     let bars = if args.progress == Shown::Plain { Bars::plain(&ui) } else { Bars::new(&ui) };
-    let what = match fetched(cx, args, &client, &options, &bars)? {
-        Some(fetched) => What::Fetched(fetched),
-        None => what(args)?,
-    };
+    let what = what(cx, args, &client, &options, &bars)?;
     let engine = cx.engine()?;
     let built = match &what {
         What::Suite(suite) => image_of_suite(&engine, &client, suite, &options, &bars),
@@ -144,19 +145,17 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
             call::warn_of(cx, &engine, found, &options);
         }
         failure(&e)
-    });
-    let Built { image, cached, warnings, .. } = built?;
-    for warning in &warnings {
+    })?;
+    for warning in &built.warnings {
         cx.ui.warning(&lint(warning));
     }
-    if cached {
+    if built.cached {
         ui.note("nothing changed");
     }
-    if let Some(file) = &args.iidfile {
-        std::fs::write(file, image.id().to_string())
-            .map_err(|e| Failure::because(format!("cannot write '{}'", file.display()), &e))?;
+    args.outputs.write(engine.store(), &client, &built, &args.tag, &bars)?;
+    if !args.outputs.takes_stdout() {
+        cx.ui.line(&built.image.id().to_string())?;
     }
-    cx.ui.line(&image.id().to_string())?;
     Ok(Code::SUCCESS)
 }
 
@@ -198,8 +197,17 @@ fn fetched(
     fetched.map(Some).map_err(|e| failure(&e))
 }
 
-/// A suite; or a recipe, by option or in the folder.
-fn what(args: &Args) -> Result<What, Failure> {
+/// A suite; or a recipe, by option or in the folder, which may have to be fetched.
+fn what(
+    cx: &Context,
+    args: &Args,
+    client: &Client,
+    options: &BuildOptions,
+    bars: &Bars,
+) -> Result<What, Failure> {
+    if let Some(fetched) = fetched(cx, args, client, options, bars)? {
+        return Ok(What::Fetched(fetched));
+    }
     if let Some(suite) = args.path.to_str().and_then(|path| path.strip_prefix("debian://")) {
         return Ok(What::Suite(DebianSuite::parse(suite)?));
     }
@@ -241,14 +249,13 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
     Ok(BuildOptions {
         ssh,
         allow: args.allow.iter().cloned().collect(),
-        tags: args.tag.clone(),
         build_args: build_arguments(&args.build_arg),
         labels,
         secrets,
         target: args.target.clone(),
         no_cache: args.no_cache,
         pull: if args.pull { PullPolicy::Always } else { PullPolicy::Missing },
-        platform: args.platform.clone(),
+        platforms: args.platform.clone(),
         host_ca: args.host_ca,
         network: match args.network.as_str() {
             "none" => NetworkMode::None,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use isles_build::dockerfile::checks::Checked;
 use isles_build::dockerfile::outline::{self, Named, Outline, Targets};
+use isles_build::elsewhere::Fetched;
 use isles_build::position::SourceText;
 use isles_build::recipe::{Found, Language};
 use isles_build::{BuildOptions, Reach, definition, dockerfile};
@@ -16,6 +17,7 @@ use super::{What, failure, lint};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::format::count;
+use crate::ui::progress::Bars;
 use crate::ui::table::Table;
 
 /// What to do instead of building.
@@ -92,15 +94,17 @@ impl FromStr for Call {
 
 /// Does what is asked for instead of building.
 pub fn cmd_call(cx: &Context, args: &super::Args, call: Call) -> Result<Code, Failure> {
-    let found = match super::what(args)? {
-        What::Recipe(found) => found,
+    let options = super::options(args)?;
+    let what = super::what(cx, args, &args.connection.client(), &options, &Bars::new(&cx.ui))?;
+    let found = match &what {
+        What::Recipe(found) | What::Fetched(Fetched { found, .. }) => found,
         What::Suite(_) => {
             let path = args.path.display();
             return Err(Failure::new(format!("'{path}' is no recipe, so there is nothing to look at")));
         }
     };
     match (call.method, found.language) {
-        (Method::Check, Language::Definition) if !call.json => check_definition(cx, args, &found, call),
+        (Method::Check, Language::Definition) if !call.json => check_definition(cx, args, found, call),
         (_, Language::Definition) => {
             Err(Failure::new(format!("'{}' is a definition file", found.file.display()))
                 .with_hint("outline, targets and JSON are for Dockerfiles; --check works with both"))
@@ -113,7 +117,7 @@ pub fn cmd_call(cx: &Context, args: &super::Args, call: Call) -> Result<Code, Fa
             show(cx, call, &targets, targets_text)
         }
         (Method::Outline, Language::Dockerfile) => {
-            let checked = look(cx, args, &found, false)?;
+            let checked = look(cx, args, found, false)?;
             match (checked.error, &checked.stages) {
                 (Some(error), _) => Err(failure(&error)),
                 (None, Some(stages)) => show(cx, call, &outline::outline(stages), outline_text),
@@ -121,7 +125,7 @@ pub fn cmd_call(cx: &Context, args: &super::Args, call: Call) -> Result<Code, Fa
             }
         }
         (Method::Check | Method::Build, Language::Dockerfile) => {
-            let checked = look(cx, args, &found, true)?;
+            let checked = look(cx, args, found, true)?;
             let odd = checked.error.is_some() || !checked.findings.is_empty();
             if call.json {
                 show(cx, call, &outline::findings(&checked), |_| String::new())?;

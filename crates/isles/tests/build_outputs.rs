@@ -1,0 +1,218 @@
+//! `isles build --output` and its kin: what comes out, for those who read it.
+#![allow(clippy::unwrap_used)]
+
+mod shelf;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use isles_store::tar::{Entry, ReadLimits, Reader};
+use serde_json::Value;
+use shelf::*;
+
+const DOCKERFILE: &str = "\
+FROM scratch
+COPY --chown=7:8 --chmod=750 f /dir/f
+COPY links /
+LABEL a=b
+";
+
+/// A context with a file and a link.
+fn context(shelf: &Shelf) {
+    fs::write(shelf.path("Dockerfile"), DOCKERFILE).unwrap();
+    fs::write(shelf.path("f"), "text").unwrap();
+    fs::create_dir(shelf.path("links")).unwrap();
+    symlink("dir/f", shelf.path("links/link")).unwrap();
+}
+
+fn json(path: &std::path::Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A blob of a layout.
+fn blob(layout: &std::path::Path, digest: &Value) -> Value {
+    json(&layout.join("blobs").join(digest.as_str().unwrap().replace(':', "/")))
+}
+
+/// Path to mode, owner and data.
+type Listed = BTreeMap<String, (u32, u32, u32, String)>;
+
+fn list(tar: &[u8]) -> Listed {
+    let mut reader = Reader::new(tar, ReadLimits::default());
+    let (mut entry, mut out) = (Entry::default(), Listed::new());
+    while reader.next(&mut entry).unwrap() {
+        let data = reader.read_all(1000).unwrap();
+        let text = String::from_utf8([entry.link.clone(), data].concat()).unwrap();
+        let path = String::from_utf8(entry.path.clone()).unwrap();
+        out.insert(path, (entry.mode, entry.uid, entry.gid, text));
+    }
+    out
+}
+
+#[test]
+fn files_in_a_folder() {
+    for shelf in both() {
+        context(&shelf);
+        // What is there stays, and no link in the folder leads elsewhere.
+        fs::create_dir_all(shelf.path("out/mine")).unwrap();
+        fs::create_dir(shelf.path("elsewhere")).unwrap();
+        fs::write(shelf.path("elsewhere/f"), "mine").unwrap();
+        symlink("../elsewhere/f", shelf.path("out/link")).unwrap();
+        for name in ["out", "out/mine"] {
+            fs::set_permissions(shelf.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        for output in ["out", "type=local,dest=out"] {
+            let said = shelf.isles(&["build", "-q", "-o", output, "."]).fine();
+            assert!(said.starts_with("sha256:"), "{said}");
+            assert_eq!(fs::read_to_string(shelf.path("out/dir/f")).unwrap(), "text");
+            let meta = fs::metadata(shelf.path("out/dir/f")).unwrap();
+            assert_eq!(meta.mode() & 0o7777, 0o750);
+            let me = fs::metadata(shelf.path("state")).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (me.uid(), me.gid()), "files are the caller's");
+            assert_eq!(fs::read_link(shelf.path("out/link")).unwrap().to_str(), Some("dir/f"));
+            assert!(shelf.path("out/mine").is_dir());
+        }
+        assert_eq!(fs::read_to_string(shelf.path("elsewhere/f")).unwrap(), "mine");
+        // Nothing got a name, so nothing is listed under one.
+        assert!(!shelf.isles(&["images"]).fine().contains("app"));
+        fs::remove_dir_all(shelf.path("out/dir")).unwrap();
+        symlink("../elsewhere", shelf.path("out/dir")).unwrap();
+        let said = shelf.isles(&["build", "-q", "-o", "out", "."]);
+        said.fails(1, &["cannot open", "out/dir"]);
+        assert_eq!(fs::read_to_string(shelf.path("elsewhere/f")).unwrap(), "mine");
+        fs::remove_file(shelf.path("out/dir")).unwrap();
+        fs::create_dir(shelf.path("out/link.d")).unwrap();
+        fs::remove_file(shelf.path("out/link")).unwrap();
+        fs::rename(shelf.path("out/link.d"), shelf.path("out/link")).unwrap();
+        shelf.isles(&["build", "-q", "-o", "out", "."]).fails(1, &["out/link' is a directory"]);
+    }
+}
+
+#[test]
+fn files_as_an_archive() {
+    for shelf in both() {
+        context(&shelf);
+        let raw = shelf.command_in("state", &["build", "-o", "-", "."]).output().unwrap();
+        assert!(raw.status.success(), "{}", String::from_utf8_lossy(&raw.stderr));
+        let entry = |mode, uid, gid, text: &str| (mode, uid, gid, text.to_owned());
+        let expected = Listed::from([
+            ("dir/".into(), entry(0o755, 7, 8, "")),
+            ("dir/f".into(), entry(0o750, 7, 8, "text")),
+            ("link".into(), entry(0o777, 0, 0, "dir/f")),
+        ]);
+        let mut found = list(&raw.stdout);
+        found.retain(|path, _| expected.contains_key(path));
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        assert_eq!(found["dir/f"], expected["dir/f"]);
+        // Several outputs of one build.
+        let said =
+            shelf.isles(&["build", "-q", "-o", "type=tar,dest=a.tar", "-o", "b", "-t", "app", "--load", "."]);
+        let id = said.fine();
+        assert_eq!(fs::read(shelf.path("a.tar")).unwrap(), raw.stdout);
+        assert!(shelf.path("b/dir/f").exists());
+        assert_eq!(shelf.isles(&["images", "-q", "--no-trunc", "app"]).fine(), id);
+        let both = shelf.isles(&["build", "-o", "-", "-o", "type=oci", "."]);
+        both.fails(1, &["two outputs cannot both go to standard output"]);
+    }
+}
+
+#[test]
+fn layouts_and_archives() {
+    for shelf in both() {
+        context(&shelf);
+        let build =
+            |more: &[&str]| shelf.isles(&[&["build", "-q", "-t", "app:1"], more, &["."]].concat()).fine();
+        let id = build(&["-o", "type=oci,dest=plain,tar=false,compression=uncompressed"]);
+        for (output, layer, manifest) in [
+            ("type=oci,dest=gzip,tar=false", "tar+gzip", "application/vnd.oci.image.manifest.v1+json"),
+            (
+                "type=oci,dest=zstd,tar=false,compression=zstd,compression-level=1",
+                "tar+zstd",
+                "application/vnd.oci.image.manifest.v1+json",
+            ),
+            (
+                "type=oci,dest=docker,tar=false,oci-mediatypes=false",
+                "diff.tar.gzip",
+                "application/vnd.docker.distribution.manifest.v2+json",
+            ),
+        ] {
+            assert_eq!(
+                build(&[
+                    "-o",
+                    output,
+                    "--annotation",
+                    "org.x=y",
+                    "--annotation",
+                    "manifest-descriptor:d=e",
+                    "--metadata-file",
+                    "meta"
+                ]),
+                id
+            );
+            let dest = output.split(&['=', ','][..]).nth(3).unwrap();
+            let layout = shelf.path(dest);
+            let index = json(&layout.join("index.json"));
+            let entry = &index["manifests"][0];
+            assert_eq!(entry["mediaType"], manifest);
+            assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"], "docker.io/library/app:1");
+            assert_eq!(entry["annotations"]["d"], "e");
+            let document = blob(&layout, &entry["digest"]);
+            assert_eq!(document["annotations"]["org.x"], "y");
+            assert_eq!(document["config"]["digest"], id.trim());
+            for found in document["layers"].as_array().unwrap() {
+                assert!(found["mediaType"].as_str().unwrap().ends_with(layer), "{found}");
+            }
+            let meta = json(&shelf.path("meta"));
+            assert_eq!(meta["containerimage.digest"], entry["digest"]);
+            assert_eq!(meta["containerimage.config.digest"], id.trim());
+            assert_eq!(meta["containerimage.descriptor"]["mediaType"], manifest);
+            let from = format!("oci:{dest}");
+            shelf.isles_in(dest, &["load", "-i", &from]).fine();
+            assert_eq!(shelf.isles_in(dest, &["images", "-q", "--no-trunc"]).fine(), id);
+        }
+        for output in ["type=oci,dest=x.tar", "type=docker,dest=x.tar"] {
+            build(&["-o", output, "--iidfile", "iid"]);
+            assert_eq!(fs::read_to_string(shelf.path("iid")).unwrap(), id.trim());
+            let state = format!("of-{output}");
+            shelf.isles_in(&state, &["load", "-i", "x.tar"]).fine();
+            assert_eq!(shelf.isles_in(&state, &["images", "-q", "--no-trunc", "app:1"]).fine(), id);
+        }
+        let lost = shelf.isles(&["build", "-q", "--annotation", "index:a=b", "."]);
+        lost.fails(1, &["'a' is for an index"]);
+    }
+}
+
+#[test]
+fn pushed_at_once() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(false) else { return };
+        context(&shelf);
+        let name = format!("{}/app:1", registry.address);
+        let build = |more: &[&str]| shelf.isles(&[&["build", "-q"], more, &["."]].concat());
+        build(&["--push"]).fails(1, &["needs a name"]);
+        let id = build(&["-t", &name, "--push", "--metadata-file", "meta", "--annotation", "k=v"]).fine();
+        let meta = json(&shelf.path("meta"));
+        assert_eq!(meta["image.name"], name.as_str());
+        let digest = meta["containerimage.digest"].as_str().unwrap().to_owned();
+        // What was pushed is what is here under the name, and what others get.
+        let by_digest = format!("{}/app@{digest}", registry.address);
+        shelf.isles_in("other", &["pull", "-q", &by_digest]).fine();
+        assert_eq!(shelf.isles_in("other", &["images", "-q", "--no-trunc"]).fine(), id);
+        let again =
+            build(&["-t", &name, "-o", "type=registry", "--metadata-file", "meta", "--annotation", "k=v"]);
+        again.fine();
+        assert_eq!(json(&shelf.path("meta"))["containerimage.digest"], digest.as_str());
+        // Another compression is another manifest of the same image.
+        let zstd = "type=image,push=true,compression=zstd,force-compression=true";
+        assert_eq!(build(&["-t", &name, "-o", zstd, "--metadata-file", "meta"]).fine(), id);
+        assert_ne!(json(&shelf.path("meta"))["containerimage.digest"], digest.as_str());
+        let named = format!("type=image,name={}/other:2,push-by-digest=true", registry.address);
+        build(&["-o", &named, "--metadata-file", "meta"]).fine();
+        let digest = json(&shelf.path("meta"))["containerimage.digest"].as_str().unwrap().to_owned();
+        shelf.isles_in("third", &["pull", "-q", &format!("{}/other@{digest}", registry.address)]).fine();
+        shelf
+            .isles_in("third", &["pull", "-q", &format!("{}/other:2", registry.address)])
+            .fails(1, &["other:2"]);
+    }
+}
