@@ -53,6 +53,7 @@ pub fn check(
             target: options.target.as_deref(),
             all_stages: all_stages && options.target.is_none(),
             ignore: &ignore,
+            named: &|name| options.contexts.key(name, &platform),
             base: &|name, platform| bases.config(name, platform),
         },
     );
@@ -74,6 +75,7 @@ pub fn of_build(file: &Dockerfile<'_>, fetch: bool) -> Checked {
             target: build.options.target.as_deref(),
             all_stages: false,
             ignore: &file.context.ignore,
+            named: &|name| build.named(name),
             base: &|name, platform| {
                 let image = if fetch { fetched(name, platform) } else { local(name, platform) };
                 image.map(|image| image.config)

@@ -41,6 +41,14 @@ impl Context {
         Ok(Context { tree, digests: Digests::of(store, &real), ignore, stays })
     }
 
+    /// Opens a folder that has a name of its own. What its `.dockerignore` names is not in it.
+    pub fn named(store: &Store, folder: &Path) -> Result<Context> {
+        let real = folder.canonicalize().map_err(Error::io("open the named context", folder))?;
+        let ignore = ignore_in([folder.join(".dockerignore")], &|path| File::open(path))?;
+        let tree = Tree::Folder(Folder::open(folder)?);
+        Ok(Context { tree, digests: Digests::of(store, &real), ignore, stays: true })
+    }
+
     /// Keeps what was learned of the files.
     pub fn save(&self) {
         if self.stays {
@@ -59,8 +67,17 @@ pub fn ignore_of(recipe: &Found) -> Result<Ignore> {
     own.push(".dockerignore");
     // A recipe that is in no file has no neighbour either.
     let own = (recipe.fetched || recipe.text.is_none()).then(|| PathBuf::from(own));
-    for path in own.into_iter().chain([recipe.context.join(".dockerignore")]) {
-        let read = open(&path, recipe).and_then(|file| isles_store::read_bounded(file, LIMIT));
+    let files = own.into_iter().chain([recipe.context.join(".dockerignore")]);
+    ignore_in(files, &|path| open(path, recipe))
+}
+
+/// What the first file that exists leaves out.
+fn ignore_in(
+    files: impl IntoIterator<Item = PathBuf>,
+    open: &dyn Fn(&Path) -> io::Result<File>,
+) -> Result<Ignore> {
+    for path in files {
+        let read = open(&path).and_then(|file| isles_store::read_bounded(file, LIMIT));
         let text = match read {
             Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
             Ok(None) => {

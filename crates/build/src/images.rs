@@ -6,12 +6,16 @@ use std::path::Path;
 use isles_registry::Daemon;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Platform, PullPolicy, Reference};
-use isles_store::{BuildRecord, CommitOptions, Image};
+use isles_store::{BuildRecord, CommitOptions, Image, Merged};
 
+use crate::context::Context;
+use crate::copy::{Placement, copy};
 use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::snapshot::{Build, Layer, Snapshot};
+use crate::select::Wish;
+use crate::snapshot::{Build, Layer, Scratch, Snapshot, commit};
+use crate::upper::Upper;
 
 /// Where programs are looked for where an image does not say.
 pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -161,6 +165,40 @@ pub fn of_folder(build: &Build<'_>, path: &Path) -> Result<Snapshot> {
     build.add(&mut snapshot, step, |_, _| {
         let options = CommitOptions { clamp_mtime: build.epoch, ..CommitOptions::default() };
         Ok(build.store.layer_from_tree(build.lease, path, &options)?)
+    })?;
+    Ok(snapshot)
+}
+
+/// The files of a named context as the only layer, as COPY would bring them into an empty image.
+pub fn of_context(build: &Build<'_>, context: &Context, name: &str, platform: &Platform) -> Result<Snapshot> {
+    let wish = Wish { ignore: context.ignore.clone(), ..Wish::default() };
+    let found = crate::select::select(&context.tree, "/", &wish)?.map_err(|n| n.into_error())?;
+    let mut snapshot = scratch(platform);
+    let mut key = snapshot.key("context", build);
+    crate::select::add_to_key(&mut key, &context.tree, &context.digests, &found)?;
+    let step = crate::snapshot::Step {
+        title: &format!("copying the context '{name}'"),
+        key: key.finish(),
+        shortcut: None,
+        created_by: format!("FROM {name}"),
+    };
+    build.add(&mut snapshot, step, |_, _| {
+        let ownership = build.store.ownership();
+        let scratch = Scratch::new(build.store)?;
+        let nothing = Merged::open(&[], ownership)?;
+        let mut upper = Upper::new(&scratch.folder("upper")?, &nothing, ownership)?;
+        let to = Placement {
+            destination: "/".into(),
+            several: false,
+            owner: None,
+            chmod: None,
+            parents: false,
+            like_cp: false,
+            unpack: false,
+            ownership,
+        };
+        copy(&mut upper, &context.tree, &found, &to)?;
+        commit(build, upper)
     })?;
     Ok(snapshot)
 }

@@ -21,6 +21,7 @@ mod fetch;
 mod git;
 mod images;
 mod key;
+pub mod named;
 pub mod options;
 pub mod output;
 pub mod pattern;

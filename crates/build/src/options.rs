@@ -9,6 +9,7 @@ use isles_store::{Image, Lease};
 
 use crate::debian::BootstrapOptions;
 use crate::definition::DefinitionOptions;
+use crate::named::NamedContexts;
 use crate::output::Made;
 use crate::position::Diagnostic;
 
@@ -29,6 +30,8 @@ pub struct BuildOptions {
     pub platforms: Vec<Platform>,
     /// Labels beside those of the recipe.
     pub labels: BTreeMap<String, String>,
+    /// What names of a recipe stand for instead of stages and images.
+    pub contexts: NamedContexts,
     /// Files for `RUN --mount=type=secret`, by ID.
     pub secrets: BTreeMap<String, PathBuf>,
     /// SSH agents for `RUN --mount=type=ssh` and for git, by ID: the socket of one, or keys in files.

@@ -188,6 +188,11 @@ impl<'a> Build<'a> {
         Build { epoch: self.epoch, ..build }
     }
 
+    /// The key of what the caller puts in a name's place, if that is something.
+    pub fn named(&self, name: &str) -> Option<String> {
+        self.options.contexts.key(name, &self.platform)
+    }
+
     /// Whether something had to be made that no record had.
     pub fn worked(&self) -> bool {
         self.worked.load(Ordering::Relaxed)

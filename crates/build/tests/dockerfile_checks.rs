@@ -51,6 +51,7 @@ fn look(text: &str, with: &With<'_>) -> Checked {
             target: with.target,
             all_stages: with.target.is_none(),
             ignore: &ignore,
+            named: &|_| None,
             base: &base,
         },
     )

@@ -102,7 +102,7 @@ impl Stage<'_, '_> {
             None => None,
         };
         // Where the source is layers, the same words on the same layers give the same files.
-        let shortcut = other.as_ref().map(|(_, layers)| {
+        let shortcut = other.as_ref().and_then(|o| o.diff_ids()).map(|layers| {
             base_key("copy from layers")
                 .with_list("source layers", layers)
                 .with_list("words", expanded.sources.iter().map(|(w, _)| w))
@@ -116,7 +116,7 @@ impl Stage<'_, '_> {
         }
         let context = self.file.context;
         let (tree, digests, ignore) = match &other {
-            Some((tree, _)) => (tree, &build.layer_digests, Ignore::default()),
+            Some(other) => (other.tree(), other.digests(build), other.ignore()),
             None => (&context.tree, &context.digests, context.ignore.clone()),
         };
         let wish = Wish {

@@ -1,6 +1,6 @@
 //! Carries a Dockerfile out: stage after stage, instruction after instruction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,9 +15,12 @@ use super::plan::{self, From, Plan};
 use super::scope::{self, Globals, Scope, Words};
 use super::syntax::parse_trigger;
 use crate::context::Context;
+use crate::digests::Digests;
 use crate::error::{Error, Result};
 use crate::images;
+use crate::named::NamedContext;
 use crate::options::BuildOptions;
+use crate::pattern::Ignore;
 use crate::position::{Diagnostic, SourceText, Span, Spanned};
 use crate::recipe::Found;
 use crate::snapshot::{Build, Scratch, Snapshot};
@@ -44,6 +47,8 @@ pub struct Dockerfile<'a> {
     pub globals: &'a Globals,
     pub context: &'a Context,
     plan: &'a Plan,
+    /// Folders with names of their own, as they are asked for.
+    named: Mutex<BTreeMap<String, Arc<Context>>>,
     warnings: &'a Mutex<Vec<Diagnostic>>,
 }
 
@@ -86,7 +91,7 @@ pub fn execute(
     globals.declare(&words, &recipe.global_args)?;
     build.epoch = epoch::resolve(build, &recipe, &mut globals, &words, found)?;
     let build = &*build;
-    let plan = plan::plan(&recipe, &globals, &words, build.options.target.as_deref())?;
+    let plan = plan::plan(&recipe, &globals, &words, build.options.target.as_deref(), &|n| build.named(n))?;
     let context = Context::open(build.store, found)?;
     let file = Dockerfile {
         build,
@@ -94,6 +99,7 @@ pub fn execute(
         globals: &globals,
         context: &context,
         plan: &plan,
+        named: Mutex::default(),
         warnings: &warnings,
     };
     // Where findings are errors they come before the work.
@@ -105,6 +111,7 @@ pub fn execute(
     let result =
         crate::stages::build(recipe.stages.len(), &plan.needed, &|index, stages| stage(&file, index, stages));
     context.save();
+    file.named.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|c| c.save());
     let outcome = result?;
     let mut snapshot = match Arc::try_unwrap(outcome) {
         Ok(outcome) => outcome.snapshot,
@@ -189,6 +196,10 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
             let image = file.image(name, &platform, index, source, written.base.span)?;
             (images::base(&image, &platform), Scope::default())
         }
+        From::Context(key) => {
+            let base = file.context_as_base(key, &platform);
+            (base.map_err(|e| place(source, written.base.span, e))?, Scope::default())
+        }
     };
     let config = &mut snapshot.config.config;
     if scope::get(&config.env, "PATH").is_none() {
@@ -196,6 +207,9 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
     }
     if !config.working_dir.is_empty() {
         config.working_dir = folder(&absolute(Path::new("/"), &config.working_dir));
+    }
+    if plan::is_replaced(file.recipe, index, &|n| file.build.named(n)) {
+        return Ok(Outcome { snapshot, scope });
     }
     let mut stage = Stage {
         file,
@@ -251,6 +265,92 @@ impl Dockerfile<'_> {
     }
 }
 
+impl Dockerfile<'_> {
+    /// What the caller puts in a name's place, to take files from.
+    fn context_as_files(&self, key: &str, platform: &Platform) -> Result<Other> {
+        let build = self.build;
+        match build.options.contexts.get(key) {
+            None => Err(isles_spec::Error::new(format!("no context is named '{key}'")).into()),
+            Some(NamedContext::Folder(folder)) => {
+                let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(context) = named.get(key) {
+                    return Ok(Other::Folder(context.clone()));
+                }
+                let context = Arc::new(Context::named(build.store, folder)?);
+                named.insert(key.to_owned(), context.clone());
+                Ok(Other::Folder(context))
+            }
+            Some(NamedContext::Image(name)) => {
+                Other::layers(build, &Snapshot::of_image(&images::named(build, name, platform)?))
+            }
+            Some(NamedContext::Layout { path, tag }) => {
+                Other::layers(build, &Snapshot::of_image(&images::on_disk(build, path, tag.as_deref())?))
+            }
+        }
+    }
+
+    /// What the caller puts in a name's place, to begin a stage with.
+    fn context_as_base(&self, key: &str, platform: &Platform) -> Result<Snapshot> {
+        let build = self.build;
+        match build.options.contexts.get(key) {
+            Some(NamedContext::Image(name)) => {
+                Ok(images::base(&images::named(build, name, platform)?, platform))
+            }
+            Some(NamedContext::Layout { path, tag }) => {
+                Ok(images::base(&images::on_disk(build, path, tag.as_deref())?, platform))
+            }
+            None | Some(NamedContext::Folder(_)) => match self.context_as_files(key, platform)? {
+                Other::Folder(context) => images::of_context(build, &context, key, platform),
+                Other::Layers(..) => Err(Error::Stopped),
+            },
+        }
+    }
+}
+
+/// What files are taken from, besides the build context.
+pub enum Other {
+    /// Layers, and their diff IDs.
+    Layers(Tree, Vec<String>),
+    Folder(Arc<Context>),
+}
+
+impl Other {
+    fn layers(build: &Build<'_>, snapshot: &Snapshot) -> Result<Other> {
+        let layers = snapshot.layers.iter().map(|l| l.diff_id.to_string()).collect();
+        Ok(Other::Layers(Tree::Layers(snapshot.view(build.store)?), layers))
+    }
+
+    pub fn tree(&self) -> &Tree {
+        match self {
+            Other::Layers(tree, _) => tree,
+            Other::Folder(context) => &context.tree,
+        }
+    }
+
+    pub fn digests<'o>(&'o self, build: &'o Build<'_>) -> &'o Digests {
+        match self {
+            Other::Layers(..) => &build.layer_digests,
+            Other::Folder(context) => &context.digests,
+        }
+    }
+
+    /// What is not to be taken.
+    pub fn ignore(&self) -> Ignore {
+        match self {
+            Other::Layers(..) => Ignore::default(),
+            Other::Folder(context) => context.ignore.clone(),
+        }
+    }
+
+    /// The diff IDs of layers.
+    pub fn diff_ids(&self) -> Option<&[String]> {
+        match self {
+            Other::Layers(_, diff_ids) => Some(diff_ids),
+            Other::Folder(_) => None,
+        }
+    }
+}
+
 impl Stage<'_, '_> {
     pub fn env(&self) -> &[String] {
         &self.snapshot.config.config.env
@@ -290,25 +390,24 @@ impl Stage<'_, '_> {
         format!("[{label}{name}{}/{}] {cut}{dots}", self.number, self.total.max(self.number))
     }
 
-    /// Another stage or image as a source of files, and the layers that it has.
-    pub fn other(&self, origin: &Origin, from: &Spanned) -> Result<(Tree, Vec<String>)> {
-        let source = plan::source_of(self.file.recipe, from, self.index, origin.trigger)?;
+    /// Another stage, image or named context as a source of files.
+    pub fn other(&self, origin: &Origin, from: &Spanned) -> Result<Other> {
+        let build = self.file.build;
+        let named = |name: &str| build.named(name);
+        let source = plan::source_of(self.file.recipe, from, self.index, origin.trigger, &named)?;
         let snapshot = match source {
             From::Stage(stage) => self.stages.get(stage)?.snapshot.clone(),
             From::Image(name) => {
-                let platform = &self.file.build.platform;
-                Snapshot::of_image(&self.file.image(
-                    &name,
-                    platform,
-                    self.index,
-                    &origin.source,
-                    from.span,
-                )?)
+                let image = self.file.image(&name, &build.platform, self.index, &origin.source, from.span)?;
+                Snapshot::of_image(&image)
             }
-            From::Scratch => Snapshot::empty(&self.file.build.platform),
+            From::Scratch => Snapshot::empty(&build.platform),
+            From::Context(key) => {
+                let context = self.file.context_as_files(&key, &build.platform);
+                return context.map_err(|e| place(&origin.source, from.span, e));
+            }
         };
-        let layers = snapshot.layers.iter().map(|l| l.diff_id.to_string()).collect();
-        Ok((Tree::Layers(snapshot.view(self.file.build.store)?), layers))
+        Other::layers(build, &snapshot)
     }
 
     /// Carries out an ONBUILD of the base.

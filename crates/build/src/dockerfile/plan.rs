@@ -14,7 +14,12 @@ pub enum From {
     Stage(usize),
     Image(String),
     Scratch,
+    /// What the caller puts in a name's place, by its key.
+    Context(String),
 }
+
+/// The key of what the caller puts in a name's place.
+pub type Named<'n> = dyn Fn(&str) -> Option<String> + 'n;
 
 /// The stages of a recipe as they refer to each other.
 #[derive(Debug)]
@@ -27,7 +32,13 @@ pub struct Plan {
 }
 
 /// Finds the target and what it needs.
-pub fn plan(recipe: &Recipe, globals: &Globals, words: &Words<'_>, target: Option<&str>) -> Result<Plan> {
+pub fn plan(
+    recipe: &Recipe,
+    globals: &Globals,
+    words: &Words<'_>,
+    target: Option<&str>,
+    named: &Named<'_>,
+) -> Result<Plan> {
     let target = match target {
         None => recipe.stages.len() - 1,
         Some(name) => target_of(recipe, name)?,
@@ -48,8 +59,13 @@ pub fn plan(recipe: &Recipe, globals: &Globals, words: &Words<'_>, target: Optio
             }
             .into());
         }
-        bases.push(if name == "scratch" {
+        let own = stage.name.as_deref().and_then(named);
+        bases.push(if let Some(context) = own {
+            From::Context(context)
+        } else if name == "scratch" {
             From::Scratch
+        } else if let Some(context) = named(&name) {
+            From::Context(context)
         } else {
             match stage_of(recipe, &name, index) {
                 Some(earlier) => From::Stage(earlier),
@@ -66,14 +82,22 @@ pub fn plan(recipe: &Recipe, globals: &Globals, words: &Words<'_>, target: Optio
         if let From::Stage(base) = bases[index] {
             todo.push(base);
         }
+        if is_replaced(recipe, index, named) {
+            continue;
+        }
         for (from, _) in references(recipe, index) {
-            if let Ok(From::Stage(other)) = source_of(recipe, &from, index, false) {
+            if let Ok(From::Stage(other)) = source_of(recipe, &from, index, false, named) {
                 todo.push(other);
             }
         }
     }
     let needed = needed.iter().enumerate().filter(|(_, n)| **n).map(|(i, _)| i).collect();
     Ok(Plan { bases, target, needed })
+}
+
+/// Whether the caller puts something in a stage's place, so that none of its steps counts.
+pub fn is_replaced(recipe: &Recipe, index: usize, named: &Named<'_>) -> bool {
+    recipe.stages[index].name.as_deref().and_then(named).is_some()
 }
 
 fn target_of(recipe: &Recipe, name: &str) -> Result<usize> {
@@ -125,8 +149,12 @@ pub fn source_of(
     from: &Spanned,
     index: usize,
     trigger: bool,
+    named: &Named<'_>,
 ) -> std::result::Result<From, Diagnostic> {
     let place = if trigger { recipe.stages[index].base.span } else { from.span };
+    if let Some(context) = named(from) {
+        return Ok(From::Context(context));
+    }
     if let Some(stage) = stage_of(recipe, from, index) {
         return Ok(From::Stage(stage));
     }
@@ -176,7 +204,7 @@ mod tests {
         let words = Words { source: &source, escape: '\\', warnings: &warnings };
         let mut globals = Globals::new(&isles_spec::Platform::host(), "default", &BTreeMap::new());
         globals.declare(&words, &recipe.global_args)?;
-        plan(&recipe, &globals, &words, target)
+        plan(&recipe, &globals, &words, target, &|_| None)
     }
 
     const TEXT: &str = "ARG V=12\nFROM debian:$V AS build\nRUN x\nFROM scratch AS unused\nFROM build AS test\n\
@@ -197,10 +225,32 @@ mod tests {
     }
 
     #[test]
+    fn names_that_the_caller_gives_a_meaning() {
+        let source = SourceText::new("Dockerfile", TEXT.as_bytes());
+        let recipe = crate::dockerfile::parse(source.clone()).unwrap();
+        let warnings = Mutex::default();
+        let words = Words { source: &source, escape: '\\', warnings: &warnings };
+        let mut globals = Globals::new(&isles_spec::Platform::host(), "default", &BTreeMap::new());
+        globals.declare(&words, &recipe.global_args).unwrap();
+        let planned = |given: &str| {
+            let named = |name: &str| (name == given).then(|| name.to_owned());
+            let plan = plan(&recipe, &globals, &words, None, &named).unwrap();
+            (plan.bases.clone(), plan.needed)
+        };
+        let (bases, needed) = planned("build");
+        assert_eq!((&bases[0], &bases[2]), (&From::Context("build".into()), &From::Context("build".into())));
+        assert_eq!(needed, [0, 3], "RUN --mount=from=0 counts stages");
+        assert_eq!(planned("alpine").0[3], From::Context("alpine".into()));
+        assert_eq!(planned("final").1, [3], "none of the steps counts");
+        assert_eq!(planned("scratch").0[1], From::Scratch);
+    }
+
+    #[test]
     fn names_of_stages() {
         let source = SourceText::new("Dockerfile", b"FROM a AS one\nFROM b AS two\nFROM c AS three\n");
         let recipe = crate::dockerfile::parse(source).unwrap();
-        let of = |name: &str| source_of(&recipe, &Spanned::new(name, Default::default()), 1, false);
+        let of =
+            |name: &str| source_of(&recipe, &Spanned::new(name, Default::default()), 1, false, &|_| None);
         assert_eq!(of("ONE").unwrap(), From::Stage(0));
         assert_eq!(of("0").unwrap(), From::Stage(0));
         assert_eq!(of("busybox").unwrap(), From::Image("busybox".into()));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use isles_spec::NetworkMode;
 
-use super::execute::{Origin, Stage, absolute};
+use super::execute::{Origin, Other, Stage, absolute};
 use super::history;
 use super::instruction::{RunInstruction, Step};
 use super::mount::{self, MountType, RunMount, Sharing};
@@ -17,7 +17,6 @@ use crate::options::Entitlement;
 use crate::position::{Diagnostic, Spanned};
 use crate::run::{RunStep, SCRIPTS, StepMount};
 use crate::select::{Selection, Wish, select};
-use crate::tree::Tree;
 
 /// A command in errors is cut to this many characters.
 const COMMAND: usize = 300;
@@ -30,7 +29,7 @@ struct Source {
     mount: RunMount,
     target: Option<PathBuf>,
     word: Spanned,
-    tree: Option<Tree>,
+    other: Option<Other>,
 }
 
 impl<'a> Stage<'a, '_> {
@@ -147,8 +146,8 @@ impl<'a> Stage<'a, '_> {
             words.expand_in(&Spanned::new(value, flag.span), &self.scope, self.env())
         };
         let mount = mount::parse(&origin.source, flag, &mut expand)?;
-        let tree = match &mount.from {
-            Some(from) => Some(self.other(origin, &Spanned::new(from.clone(), flag.span))?.0),
+        let other = match &mount.from {
+            Some(from) => Some(self.other(origin, &Spanned::new(from.clone(), flag.span))?),
             None => None,
         };
         let target = mount.target.as_ref().map(|t| absolute(&self.working_dir(), t));
@@ -158,7 +157,12 @@ impl<'a> Stage<'a, '_> {
                 .at(flag.span, "a mount cannot take the place of the whole image")
                 .into());
         }
-        Ok(Source { mount, target: target.map(|t| t.trim_end_matches('/').into()), word: flag.clone(), tree })
+        Ok(Source {
+            mount,
+            target: target.map(|t| t.trim_end_matches('/').into()),
+            word: flag.clone(),
+            other,
+        })
     }
 
     /// What a mount comes to; nothing for a secret that is not given and not required.
@@ -166,7 +170,8 @@ impl<'a> Stage<'a, '_> {
     where
         'a: 't,
     {
-        let Source { mount, target, word, tree } = source;
+        let Source { mount, target, word, other } = source;
+        let tree = other.as_ref().map(Other::tree);
         let target_of = || target.clone().unwrap_or_default();
         let bad = |message: String| origin.source.at(word.span, message);
         let owner = Owner { uid: mount.uid.unwrap_or(0), gid: mount.gid.unwrap_or(0) };
@@ -175,8 +180,8 @@ impl<'a> Stage<'a, '_> {
                 let context = self.file.context;
                 StepMount::Bind {
                     target: target_of(),
-                    tree: tree.as_ref().unwrap_or(&context.tree),
-                    digests: if tree.is_some() { &self.file.build.layer_digests } else { &context.digests },
+                    tree: tree.unwrap_or(&context.tree),
+                    digests: other.as_ref().map_or(&context.digests, |o| o.digests(self.file.build)),
                     files: self.files(origin, source)?,
                     read_only: mount.read_only,
                 }
@@ -245,9 +250,11 @@ impl<'a> Stage<'a, '_> {
     fn files(&self, origin: &Origin, source: &Source) -> Result<Vec<Selection>> {
         let path = source.mount.source.as_deref().unwrap_or("/");
         // Of a context what .dockerignore leaves out is not there.
-        let ignore =
-            if source.tree.is_some() { Default::default() } else { self.file.context.ignore.clone() };
-        let tree = source.tree.as_ref().unwrap_or(&self.file.context.tree);
+        let context = self.file.context;
+        let (tree, ignore) = match &source.other {
+            Some(other) => (other.tree(), other.ignore()),
+            None => (&context.tree, context.ignore.clone()),
+        };
         let wish = Wish { ignore, ..Wish::default() };
         select(tree, path, &wish)?.map_err(|nothing| {
             let error = origin.source.at(source.word.span, nothing.message);

@@ -149,7 +149,7 @@ pub fn describe(e: &Error) -> String {
     format!("{e}\nhint: {}", e.hint().unwrap_or_default())
 }
 
-fn busybox() -> Option<PathBuf> {
+pub fn busybox() -> Option<PathBuf> {
     let path = PathBuf::from("/bin/busybox");
     let bytes = std::fs::read(&path).ok()?;
     // A dynamic one names its loader.

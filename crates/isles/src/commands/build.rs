@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use isles_build::debian::BootstrapOptions;
 use isles_build::elsewhere::{self, Fetched, Wanted};
+use isles_build::named::NamedContexts;
 use isles_build::position::Diagnostic;
 use isles_build::recipe::{self, Found};
 use isles_build::{BuildOptions, Entitlement, image_of_suite};
@@ -77,6 +78,10 @@ pub struct Args {
     /// Add a label to the image.
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<String>,
+    /// What a name of the recipe stands for, instead of the stage or the image of that name: a folder,
+    /// docker-image://IMAGE or oci-layout://FOLDER[:TAG].
+    #[arg(long, value_name = "NAME=CONTEXT")]
+    build_context: Vec<String>,
     /// Give steps with RUN --mount=type=secret,id=ID a file.
     #[arg(long, value_name = "id=ID,src=FILE")]
     secret: Vec<String>,
@@ -251,6 +256,7 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         allow: args.allow.iter().cloned().collect(),
         build_args: build_arguments(&args.build_arg),
         labels,
+        contexts: NamedContexts::parse(&args.build_context)?,
         secrets,
         target: args.target.clone(),
         no_cache: args.no_cache,

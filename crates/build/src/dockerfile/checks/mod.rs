@@ -41,6 +41,8 @@ pub struct Look<'a> {
     pub all_stages: bool,
     /// What `.dockerignore` leaves out.
     pub ignore: &'a Ignore,
+    /// What stands for a name instead of a stage or an image (`--build-context`), if something does.
+    pub named: &'a (dyn Fn(&str) -> Option<String> + 'a),
     /// The configuration of a base image; `None` where it cannot be had.
     pub base: &'a (dyn Fn(&str, &Platform) -> Option<ImageConfig> + 'a),
 }

@@ -205,7 +205,7 @@ fn plan_of(recipe: &Recipe, globals: &Globals, look: &Look<'_>) -> Result<Plan, 
     let words = Words { source: &recipe.source, escape: recipe.escape, warnings: &warnings };
     let mut globals = globals.clone();
     globals.declare(&words, &recipe.global_args)?;
-    plan::plan(recipe, &globals, &words, look.target)
+    plan::plan(recipe, &globals, &words, look.target, look.named)
 }
 
 fn top(
@@ -389,6 +389,8 @@ impl Walk<'_> {
         let mut state = match &plan.bases[index] {
             From::Scratch => State { known: true, ..State::default() },
             From::Image(name) => self.base_image(stage, name)?,
+            // What the caller puts there is not looked at.
+            From::Context(_) => State::default(),
             From::Stage(base) => {
                 own.from.push(*base);
                 states.get(*base).cloned().flatten().unwrap_or_default()
@@ -709,7 +711,7 @@ impl Walk<'_> {
 
     /// A stage that files come from.
     fn source(&mut self, here: &Here<'_>, from: &Spanned, own: &mut Used) -> Result<(), Diagnostic> {
-        match plan::source_of(self.recipe, from, here.stage, here.trigger) {
+        match plan::source_of(self.recipe, from, here.stage, here.trigger, self.look.named) {
             Ok(From::Stage(stage)) => own.from.push(stage),
             Ok(_) => {}
             Err(error) => return Err(error),
