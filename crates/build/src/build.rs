@@ -1,6 +1,7 @@
 //! From a recipe to an image in the store.
 
 use std::path::Path;
+use std::sync::PoisonError;
 
 use isles_engine::Engine;
 use isles_registry::Client;
@@ -8,6 +9,7 @@ use isles_spec::source::DebianSuite;
 use isles_spec::{Digest, Platform, Progress};
 use isles_store::{BuildRecord, Image};
 
+use crate::cache_transfer::{self, Transfer};
 use crate::error::Result;
 use crate::key::Key;
 use crate::options::{BuildOptions, Built};
@@ -58,11 +60,13 @@ fn every_platform(
     let mut made: Vec<Made> = Vec::new();
     let mut warnings: Vec<Diagnostic> = Vec::new();
     let (mut cached, mut epoch) = (true, None);
+    let (mut noted, mut last) = (Vec::new(), None);
     for platform in platforms {
         if made.iter().any(|m| m.platform == *platform) {
             continue;
         }
         let mut build = Build::new(engine, client, options, &lease, platform.clone(), progress);
+        build.transfer = Transfer::read(&build, &options.cache_from);
         let (snapshot, odd) = make(&mut build)?;
         epoch = epoch.or(build.epoch);
         build.layer_digests.save();
@@ -70,6 +74,17 @@ fn every_platform(
         let image = finish(&build, snapshot)?;
         cached &= !build.worked();
         made.push(Made { platform: platform.clone(), image, attested: Vec::new() });
+        noted.append(&mut build.noted.lock().unwrap_or_else(PoisonError::into_inner));
+        last = Some(build);
+    }
+    if let Some(build) = &last {
+        let images: Vec<&Image> = made.iter().map(|m| &m.image).collect();
+        for target in &options.cache_to {
+            cache_transfer::write(build, target, &noted, &images)?;
+        }
+    }
+    if !cached {
+        store.keep_caches_small()?;
     }
     let Some(first) = made.first() else { return Err(crate::Error::Stopped) };
     let image = first.image.clone();
@@ -110,6 +125,10 @@ fn finish(build: &Build<'_>, mut snapshot: Snapshot) -> Result<Image> {
     if let Some(parent) = snapshot.config.config.rest.get_mut("Image") {
         // Docker's old builder named the parent here; it is another one now.
         *parent = serde_json::Value::String(String::new());
+    }
+    if build.options.inline_cache() {
+        let (member, cache) = cache_transfer::inline(build, &snapshot.layers);
+        snapshot.config.rest.insert(member, cache);
     }
     let key = image_key(&snapshot, build.epoch);
     let known = if build.options.no_cache { None } else { build.store.build_record(build.lease, &key)? };

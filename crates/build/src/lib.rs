@@ -6,6 +6,8 @@
 
 mod archive;
 mod build;
+pub mod cache_mounts;
+pub mod cache_transfer;
 mod check;
 mod chmod;
 mod context;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
 use isles_store::{Image, Lease};
 
+use crate::cache_transfer::{CachePlace, CacheSource, CacheTarget};
 use crate::debian::BootstrapOptions;
 use crate::definition::DefinitionOptions;
 use crate::named::NamedContexts;
@@ -32,6 +33,10 @@ pub struct BuildOptions {
     pub labels: BTreeMap<String, String>,
     /// What names of a recipe stand for instead of stages and images.
     pub contexts: NamedContexts,
+    /// Caches of other builders that are looked into.
+    pub cache_from: Vec<CacheSource>,
+    /// Where this build's cache goes, for other builders.
+    pub cache_to: Vec<CacheTarget>,
     /// Files for `RUN --mount=type=secret`, by ID.
     pub secrets: BTreeMap<String, PathBuf>,
     /// SSH agents for `RUN --mount=type=ssh` and for git, by ID: the socket of one, or keys in files.
@@ -55,6 +60,12 @@ pub struct BuildOptions {
 }
 
 impl BuildOptions {
+    /// The image holds its own cache, by option or as a build argument.
+    pub(crate) fn inline_cache(&self) -> bool {
+        let argument = self.build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str);
+        matches!(argument, Some("1" | "true")) || self.cache_to.iter().any(|c| c.place == CachePlace::Inline)
+    }
+
     /// The time that the caller fixes, by option, as a build argument or in the environment.
     pub(crate) fn epoch(&self) -> Option<i64> {
         let given = || self.build_args.get("SOURCE_DATE_EPOCH")?.parse().ok();

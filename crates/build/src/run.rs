@@ -242,6 +242,7 @@ impl StepMount<'_> {
                 if !cache.folder.exists() {
                     fill_cache(build, scratch, number, &cache.folder, initial.as_ref(), *mode, *owner)?;
                 }
+                cache.describe(id);
                 out.mounts.push(bind(target.clone(), cache.folder.clone(), *read_only));
             }
             StepMount::Tmpfs { target, size } => out.mounts.push(Mount {
@@ -310,10 +311,7 @@ fn cache_mount(store: &Store, id: &str, sharing: Sharing) -> Result<CacheMount> 
     };
     let mut number = 0u64;
     loop {
-        let name = isles_spec::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(
-            format!("{number}:{id}").as_bytes(),
-        ));
-        match store.cache_mount(&name, lock)? {
+        match store.cache_mount(&crate::cache_mounts::name(id, number), lock)? {
             Some(mount) => return Ok(mount),
             // Somebody uses this one, so a private one is another.
             None => number += 1,

@@ -18,6 +18,7 @@ use isles_spec::{Digest, Platform, Progress};
 use isles_store::{BuildRecord, CommitOptions, CommittedLayer, Image, Lease, Merged, Store};
 use serde::{Deserialize, Serialize};
 
+use crate::cache_transfer::Transfer;
 use crate::digests::Digests;
 use crate::error::Result;
 use crate::key::Key;
@@ -63,6 +64,10 @@ pub struct Build<'a> {
     busy: Mutex<HashSet<Digest>>,
     idle: Condvar,
     worked: AtomicBool,
+    /// Layers of steps, in the order in which they were had.
+    pub noted: Mutex<Vec<Noted>>,
+    /// Caches of other builders.
+    pub transfer: Transfer,
     /// Titles of steps that were found, kept back until it turns out that others have to be made.
     found: Mutex<Vec<String>>,
 }
@@ -72,7 +77,45 @@ pub struct Build<'a> {
 struct Made {
     diff_id: Digest,
     size: u64,
+    /// The blob of a layer that came compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blob: Option<Descriptor>,
     created: String,
+    /// The step, for people.
+    #[serde(default)]
+    about: String,
+    /// Under a shortcut, the key that says everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Digest>,
+}
+
+/// A layer as the cache has it.
+#[derive(Debug, Clone)]
+struct Kept {
+    layer: Layer,
+    created: String,
+    /// Found by a shortcut, the key that says everything.
+    key: Option<Digest>,
+}
+
+impl From<Made> for Kept {
+    fn from(made: Made) -> Kept {
+        let Made { diff_id, size, blob, created, key, .. } = made;
+        let plain = || Descriptor::new(isles_spec::image::media_type::OCI_LAYER, diff_id.clone(), size);
+        let blob = blob.unwrap_or_else(plain);
+        Kept { layer: Layer { diff_id, blob }, created, key }
+    }
+}
+
+/// A layer that a build came by, and where it is kept.
+#[derive(Debug, Clone)]
+pub struct Noted {
+    /// Keys that lead to it.
+    pub keys: Vec<Digest>,
+    /// The diff IDs below it.
+    pub below: Vec<Digest>,
+    pub diff_id: Digest,
+    pub created: String,
 }
 
 impl Snapshot {
@@ -177,6 +220,8 @@ impl<'a> Build<'a> {
             busy: Mutex::default(),
             idle: Condvar::new(),
             worked: AtomicBool::new(false),
+            noted: Mutex::default(),
+            transfer: Transfer::default(),
             found: Mutex::default(),
         }
     }
@@ -208,22 +253,45 @@ impl<'a> Build<'a> {
     }
 
     /// The layer that is kept under a key.
-    fn known(&self, key: &Digest) -> Result<Option<(Layer, String)>> {
+    fn known(&self, key: &Digest, title: &str) -> Result<Option<Kept>> {
+        match self.recorded(key)? {
+            Some(kept) => Ok(Some(kept)),
+            None => self.imported(key, title),
+        }
+    }
+
+    fn recorded(&self, key: &Digest) -> Result<Option<Kept>> {
         if self.options.no_cache {
             return Ok(None);
         }
         let Some(record) = self.store.build_record(self.lease, key)? else { return Ok(None) };
         let Ok(made) = serde_json::from_value::<Made>(record.value) else { return Ok(None) };
-        if !self.store.has_layer(&made.diff_id) {
-            return Ok(None);
-        }
-        let blob = Descriptor::new(isles_spec::image::media_type::OCI_LAYER, made.diff_id.clone(), made.size);
-        Ok(Some((Layer { diff_id: made.diff_id, blob }, made.created)))
+        Ok(self.store.has_layer(&made.diff_id).then(|| made.into()))
     }
 
-    fn keep(&self, key: &Digest, layer: &Layer, created: &str) -> Result<()> {
-        let made =
-            Made { diff_id: layer.diff_id.clone(), size: layer.blob.size, created: created.to_owned() };
+    /// The layer that another builder's cache has under a key; it is kept here from now on.
+    fn imported(&self, key: &Digest, title: &str) -> Result<Option<Kept>> {
+        if self.options.no_cache {
+            return Ok(None);
+        }
+        let Some(imported) = self.transfer.find(key) else { return Ok(None) };
+        let Some(blob) = imported.fetch(self)? else { return Ok(None) };
+        let layer = Layer { diff_id: imported.diff_id.clone(), blob };
+        let kept = Kept { layer, created: imported.created.clone(), key: None };
+        self.keep(key, &kept, title)?;
+        Ok(Some(kept))
+    }
+
+    fn keep(&self, key: &Digest, kept: &Kept, title: &str) -> Result<()> {
+        let layer = &kept.layer;
+        let made = Made {
+            diff_id: layer.diff_id.clone(),
+            size: layer.blob.size,
+            blob: (layer.blob.digest != layer.diff_id).then(|| layer.blob.clone()),
+            created: kept.created.clone(),
+            about: title.to_owned(),
+            key: kept.key.clone(),
+        };
         let value = serde_json::to_value(made).unwrap_or_default();
         Ok(self.store.put_build_record(key, &BuildRecord { holds: vec![layer.diff_id.clone()], value })?)
     }
@@ -236,10 +304,23 @@ impl<'a> Build<'a> {
         shortcut: &Digest,
         created_by: &str,
     ) -> Result<bool> {
-        let Some((layer, created)) = self.known(shortcut)? else { return Ok(false) };
+        let Some(kept) = self.known(shortcut, title)? else { return Ok(false) };
         self.say_cached(title);
-        snapshot.push_layer(layer, &created, created_by.to_owned());
+        let keys = kept.key.iter().chain([shortcut]).cloned().collect();
+        self.push(snapshot, kept, keys, created_by.to_owned());
         Ok(true)
+    }
+
+    /// Adds a layer, and notes under which keys it is kept.
+    fn push(&self, snapshot: &mut Snapshot, kept: Kept, keys: Vec<Digest>, created_by: String) {
+        let noted = Noted {
+            keys,
+            below: snapshot.layers.iter().map(|l| l.diff_id.clone()).collect(),
+            diff_id: kept.layer.diff_id.clone(),
+            created: kept.created.clone(),
+        };
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(noted);
+        snapshot.push_layer(kept.layer, &kept.created, created_by);
     }
 
     fn say_cached(&self, title: &str) {
@@ -260,12 +341,14 @@ impl<'a> Build<'a> {
         make: impl FnOnce(&Snapshot, u64) -> Result<CommittedLayer>,
     ) -> Result<()> {
         let _turn = self.turn(&step.key);
-        if let Some((layer, created)) = self.known(&step.key)? {
+        let mut keys = vec![step.key.clone()];
+        keys.extend(step.shortcut.clone());
+        if let Some(kept) = self.known(&step.key, step.title)? {
             if let Some(shortcut) = &step.shortcut {
-                self.keep(shortcut, &layer, &created)?;
+                self.keep(shortcut, &Kept { key: Some(step.key), ..kept.clone() }, step.title)?;
             }
             self.say_cached(step.title);
-            snapshot.push_layer(layer, &created, step.created_by);
+            self.push(snapshot, kept, keys, step.created_by);
             return Ok(());
         }
         self.note_work();
@@ -273,13 +356,13 @@ impl<'a> Build<'a> {
         let made = make(snapshot, work);
         self.progress.end(work, if made.is_ok() { "done" } else { "failed" });
         let made = made?;
-        let created = self.now();
         let layer = Layer { diff_id: made.diff_id, blob: made.blob };
-        self.keep(&step.key, &layer, &created)?;
+        let kept = Kept { layer, created: self.now(), key: None };
+        self.keep(&step.key, &kept, step.title)?;
         if let Some(shortcut) = &step.shortcut {
-            self.keep(shortcut, &layer, &created)?;
+            self.keep(shortcut, &Kept { key: Some(step.key), ..kept.clone() }, step.title)?;
         }
-        snapshot.push_layer(layer, &created, step.created_by);
+        self.push(snapshot, kept, keys, step.created_by);
         Ok(())
     }
 

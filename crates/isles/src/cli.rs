@@ -33,6 +33,7 @@ pub struct Cli {
 pub enum Command {
     Run(Box<commands::run::Args>),
     Build(Box<commands::build::Args>),
+    Builder(commands::builder::Args),
     Ps(commands::ps::Args),
     Rm(commands::rm::Args),
     Images(commands::images::Args),
@@ -63,6 +64,7 @@ impl Command {
         match self {
             Command::Run(args) => commands::run::cmd_run(cx, args),
             Command::Build(args) => commands::build::cmd_build(cx, args),
+            Command::Builder(args) => commands::builder::cmd_builder(cx, args),
             Command::Ps(args) => commands::ps::cmd_ps(cx, args),
             Command::Rm(args) => commands::rm::cmd_rm(cx, args),
             Command::Images(args) => commands::images::cmd_images(cx, args),

@@ -210,6 +210,11 @@ impl Store {
         result
     }
 
+    /// The digest of a document.
+    pub fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+        digest_of(algorithm, bytes)
+    }
+
     /// The key of a build record from its parts; each part is separated from the next by its length.
     pub fn cache_key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
         let mut bytes = Vec::new();
@@ -219,6 +224,15 @@ impl Store {
         }
         digest_of(Algorithm::Sha256, &bytes)
     }
+}
+
+/// What a build record is of: the member `about` of what the builder keeps.
+pub(crate) fn about(path: &std::path::Path) -> String {
+    let text = crate::atomic::read_bounded(path, RECORD_LIMIT).unwrap_or_default();
+    let value = serde_json::from_slice::<BuildRecord>(&text).map(|r| r.value).unwrap_or_default();
+    let about = value.get("about").and_then(|a| a.as_str()).map(str::to_owned);
+    // Where an image is kept, that is all there is to say.
+    about.or_else(|| Some(format!("image {}", value.as_str()?))).unwrap_or_else(|| "a build".into())
 }
 
 /// What a build record needs; nothing where it cannot be read.

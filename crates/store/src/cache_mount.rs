@@ -13,6 +13,8 @@ use crate::error::At;
 use crate::refs::names_in;
 use crate::{Error, Result, Store};
 
+const ABOUT_LIMIT: u64 = 64 << 10;
+
 /// With whom a cache mount is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheLock {
@@ -29,7 +31,18 @@ pub enum CacheLock {
 pub struct CacheMount {
     /// Whoever comes first makes it.
     pub folder: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl CacheMount {
+    /// Says what people are to be shown of it. What was said first stays.
+    pub fn describe(&self, about: &str) {
+        // It is for people only, so a failure is none.
+        let mut file = &self.lock;
+        if file.metadata().is_ok_and(|m| m.len() == 0) {
+            let _ = io::Write::write_all(&mut file, about.as_bytes());
+        }
+    }
 }
 
 impl Store {
@@ -54,7 +67,7 @@ impl Store {
             // The collector may have taken both away before this was locked.
             if is_at(&file, &path) {
                 let _ = file.set_modified(std::time::SystemTime::now());
-                return Ok(Some(CacheMount { folder, _lock: file }));
+                return Ok(Some(CacheMount { folder, lock: file }));
             }
         }
     }
@@ -83,6 +96,12 @@ impl Store {
         gone.map_or(Ok(()), |gone| crate::remove::tree(&gone))?;
         Ok(true)
     }
+}
+
+/// What was said of the cache mount of a lock.
+pub(crate) fn about(lock: &Path) -> String {
+    let text = crate::atomic::read_bounded(lock, ABOUT_LIMIT).unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Whether a step holds the lock.

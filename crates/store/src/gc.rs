@@ -290,7 +290,7 @@ impl Store {
     }
 
     /// Takes garbage away, turn by turn. With `candidates`, nothing else.
-    fn sweep(
+    pub(crate) fn sweep(
         &self,
         grace: Duration,
         candidates: Option<&HashSet<Digest>>,

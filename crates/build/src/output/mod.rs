@@ -18,7 +18,7 @@ pub use annotation::Annotation;
 pub(crate) use bundle::bundle;
 pub use bundle::{Bundle, Made, Predicate};
 pub(crate) use write::name;
-pub use write::{Outputs, Written, check, write};
+pub use write::{Outputs, Written, check, into_file, write};
 
 use crate::dockerfile::mount::fields;
 

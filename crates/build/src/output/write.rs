@@ -254,7 +254,7 @@ fn into(to: &Destination, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> R
 
 /// Writes a file that appears when it is complete. What is there and no regular file, such as a pipe, is written
 /// to as it is.
-fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         let file = File::options().write(true).open(path).map_err(Error::io("open", path))?;
         let mut out = BufWriter::new(file);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use isles_build::cache_transfer::{CacheSource, CacheTarget};
 use isles_build::debian::BootstrapOptions;
 use isles_build::elsewhere::{self, Fetched, Wanted};
 use isles_build::named::NamedContexts;
@@ -82,6 +83,13 @@ pub struct Args {
     /// docker-image://IMAGE or oci-layout://FOLDER[:TAG].
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
+    /// Look for steps in another builder's cache: type=registry,ref=NAME or type=local,src=FOLDER.
+    #[arg(long, value_name = "CACHE", value_parser = CacheSource::parse)]
+    cache_from: Vec<CacheSource>,
+    /// Write the cache for other builders: type=registry,ref=NAME or type=local,dest=FOLDER, with mode=max for all
+    /// stages; or type=inline, into the image.
+    #[arg(long, value_name = "CACHE", value_parser = CacheTarget::parse)]
+    cache_to: Vec<CacheTarget>,
     /// Give steps with RUN --mount=type=secret,id=ID a file.
     #[arg(long, value_name = "id=ID,src=FILE")]
     secret: Vec<String>,
@@ -256,6 +264,8 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         allow: args.allow.iter().cloned().collect(),
         build_args: build_arguments(&args.build_arg),
         labels,
+        cache_from: args.cache_from.clone(),
+        cache_to: args.cache_to.clone(),
         contexts: NamedContexts::parse(&args.build_context)?,
         secrets,
         target: args.target.clone(),

@@ -2,6 +2,7 @@
 
 pub mod apptainer;
 pub mod build;
+pub mod builder;
 pub mod completion;
 pub mod df;
 pub mod doctor;

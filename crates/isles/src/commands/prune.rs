@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isles_engine::{Engine, Status};
 use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
-use isles_store::{PruneOptions, Pruned, Store};
+use isles_store::{PruneOptions, Pruned};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -61,9 +61,6 @@ struct Outcome {
     dry_run: bool,
 }
 
-/// The cache's budget where none is named.
-const BUDGET: u64 = 20 << 30;
-
 pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let mut grace = Duration::ZERO;
     for filter in &args.filter {
@@ -77,7 +74,7 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let options = PruneOptions {
         all_images: args.all,
         cache: true,
-        cache_budget: args.keep_storage.unwrap_or_else(|| if args.all { 0 } else { budget(store) }),
+        cache_budget: args.keep_storage.unwrap_or_else(|| if args.all { 0 } else { store.cache_budget() }),
         grace,
         dry_run: args.dry_run,
     };
@@ -93,12 +90,6 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let pruned = store.prune(&options)?;
     report(cx, args, pruned, containers, of_containers)?;
     Ok(Code::SUCCESS)
-}
-
-fn budget(store: &Store) -> u64 {
-    let tenth =
-        rustix::fs::statvfs(store.root()).map_or(u64::MAX, |s| s.f_blocks.saturating_mul(s.f_frsize) / 10);
-    BUDGET.min(tenth)
 }
 
 fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {

@@ -1,0 +1,243 @@
+//! `isles builder`, and caches that go from one builder to another.
+#![allow(clippy::unwrap_used)]
+
+mod shelf;
+mod world;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use shelf::Registry;
+use world::{Said, World, everyone};
+
+/// A state with the image `test`, and a folder with a recipe.
+fn prepare(world: &World, state: &str, dockerfile: &str) {
+    let context = world.path("home/context");
+    fs::create_dir_all(&context).unwrap();
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    fs::write(context.join("f"), "text").unwrap();
+    world.give("home/context");
+    isles(world, state, &["load", "-q", "-i", &world.source()]).fine();
+}
+
+fn isles(world: &World, state: &str, words: &[&str]) -> Said {
+    let root = world.path("home").join(state);
+    let root = root.to_str().unwrap().to_owned();
+    world.isles(&[&["--root", root.as_str()], words].concat())
+}
+
+/// The list that a command prints as JSON.
+fn rows(said: Said) -> Vec<Value> {
+    serde_json::from_str(&said.fine()).unwrap()
+}
+
+fn out(world: &World, state: &str, image: &str) -> String {
+    isles(world, state, &["run", "--rm", image, "cat", "/out"]).fine()
+}
+
+#[test]
+fn cache_mounts_and_records() {
+    everyone(|world| {
+        let text = "FROM test\nRUN --mount=type=cache,target=/kept,id=mine echo x >> /kept/log; cat /kept/log > /out\n";
+        prepare(world, "one", text);
+        let build = |state: &str, more: &[&str]| {
+            isles(world, state, &[&["build", "-q", "-t", "made"], more, &["context"]].concat()).fine()
+        };
+        build("one", &[]);
+        assert_eq!(out(world, "one", "made"), "x\n");
+        let listed = rows(isles(world, "one", &["builder", "df", "--format", "json"]));
+        let of = |kind: &str| listed.iter().filter(|r| r["Type"] == kind).collect::<Vec<_>>();
+        let [mount] = of("exec.cachemount")[..] else { panic!("{listed:?}") };
+        assert_eq!((&mount["Description"], &mount["InUse"]), (&"mine".into(), &false.into()));
+        assert!(mount["Bytes"].as_u64().unwrap() >= 4096, "{mount}");
+        let step = of("regular").into_iter().find(|r| r["Description"].as_str().unwrap().contains("RUN"));
+        assert_eq!(step.unwrap()["Shared"], true, "an image stands on it");
+        let table = isles(world, "one", &["builder", "df", "--filter", "type=exec.cachemount"]).fine();
+        assert!(table.contains("mine") && !table.contains("RUN") && table.contains("\nTotal: "), "{table}");
+
+        // What it holds goes to another machine.
+        isles(world, "one", &["builder", "cache", "export", "mine", "kept.tar"]).fine();
+        isles(world, "one", &["builder", "cache", "export", "nobodys", "x"]).fails(1, &["'nobodys'"]);
+        prepare(world, "two", text);
+        isles(world, "two", &["builder", "cache", "import", "mine", "kept.tar"]).fine();
+        build("two", &[]);
+        assert_eq!(out(world, "two", "made"), "x\nx\n");
+        let short = &mount["ID"].as_str().unwrap()[..12];
+        isles(world, "two", &["builder", "cache", "export", short, "again.tar"]).fine();
+        fs::write(world.path("home/bad.tar"), "no archive at all, but long enough to be looked at").unwrap();
+        isles(world, "two", &["builder", "cache", "import", "mine", "bad.tar"]).fails(1, &["archive"]);
+        build("two", &["--no-cache"]);
+        assert_eq!(out(world, "two", "made"), "x\nx\nx\n", "a bad archive changes nothing");
+
+        // Nothing is young enough to go, then the mounts go, then everything.
+        let prune = |more: &[&str]| isles(world, "two", &[&["builder", "prune", "-f"], more].concat()).fine();
+        assert_eq!(prune(&["--filter", "until=1h"]), "Total reclaimed space: 0B\n");
+        assert_eq!(prune(&[]), "Total reclaimed space: 0B\n", "it is within its budget");
+        let would = prune(&["--filter", "type=exec.cachemount", "--dry-run"]);
+        assert!(would.contains("exec.cachemount mine: ") && would.contains("Would reclaim: "), "{would}");
+        let went = prune(&["--filter", "type=exec.cachemount"]);
+        assert!(went.contains("exec.cachemount mine: "), "{went}");
+        assert!(isles(world, "two", &["build", "context"]).err.contains("nothing changed"));
+        let went = prune(&["--all"]);
+        assert!(went.contains(" regular "), "{went}");
+        assert_eq!(rows(isles(world, "two", &["builder", "df", "--format", "json"])), Vec::<Value>::new());
+        assert_eq!(out(world, "two", "made"), "x\nx\nx\n", "the image stays");
+        build("two", &[]);
+        assert_eq!(out(world, "two", "made"), "x\n", "the step ran again, on an empty mount");
+        isles(world, "two", &["builder", "prune", "--filter", "color=red"]).fails(1, &["'color'"]);
+    });
+}
+
+#[test]
+fn the_least_recently_used_goes_first() {
+    everyone(|world| {
+        prepare(
+            world,
+            "one",
+            "FROM test\nRUN dd if=/dev/zero of=/big bs=1k count=3000\nRUN echo 1 > /small\n",
+        );
+        isles(world, "one", &["build", "-q", "context"]).fine();
+        fs::write(
+            world.path("home/context/Dockerfile"),
+            "FROM test\nRUN dd if=/dev/zero of=/other bs=1k count=3000\n",
+        )
+        .unwrap();
+        isles(world, "one", &["build", "-q", "context"]).fine();
+        // Images without a name do not hold their layers.
+        isles(world, "one", &["prune", "-f"]).fine();
+        let went = isles(world, "one", &["builder", "prune", "--max-used-space", "8m"]).fine();
+        assert!(went.contains("/big") && !went.contains("/other"), "{went}");
+        let left = isles(world, "one", &["builder", "df", "--no-trunc"]).fine();
+        assert!(left.contains("/other") && !left.contains("/big"), "{left}");
+    });
+}
+
+/// Files below a folder that hold these bytes.
+fn holding(folder: &Path, text: &str) -> Vec<String> {
+    let (mut todo, mut out) = (vec![folder.to_owned()], Vec::new());
+    while let Some(path) = todo.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        if meta.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        } else if meta.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            if bytes.windows(text.len()).any(|w| w == text.as_bytes()) {
+                out.push(path.display().to_string());
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn a_secret_is_nowhere() {
+    everyone(|world| {
+        let text = "FROM test\nRUN --mount=type=secret,id=word --mount=type=secret,id=word,env=WORD \
+                    test -n \"$WORD\" && wc -c < /run/secrets/word > /out\n";
+        prepare(world, "one", text);
+        let secret = "s3cr3t-of-the-test-6d1f";
+        fs::write(world.path("home/word"), secret).unwrap();
+        world.give("home/word");
+        let cache = format!("type=local,dest={}", world.path("home/cache").display());
+        let words = [
+            "build",
+            "-t",
+            "made",
+            "--secret",
+            "id=word,src=word",
+            "--cache-to",
+            &cache,
+            "--metadata-file",
+            "meta",
+            "--progress",
+            "plain",
+            "-o",
+            "type=oci,dest=layout,tar=false,compression=uncompressed",
+            "--load",
+            "context",
+        ];
+        let said = isles(world, "one", &words);
+        assert!(!said.out.contains(secret) && !said.err.contains(secret), "{said:?}");
+        said.fine();
+        assert_eq!(out(world, "one", "made").trim(), secret.len().to_string());
+        fs::remove_file(world.path("home/word")).unwrap();
+        assert_eq!(holding(&world.path("home"), secret), Vec::<String>::new());
+        // The search finds what is there.
+        fs::write(world.path("home/there"), secret).unwrap();
+        assert_eq!(holding(&world.path("home"), secret).len(), 1);
+    });
+}
+
+/// Steps whose output nobody can guess: who has the same has it from a cache.
+const UNIQUE: &str = "\
+FROM test AS tools
+RUN cat /proc/sys/kernel/random/uuid > /tool
+FROM test
+COPY f /f
+COPY --from=tools /tool /tool
+RUN cat /tool /proc/sys/kernel/random/uuid > /out
+";
+
+#[test]
+fn a_cache_goes_to_another_builder() {
+    let Some(registry) = Registry::start(false) else { return };
+    everyone(|world| {
+        let here = |name: &str| format!("{}/{name}:{:?}", registry.address, world.who).to_lowercase();
+        let folder = world.path("home/cache").display().to_string();
+        for (to, from, all) in [
+            (format!("type=local,dest={folder},mode=max"), format!("type=local,src={folder}"), true),
+            (
+                format!("type=local,dest={folder},tag=least,compression=zstd"),
+                format!("type=local,src={folder},tag=least"),
+                false,
+            ),
+            (format!("type=registry,ref={},mode=max", here("max")), here("max"), true),
+            (
+                format!("type=registry,ref={}", here("min")),
+                format!("type=registry,ref={}", here("min")),
+                false,
+            ),
+            ("type=inline".to_owned(), here("made"), false),
+        ] {
+            for state in ["one", "two"] {
+                let _ = isles_store::remove_tree(&world.path("home").join(state));
+                prepare(world, state, UNIQUE);
+            }
+            let name = here("made");
+            let build = |state: &str, more: &[&str]| {
+                isles(
+                    world,
+                    state,
+                    &[&["build", "--progress", "plain", "-t", &name], more, &["context"]].concat(),
+                )
+            };
+            build("one", &["--cache-to", &to, "--push"]).fine();
+            let made = out(world, "one", &name);
+            let said = build("two", &["--cache-from", &from]);
+            // Without the stage's own layers the first RUN is run again, and COPY gives another layer.
+            if all {
+                assert!(!said.err.contains(": done\n"), "{to}: {said:?}");
+                assert_eq!(out(world, "two", &name), made, "{to}");
+                let again = build("two", &[]);
+                assert!(again.err.contains("nothing changed"), "{to}: {again:?}");
+            } else {
+                assert!(
+                    said.err.contains("[2/4] COPY f /f: cached") || said.err.contains("COPY f /f: cached"),
+                    "{to}: {said:?}"
+                );
+            }
+            said.fine();
+        }
+        // What cannot be had is no failure; another stage's image without a cache is said.
+        let nothing = format!("type=local,src={folder},tag=none");
+        let said = isles(
+            world,
+            "two",
+            &["build", "--cache-from", &nothing, "--cache-from", &here("none"), "context"],
+        );
+        assert!(said.err.contains("has no cache 'none'") && said.err.contains("left out"), "{said:?}");
+        said.fine();
+        isles(world, "two", &["build", "--cache-to", "type=gha", "context"]).fails(2, &["gha"]);
+    });
+}
