@@ -51,6 +51,8 @@ pub struct BuildOptions {
     pub source_date_epoch: Option<i64>,
     /// Leave `%test` out.
     pub no_test: bool,
+    /// Report steps that were found also where nothing has to be made.
+    pub every_step: bool,
     /// The caller shows no output of steps, so errors bring its end along.
     pub quiet: bool,
     /// How Debian systems are bootstrapped.

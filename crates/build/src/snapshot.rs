@@ -325,7 +325,7 @@ impl<'a> Build<'a> {
 
     fn say_cached(&self, title: &str) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.worked() {
+        if self.worked() || self.options.every_step {
             self.progress.end(self.progress.begin(title, None), "cached");
         } else {
             found.push(title.to_owned());

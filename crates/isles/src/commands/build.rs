@@ -131,6 +131,8 @@ enum Shown {
     Auto,
     /// Lines.
     Plain,
+    /// One JSON object a line: event start, output, status or done, with id, name, result, cached and seconds.
+    Json,
     /// Nothing; the output of a step that fails is shown.
     Quiet,
 }
@@ -141,9 +143,14 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
     args.outputs.check(&args.tag, args.platform.len())?;
-    let options = BuildOptions { quiet: ui.is_quiet(), ..options(args)? };
+    let every_step = args.progress == Shown::Json;
+    let options = BuildOptions { quiet: ui.is_quiet(), every_step, ..options(args)? };
     let client = args.connection.client();
-    let bars = if args.progress == Shown::Plain { Bars::plain(&ui) } else { Bars::new(&ui) };
+    let bars = match args.progress {
+        Shown::Plain => Bars::plain(&ui),
+        Shown::Json => Bars::json(&ui),
+        Shown::Auto | Shown::Quiet => Bars::new(&ui),
+    };
     let what = what(cx, args, &client, &options, &bars)?;
     let engine = cx.engine()?;
     let built = match &what {
@@ -162,7 +169,7 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     for warning in &built.warnings {
         cx.ui.warning(&lint(warning));
     }
-    if built.cached {
+    if built.cached && !every_step {
         ui.note("nothing changed");
     }
     args.outputs.write(engine.store(), &client, &built, &args.tag, &bars)?;

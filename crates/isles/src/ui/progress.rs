@@ -1,13 +1,26 @@
 //! Progress of pulls and builds on standard error: a bar per piece of work on a terminal, plain lines
-//! elsewhere, nothing when quiet.
+//! elsewhere, nothing when quiet; or one JSON object a line, for programs.
+//!
+//! ```text
+//! {"event":"start","id":1,"name":"[1/2] RUN make","total":null,"time":"2026-01-02T03:04:05.6Z"}
+//! {"event":"output","id":1,"text":"cc -c main.c\n"}
+//! {"event":"status","id":1,"text":"retry 1: connection reset"}
+//! {"event":"done","id":1,"name":"[1/2] RUN make","result":"done","cached":false,"bytes":0,"seconds":1.204}
+//! ```
+//!
+//! `id` is the same in all events of one piece of work, `total` and `bytes` count what is moved, `result` is
+//! `done`, `cached`, `failed`, or says more. Output is as the program wrote it, with bytes that are no UTF-8
+//! replaced.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use isles_spec::Progress;
 use isles_spec::quantity::human_bytes;
+use isles_spec::time::rfc3339_nanoseconds;
+use serde_json::json;
 
 use super::Ui;
 
@@ -25,6 +38,7 @@ enum Mode {
     Silent,
     Lines,
     Terminal,
+    Json,
 }
 
 #[derive(Default)]
@@ -43,6 +57,7 @@ struct Work {
     status: String,
     /// Output without a line end yet.
     partial: Vec<u8>,
+    began: Instant,
 }
 
 impl Bars {
@@ -60,6 +75,12 @@ impl Bars {
     /// Plain lines, whatever standard error is (`--progress plain`).
     pub fn plain(ui: &Ui) -> Self {
         let mode = if ui.is_quiet() { Mode::Silent } else { Mode::Lines };
+        Bars { mode, state: Mutex::default() }
+    }
+
+    /// One JSON object for each event (`--progress json`).
+    pub fn json(ui: &Ui) -> Self {
+        let mode = if ui.is_quiet() { Mode::Silent } else { Mode::Json };
         Bars { mode, state: Mutex::default() }
     }
 
@@ -113,6 +134,25 @@ fn put(text: &[u8]) {
     let _ = io::stderr().lock().write_all(text);
 }
 
+/// One line of JSON.
+fn event(event: &serde_json::Value) {
+    put(format!("{event}\n").as_bytes());
+}
+
+fn output(id: u64, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        event(&json!({ "event": "output", "id": id, "text": String::from_utf8_lossy(bytes) }));
+    }
+}
+
+/// How much was moved, and how long it took where something was done.
+fn details(bytes: u64, result: &str, seconds: f64) -> String {
+    let size = (bytes > 0).then(|| human_bytes(bytes));
+    let time = matches!(result, "done" | "failed").then(|| format!("{seconds:.1}s"));
+    let both: Vec<String> = size.into_iter().chain(time).collect();
+    if both.is_empty() { String::new() } else { format!(" ({})", both.join(", ")) }
+}
+
 impl Work {
     fn bar(&self) -> String {
         const WIDTH: u64 = 24;
@@ -126,7 +166,11 @@ impl Work {
             _ if self.done > 0 => human_bytes(self.done),
             _ => String::new(),
         };
-        let line = format!("{what:<40} {amount} {}", self.status);
+        let seconds = self.began.elapsed().as_secs();
+        let time = if seconds > 0 { format!("{seconds}s") } else { String::new() };
+        let words = [amount, self.status.clone(), time];
+        let words: Vec<_> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
+        let line = format!("{what:<40} {}", words.join(" "));
         line.trim_end().chars().filter(|c| !c.is_control()).collect()
     }
 }
@@ -137,7 +181,13 @@ impl Progress for Bars {
         state.next += 1;
         let id = state.next;
         let what = what.to_owned();
-        state.work.insert(id, Work { what, total, done: 0, status: String::new(), partial: Vec::new() });
+        if self.mode == Mode::Json {
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+            let time = rfc3339_nanoseconds(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+            event(&json!({ "event": "start", "id": id, "name": what, "total": total, "time": time }));
+        }
+        let (status, partial, began) = (String::new(), Vec::new(), Instant::now());
+        state.work.insert(id, Work { what, total, done: 0, status, partial, began });
         self.redraw(&mut state);
         id
     }
@@ -155,6 +205,9 @@ impl Progress for Bars {
         if let Some(work) = state.work.get_mut(&id) {
             work.status = text.to_owned();
         }
+        if self.mode == Mode::Json {
+            event(&json!({ "event": "status", "id": id, "text": text }));
+        }
         self.redraw(&mut state);
     }
 
@@ -164,11 +217,27 @@ impl Progress for Bars {
         if self.mode == Mode::Silent {
             return;
         }
+        let seconds = work.began.elapsed().as_secs_f64();
+        if self.mode == Mode::Json {
+            output(id, &work.partial);
+            event(&json!({
+                "event": "done",
+                "id": id,
+                "name": work.what,
+                "result": text,
+                "cached": text == "cached",
+                "bytes": work.done,
+                "seconds": (seconds * 1000.0).round() / 1000.0,
+            }));
+            return;
+        }
         if !work.partial.is_empty() {
             self.above(&mut state, &work.partial);
         }
-        let size = if work.done > 0 { format!(" ({})", human_bytes(work.done)) } else { String::new() };
-        self.above(&mut state, format!("{}: {text}{size}", work.what).as_bytes());
+        self.above(
+            &mut state,
+            format!("{}: {text}{}", work.what, details(work.done, text, seconds)).as_bytes(),
+        );
     }
 
     fn output(&self, id: u64, bytes: &[u8]) {
@@ -180,6 +249,9 @@ impl Progress for Bars {
         work.partial.extend_from_slice(bytes);
         let Some(end) = work.partial.iter().rposition(|b| *b == b'\n') else { return };
         let whole: Vec<u8> = work.partial.drain(..=end).collect();
+        if self.mode == Mode::Json {
+            return output(id, &whole);
+        }
         self.above(&mut state, &whole);
     }
 }
@@ -196,10 +268,20 @@ mod tests {
             done: 50,
             status: "unpacking".into(),
             partial: Vec::new(),
+            began: Instant::now(),
         };
         assert!(work.bar().contains("[============            ]"), "{}", work.bar());
         work.done = 500;
         assert!(work.bar().contains("[========================]"), "{}", work.bar());
+        for (bytes, result, expected) in [
+            (0, "cached", ""),
+            (0, "done", " (1.2s)"),
+            (2_000_000, "done", " (2MB, 1.2s)"),
+            (2_000_000, "already here", " (2MB)"),
+            (0, "failed", " (1.2s)"),
+        ] {
+            assert_eq!(details(bytes, result, 1.234), expected, "{result}");
+        }
         work.status = "\x1b[2J".into();
         assert!(!work.bar().contains('\x1b'), "a registry cannot write to the terminal");
     }
