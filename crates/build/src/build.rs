@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use isles_engine::Engine;
 use isles_registry::Client;
@@ -9,6 +10,7 @@ use isles_spec::source::DebianSuite;
 use isles_spec::{Digest, Platform, Progress};
 use isles_store::{BuildRecord, Image};
 
+use crate::attest::{self, Told};
 use crate::cache_transfer::{self, Transfer};
 use crate::error::Result;
 use crate::key::Key;
@@ -35,7 +37,13 @@ pub fn build(
 ) -> Result<Built> {
     let bytes = recipe.read()?;
     let source = SourceText::new(recipe.file.display().to_string(), &bytes);
-    every_platform(engine, client, options, progress, &|build| match recipe.language {
+    let frontend = match recipe.language {
+        Language::Dockerfile => "dockerfile.v0",
+        Language::Definition => "definition.v0",
+    };
+    let name = recipe.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let told = Told { frontend, recipe: name, text: &bytes, began: SystemTime::now() };
+    every_platform(engine, client, options, progress, &told, &|build| match recipe.language {
         Language::Dockerfile => crate::dockerfile::execute::execute(build, recipe, source.clone()),
         Language::Definition => crate::definition::execute::execute(build, recipe, source.clone()),
     })
@@ -50,6 +58,7 @@ fn every_platform(
     client: &Client,
     options: &BuildOptions,
     progress: &dyn Progress,
+    told: &Told<'_>,
     make: &Make<'_>,
 ) -> Result<Built> {
     crate::secret::remove_dead_secrets();
@@ -73,7 +82,8 @@ fn every_platform(
         warnings.extend(odd.into_iter().filter(|w| !warnings.contains(w)).collect::<Vec<_>>());
         let image = finish(&build, snapshot)?;
         cached &= !build.worked();
-        made.push(Made { platform: platform.clone(), image, attested: Vec::new() });
+        let attested = attest::predicates(&build, &image, told)?;
+        made.push(Made { platform: platform.clone(), image, attested });
         noted.append(&mut build.noted.lock().unwrap_or_else(PoisonError::into_inner));
         last = Some(build);
     }
@@ -114,7 +124,9 @@ pub fn image_of_suite(
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<Built> {
-    every_platform(engine, client, options, progress, &|build| {
+    let name = format!("debian://{}", suite.suite);
+    let told = Told { frontend: "debian.v0", recipe: name, text: b"", began: SystemTime::now() };
+    every_platform(engine, client, options, progress, &told, &|build| {
         Ok((crate::definition::bootstrap::debian(build, suite)?, Vec::new()))
     })
 }

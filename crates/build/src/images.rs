@@ -8,6 +8,7 @@ use isles_spec::image::ContainerConfig;
 use isles_spec::{Platform, PullPolicy, Reference};
 use isles_store::{BuildRecord, CommitOptions, Image, Merged};
 
+use crate::attest::Dependency;
 use crate::context::Context;
 use crate::copy::{Placement, copy};
 use crate::digests::Digests;
@@ -38,6 +39,10 @@ pub fn named(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image
             _ => local()?,
         },
     };
+    if let Ok(reference) = Reference::parse(name) {
+        let target = build.store.lookup(&reference)?.unwrap_or_else(|| image.manifest_digest.clone());
+        build.depends_on(Dependency::image(&reference, platform, &target));
+    }
     hold(build, image)
 }
 

@@ -5,6 +5,7 @@
 //! configuration. Stages are built side by side as they need each other ([`stages`]).
 
 mod archive;
+pub mod attest;
 mod build;
 pub mod cache_mounts;
 pub mod cache_transfer;
@@ -21,6 +22,7 @@ pub mod elsewhere;
 pub mod error;
 mod fetch;
 mod git;
+mod foreign;
 mod images;
 mod key;
 pub mod named;

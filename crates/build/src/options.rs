@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
 use isles_store::{Image, Lease};
 
+use crate::attest::Attest;
 use crate::cache_transfer::{CachePlace, CacheSource, CacheTarget};
 use crate::debian::BootstrapOptions;
 use crate::definition::DefinitionOptions;
@@ -33,6 +34,8 @@ pub struct BuildOptions {
     pub labels: BTreeMap<String, String>,
     /// What names of a recipe stand for instead of stages and images.
     pub contexts: NamedContexts,
+    /// What is attested of the image.
+    pub attest: Attest,
     /// Caches of other builders that are looked into.
     pub cache_from: Vec<CacheSource>,
     /// Where this build's cache goes, for other builders.

@@ -119,6 +119,7 @@ impl RunStep<'_> {
 
     /// Runs the step and commits what it wrote.
     pub fn run(&self, build: &Build<'_>, snapshot: &Snapshot, work: u64) -> Result<CommittedLayer> {
+        crate::foreign::ensure_runnable(&snapshot.config.platform())?;
         let store = build.store;
         let lowers = snapshot.lowers(store)?;
         let view = Merged::open(&lowers, store.ownership())?;

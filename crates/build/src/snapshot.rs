@@ -5,7 +5,7 @@
 //! all later steps as they were, whatever made it run again. What the configuration says counts where a step
 //! uses it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use isles_spec::{Digest, Platform, Progress};
 use isles_store::{BuildRecord, CommitOptions, CommittedLayer, Image, Lease, Merged, Store};
 use serde::{Deserialize, Serialize};
 
+use crate::attest::Dependency;
 use crate::cache_transfer::Transfer;
 use crate::digests::Digests;
 use crate::error::Result;
@@ -66,6 +67,8 @@ pub struct Build<'a> {
     worked: AtomicBool,
     /// Layers of steps, in the order in which they were had.
     pub noted: Mutex<Vec<Noted>>,
+    /// What came from elsewhere.
+    dependencies: Mutex<BTreeSet<Dependency>>,
     /// Caches of other builders.
     pub transfer: Transfer,
     /// Titles of steps that were found, kept back until it turns out that others have to be made.
@@ -221,6 +224,7 @@ impl<'a> Build<'a> {
             idle: Condvar::new(),
             worked: AtomicBool::new(false),
             noted: Mutex::default(),
+            dependencies: Mutex::default(),
             transfer: Transfer::default(),
             found: Mutex::default(),
         }
@@ -236,6 +240,16 @@ impl<'a> Build<'a> {
     /// The key of what the caller puts in a name's place, if that is something.
     pub fn named(&self, name: &str) -> Option<String> {
         self.options.contexts.key(name, &self.platform)
+    }
+
+    /// Notes something from elsewhere that goes into the image, for its provenance.
+    pub fn depends_on(&self, dependency: Dependency) {
+        self.dependencies.lock().unwrap_or_else(PoisonError::into_inner).insert(dependency);
+    }
+
+    /// What was noted, sorted.
+    pub fn dependencies(&self) -> Vec<Dependency> {
+        self.dependencies.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Whether something had to be made that no record had.

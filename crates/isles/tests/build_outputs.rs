@@ -216,3 +216,92 @@ fn pushed_at_once() {
             .fails(1, &["other:2"]);
     }
 }
+
+#[test]
+fn several_platforms() {
+    for shelf in both() {
+        context(&shelf);
+        let text = format!(
+            "FROM --platform=$BUILDPLATFORM scratch AS tools\nARG TARGETARCH\nCOPY f /$TARGETARCH\n{DOCKERFILE}\
+             ARG TARGETPLATFORM TARGETVARIANT BUILDPLATFORM\nCOPY --from=tools / /tools\n\
+             LABEL for=$TARGETPLATFORM variant=$TARGETVARIANT on=$BUILDPLATFORM\n"
+        );
+        fs::write(shelf.path("Dockerfile"), text).unwrap();
+        let platforms = "linux/arm64,linux/arm/v7";
+        let build =
+            |more: &[&str]| shelf.isles(&[&["build", "-q", "--platform", platforms], more, &["."]].concat());
+        let words = [
+            "--annotation",
+            "index:a=b",
+            "--annotation",
+            "manifest[linux/arm64]:c=d",
+            "--annotation",
+            "index-descriptor:e=f",
+        ];
+        build(&[&["-t", "app", "-o", "type=oci,dest=layout,tar=false", "--load"], &words[..]].concat())
+            .fine();
+        let layout = shelf.path("layout");
+        let root = json(&layout.join("index.json"))["manifests"][0].clone();
+        assert_eq!(root["mediaType"], "application/vnd.oci.image.index.v1+json");
+        assert_eq!(root["annotations"]["e"], "f");
+        let index = blob(&layout, &root["digest"]);
+        assert_eq!(index["annotations"]["a"], "b");
+        let host = isles_spec::Platform::host().to_string();
+        for (number, (arch, variant)) in [("arm64", Value::Null), ("arm", "v7".into())].iter().enumerate() {
+            let entry = &index["manifests"][number];
+            assert_eq!(
+                (&entry["platform"]["architecture"], &entry["platform"]["variant"]),
+                (&Value::from(*arch), variant)
+            );
+            let manifest = blob(&layout, &entry["digest"]);
+            assert_eq!(manifest["annotations"]["c"] == "d", *arch == "arm64");
+            let config = blob(&layout, &manifest["config"]["digest"]);
+            assert_eq!((&config["architecture"], &config["variant"]), (&Value::from(*arch), variant));
+            let labels = &config["config"]["Labels"];
+            let v = variant.as_str().unwrap_or_default();
+            assert_eq!(labels["for"], format!("linux/{arch}/{v}").trim_end_matches('/'));
+            assert_eq!((labels["variant"].as_str(), labels["on"].as_str()), (Some(v), Some(host.as_str())));
+        }
+        // The name stands for both.
+        let of = |platform: &str| {
+            shelf.isles(&["save", "--platform", platform, "--format", "oci-dir", "-o", "saved", "app"])
+        };
+        of("linux/arm64").fine();
+        of("linux/arm/v7").fine();
+        of("linux/s390x").fails(1, &["s390x"]);
+        build(&["-o", "files"]).fine();
+        assert!(shelf.path("files/linux_arm64/tools/arm64").exists());
+        assert!(shelf.path("files/linux_arm_v7/tools/arm").exists());
+        let raw = shelf
+            .command_in("state", &["build", "-q", "--platform", platforms, "-o", "-", "."])
+            .output()
+            .unwrap();
+        let listed = list(&raw.stdout);
+        assert_eq!(listed["linux_arm64/dir/f"].3, "text");
+        assert_eq!(listed["linux_arm_v7/tools/arm"].3, "text");
+        build(&["-o", "type=docker,dest=x.tar"]).fails(1, &["one platform"]);
+        if let Some(registry) = Registry::start(false) {
+            let name = format!("{}/app:1", registry.address);
+            build(&["-t", &name, "--push", "--metadata-file", "meta"]).fine();
+            assert_eq!(json(&shelf.path("meta"))["containerimage.config.digest"], Value::Null);
+            for (state, platform, architecture) in
+                [("a", "linux/arm64", "arm64"), ("b", "linux/arm/v7", "arm")]
+            {
+                shelf.isles_in(state, &["pull", "-q", "--platform", platform, &name]).fine();
+                let found = shelf.isles_in(state, &["inspect", "-f", "{{.Architecture}}", &name]).fine();
+                assert_eq!(found.trim(), architecture);
+            }
+        }
+        // A program of another architecture needs what this machine may not have.
+        let foreign = if host == "linux/amd64" { "linux/s390x" } else { "linux/amd64" };
+        fs::write(shelf.path("Dockerfile"), "FROM scratch\nCOPY f /f\nRUN [\"/f\"]\n").unwrap();
+        let said = shelf.isles(&["build", "-q", "--platform", foreign, "."]);
+        match fs::read_dir("/proc/sys/fs/binfmt_misc").map(|d| d.flatten().count()) {
+            Ok(3..) => println!("skip: this machine may have an interpreter"),
+            _ => drop(said.fails(
+                1,
+                &["Dockerfile:3:", &format!("programs for {foreign} do not run"), "'qemu-", "hint: "],
+            )),
+        }
+    }
+}

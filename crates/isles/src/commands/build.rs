@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use isles_build::attest::Attest;
 use isles_build::cache_transfer::{CacheSource, CacheTarget};
 use isles_build::debian::BootstrapOptions;
 use isles_build::elsewhere::{self, Fetched, Wanted};
@@ -83,6 +84,15 @@ pub struct Args {
     /// docker-image://IMAGE or oci-layout://FOLDER[:TAG].
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
+    /// Attest what packages are in the image, as SPDX; --sbom=false does not.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sbom: Option<String>,
+    /// Attest how the image came to be, as SLSA v1: mode=min, or mode=max with the recipe and build arguments.
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    provenance: Option<String>,
+    /// Attest something: type=sbom, or type=provenance with mode=min|max and builder-id=ADDRESS.
+    #[arg(long, value_name = "ATTESTATION")]
+    attest: Vec<String>,
     /// Look for steps in another builder's cache: type=registry,ref=NAME or type=local,src=FOLDER.
     #[arg(long, value_name = "CACHE", value_parser = CacheSource::parse)]
     cache_from: Vec<CacheSource>,
@@ -271,6 +281,7 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         allow: args.allow.iter().cloned().collect(),
         build_args: build_arguments(&args.build_arg),
         labels,
+        attest: attested(args)?,
         cache_from: args.cache_from.clone(),
         cache_to: args.cache_to.clone(),
         contexts: NamedContexts::parse(&args.build_context)?,
@@ -289,6 +300,20 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         bootstrap: BootstrapOptions { mirror: args.mirror.clone(), ..BootstrapOptions::default() },
         ..BuildOptions::default()
     })
+}
+
+/// What the three options ask for together; the short ones come last.
+fn attested(args: &Args) -> Result<Attest, Spelling> {
+    let mut attest = Attest::default();
+    for text in &args.attest {
+        attest.add(text)?;
+    }
+    for (kind, value) in [("sbom", &args.sbom), ("provenance", &args.provenance)] {
+        if let Some(value) = value {
+            attest.add(&Attest::short(kind, value))?;
+        }
+    }
+    Ok(attest)
 }
 
 /// `id=ID,src=FILE`; the ID is the name of the file where it is not given.
