@@ -47,7 +47,8 @@ struct Slot {
 impl Cache {
     /// A cache of `budget` bytes for blocks of up to `largest` bytes.
     pub(crate) fn new(budget: usize, largest: usize) -> Cache {
-        let shards = (budget / (4 * (largest + OVERHEAD))).clamp(1, 16);
+        // With few blocks in each, some would be full while others are empty.
+        let shards = (budget / (8 * (largest + OVERHEAD))).clamp(1, 16);
         Cache { shards: (0..shards).map(|_| Mutex::default()).collect(), budget: budget / shards }
     }
 

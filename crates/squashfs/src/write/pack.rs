@@ -17,7 +17,7 @@ pub enum Compression {
     None,
     /// Levels 1 to 9. All readers have it.
     Gzip(u32),
-    /// Levels 1 to 22. Linux 4.14 or later, squashfs-tools 4.4, squashfuse 0.1.104.
+    /// Levels 1 to 22. Linux 4.14 or later, squashfs-tools 4.4 or later.
     Zstd(i32),
 }
 
