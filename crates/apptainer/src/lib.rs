@@ -11,8 +11,11 @@
 #![allow(dead_code)]
 
 mod action_flags;
+mod ask;
 mod bind;
 mod caller;
+mod certificate;
+mod columns;
 mod command;
 mod commands;
 mod environment;
@@ -21,6 +24,7 @@ mod flag;
 mod global;
 mod help;
 mod identity_files;
+mod keys;
 mod parse;
 mod program;
 mod script;

@@ -52,6 +52,11 @@ pub(crate) fn host_authorities() -> Vec<Certificate<'static>> {
     found
 }
 
+/// The same as DER, for those who verify something else with them.
+pub fn host_certificates() -> Vec<Vec<u8>> {
+    host_authorities().iter().map(|certificate| certificate.der().to_vec()).collect()
+}
+
 /// What is set up for one registry.
 pub(crate) struct Own {
     pub authorities: Vec<Certificate<'static>>,

@@ -2,6 +2,10 @@
 //! that reads from top to bottom; groups (`instance`, `sif`, …) list their commands. What is in the table below is
 //! what the program knows.
 
+pub mod key;
+pub mod sif;
+pub mod sign;
+pub mod verify;
 pub mod version;
 
 use crate::command::Command;
@@ -13,6 +17,30 @@ pub static ROOT: Command = Command {
     long: "Under this name Isles takes the command line of Apptainer and Singularity. Images that are files or folders\n\
            run in place; others are kept in the store of Isles and run from there.",
     examples: "apptainer exec docker://debian:12 cat /etc/os-release\napptainer help instance start",
-    commands: &[&version::COMMAND],
+    commands: &[&key::COMMAND, &sif::COMMAND, &sign::COMMAND, &verify::COMMAND, &version::COMMAND],
     ..Command::EMPTY
 };
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// The time that builds are to have, where the caller wants equal results (`SOURCE_DATE_EPOCH`).
+fn epoch() -> Option<i64> {
+    std::env::var("SOURCE_DATE_EPOCH").ok()?.trim().parse().ok()
+}
+
+/// A fingerprint of 40 hexadecimal digits.
+fn fingerprint(text: &str) -> Option<[u8; 20]> {
+    let text = text.trim_start_matches("0x");
+    if text.len() != 40 || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 20];
+    for (byte, at) in bytes.iter_mut().zip((0..40).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
