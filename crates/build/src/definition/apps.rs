@@ -4,28 +4,34 @@
 //! What `%appinstall` may look at is there before `%post`; the rest comes last, so that it can change without
 //! anything being run again.
 
+use std::collections::HashSet;
+
 use super::labels::{self, Labels};
 use super::scripts::{self, quoted};
 use super::syntax::{Section, SectionKind, Stage};
 use super::tree::{Entry, below};
 use crate::position::{Diagnostic, SourceText};
 
+/// So many apps may an image have.
+const MOST: usize = 1000;
 /// The exports of all apps.
 pub const EXPORTS: &str = "env/94-appsbase.sh";
 
 /// The apps of a stage in the order of their first mention.
 pub fn names(stage: &Stage) -> Vec<&str> {
-    let mut out: Vec<&str> = Vec::new();
-    for name in stage.sections.iter().filter_map(Section::app) {
-        if !out.contains(&name) {
-            out.push(name);
-        }
-    }
-    out
+    let mut seen = HashSet::new();
+    stage.sections.iter().filter_map(Section::app).filter(|name| seen.insert(*name)).collect()
 }
 
-/// Refuses names that are no folder's.
+/// Refuses names that are no folder's, and more apps than anybody has.
 pub fn check(source: &SourceText, stage: &Stage) -> Result<(), Diagnostic> {
+    if let Some(name) = names(stage).get(MOST) {
+        let section = stage.sections.iter().find(|s| s.app() == Some(name));
+        let span = section.map(|s| s.name.span).unwrap_or_default();
+        return Err(source
+            .at(span, format!("an image has {MOST} apps at most"))
+            .with_suggestion("put some of them into another image"));
+    }
     for section in &stage.sections {
         let odd = |name: &&str| matches!(*name, "." | "..") || name.contains('/') || name.starts_with('-');
         if let Some(name) = section.app().filter(odd) {
@@ -189,6 +195,10 @@ mod tests {
             let stage = syntax::parse(&source).unwrap().stages.remove(0);
             assert_eq!(check(&source, &stage).is_ok(), fine, "{name}");
         }
+        let many: String = (0..=MOST).map(|n| format!("%apprun {n}\nx\n")).collect();
+        let source = SourceText::new("x.def", many.as_bytes());
+        let stage = syntax::parse(&source).unwrap().stages.remove(0);
+        assert!(check(&source, &stage).unwrap_err().message.contains("at most"));
         assert!(exports_of("a b'c", true, true).contains("'/scif/apps/a b'\\''c'"));
     }
 }

@@ -99,7 +99,15 @@ pub fn resolve(
             };
             Some(replace_once(value, inner))
         })
-        .map_err(|missing| {
+        .map_err(|failed| {
+            let missing = match failed {
+                Failed::Missing(missing) => missing,
+                Failed::TooLong(span) => {
+                    return source
+                        .at(span, format!("with its arguments the stage is longer than {MAX_STAGE} bytes"))
+                        .with_suggestion("put long texts into files of their own, and use %files");
+                }
+            };
             let error =
                 source.at(missing.span, format!("the build argument '{}' has no value", missing.name));
             let elsewhere = raw.stages.iter().any(|other| {
@@ -166,6 +174,12 @@ struct Missing {
     span: Span,
 }
 
+/// Why arguments cannot be replaced.
+enum Failed {
+    Missing(Missing),
+    TooLong(Span),
+}
+
 /// (offset in the new text, offset in the file, how many bytes run in step).
 type Map = Vec<(usize, usize, usize)>;
 
@@ -173,7 +187,7 @@ fn replace(
     text: &str,
     base: usize,
     mut value: impl FnMut(&str) -> Option<String>,
-) -> Result<(String, Map), Missing> {
+) -> Result<(String, Map), Failed> {
     let mut out = String::with_capacity(text.len());
     let mut map = vec![(0, base, 0)];
     let mut at = base;
@@ -186,14 +200,11 @@ fn replace(
             map.push((out.len(), start - before.len(), before.len()));
             out.push_str(before);
             map.push((out.len(), start, 0));
-            out.push_str(
-                &value(name).ok_or_else(|| Missing {
-                    name: name.to_owned(),
-                    span: Span::new(start, start + length),
-                })?,
-            );
+            out.push_str(&value(name).ok_or_else(|| {
+                Failed::Missing(Missing { name: name.to_owned(), span: Span::new(start, start + length) })
+            })?);
             if out.len() > MAX_STAGE {
-                return Err(Missing { name: name.to_owned(), span: Span::new(start, start + length) });
+                return Err(Failed::TooLong(Span::new(start, start + length)));
             }
             rest = after;
         }

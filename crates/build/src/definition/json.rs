@@ -1,7 +1,7 @@
 //! A definition as JSON, as `apptainer build --json` takes it and as Apptainer's own types are written:
 //! `{"header": {…}, "imageData": {…}, "buildData": {…}, "customData": {…}}`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -158,12 +158,11 @@ fn stage<'d>(document: &'d Document, out: &mut String) -> Result<(), (String, &'
             out.push_str(&format!("{name} {}\n", value.replace('\n', " ")));
         }
     }
-    let order = |name: &str| {
-        let app = name.split(' ').nth(1).unwrap_or_default();
-        document.app_order.iter().position(|a| a == app).unwrap_or(usize::MAX)
-    };
+    let order: HashMap<&str, usize> =
+        document.app_order.iter().enumerate().map(|(number, app)| (app.as_str(), number)).collect();
+    let order = |name: &str| order.get(name.split(' ').nth(1).unwrap_or_default()).copied();
     let mut custom: Vec<_> = document.custom_data.iter().collect();
-    custom.sort_by_key(|(name, _)| (order(name), (*name).clone()));
+    custom.sort_by_key(|(name, _)| order(name).unwrap_or(usize::MAX));
     for (name, body) in custom {
         section(name, "", body, out)?;
     }
