@@ -300,7 +300,7 @@ fn run_sees_what_it_should() {
     ] {
         assert_eq!(
             ran(&world, &format!("FROM base\n{instructions}\n"), &options),
-            expected,
+            owned(&world, expected),
             "{instructions}"
         );
     }
