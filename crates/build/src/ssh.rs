@@ -237,6 +237,33 @@ mod tests {
     }
 
     #[test]
+    fn keys_in_files_get_an_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, passphrase: &str| {
+            let key = dir.path().join(name);
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", passphrase, "-f"])
+                .arg(&key)
+                .stdin(Stdio::null())
+                .status();
+            made.is_ok_and(|status| status.success()).then_some(key)
+        };
+        let (Some(one), Some(two), Some(closed)) = (make("a", ""), make("b", ""), make("c", "passphrase"))
+        else {
+            println!("skip: there is no ssh-keygen on this machine");
+            return;
+        };
+        let forward = Forward::new(Agent::of(&[one, two]).unwrap()).unwrap();
+        let mut client = UnixStream::connect(forward.socket()).unwrap();
+        client.write_all(&[0, 0, 0, 1, 11]).unwrap();
+        let answer = message(&mut client).unwrap().unwrap();
+        // SSH_AGENT_IDENTITIES_ANSWER, and how many.
+        assert_eq!(answer[4..9], [12, 0, 0, 0, 2]);
+        let error = Agent::of(&[closed]).map(drop).unwrap_err();
+        assert!(error.to_string().contains("cannot use the SSH key"), "{error}");
+    }
+
+    #[test]
     fn what_is_no_agent() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Agent::of(&[dir.path().to_owned()]).is_err());
