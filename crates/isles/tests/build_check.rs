@@ -107,6 +107,8 @@ fn findings_are_errors_where_the_file_or_the_caller_says_so() {
     let skip = |rules: &str| format!("BUILDKIT_DOCKERFILE_CHECK=skip={rules};error=true");
     let less = world.build(&["--build-arg", &skip("FromAsCasing"), "."]);
     assert!(less.err.contains("checks fail the build: LegacyKeyValueFormat\n"), "{}", less.err);
+    let checked = world.build(&["--check"]);
+    assert!(checked.code == 1 && checked.err.contains(error), "{}", checked.err);
     let none = world.build(&["--build-arg", &skip("all"), "."]);
     assert_eq!((none.code, none.err.contains("warning")), (0, false), "{}", none.err);
 }

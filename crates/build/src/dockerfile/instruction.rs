@@ -205,7 +205,10 @@ fn from(source: &SourceText, node: Node) -> Result<Stage, Diagnostic> {
 pub fn instruction(source: &SourceText, node: &Node) -> Result<Instruction, Diagnostic> {
     let name = node.name();
     let flags = |known: &[(&str, Kind)]| Flags::parse(source, node, known);
-    if !matches!(name.as_str(), "ADD" | "COPY" | "RUN" | "HEALTHCHECK") && KEYWORDS.contains(&name.as_str()) {
+    // Flags of ARG and STOPSIGNAL have no effect, as in the reference.
+    if !matches!(name.as_str(), "ADD" | "ARG" | "COPY" | "HEALTHCHECK" | "RUN" | "STOPSIGNAL")
+        && KEYWORDS.contains(&name.as_str())
+    {
         flags(&[])?;
     }
     Ok(match name.as_str() {

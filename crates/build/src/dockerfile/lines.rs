@@ -266,7 +266,12 @@ fn split_directive<'t>(line: &'t str, comment: &str) -> Option<(String, &'t str,
     let word =
         letters.next().is_some_and(|c| c.is_ascii_alphabetic()) && letters.all(|c| c.is_ascii_alphanumeric());
     let name = name.to_ascii_lowercase();
-    let value = rest[equals + 1..].trim();
+    let after = &rest[equals + 1..];
+    // Blanks alone are a value, too: the reference takes the first of them.
+    let value = match after.trim() {
+        "" => &after[..after.chars().next().map_or(0, char::len_utf8)],
+        value => value,
+    };
     if !word || value.is_empty() || !matches!(name.as_str(), "syntax" | "escape" | "check") {
         return None;
     }
@@ -373,6 +378,8 @@ mod tests {
         assert_eq!(count("# hello\n# escape=`\nFROM a").unwrap(), (0, '\\'));
         assert_eq!(count("\n# escape=`\nFROM a").unwrap(), (0, '\\'));
         assert_eq!(count("# unknown=1\n# escape=`\nFROM a").unwrap(), (0, '\\'));
+        assert!(count("# escape= \nFROM a").is_err());
+        assert_eq!(count("# escape=\n# syntax=x\nFROM a").unwrap(), (0, '\\'));
         assert!(count("# escape=x\nFROM a").unwrap_err().to_string().contains("escape"));
         assert!(count("# escape=`\n# escape=\\\nFROM a").is_err());
     }

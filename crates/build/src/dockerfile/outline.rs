@@ -15,7 +15,8 @@ use crate::position::SourceText;
 /// Lines of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Location {
-    ranges: [Range; 1],
+    /// One for each line.
+    ranges: Vec<Range>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,12 +32,13 @@ struct Line {
 
 impl Location {
     fn of((first, last): (usize, usize)) -> Location {
-        Location { ranges: [Range { start: Line { line: first }, end: Line { line: last } }] }
+        let range = |line| Range { start: Line { line }, end: Line { line } };
+        Location { ranges: (first..=last.max(first)).map(range).collect() }
     }
 
     /// The first line, from 1.
     pub fn line(&self) -> usize {
-        self.ranges[0].start.line
+        self.ranges.first().map_or(1, |r| r.start.line)
     }
 }
 
@@ -268,10 +270,10 @@ pub fn findings(checked: &Checked) -> Findings {
         detail: f.detail.clone(),
         location: Location::of(f.lines),
     });
-    let error = checked.error.as_ref().map(|error| BuildError {
-        message: error.to_string(),
-        location: error.line().map(|line| Location::of((line, line))),
-    });
+    let refusal = checked.refusal().map(|refusal| (refusal.to_string(), Some(refusal.line)));
+    let error = checked.error.as_ref().map(|error| (error.to_string(), error.line())).or(refusal);
+    let error = error
+        .map(|(message, line)| BuildError { message, location: line.map(|line| Location::of((line, line))) });
     Findings {
         warnings: warnings.collect(),
         sources: [Source {

@@ -77,7 +77,10 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
     let mut nodes = Vec::new();
     while let Some(line) = lines.next()? {
         if line.text.trim().is_empty() {
-            continue;
+            let span = source.line_span(line.start_line);
+            return Err(source
+                .at(span, "the continuation has no instruction")
+                .with_suggestion("take the line out"));
         }
         if nodes.len() >= MAX_INSTRUCTIONS {
             return Err(source.at(
@@ -110,9 +113,8 @@ pub fn parse(source: Arc<SourceText>) -> Result<Tree, Diagnostic> {
         nodes.push(node);
     }
     if nodes.is_empty() {
-        let end = source.text().len();
         return Err(source
-            .at(Span::new(end, end), "the file has no instructions")
+            .at(source.line_span(lines.line_number()), "the file has no instructions")
             .with_suggestion("a Dockerfile begins with FROM and the name of an image"));
     }
     Ok(Tree { source, directives: lines.directives, escape: lines.escape, nodes })
@@ -167,7 +169,9 @@ fn node(source: &SourceText, line: &LogicalLine, escape: char, depth: usize) -> 
             }
             node.child = Some(Box::new(self::node(source, &line.rest(rest_start), escape, depth + 1)?));
         }
-        _ => {}
+        "onbuild" => {}
+        // Of an instruction that there is not, the arguments are not looked at; the reference's tree has this.
+        _ => node.args = vec![Spanned::default()],
     }
     Ok(node)
 }
@@ -423,12 +427,21 @@ pub fn quote(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\u{b}' => out.push_str("\\v"),
             c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c if !c.is_ascii() && !is_printable(c) => match c as u32 {
+                n @ ..=0xffff => out.push_str(&format!("\\u{n:04x}")),
+                n => out.push_str(&format!("\\U{n:08x}")),
+            },
             c => out.push(c),
         }
     }
     out.push('"');
     out
+}
+
+/// What Go calls so: letters, marks, numbers, punctuation and symbols.
+fn is_printable(c: char) -> bool {
+    // Only at the start of a text are combining marks escaped.
+    !format!("a{c}").escape_debug().to_string().contains('\\')
 }
 
 /// The here-documents that a line opens, in order, with empty bodies.

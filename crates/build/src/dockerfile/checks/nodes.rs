@@ -11,9 +11,9 @@ use crate::dockerfile::syntax::Node;
 /// Names of stages that mean something else.
 const RESERVED: [&str; 2] = ["context", "scratch"];
 
-/// Goes through the instructions up to a line.
+/// Goes through the instructions. Their meaning is looked at up to a line.
 pub(super) fn written(report: &mut Report, nodes: &[Node], last_line: usize) {
-    for node in nodes.iter().filter(|n| n.line.start_line <= last_line) {
+    for node in nodes {
         if let Some(blank) = node.line.blank_line {
             let end = node.line.end_line;
             let place = Place { lines: (end, end), span: report.source.line_span(blank) };
@@ -49,11 +49,11 @@ fn name_of(argument: &str) -> &str {
 }
 
 fn from(report: &mut Report, config: &Config, node: &Node) {
-    let [_, word, name] = node.args.as_slice() else { return };
+    let [_, word, name, more @ ..] = node.args.as_slice() else { return };
     let mut warn =
         |rule: &'static Rule, place, detail, hint| report.add(config, rule, place, detail, Some(hint));
     let lower = name.to_lowercase();
-    if name.text != lower {
+    if name.text != lower && more.is_empty() {
         warn(
             &rules::STAGE_NAME_CASING,
             Place::of(node).at(name.span),
@@ -76,7 +76,9 @@ fn from(report: &mut Report, config: &Config, node: &Node) {
             format!("write {wanted}"),
         );
     }
-    description(report, config, node, "FROM", &[&lower]);
+    if more.is_empty() {
+        description(report, config, node, "FROM", &[&lower]);
+    }
 }
 
 /// The last comment above begins with one of the names.

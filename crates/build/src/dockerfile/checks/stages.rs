@@ -185,6 +185,7 @@ pub(super) fn go_through(
         used.push(walk.from(stage)?);
     }
     let plan = plan_of(recipe, &globals, look)?;
+    names_of_images(recipe, &plan)?;
     let mut states: Vec<Option<State>> = vec![None; recipe.stages.len()];
     let mut out: Vec<Option<Used>> = vec![None; recipe.stages.len()];
     for (index, names) in used.into_iter().enumerate() {
@@ -197,6 +198,21 @@ pub(super) fn go_through(
         out[index] = Some(own);
     }
     Ok(Stages { recipe: recipe.clone(), target: plan.target, args: top.args, used: out })
+}
+
+/// No stage may begin with what can be neither a stage nor an image, whether it is needed or not.
+fn names_of_images(recipe: &Recipe, plan: &Plan) -> Result<(), Diagnostic> {
+    for (index, (stage, base)) in recipe.stages.iter().zip(&plan.bases).enumerate() {
+        let From::Image(name) = base else { continue };
+        let id = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let Some(error) = name.parse::<Reference>().err().filter(|_| !id) else { continue };
+        let place = recipe.source.at(stage.base.span, error.to_string());
+        return Err(match plan::near_stage(recipe, name, index) {
+            Some(near) => place.with_suggestion(format!("did you mean the stage '{near}'?")),
+            None => Diagnostic { suggestion: isles_spec::Hint::hint(&error), ..place },
+        });
+    }
+    Ok(())
 }
 
 /// What each stage begins with, and which are needed. What is odd on the way is found elsewhere.
@@ -778,16 +794,18 @@ impl Walk<'_> {
                 list.push(Wanted { id, required, lines });
             }
         };
+        let given = |text: Option<String>| text.filter(|t| !t.is_empty());
         match mount.kind {
             MountType::Secret => {
-                let id = mount.source.or(mount.id).or_else(|| mount.target.as_deref().map(last));
+                let id =
+                    given(mount.source).or(given(mount.id)).or_else(|| mount.target.as_deref().map(last));
                 note(&mut own.secrets, id.unwrap_or_default(), mount.required);
             }
             MountType::Ssh => {
-                note(&mut own.ssh, mount.id.unwrap_or_else(|| "default".into()), mount.required)
+                note(&mut own.ssh, given(mount.id).unwrap_or_else(|| "default".into()), mount.required)
             }
             MountType::Cache => {
-                let id = mount.id.or(mount.target).unwrap_or_default();
+                let id = given(mount.id).or(mount.target).unwrap_or_default();
                 note(&mut own.caches, id, false);
             }
             MountType::Bind | MountType::Tmpfs => {}
@@ -803,12 +821,13 @@ impl Walk<'_> {
         let (before, port) = text.rsplit_once(':').map_or((None, text), |(b, p)| (Some(b), p));
         let (numbers, protocol) = port.split_once('/').unwrap_or((port, ""));
         let place = here.place.at(span);
-        if protocol != protocol.to_lowercase() {
+        let known = ["", "tcp", "udp", "sctp"].contains(&protocol.to_lowercase().as_str());
+        if known && protocol != protocol.to_lowercase() {
             let detail = format!("the protocol of '{text}' is not in lower case");
             let hint = format!("write {numbers}/{}", protocol.to_lowercase());
             self.report.add(&here.config, &rules::EXPOSE_PROTO_CASING, place, detail, Some(hint));
         }
-        if before.is_some_and(|b| !b.is_empty()) {
+        if known && before.is_some_and(|b| !b.is_empty()) {
             let detail = format!("'{text}' has an address or a port of the host, which mean nothing here");
             let hint = format!("write {port}; isles run -p publishes it");
             self.report.add(&here.config, &rules::EXPOSE_INVALID_FORMAT, place, detail, Some(hint));
@@ -819,7 +838,7 @@ impl Walk<'_> {
             Some((first, last)) if first.parse::<u16>().ok() <= last.parse::<u16>().ok() => {
                 vec![format!("{first}{slash}"), format!("{last}{slash}")]
             }
-            _ => vec![port.to_owned()],
+            _ => vec![format!("{numbers}{slash}")],
         };
         for end in ends {
             ports::parse(&end).map_err(|why| self.report.source.at(span, why))?;

@@ -131,8 +131,9 @@ pub fn cmd_call(cx: &Context, args: &super::Args, call: Call) -> Result<Code, Fa
                 show(cx, call, &outline::findings(&checked), |_| String::new())?;
             } else {
                 show_findings(cx, &checked)?;
-                if let Some(error) = &checked.error {
-                    return Err(failure(error));
+                let refusal = checked.refusal().map(Into::into);
+                if let Some(error) = checked.error.or(refusal) {
+                    return Err(failure(&error));
                 }
             }
             Ok(status(odd, call))
