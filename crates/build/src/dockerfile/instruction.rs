@@ -257,15 +257,35 @@ pub fn instruction(source: &SourceText, node: &Node) -> Result<Instruction, Diag
 
 fn some_words(source: &SourceText, node: &Node) -> Result<Vec<Spanned>, Diagnostic> {
     if node.args.is_empty() {
-        return Err(source.at(node.span, format!("{} needs at least one argument", node.name())));
+        return Err(source
+            .at(node.span, format!("{} needs at least one argument", node.name()))
+            .with_suggestion(usage(&node.name())));
     }
     Ok(node.args.clone())
+}
+
+/// How an instruction is written.
+fn usage(name: &str) -> String {
+    let arguments = match name {
+        "ARG" => "NAME[=DEFAULT]",
+        "ENV" | "LABEL" => "NAME=VALUE",
+        "EXPOSE" => "PORT[/PROTOCOL]",
+        "HEALTHCHECK" => "CMD COMMAND, or HEALTHCHECK NONE",
+        "MAINTAINER" => "NAME",
+        "SHELL" => "[\"/bin/bash\", \"-c\"]",
+        "STOPSIGNAL" => "SIGNAL",
+        "USER" => "NAME[:GROUP]",
+        _ => "PATH",
+    };
+    format!("write {name} {arguments}")
 }
 
 fn one_word(source: &SourceText, node: &Node) -> Result<Spanned, Diagnostic> {
     match node.args.as_slice() {
         [word] => Ok(word.clone()),
-        _ => Err(source.at(node.span, format!("{} needs exactly one argument", node.name()))),
+        _ => Err(source
+            .at(node.span, format!("{} needs exactly one argument", node.name()))
+            .with_suggestion(usage(&node.name()))),
     }
 }
 
@@ -509,6 +529,9 @@ mod tests {
             ("FROM a\n  && make", "2:3", "\\"),
             ("FROM a AS 1x", "1:11", "letter"),
             ("ENV a=1\nFROM b", "1:1", "ARG"),
+            ("FROM a\nUSER", "2:1", "write USER NAME"),
+            ("FROM a\nEXPOSE", "2:1", "write EXPOSE PORT"),
+            ("FROM a\nSHELL []", "2:1", "SHELL [\"/bin"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.to_string().starts_with(&format!("Dockerfile:{place}: ")), "{error}");

@@ -206,7 +206,10 @@ impl Lines {
             }
             if self.source.is_lossy() && raw.contains('\u{fffd}') {
                 let span = self.source.line_span(self.current);
-                return Err(self.source.at(span, "the here-document has bytes that are not UTF-8"));
+                return Err(self
+                    .source
+                    .at(span, "the here-document has bytes that are not UTF-8")
+                    .with_suggestion("save the file as UTF-8"));
             }
             text.push_str(&raw);
             end = self.offset;
@@ -238,7 +241,8 @@ impl Lines {
             let whole = Span::new(at, at + line.len());
             return Err(self
                 .source
-                .at(whole, format!("the parser directive '{name}' stands here a second time")));
+                .at(whole, format!("the parser directive '{name}' stands here a second time"))
+                .with_suggestion("take one of them out"));
         }
         if name == "escape" {
             self.escape = match value {

@@ -194,7 +194,7 @@ impl Words<'_> {
         word: &Spanned,
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<String, Diagnostic> {
-        Expander::new(self.escape, lookup).text(word).map_err(|e| self.source.at(word.span, e.to_string()))
+        Expander::new(self.escape, lookup).text(word).map_err(|e| e.at(self.source, word.span))
     }
 
     /// Expands in the environment of a stage.
@@ -206,7 +206,7 @@ impl Words<'_> {
     pub fn split(&self, word: &Spanned, scope: &Scope, env: &[String]) -> Result<Vec<String>, Diagnostic> {
         Expander::new(self.escape, &|n| scope.lookup(env, n))
             .words(word)
-            .map_err(|e| self.source.at(word.span, e.to_string()))
+            .map_err(|e| e.at(self.source, word.span))
     }
 
     pub fn warn(&self, warning: Diagnostic) {

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::position::{Diagnostic, SourceText, Span};
+
 /// A word may grow by this many bytes by expansion.
 pub const MAX_EXPANSION: usize = 1 << 20;
 const MAX_DEPTH: usize = 64;
@@ -32,6 +34,28 @@ pub enum WordError {
     Size,
     #[error("the substitutions take too much work")]
     Effort,
+}
+
+impl WordError {
+    /// The error at a place, with what can be done.
+    pub fn at(&self, source: &SourceText, span: Span) -> Diagnostic {
+        let place = source.at(span, self.to_string());
+        let hint = match self {
+            WordError::Unterminated(_) => "close it, or write the escape character before what opens it",
+            WordError::BadSubstitution(_) => {
+                "write ${NAME}; the escape character before $ makes it a plain one"
+            }
+            WordError::Modifier(_) => "write ${NAME:-WORD}, or :+ :? - + ? # ## % %% / // in place of :-",
+            WordError::PatternEscape(_) => "in a pattern a backslash stands before one of * ? / } \\ only",
+            WordError::Required { name, .. } => {
+                return place.with_suggestion(format!(
+                    "set {name} by ARG or ENV, or by --build-arg where an ARG declares it"
+                ));
+            }
+            WordError::Depth | WordError::Size | WordError::Effort => return place,
+        };
+        place.with_suggestion(hint)
+    }
 }
 
 /// What came of an expansion.
@@ -624,7 +648,10 @@ mod tests {
             ("${PWD/x}", "missing '/' in ${}"),
             ("${PWD#\\a}", "invalid escape '\\a' in a pattern"),
         ] {
-            assert_eq!(Expander::new('\\', &env).text(word).unwrap_err().to_string(), want, "{word}");
+            let error = Expander::new('\\', &env).text(word).unwrap_err();
+            assert_eq!(error.to_string(), want, "{word}");
+            let shown = error.at(&SourceText::new("Dockerfile", word.as_bytes()), Span::new(0, word.len()));
+            assert!(shown.suggestion.is_some(), "{word}");
         }
     }
 

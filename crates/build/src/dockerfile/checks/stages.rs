@@ -246,7 +246,7 @@ fn top(
                     let lookup = |n: &str| top.env.get(n).cloned();
                     let e = Expander::new(recipe.escape, &lookup)
                         .expand(default)
-                        .map_err(|e| recipe.source.at(default.span, e.to_string()))?;
+                        .map_err(|e| e.at(&recipe.source, default.span))?;
                     effort.spend(e.effort, &recipe.source, default.span)?;
                     needs = e.used;
                     if needs.remove(&name.text)
@@ -313,9 +313,8 @@ impl Walk<'_> {
         span: Span,
     ) -> Result<Expansion, Diagnostic> {
         let lookup = |n: &str| env.get(n).cloned();
-        let expansion = Expander::new(escape, &lookup)
-            .expand(word)
-            .map_err(|e| self.report.source.at(span, e.to_string()))?;
+        let expansion =
+            Expander::new(escape, &lookup).expand(word).map_err(|e| e.at(&self.recipe.source, span))?;
         self.spend(expansion.effort, span)?;
         Ok(expansion)
     }
@@ -708,7 +707,7 @@ impl Walk<'_> {
                 let lookup = |n: &str| state.env.get(n).cloned();
                 let expansion = Expander::body('\\', &lookup)
                     .expand(&inline.body)
-                    .map_err(|e| self.report.source.at(span, e.to_string()))?;
+                    .map_err(|e| e.at(&self.recipe.source, span))?;
                 self.spend(expansion.effort, span)?;
                 self.unset(here, state, span, &expansion.unset);
             }
@@ -773,7 +772,7 @@ impl Walk<'_> {
         let mut expand = |value: &str| {
             let e = Expander::new(here.escape, &lookup)
                 .expand(value)
-                .map_err(|e| here.source.at(flag.span, e.to_string()))?;
+                .map_err(|e| e.at(here.source, flag.span))?;
             unset.push(e.unset);
             effort += e.effort;
             Ok(e.text)
