@@ -174,6 +174,7 @@ fn look(bytes: &[u8], ignore: &Ignore) -> Checked {
             target: None,
             all_stages: true,
             ignore,
+            named: &|_| None,
             base: &base,
         },
     );
