@@ -21,6 +21,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! ```no_run
+//! use isles_squashfs::{Folder, Options, write};
+//! let mut out = std::fs::File::create("image.squashfs")?;
+//! write(&mut Folder::open("folder".as_ref())?, &mut out, &Options::default())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Specification: Linux, `Documentation/filesystems/squashfs.rst` and `fs/squashfs/squashfs_fs.h`.
 
 mod cache;

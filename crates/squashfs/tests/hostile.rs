@@ -155,6 +155,7 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
+/// `ISLES_FUZZ=100000` looks for longer.
 #[test]
 fn no_change_of_an_image_does_harm() {
     let rounds: usize = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);

@@ -17,8 +17,11 @@ use crate::tree::Tree;
 
 /// Larger files are read twice rather than held, when they may be duplicates.
 const HELD: u64 = 1 << 20;
-/// Blocks on their way, for each thread.
+/// Blocks on their way, for each thread, and bytes of them, unless the threads had too little to do.
 const WINDOW: usize = 4;
+const WINDOW_BYTES: usize = 64 << 20;
+/// More would only wait for the one that reads.
+const THREADS_MAX: usize = 128;
 /// What inodes have room for: 16 TiB in blocks of 128 KiB, as much as the reader allows.
 const BLOCKS_MAX: u64 = 1 << 27;
 
@@ -109,7 +112,8 @@ pub(super) fn pack<W: Write + Seek>(
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
-    };
+    }
+    .min(THREADS_MAX);
     let (jobs, inbox) = mpsc::channel::<Job>();
     let (outbox, results) = mpsc::channel::<Done>();
     let inbox = Mutex::new(inbox);
@@ -123,7 +127,7 @@ pub(super) fn pack<W: Write + Seek>(
             out,
             at: start,
             block_size: options.block_size as usize,
-            window: WINDOW * threads,
+            window: (WINDOW * threads).min(WINDOW_BYTES / options.block_size as usize).max(threads + 1),
             jobs,
             results,
             owners: VecDeque::new(),
