@@ -13,7 +13,7 @@ use crate::failure::Failure;
 /// id-kp-codeSigning, 1.3.6.1.5.5.7.3.3.
 const CODE_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x03];
 
-/// The key of the certificate in `path`; `between` and `roots` are files with certificates.
+/// The key of the certificate in `path`, which must be for signing code where it says what it is for; `between` and `roots` are files with certificates.
 pub fn key_of(path: &Path, between: Option<&Path>, roots: Option<&Path>) -> Result<PublicKey, Failure> {
     let name = path.display();
     let bad = |why: String| Failure::new(format!("Failed to load certificate: {name} {why}"));
@@ -27,7 +27,7 @@ pub fn key_of(path: &Path, between: Option<&Path>, roots: Option<&Path>) -> Resu
     let anchors: Vec<TrustAnchor<'_>> =
         roots.iter().filter_map(|root| anchor_from_trusted_cert(root).ok()).collect();
     let certificate = EndEntityCert::try_from(first).map_err(|e| bad(format!("is malformed ({e})")))?;
-    let usage = KeyUsage::required(CODE_SIGNING);
+    let usage = KeyUsage::required_if_present(CODE_SIGNING);
     let chain = certificate.verify_for_usage(
         ALL_VERIFICATION_ALGS,
         &anchors,

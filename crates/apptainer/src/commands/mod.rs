@@ -2,7 +2,11 @@
 //! that reads from top to bottom; groups (`instance`, `sif`, …) list their commands. What is in the table below is
 //! what the program knows.
 
+pub mod inspect;
 pub mod key;
+pub mod pull;
+pub mod push;
+pub mod run_help;
 pub mod sif;
 pub mod sign;
 pub mod verify;
@@ -17,7 +21,17 @@ pub static ROOT: Command = Command {
     long: "Under this name Isles takes the command line of Apptainer and Singularity. Images that are files or folders\n\
            run in place; others are kept in the store of Isles and run from there.",
     examples: "apptainer exec docker://debian:12 cat /etc/os-release\napptainer help instance start",
-    commands: &[&key::COMMAND, &sif::COMMAND, &sign::COMMAND, &verify::COMMAND, &version::COMMAND],
+    commands: &[
+        &inspect::COMMAND,
+        &key::COMMAND,
+        &pull::COMMAND,
+        &push::COMMAND,
+        &run_help::COMMAND,
+        &sif::COMMAND,
+        &sign::COMMAND,
+        &verify::COMMAND,
+        &version::COMMAND,
+    ],
     ..Command::EMPTY
 };
 

@@ -255,7 +255,7 @@ fn key(file: &std::fs::File, name: &str) -> Result<Option<Digest>> {
 }
 
 /// A squashfs image, looked into without following links.
-struct Squashed<'a>(&'a isles_squashfs::Image);
+pub struct Squashed<'a>(pub &'a isles_squashfs::Image);
 
 impl Squashed<'_> {
     fn find(&self, path: &str) -> Option<isles_squashfs::Inode> {

@@ -8,5 +8,5 @@ mod oci;
 mod tree;
 
 pub use export::{NewSifImage, SifMade};
-pub use import::SifSource;
+pub use import::{SifSource, Squashed};
 pub use tree::Added;

@@ -1,0 +1,295 @@
+//! `apptainer pull`: an image from somewhere else, as a SIF file here.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use isles_build::definition::Origin;
+use isles_build::{SifOptions, write_sif};
+use isles_registry::LibraryName;
+use isles_registry::web::{Web, Wish};
+use isles_sif::Sif;
+use isles_spec::time::parse_rfc3339;
+use isles_spec::{Platform, Reference};
+use isles_store::{Image, Imported, Lease, Store};
+
+use crate::action_flags as flags;
+use crate::command::{Arity, Command, Context};
+use crate::failure::Failure;
+use crate::flag::Flag;
+use crate::reach::{self, Steps};
+
+use super::sign::prefixed;
+
+pub static ARCH: Flag =
+    Flag::text("arch", "name", "the architecture (default that of this machine)").env(&["PULL_ARCH"]);
+pub static LIBRARY: Flag = Flag::text("library", "url", "the library to speak with").env(&["LIBRARY"]);
+pub static UNSIGNED: Flag =
+    Flag::switch("allow-unsigned", "do not look for signatures").short('U').env(&["ALLOW_UNSIGNED"]);
+static DIR: Flag = Flag::text("dir", "folder", "put the file there").env(&["PULLDIR", "PULLFOLDER"]);
+static NAME: Flag = Flag::text("name", "name", "the name of the file").hidden().env(&["PULL_NAME"]);
+static FORCE: Flag = Flag::switch("force", "overwrite a file that is there").short('F').env(&["FORCE"]);
+static DISABLE_CACHE: Flag =
+    Flag::switch("disable-cache", "keep nothing but the file").env(&["DISABLE_CACHE"]);
+static NO_CLEANUP: Flag = Flag::switch("no-cleanup", "leave what is there when it fails").hidden();
+static REPRODUCIBLE: Flag =
+    Flag::switch("reproducible", "equal images give equal files, which they do anyway");
+
+pub static COMMAND: Command = Command {
+    usage: "pull [pull options...] [output file] <URI>",
+    short: "Pull an image from a URI",
+    long: "docker:// and the like are converted, and the same image gives the same file; oras://, library://, http://\n\
+           and https:// are fetched as they are.",
+    examples: "apptainer pull docker://debian:12\napptainer pull mine.sif oras://localhost:5000/image:tag",
+    flags: &[
+        &[&UNSIGNED, &ARCH, &DIR, &DISABLE_CACHE, &FORCE, &LIBRARY, &NAME, &NO_CLEANUP, &REPRODUCIBLE],
+        REGISTRY,
+    ],
+    arity: Arity::Between(1, 2),
+    interspersed: true,
+    run,
+    ..Command::EMPTY
+};
+
+/// The flags of every command that speaks with registries.
+pub const REGISTRY: &[&Flag] = &[
+    &flags::NO_HTTPS,
+    &flags::NOHTTPS,
+    &flags::DOCKER_LOGIN,
+    &flags::DOCKER_HOST,
+    &flags::DOCKER_USERNAME,
+    &flags::DOCKER_PASSWORD,
+    &flags::AUTHFILE,
+];
+
+fn run(cx: &Context<'_>) -> Result<u8, Failure> {
+    let (named, uri) = match cx.arguments {
+        [name, uri] => (Some(name.as_str()), uri),
+        [uri] => (None, uri),
+        _ => return Err(Failure::usage("accepts between 1 and 2 arg(s)")),
+    };
+    let (scheme, rest) = reach::split(uri).ok_or_else(|| {
+        Failure::new("No transport type URI supplied")
+            .with_hint("write where the image is, for example docker://debian:12")
+    })?;
+    if rest.is_empty() {
+        return Err(Failure::new(format!("Bad URI {uri}")));
+    }
+    let name = cx.values.word(&NAME).or(named).map_or_else(|| usual_name(scheme, rest), str::to_owned);
+    let path = cx.values.word(&DIR).map_or_else(PathBuf::new, PathBuf::from).join(name);
+    if path.symlink_metadata().is_ok() && !cx.values.is(&FORCE) {
+        let text =
+            format!("Image file already exists: {:?} - will not overwrite", path.display().to_string());
+        return Err(Failure::new(text).with_hint("--force overwrites it"));
+    }
+    if path.is_dir() {
+        return Err(Failure::new(format!("'{}' is a folder", path.display())));
+    }
+    let platform = platform(cx)?;
+    match scheme {
+        "docker" | "oci" | "oci-archive" | "docker-archive" | "docker-daemon" => {
+            let converted = convert(cx, scheme, rest, &platform, &path);
+            converted.map_err(|e| prefixed("While making image from oci registry", e))?;
+        }
+        "oras" => {
+            let reference = Reference::parse(rest)?;
+            let client = reach::client(cx)?;
+            fetched(&path, |file| {
+                Ok(client.pull_sif(&reference, &platform, file, &Steps(cx.talk)).map(drop)?)
+            })
+            .map_err(|e| prefixed("While pulling image from oci registry", e))?;
+        }
+        "library" => {
+            let name = LibraryName::parse(uri)?;
+            let library = reach::library(cx, Some(&name), cx.values.word(&LIBRARY))?;
+            let arch = &platform.architecture;
+            fetched(&path, |file| Ok(library.pull(&name, arch, file, &Steps(cx.talk)).map(drop)?))
+                .map_err(|e| prefixed("While pulling library image", e))?;
+            let signed =
+                Sif::open(&path).is_ok_and(|sif| sif.of_kind(isles_sif::Kind::Signature).next().is_some());
+            if cx.values.is(&UNSIGNED) || !signed {
+                cx.talk.warning("Skipping container verification");
+            } else {
+                cx.talk.info(&format!("The image is signed; `verify {}` tells by whom", path.display()));
+            }
+        }
+        "http" | "https" => {
+            fetched(&path, |file| download(cx, uri, file))
+                .map_err(|e| prefixed("While pulling from image from http(s)", e))?;
+        }
+        "shub" => {
+            let instead = "Singularity Hub was switched off in 2021; use docker:// or oras://";
+            return Err(Failure::unsupported("shub://", instead));
+        }
+        other => return Err(Failure::new(format!("Unsupported transport type: {other}"))),
+    }
+    Ok(0)
+}
+
+/// The platform that is asked for, or this machine's.
+pub fn platform(cx: &Context<'_>) -> Result<Platform, Failure> {
+    let host = Platform::host();
+    match cx.values.word(&ARCH) {
+        Some(arch) if arch != host.architecture => {
+            // As `docker --platform` takes it: `arm/v7` is an architecture with its variant.
+            let text = format!("linux/{arch}");
+            Ok(text.parse::<Platform>()?)
+        }
+        _ => Ok(host),
+    }
+}
+
+/// What a file is called that nobody gave a name: `debian_12.sif`.
+fn usual_name(scheme: &str, rest: &str) -> String {
+    let last = rest.trim_matches('/').rsplit('/').next().unwrap_or(rest);
+    if matches!(scheme, "http" | "https") {
+        return last.split(['?', '#']).next().unwrap_or(last).to_owned();
+    }
+    let (name, tag) = last.split_once(':').unwrap_or((last, "latest"));
+    let tag = tag.split(',').next().unwrap_or(tag);
+    format!("{name}_{tag}.sif")
+}
+
+/// Brings an OCI image into the store and makes a SIF file of it.
+fn convert(
+    cx: &Context<'_>,
+    scheme: &str,
+    rest: &str,
+    platform: &Platform,
+    path: &Path,
+) -> Result<(), Failure> {
+    let engine = cx.engine()?;
+    let store = engine.store();
+    let lease = store.lease()?;
+    let image = obtained(cx, store, &lease, scheme, rest, platform)?;
+    store.ensure_layers(&lease, &image, &Steps(cx.talk))?;
+    cx.talk.info("Creating SIF file...");
+    let epoch = super::epoch();
+    let created = image.config.created.as_deref().and_then(parse_rfc3339);
+    let origin = Origin::of_image(scheme, rest, epoch.or(created).unwrap_or(0));
+    write_sif(store, &image, &SifOptions { origin, latest: epoch, ..SifOptions::default() }, path)?;
+    if cx.values.is(&DISABLE_CACHE) {
+        cx.talk.verbose("the image stays in the store; `isles prune` removes what has no name");
+    }
+    Ok(())
+}
+
+fn obtained(
+    cx: &Context<'_>,
+    store: &Store,
+    lease: &Lease,
+    scheme: &str,
+    rest: &str,
+    platform: &Platform,
+) -> Result<Image, Failure> {
+    let steps = Steps(cx.talk);
+    let found = match scheme {
+        "docker" => {
+            let reference = Reference::parse(rest)?;
+            cx.talk.info("Converting OCI blobs to SIF format");
+            let image = reach::client(cx)?.pull(store, &reference, platform, &steps)?.image;
+            lease.hold(&image.manifest_digest)?;
+            return Ok(image);
+        }
+        "docker-daemon" => store.import_archive(lease, &mut reach::daemon(cx)?.save(rest)?, &steps)?,
+        _ => {
+            let (path, tag) = path_and_tag(rest);
+            if path.is_dir() {
+                store.import_oci_dir(lease, &path, tag.as_deref(), &steps)?
+            } else {
+                let mut file = File::open(&path)
+                    .map_err(|e| Failure::because(format!("cannot open '{}'", path.display()), &e))?;
+                let mut found = store.import_archive(lease, &mut file, &steps)?;
+                if let Some(tag) = &tag {
+                    found.retain(|(_, names)| names.iter().any(|name| goes_by(name, tag)));
+                }
+                found
+            }
+        }
+    };
+    cx.talk.info("Converting OCI blobs to SIF format");
+    choose(rest, found, platform)
+}
+
+/// `PATH[:TAG]`, where what is on disk decides where the path ends.
+fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
+    if Path::new(text).exists() {
+        return (text.into(), None);
+    }
+    let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let found = splits.rfind(|(path, _)| Path::new(path).exists());
+    found.map_or_else(|| (text.into(), None), |(path, tag)| (path.into(), Some(tag.to_owned())))
+}
+
+fn goes_by(reference: &Reference, wanted: &str) -> bool {
+    reference.tag() == Some(wanted)
+        || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
+}
+
+/// The one image, or that of several which is for the platform.
+fn choose(text: &str, found: Vec<Imported>, platform: &Platform) -> Result<Image, Failure> {
+    let mut images: Vec<Image> = found.into_iter().map(|(image, _)| image).collect();
+    if images.len() > 1 {
+        images.retain(|image| platform.accepts(&image.config.platform()));
+    }
+    match images.len() {
+        1 => Ok(images.remove(0)),
+        0 => Err(Failure::new(format!("'{text}' has no image for {platform}"))),
+        n => Err(Failure::new(format!("'{text}' has {n} images"))
+            .with_hint("name one of them: PATH:TAG, or PATH:NAME:TAG")),
+    }
+}
+
+/// A file that appears under its name when it is complete.
+fn fetched(path: &Path, fetch: impl FnOnce(&mut File) -> Result<(), Failure>) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::because(format!("cannot write {}", path.display()), &e);
+    let beside = path.with_file_name(format!(".new-{}", isles_store::random_name()));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&beside).map_err(failed)?;
+    let done = fetch(&mut file).and_then(|()| {
+        // As it is run; what the caller's umask takes away stays away.
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        let runnable = mode | (mode & 0o444) >> 2;
+        file.set_permissions(Permissions::from_mode(runnable)).map_err(failed)?;
+        file.sync_data().and_then(|()| fs::rename(&beside, path)).map_err(failed)
+    });
+    if done.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    done
+}
+
+fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
+    let answer = Web::new(&reach::options(cx)?).get(url, Wish::default())?;
+    if answer.status != 200 {
+        return Err(Failure::new(format!("'{url}' is not served: the server answers {}", answer.status)));
+    }
+    let expected = answer.length;
+    let copied = io::copy(&mut answer.reader(), file)
+        .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
+    match expected {
+        Some(expected) if expected != copied => {
+            Err(Failure::new(format!("'{url}' ended after {copied} of {expected} bytes"))
+                .with_hint("try again"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_get_the_usual_names() {
+        for (scheme, rest, name) in [
+            ("docker", "debian:12", "debian_12.sif"),
+            ("docker", "quay.io:443/a/b", "b_latest.sif"),
+            ("library", "sylabs/default/alpine:3.1,latest", "alpine_3.1.sif"),
+            ("docker", "alpine@sha256:abc", "alpine@sha256_abc.sif"),
+            ("https", "example.org/a/b.sif?x=1", "b.sif"),
+        ] {
+            assert_eq!(usual_name(scheme, rest), name);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! How registries, libraries and other servers are reached, as the flags and variables of a command want it.
+
+use std::io::Write;
+
+use isles_registry::{Client, ClientOptions, Credentials, Daemon, Library, LibraryName, Login};
+use isles_spec::Progress;
+
+use crate::action_flags as flags;
+use crate::command::Context;
+use crate::failure::Failure;
+use crate::talk::{Level, Talk};
+use crate::variables;
+
+/// What `scheme:rest` says; the slashes before the rest are gone. `None` for what has no scheme.
+pub fn split(uri: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = uri.split_once(':')?;
+    let is_word = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    is_word.then(|| (scheme, rest.strip_prefix("//").unwrap_or(rest)))
+}
+
+/// A client of registries.
+pub fn client(cx: &Context<'_>) -> Result<Client, Failure> {
+    Ok(Client::new(options(cx)?))
+}
+
+pub fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
+    let values = cx.values;
+    let tls_verify = !(values.is(&flags::NO_HTTPS) || values.is(&flags::NOHTTPS));
+    let mut options = ClientOptions { tls_verify, ..ClientOptions::default() };
+    if values.is(&flags::DOCKER_LOGIN) {
+        let instead = "log in first, with `apptainer registry login`";
+        return Err(Failure::unsupported("--docker-login", instead));
+    }
+    if let Some(path) = values.word(&flags::AUTHFILE) {
+        options.credentials = Credentials::file(path);
+    }
+    let (name, word) = (values.word(&flags::DOCKER_USERNAME), values.word(&flags::DOCKER_PASSWORD));
+    if name.is_some() || word.is_some() {
+        let (user, password) = (name.unwrap_or_default().to_owned(), word.unwrap_or_default().to_owned());
+        options.credentials = Credentials::fixed(Login::Password { user, password });
+    }
+    Ok(options)
+}
+
+/// The docker daemon that is named, or the usual one.
+pub fn daemon(cx: &Context<'_>) -> Result<Daemon, Failure> {
+    match cx.values.word(&flags::DOCKER_HOST) {
+        Some(host) => Ok(Daemon::at(host.strip_prefix("unix://").unwrap_or(host))),
+        None => Ok(Daemon::from_environment()?),
+    }
+}
+
+/// The library that a name is of: that of its host, the one that is named, or that of the variable.
+pub fn library(
+    cx: &Context<'_>,
+    name: Option<&LibraryName>,
+    named: Option<&str>,
+) -> Result<Library, Failure> {
+    let host = name.and_then(|name| name.host.as_deref());
+    if named.is_some() && host.is_some() {
+        let text = "Conflicting arguments; do not use --library with a library URI containing host name";
+        return Err(Failure::new(text));
+    }
+    let scheme =
+        if cx.values.is(&flags::NO_HTTPS) || cx.values.is(&flags::NOHTTPS) { "http" } else { "https" };
+    let own = host.map(|host| format!("{scheme}://{host}"));
+    let server = own.or_else(|| named.map(str::to_owned)).or_else(|| variables::look("LIBRARY"));
+    let server = server.ok_or_else(|| {
+        Failure::new("no library is configured").with_hint(
+            "name one with --library or APPTAINER_LIBRARY, or by its host: library://HOST/ENTITY/…",
+        )
+    })?;
+    Ok(Library::new(&options(cx)?, &server, variables::look("LIBRARY_TOKEN").as_deref())?)
+}
+
+/// Progress as lines, where the caller wants to hear of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps(pub Talk);
+
+impl Progress for Steps {
+    fn begin(&self, what: &str, _total: Option<u64>) -> u64 {
+        self.0.verbose(what);
+        0
+    }
+
+    fn advance(&self, _id: u64, _bytes: u64) {}
+
+    fn status(&self, _id: u64, text: &str) {
+        self.0.debug(text);
+    }
+
+    fn end(&self, _id: u64, text: &str) {
+        self.0.debug(text);
+    }
+
+    fn output(&self, _id: u64, bytes: &[u8]) {
+        if self.0.level() >= Level::Info {
+            // Nothing can be done where even standard error is closed.
+            let _ = std::io::stderr().lock().write_all(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes() {
+        for (uri, parts) in [
+            ("docker://debian:12", Some(("docker", "debian:12"))),
+            ("oci-archive:/a.tar", Some(("oci-archive", "/a.tar"))),
+            ("library://a/b/c:1", Some(("library", "a/b/c:1"))),
+            ("image.sif", None),
+            ("./a:b", None),
+        ] {
+            assert_eq!(split(uri), parts, "{uri}");
+        }
+    }
+}

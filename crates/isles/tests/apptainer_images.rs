@@ -1,0 +1,296 @@
+//! The commands of `apptainer` around images, by the program itself: pulled, inspected, signed, verified, pushed.
+#![allow(clippy::unwrap_used)]
+
+mod shelf;
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use shelf::*;
+
+impl Shelf {
+    fn apptainer(&self, args: &[&str]) -> Said {
+        self.isles(&[&["apptainer"], args].concat())
+    }
+
+    /// The same with answers to what it asks.
+    fn answered(&self, args: &[&str], input: &str) -> Said {
+        let mut command = self.command_in("state", &[&["apptainer"], args].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Said::of(child.wait_with_output().unwrap())
+    }
+
+    /// `app.sif`, of two layers.
+    fn sif(&self) {
+        let layers = [tar(&[("bin/sh", &noise(200_000, 1)), ("etc/a", b"a")]), tar(&[("etc/.wh.a", b"")])];
+        layout(&self.path("layout"), "app:1", &layers);
+        self.share("layout");
+        let said = self.apptainer(&["pull", "app.sif", "oci:layout:app:1"]);
+        assert!(said.err.contains("INFO:    Creating SIF file..."), "{said:?}");
+        said.fine();
+    }
+
+    /// A key of one's own without a passphrase; gives its fingerprint.
+    fn key(&self) -> String {
+        let said = self.apptainer(&[
+            "key",
+            "newpair",
+            "--name",
+            "Ada",
+            "--email",
+            "ada@example.org",
+            "--comment",
+            "",
+            "--password",
+            "",
+        ]);
+        assert_eq!(said.fine(), "Generating Entity and OpenPGP Key Pair... done\n");
+        let list = self.apptainer(&["key", "list"]).fine();
+        assert!(
+            list.starts_with("Public key listing (") && list.contains("User:              Ada () <ada@"),
+            "{list}"
+        );
+        let line = list.lines().find_map(|line| line.trim().strip_prefix("Fingerprint:")).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+#[test]
+fn what_is_signed_is_verified() {
+    for shelf in both() {
+        shelf.sif();
+        shelf.apptainer(&["verify", "app.sif"]).fails(
+            255,
+            &[
+                "INFO:    Verifying image with PGP key material",
+                "FATAL:   Failed to verify container: signature not found",
+            ],
+        );
+        shelf.apptainer(&["sign", "app.sif"]).fails(255, &["keyring is empty"]);
+        let fingerprint = shelf.key();
+        let said = shelf.apptainer(&["sign", "app.sif"]);
+        assert!(said.err.contains("INFO:    Signature created and applied to image 'app.sif'"), "{said:?}");
+        said.fine();
+        let said = shelf.apptainer(&["verify", "app.sif"]);
+        assert!(said.err.ends_with("INFO:    Verified signature(s) from image 'app.sif'\n"), "{said:?}");
+        let local = format!("{:<18}", "[LOCAL]");
+        assert_eq!(
+            said.fine(),
+            format!(
+                "{local} Signing entity: Ada <ada@example.org>\n{local} Fingerprint: {fingerprint}\n\
+                 Objects verified:\nID  |GROUP   |LINK    |TYPE\n{}\n\
+                 1   |1       |NONE    |Def.FILE\n2   |1       |NONE    |JSON.Generic\n\
+                 3   |1       |NONE    |JSON.Generic\n4   |1       |NONE    |FS\n",
+                "-".repeat(48)
+            )
+        );
+        let json = shelf.apptainer(&["-q", "verify", "--json", "app.sif"]).fine();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["Signatures"], 1);
+        let signer = &json["SignerKeys"][3]["Signer"];
+        assert_eq!(signer["Partition"], "FS");
+        assert_eq!(signer["Fingerprint"], fingerprint.to_lowercase());
+        assert_eq!(signer["KeyLocal"], true);
+
+        // A byte of the root file system changes.
+        let mut bytes = fs::read(shelf.path("app.sif")).unwrap();
+        let at = bytes.windows(4).position(|w| w == b"hsqs").unwrap();
+        bytes[at + 200] ^= 1;
+        fs::write(shelf.path("changed.sif"), bytes).unwrap();
+        shelf.share("changed.sif");
+        let said = shelf.apptainer(&["verify", "changed.sif"]);
+        assert!(said.out.contains("Error encountered during signature verification"), "{said:?}");
+        said.fails(255, &["data object integrity compromised: 4"]);
+
+        // What is added later is not covered.
+        shelf.apptainer(&["sif", "add", "--datatype", "7", "app.sif", "layout/index.json"]).fine();
+        shelf.apptainer(&["verify", "app.sif"]).fails(255, &["object 6 is in no group"]);
+        shelf.apptainer(&["sif", "del", "6", "app.sif"]).fine();
+        shelf.apptainer(&["verify", "app.sif"]).fine();
+        shelf.apptainer(&["sif", "dump", "9", "app.sif"]).fails(1, &["has no object 9"]);
+        let definition = shelf.apptainer(&["sif", "dump", "1", "app.sif"]).fine();
+        assert_eq!(definition, "bootstrap: oci\nfrom: layout:app:1\n\n");
+    }
+}
+
+#[test]
+fn keys_come_and_go() {
+    for shelf in both() {
+        let fingerprint = shelf.key();
+        let id = &fingerprint[24..];
+        shelf.answered(&["key", "export", "--armor", "public.asc"], "0\n").fine();
+        shelf.answered(&["key", "export", "--secret", "secret.pgp"], "0\n").fine();
+        let public = fs::read(shelf.path("public.asc")).unwrap();
+        assert!(public.starts_with(b"-----BEGIN PGP PUBLIC KEY BLOCK-----"));
+        shelf.apptainer(&["key", "import", "public.asc"]).fails(2, &["already belongs to the keyring"]);
+        shelf.apptainer(&["key", "remove", &fingerprint]).fine();
+        shelf.apptainer(&["key", "remove", &fingerprint]).fails(255, &["no key matching given fingerprint"]);
+        let said = shelf.apptainer(&["key", "import", "public.asc"]).fine();
+        assert_eq!(
+            said,
+            format!("Key with fingerprint {fingerprint} successfully added to the public keyring\n")
+        );
+        let said = shelf.apptainer(&["key", "import", "--keysdir", "other", "secret.pgp"]).fine();
+        assert!(said.contains("private keyring") && said.contains("public keyring"), "{said}");
+
+        let server = Liar::start();
+        let url = format!("http://{}", server.address);
+        let lookup = format!("/pks/lookup?op=get&options=mr&exact=on&search=0x{fingerprint}");
+        server.say(&lookup, 200, "application/pgp-keys", &public);
+        server.say("/pks/add", 200, "text/plain", b"thanks");
+        let index = "/pks/lookup?op=index&options=mr&fingerprint=on&search=ada";
+        let list = format!("info:1:1\npub:{fingerprint}:22:256:1593475316::\nuid:Ada:::\n");
+        server.say(index, 200, "text/plain", list.as_bytes());
+        let said = shelf.apptainer(&["key", "search", "--url", &url, "ada"]).fine();
+        let last = &fingerprint[32..];
+        assert_eq!(said, format!("Showing 1 results\n\nKEY ID    BITS  NAME/EMAIL\n{last}  256   Ada\n"));
+        let said = shelf.apptainer(&["key", "push", "--url", &url, id]);
+        assert!(said.err.contains("INFO:    Key server response: thanks"), "{said:?}");
+        said.fine();
+        shelf.apptainer(&["key", "remove", &fingerprint]).fine();
+        shelf
+            .apptainer(&["key", "pull", "--url", &url, &"0".repeat(40)])
+            .fails(2, &["no matching keys found"]);
+        let said = shelf.apptainer(&["key", "pull", "--url", &url, &fingerprint]).fine();
+        assert!(said.starts_with("1 key(s) added to keyring of trust "), "{said}");
+
+        // A signer who is not known here is asked for.
+        shelf.sif();
+        shelf.apptainer(&["sign", "app.sif"]).fine();
+        shelf.apptainer(&["key", "remove", &fingerprint]).fine();
+        shelf.apptainer(&["verify", "--local", "app.sif"]).fails(255, &["unknown entity", &fingerprint]);
+        let said = shelf.apptainer(&["verify", "--url", &url, "app.sif"]).fine();
+        assert!(said.starts_with("[REMOTE]"), "{said}");
+    }
+}
+
+#[test]
+fn certificates_vouch_for_keys() {
+    let shelf = both().remove(0);
+    let openssl = |args: &[&str]| shelf.peer("openssl", args).filter(|said| said.code == Some(0));
+    let made = (|| {
+        openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+            "-subj",
+            "/CN=authority",
+            "-days",
+            "30",
+        ])?;
+        openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            "own.key",
+            "-out",
+            "own.csr",
+            "-subj",
+            "/CN=own",
+        ])?;
+        fs::write(shelf.path("ext"), "extendedKeyUsage=codeSigning\n").unwrap();
+        fs::write(shelf.path("ext2"), "extendedKeyUsage=serverAuth\n").unwrap();
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            "own.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "30",
+            "-extfile",
+            "ext",
+            "-out",
+            "own.pem",
+        ])?;
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            "own.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "30",
+            "-extfile",
+            "ext2",
+            "-out",
+            "other.pem",
+        ])
+    })();
+    if made.is_none() {
+        println!("skip: no certificates without openssl");
+        return;
+    }
+    shelf.sif();
+    shelf.apptainer(&["sign", "--key", "own.key", "app.sif"]).fine();
+    shelf.apptainer(&["verify", "app.sif"]).fails(255, &["DSSE envelope"]);
+    let with = |certificate: &str| {
+        shelf.apptainer(&["verify", "--certificate", certificate, "--certificate-roots", "ca.pem", "app.sif"])
+    };
+    with("own.pem").fine();
+    shelf
+        .apptainer(&["verify", "--certificate", "own.pem", "app.sif"])
+        .fails(255, &["not a trusted certificate"]);
+    with("other.pem").fails(255, &["not a trusted certificate"]);
+    with("ca.key").fails(255, &["holds no certificate"]);
+}
+
+#[test]
+fn files_go_to_a_registry_and_back() {
+    let Some(registry) = Registry::start(false) else { return };
+    for (n, shelf) in both().into_iter().enumerate() {
+        shelf.sif();
+        let uri = format!("oras://{}/team{n}/app:1", registry.address);
+        let said = shelf.apptainer(&["push", "app.sif", &uri]);
+        assert!(said.err.contains("INFO:    Upload complete"), "{said:?}");
+        said.fine();
+        shelf.apptainer(&["pull", &uri]).fine();
+        assert!(fs::read(shelf.path("app.sif")).unwrap() == fs::read(shelf.path("app_1.sif")).unwrap());
+        shelf
+            .apptainer(&["pull", &uri])
+            .fails(255, &["Image file already exists: \"app_1.sif\" - will not overwrite"]);
+        shelf.apptainer(&["pull", "--force", &uri]).fine();
+
+        // As an image of layers, and back: the runscript and the rest are as they were.
+        let uri = format!("docker://{}/team{n}/image:1", registry.address);
+        shelf.apptainer(&["push", "app.sif", &uri]).fine();
+        shelf.apptainer(&["pull", "back.sif", &uri]).fine();
+        let runscript = |file: &str| shelf.apptainer(&["inspect", "--runscript", file]).fine();
+        assert_eq!(runscript("back.sif"), runscript("app.sif"));
+        let labels = shelf.apptainer(&["inspect", "back.sif"]).fine();
+        assert!(labels.contains("org.label-schema.usage.singularity.deffile.bootstrap: "), "{labels}");
+        let json = shelf.apptainer(&["inspect", "--json", "--deffile", "app.sif"]).fine();
+        assert_eq!(
+            json,
+            "{\n\t\"data\": {\n\t\t\"attributes\": {\n\t\t\t\"deffile\": \"bootstrap: oci\\nfrom: layout:app:1\"\n\t\t}\n\t},\n\
+             \t\"type\": \"container\"\n}\n"
+        );
+        assert_eq!(
+            shelf.apptainer(&["run-help", "app.sif"]).fine(),
+            "No help sections were defined for this image\n"
+        );
+    }
+}
