@@ -19,6 +19,7 @@ mod columns;
 mod command;
 mod commands;
 mod environment;
+mod ext3;
 mod failure;
 mod flag;
 mod global;

@@ -4,6 +4,7 @@
 
 pub mod inspect;
 pub mod key;
+pub mod overlay;
 pub mod pull;
 pub mod push;
 pub mod run_help;
@@ -24,6 +25,7 @@ pub static ROOT: Command = Command {
     commands: &[
         &inspect::COMMAND,
         &key::COMMAND,
+        &overlay::COMMAND,
         &pull::COMMAND,
         &push::COMMAND,
         &run_help::COMMAND,
