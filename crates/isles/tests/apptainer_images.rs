@@ -294,3 +294,63 @@ fn files_go_to_a_registry_and_back() {
         );
     }
 }
+
+#[test]
+fn caches_logins_and_overlays() {
+    for shelf in both() {
+        shelf.sif();
+        let list = shelf.apptainer(&["cache", "list"]).fine();
+        assert!(list.starts_with("There are 0 container file(s) using 0.00 KiB and "), "{list}");
+        fs::create_dir_all(shelf.path(".apptainer/cache/oras")).unwrap();
+        fs::write(shelf.path(".apptainer/cache/oras/sha256.abc"), vec![0; 2048]).unwrap();
+        if shelf.path("isles").exists() {
+            let owner =
+                fs::metadata(shelf.path("app.sif")).map(|m| std::os::unix::fs::MetadataExt::uid(&m)).unwrap();
+            for name in [
+                ".apptainer",
+                ".apptainer/cache",
+                ".apptainer/cache/oras",
+                ".apptainer/cache/oras/sha256.abc",
+            ] {
+                std::os::unix::fs::chown(shelf.path(name), Some(owner), Some(owner)).unwrap();
+            }
+        }
+        let list = shelf.apptainer(&["cache", "list", "-v", "--type", "oras"]).fine();
+        assert!(list.contains("sha256.abc") && list.ends_with("Total space used: 2.00 KiB\n"), "{list}");
+        let said = shelf.answered(&["cache", "clean"], "n\n");
+        assert!(said.err.contains("canceled"), "{said:?}");
+        let said = shelf.apptainer(&["cache", "clean", "--dry-run"]).fine();
+        assert!(said.contains("Removing oras cache entry: sha256.abc"), "{said}");
+        assert!(shelf.path(".apptainer/cache/oras/sha256.abc").exists());
+        shelf.apptainer(&["cache", "clean", "--force"]).fine();
+        assert!(!shelf.path(".apptainer/cache/oras/sha256.abc").exists());
+        shelf.apptainer(&["cache", "list", "--type", "what"]).fails(255, &["invalid cache type: what"]);
+
+        shelf.apptainer(&["overlay", "create", "--size", "1", "o.img"]).fails(255, &["64 MiB"]);
+        shelf.apptainer(&["overlay", "create", "--sparse", "o.img"]).fine();
+        assert_eq!(fs::metadata(shelf.path("o.img")).unwrap().len(), 64 << 20);
+        shelf.apptainer(&["overlay", "create", "o.img"]).fails(255, &["already exists"]);
+        shelf.apptainer(&["overlay", "create", "--sparse", "app.sif"]).fine();
+        let list = shelf.apptainer(&["sif", "list", "app.sif"]).fine();
+        assert!(list.contains("|FS (Ext3/Overlay/"), "{list}");
+        shelf.apptainer(&["overlay", "create", "app.sif"]).fails(255, &["already exists in app.sif (ID: 5)"]);
+
+        assert_eq!(shelf.apptainer(&["plugin", "list"]).fine(), "There are no plugins installed.\n");
+        shelf.apptainer(&["plugin", "install", "x"]).fails(255, &["a plugin is not supported"]);
+        shelf.apptainer(&["config", "fakeroot", "--add", "me"]).fails(1, &["unknown flag: --add"]);
+        assert!(shelf.apptainer(&["capability", "avail", "cap_chown"]).fine().starts_with("CAP_CHOWN:"));
+    }
+    let Some(registry) = Registry::start(true) else { return };
+    for shelf in both() {
+        let uri = format!("docker://{}", registry.address);
+        let login = ["registry", "login", "--username", "me", "--password-stdin", &uri];
+        shelf.answered(&login, "wrong\n").fails(255, &["FATAL:"]);
+        let said = shelf.answered(&login, "secret\n");
+        assert!(said.err.contains("INFO:    Token stored in "), "{said:?}");
+        said.fine();
+        let list = shelf.apptainer(&["registry", "list"]).fine();
+        assert!(list.contains(&format!("{uri}  ✓")), "{list}");
+        shelf.apptainer(&["registry", "logout", &uri]).fine();
+        shelf.apptainer(&["registry", "logout", &uri]).fails(255, &["is not configured"]);
+    }
+}

@@ -131,6 +131,21 @@ impl Credentials {
         Ok(None)
     }
 
+    /// The registries that the files know, in alphabetic order and as people name them.
+    pub fn registries(&self) -> Result<Vec<String>> {
+        let mut all = std::collections::BTreeSet::new();
+        for path in &self.files {
+            let text = match read(path) {
+                Err(Error::File { denied: true, .. }) => None,
+                other => other?,
+            };
+            let Some(text) = text else { continue };
+            let config: ConfigFile = serde_json::from_slice(&text).map_err(|e| unreadable(path, e))?;
+            all.extend(config.auths.keys().chain(config.helpers.keys()).map(|key| normal(key).to_string()));
+        }
+        Ok(all.into_iter().collect())
+    }
+
     /// Keeps a login: with the helper that the file names for the registry, else in the file. Returns what
     /// keeps it now, for people.
     pub fn save(&self, registry: &str, login: &Login) -> Result<String> {

@@ -2,11 +2,14 @@
 //! that reads from top to bottom; groups (`instance`, `sif`, …) list their commands. What is in the table below is
 //! what the program knows.
 
+pub mod cache;
 pub mod inspect;
 pub mod key;
 pub mod overlay;
 pub mod pull;
 pub mod push;
+pub mod refused;
+pub mod registry;
 pub mod run_help;
 pub mod sif;
 pub mod sign;
@@ -23,11 +26,16 @@ pub static ROOT: Command = Command {
            run in place; others are kept in the store of Isles and run from there.",
     examples: "apptainer exec docker://debian:12 cat /etc/os-release\napptainer help instance start",
     commands: &[
+        &cache::COMMAND,
+        &refused::CAPABILITY,
+        &refused::CONFIG,
         &inspect::COMMAND,
         &key::COMMAND,
         &overlay::COMMAND,
+        &refused::PLUGIN,
         &pull::COMMAND,
         &push::COMMAND,
+        &registry::COMMAND,
         &run_help::COMMAND,
         &sif::COMMAND,
         &sign::COMMAND,
