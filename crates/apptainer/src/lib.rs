@@ -30,8 +30,10 @@ mod looked_into;
 mod parse;
 mod program;
 mod reach;
+mod remotes;
 mod script;
 mod talk;
 mod variables;
+mod yaml;
 
 pub use program::{Host, VERSION, is_name, main};

@@ -8,6 +8,7 @@ use isles_spec::Progress;
 use crate::action_flags as flags;
 use crate::command::Context;
 use crate::failure::Failure;
+use crate::remotes::Remotes;
 use crate::talk::{Level, Talk};
 use crate::variables;
 
@@ -50,7 +51,8 @@ pub fn daemon(cx: &Context<'_>) -> Result<Daemon, Failure> {
     }
 }
 
-/// The library that a name is of: that of its host, the one that is named, or that of the variable.
+/// The library that a name is of: that of its host, the one that is named, that of the variable, or that of the endpoint
+/// in use.
 pub fn library(
     cx: &Context<'_>,
     name: Option<&LibraryName>,
@@ -64,13 +66,20 @@ pub fn library(
     let scheme =
         if cx.values.is(&flags::NO_HTTPS) || cx.values.is(&flags::NOHTTPS) { "http" } else { "https" };
     let own = host.map(|host| format!("{scheme}://{host}"));
-    let server = own.or_else(|| named.map(str::to_owned)).or_else(|| variables::look("LIBRARY"));
-    let server = server.ok_or_else(|| {
-        Failure::new("no library is configured").with_hint(
+    let options = options(cx)?;
+    if let Some(server) = own.or_else(|| named.map(str::to_owned)).or_else(|| variables::look("LIBRARY")) {
+        return Ok(Library::new(&options, &server, variables::look("LIBRARY_TOKEN").as_deref())?);
+    }
+    let remotes = Remotes::load()?;
+    let (name, remote) = remotes.chosen(None)?;
+    let services = remote.services()?;
+    let server = services.uri("libraryAPI").ok_or_else(|| {
+        Failure::new(format!("the endpoint {name} has no library")).with_hint(
             "name one with --library or APPTAINER_LIBRARY, or by its host: library://HOST/ENTITY/…",
         )
     })?;
-    Ok(Library::new(&options(cx)?, &server, variables::look("LIBRARY_TOKEN").as_deref())?)
+    let token = Some(remote.token.as_str()).filter(|token| !token.is_empty());
+    Ok(Library::new(&options, server, token)?)
 }
 
 /// Progress as lines, where the caller wants to hear of it.

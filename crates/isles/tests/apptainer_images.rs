@@ -354,3 +354,55 @@ fn caches_logins_and_overlays() {
         shelf.apptainer(&["registry", "logout", &uri]).fails(255, &["is not configured"]);
     }
 }
+
+#[test]
+fn endpoints_are_remembered() {
+    for shelf in both() {
+        let list = shelf.apptainer(&["remote", "list"]).fine();
+        assert!(list.contains("DefaultRemote  cloud.apptainer.org  ✓         ✓"), "{list}");
+        let server = Liar::start();
+        let services = format!(
+            r#"{{"libraryAPI":{{"uri":"http://{0}"}},"keystoreAPI":{{"uri":"http://{0}/keys"}}}}"#,
+            server.address
+        );
+        server.say("/assets/config/config.prod.json", 200, "application/json", services.as_bytes());
+        server.say("/version", 200, "application/json", b"{}");
+        let add = ["remote", "add", "--no-login", "--insecure", "mine", server.address.as_str()];
+        let said = shelf.apptainer(&add);
+        assert!(said.err.contains("INFO:    Remote \"mine\" added."), "{said:?}");
+        said.fine();
+        shelf.apptainer(&add).fails(255, &["mine is already a remote"]);
+        let status = shelf.apptainer(&["remote", "status"]).fine();
+        assert!(status.contains("libraryAPI   OK      http://"), "{status}");
+        assert!(status.contains("keystoreAPI  N/A     http://"), "{status}");
+
+        // The endpoint says where keys are, unless the settings do.
+        let nobody = "0".repeat(40);
+        shelf.apptainer(&["key", "pull", &nobody]).fails(2, &["no matching keys found"]);
+        let found = "/keys/pks/lookup?op=index&options=mr&fingerprint=on&search=ada";
+        server.say(found, 200, "text/plain", b"info:1:1\npub:AAAA:1:2048:::\n");
+        assert!(shelf.apptainer(&["key", "search", "ada"]).fine().contains("AAAA    2048"));
+        let other = Liar::start();
+        let url = format!("http://{}", other.address);
+        shelf.apptainer(&["keyserver", "add", "--insecure", "mine", &url]).fine();
+        shelf.apptainer(&["keyserver", "add", &url]).fails(255, &["is there already"]);
+        let list = shelf.apptainer(&["keyserver", "list", "mine"]).fine();
+        assert!(list.contains(&format!("#1  {url}")) && list.contains("mine ^"), "{list}");
+        shelf.apptainer(&["key", "search", "ada"]).fails(2, &["no matching keys found"]);
+        shelf.apptainer(&["keyserver", "remove", &url]).fails(255, &["is the only key server"]);
+
+        fs::write(shelf.path("token"), "secret\n").unwrap();
+        shelf.apptainer(&["remote", "login", "--tokenfile", "token"]).fine();
+        let settings = fs::read_to_string(shelf.path(".apptainer/remote.yaml")).unwrap();
+        assert!(
+            settings.contains("    Token: secret\n") && settings.starts_with("Active: mine\n"),
+            "{settings}"
+        );
+        shelf.apptainer(&["remote", "logout"]).fine();
+        assert!(!fs::read_to_string(shelf.path(".apptainer/remote.yaml")).unwrap().contains("secret"));
+        shelf.apptainer(&["remote", "use", "DefaultRemote"]).fine();
+        shelf.apptainer(&["remote", "remove", "mine"]).fine();
+        shelf.apptainer(&["remote", "use", "mine"]).fails(255, &["mine is not a remote"]);
+        shelf.apptainer(&["remote", "remove", "DefaultRemote"]).fails(255, &["global"]);
+    }
+}

@@ -13,9 +13,7 @@ use crate::command::{Arity, Command, Context};
 use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::keys::{Keys, Part, listed, name_of};
-
-/// Who is asked for keys where nobody is named; Apptainer has the same.
-const SERVER: &str = "https://keys.openpgp.org";
+use crate::remotes::Remotes;
 
 pub static URL: Flag = Flag::text("url", "url", "the key server").short('u').env(&["URL"]);
 pub static KEYSDIR: Flag = Flag::text("keysdir", "folder", "where the keys are (default ~/.apptainer/keys)")
@@ -146,12 +144,16 @@ fn keyring(cx: &Context<'_>) -> Result<Keys, Failure> {
     if cx.values.is(&GLOBAL) { Ok(Keys::global()) } else { Keys::own(cx.values.word(&KEYSDIR)) }
 }
 
-/// The key server that the flags, or else the settings, choose.
+/// The key server that the flags, or else the settings of the endpoint in use, choose.
 pub fn server(cx: &Context<'_>) -> Result<String, Failure> {
-    match cx.values.word(&URL) {
-        Some(url) => Ok(url.to_owned()),
-        None => Ok(SERVER.to_owned()),
+    if let Some(url) = cx.values.word(&URL) {
+        return Ok(url.to_owned());
     }
+    let remotes = Remotes::load()?;
+    let (name, remote) = remotes.chosen(None)?;
+    let none =
+        || Failure::new(format!("the endpoint {name} has no key server")).with_hint("name one with --url");
+    remote.keyservers()?.into_iter().next().ok_or_else(none)
 }
 
 fn connect(cx: &Context<'_>) -> Result<KeyServer, Failure> {

@@ -10,6 +10,7 @@ pub mod pull;
 pub mod push;
 pub mod refused;
 pub mod registry;
+pub mod remote;
 pub mod run_help;
 pub mod sif;
 pub mod sign;
@@ -31,11 +32,13 @@ pub static ROOT: Command = Command {
         &refused::CONFIG,
         &inspect::COMMAND,
         &key::COMMAND,
+        &remote::KEYSERVER,
         &overlay::COMMAND,
         &refused::PLUGIN,
         &pull::COMMAND,
         &push::COMMAND,
         &registry::COMMAND,
+        &remote::REMOTE,
         &run_help::COMMAND,
         &sif::COMMAND,
         &sign::COMMAND,
