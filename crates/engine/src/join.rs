@@ -1,6 +1,8 @@
 //! A further process in the namespaces of one that runs: what `exec` does in an instance, and what the ranks of one
 //! node do that share a container.
 
+use std::io;
+
 use isles_sandbox::Setup;
 use isles_sandbox::setup::{Namespaces, RootFs};
 use isles_sandbox::signals::Signals;
@@ -27,13 +29,13 @@ impl Engine {
     pub fn run_in(&self, target: Target, workload: &Workload, foreground: &Foreground<'_>) -> Result<Exit> {
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let wish = || format!("joining the process {}", target.pid);
-        let joined = Namespaces::of_process(target.pid);
+        let (pid, joined) = open_namespaces(target.pid);
         // Looked at afterwards: what was opened is then of the one that was meant.
         if !target.lives() {
             return Err(Error::impossible(wish(), "it has ended"));
         }
         let joined = joined.map_err(|e| Error::impossible(wish(), e.to_string()))?;
-        let root = format!("/proc/{}/root", target.pid);
+        let root = format!("/proc/{pid}/root");
         let view = View::from(Merged::open(&[root.into()], self.store().ownership())?);
         let workload = &Workload { mounts: Vec::new(), devices: Vec::new(), ..workload.clone() };
         let image = ContainerConfig::default();
@@ -72,5 +74,21 @@ impl Engine {
         drop(setup);
         (foreground.started)(child.pid());
         Ok(attend(&mut child, workload, &signals, &|| {})?.into())
+    }
+}
+
+/// The namespaces of a process, or of the program that it stands before: nobody but root may look into an init of ours,
+/// which is not the container's (CVE-2019-5736), but the program is in the same ones.
+fn open_namespaces(pid: i32) -> (i32, io::Result<Namespaces>) {
+    match Namespaces::of_process(pid) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            let program = children.unwrap_or_default().split_whitespace().next().and_then(|n| n.parse().ok());
+            match program.map(|pid| (pid, Namespaces::of_process(pid))) {
+                Some((program, Ok(found))) => (program, Ok(found)),
+                _ => (pid, Err(e)),
+            }
+        }
+        other => (pid, other),
     }
 }
