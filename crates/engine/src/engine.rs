@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use isles_sandbox::identity::{self, Identity};
+use isles_spec::ImageMount;
 use isles_store::{Ownership, Store};
 
 use crate::error::Result;
@@ -48,6 +49,12 @@ impl Engine {
     /// The images, layers and containers that this engine works with.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How an image file is mounted here where that was asked for: with [`ImageMount::Unpack`] it is to be taken into the
+    /// store, and run as an image of it.
+    pub fn image_mount(&self, asked: ImageMount) -> ImageMount {
+        crate::image_mount::way(asked, self.identity)
     }
 
     /// What this process may do with user and group IDs.

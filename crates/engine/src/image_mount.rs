@@ -2,11 +2,12 @@
 //!
 //! | asked for | root | others |
 //! |---|---|---|
-//! | `auto` | the kernel mounts it; where it cannot, as for others | served by this process (FUSE) |
+//! | `auto` | the kernel mounts it; where it cannot, as for others | served by this process (FUSE); unpacked where `/dev/fuse` is missing or shut |
 //! | `kernel` | the kernel mounts it, or it is an error | an error: the kernel lets only root |
 //! | `fuse` | served by this process | served by this process |
-//! | `unpack` | an error that says so | an error that says so |
+//! | `unpack` | an image of the store, made of it once and known again | the same |
 //!
+//! What is unpacked is no longer a file: the caller takes it into the store and runs the image ([`way`]).
 //! ext3 is for the kernel alone. What is mounted is always the file that was opened, never its name again; always
 //! read-only, without set-uid bits and devices; and only in the mount namespace of the container, so it is gone when the
 //! container is, however that ended. A server dies with the process that stays with the container.
@@ -34,6 +35,15 @@ use crate::view::View;
 const MOST_THREADS: usize = 8;
 /// What a thread that serves needs.
 const STACK: usize = 512 << 10;
+
+/// How an image is really mounted: what was asked for, as far as something was.
+pub fn way(asked: ImageMount, identity: Identity) -> ImageMount {
+    let can_serve = || File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    match asked {
+        ImageMount::Auto if identity != Identity::Root && !can_serve() => ImageMount::Unpack,
+        asked => asked,
+    }
+}
 
 /// An image that is ready to be mounted in a container, and to be looked into.
 pub struct Mountable {
@@ -64,7 +74,9 @@ pub fn mountable(
     let wish = |way: &str| format!("mounting '{}' {way}", image.path.display());
     let root = identity == Identity::Root;
     match way {
-        ImageMount::Unpack => return Err(Error::impossible(wish("unpacked"), "that is not built in yet")),
+        ImageMount::Unpack => {
+            return Err(Error::impossible(wish("unpacked"), "it was not taken into the store"));
+        }
         ImageMount::Kernel if !root => {
             return Err(Error::impossible(wish("by the kernel"), "it lets only root mount what is in files"));
         }

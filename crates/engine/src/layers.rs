@@ -10,9 +10,7 @@ use std::sync::Arc;
 use isles_fuse::Server;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{MountSource, Prepared, PreparedSource, RootFs};
-use isles_spec::{
-    FileSystemKind, ImageFile, ImageMount, MountKind, Overlay, Root, RunAs, UserNamespace, Workload, Writable,
-};
+use isles_spec::{ImageFile, ImageMount, MountKind, Overlay, Root, RunAs, UserNamespace, Workload, Writable};
 use isles_store::{Container, FileKind, Merged};
 
 use crate::engine::Engine;
@@ -100,9 +98,11 @@ impl Engine {
                     found.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?
                 }
                 Overlay::File(image) => {
-                    let (place, _) = images.add(image, None)?;
-                    // ext3 overlays are made with the folders of an overlay in them, to be written to.
-                    if image.kind == FileSystemKind::Ext { place.join("upper") } else { place }
+                    let (place, view) = images.add(image, None)?;
+                    // One that was written to has the folders of an overlay in it.
+                    let written =
+                        view.stat(Path::new("/upper")).is_some_and(|found| found.kind == FileKind::Dir);
+                    if written { place.join("upper") } else { place }
                 }
             });
         }

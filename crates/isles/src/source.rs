@@ -6,8 +6,10 @@ use std::path::Path;
 
 use isles_build::{BuildOptions, Built, image_of_recipe, image_of_suite};
 use isles_engine::Engine;
-use isles_spec::{OnDisk, Platform, PullPolicy, Reference, Source};
-use isles_store::{Image, Imported, Lease, Store};
+use isles_engine::image_file::{self, Form};
+use isles_sif::Sif;
+use isles_spec::{FileSystemKind, OnDisk, Platform, PullPolicy, Reference, Source};
+use isles_store::{Image, Imported, Lease, SifSource, Store};
 
 use crate::commands::build::{failure, lint};
 use crate::context::Context;
@@ -48,11 +50,7 @@ pub fn look(word: &str) -> OnDisk {
     if found.is_dir() && ["bin", "usr", "etc"].iter().any(|name| has(name)) {
         return OnDisk::Tree;
     }
-    if found.is_file() && isles_engine::image_file::detect(path).is_some() {
-        OnDisk::ImageFile
-    } else {
-        OnDisk::Other
-    }
+    if found.is_file() && image_file::detect(path).is_some() { OnDisk::ImageFile } else { OnDisk::Other }
 }
 
 /// Brings the image of `source` into the store, where it is not there already.
@@ -78,7 +76,11 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
             }
             (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
         }
-        Source::File(_) | Source::Tree(_) => {
+        Source::File(path) => {
+            let lease = store.lease()?;
+            (unpacked(cx, store, &lease, path)?, Some(lease))
+        }
+        Source::Tree(_) => {
             return Err(Failure::new(format!("'{name}' is no image of the store"))
                 .with_hint("`isles run` mounts it as it is"));
         }
@@ -143,6 +145,25 @@ fn whole(cx: &Context, store: &Store, image: Image) -> Result<Image, Failure> {
         store.ensure_layers(&lease, &image, &Bars::new(&cx.ui))?;
     }
     Ok(image)
+}
+
+/// Takes the file system of a file into the store; one that was taken in before and has not changed is known again.
+fn unpacked(cx: &Context, store: &Store, lease: &Lease, path: &Path) -> Result<Image, Failure> {
+    let (file, name) = (image_file::open(path)?, path.display().to_string());
+    let bars = Bars::new(&cx.ui);
+    match image_file::form(&file).map_err(|e| Failure::because(format!("cannot read '{name}'"), &e))? {
+        Some(Form::Sif) => {
+            let sif = Sif::from_file(file, name)?;
+            Ok(store.import_sif(lease, SifSource::Sif(&sif), &[], &bars)?)
+        }
+        Some(Form::Bare(FileSystemKind::Squashfs)) => {
+            Ok(store.import_sif(lease, SifSource::Squashfs(&file, &name), &[], &bars)?)
+        }
+        Some(Form::Bare(FileSystemKind::Ext)) => Err(Failure::new(format!("cannot unpack '{name}'"))
+            .with_hint("only the kernel reads ext3, and only for root")),
+        None => Err(Failure::new(format!("'{name}' is no image"))
+            .with_hint("files of SIF, squashfs and ext3 are known by how they begin")),
+    }
 }
 
 fn open(path: &Path) -> Result<File, Failure> {

@@ -94,8 +94,13 @@ fn isles(world: &World, words: &[&str]) -> Said {
     Said::of(command(world, words).output().unwrap())
 }
 
-/// Whether images can be mounted by this user here: the ways that can be tried.
+/// The ways that can be tried by this user here.
 fn ways(world: &World) -> Vec<&'static str> {
+    [mounts(world), vec!["unpack"]].concat()
+}
+
+/// Those by which a file is mounted as it is.
+fn mounts(world: &World) -> Vec<&'static str> {
     if !World::is_root() {
         let fine = fs::metadata("/dev/fuse").is_ok_and(|found| found.permissions().mode() & 0o006 == 0o006);
         if !fine {
@@ -120,24 +125,23 @@ fn a_file_is_a_root_like_any_other() {
         let Some(image) = image(world) else { return };
         let sif = sif(world, &image);
         for way in ways(world) {
-            for file in [&image, &sif] {
-                let file = file.to_str().unwrap();
-                let run = |words: &[&str]| {
-                    isles(world, &[&["run", "--rm", "--image-mount", way, file], words].concat())
-                };
-                let script = "id -u; ls /many | wc -l; cat /many/name-599; wc -c < /link; ls -d /proc/self; \
+            let file = if matches!(way, "auto" | "unpack") { &sif } else { &image };
+            let file = file.to_str().unwrap();
+            let run = |words: &[&str]| {
+                isles(world, &[&["run", "--rm", "--image-mount", way, file], words].concat())
+            };
+            let script = "id -u; ls /many | wc -l; cat /many/name-599; wc -c < /link; ls -d /proc/self; \
                               touch /new /bin/new; rm /many/name-000; ls /many | wc -l; stat -c %u:%a /bin/sh";
-                let out = run(&["sh", "-c", script]).fine();
-                let lines: Vec<&str> = out.split_whitespace().collect();
-                let expected =
-                    ["0", "600", "5993000000", "/proc/self", "599", "0:777"].map(str::to_owned).to_vec();
-                assert_eq!(lines, expected, "{way} {file}");
-                // The image is as it was, and what went wrong is said in the same words as ever.
-                run(&["ls", "/new"]).fails(1, &["/new"]);
-                run(&["slep"]).fails(127, &["did you mean 'sleep'"]);
-                run(&["--"]).fails(127, &["--"]);
-                assert_eq!(run(&[]).fine(), "the runscript\n");
-            }
+            let out = run(&["sh", "-c", script]).fine();
+            let lines: Vec<&str> = out.split_whitespace().collect();
+            let expected =
+                ["0", "600", "5993000000", "/proc/self", "599", "0:777"].map(str::to_owned).to_vec();
+            assert_eq!(lines, expected, "{way} {file}");
+            // The image is as it was, and what went wrong is said in the same words as ever.
+            run(&["ls", "/new"]).fails(1, &["/new"]);
+            run(&["slep"]).fails(127, &["did you mean 'sleep'"]);
+            run(&["--"]).fails(127, &["--"]);
+            assert_eq!(run(&[]).fine(), "the runscript\n");
         }
     });
 }
@@ -231,7 +235,6 @@ fn what_cannot_be_mounted_says_why() {
             (vec![short.as_str()], "short.sqfs"),
             (vec![only.as_str()], "only.sif"),
             (vec!["./nosuch.sif"], "no image at './nosuch.sif'"),
-            (vec!["--image-mount", "unpack", whole], "not built in"),
             (vec!["--image-mount", "loop", whole], "'loop'"),
             (vec!["instance://web"], "instance://web"),
         ];
@@ -248,10 +251,27 @@ fn what_cannot_be_mounted_says_why() {
 }
 
 #[test]
+fn where_nothing_can_be_mounted_a_file_is_unpacked() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let shut =
+            |path: &str| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o006 != 0o006);
+        if world.who == Who::Root || !shut("/dev/fuse") {
+            println!("skip: this user may open /dev/fuse");
+            return;
+        }
+        let words = ["run", "--rm", image.to_str().unwrap(), "wc", "-c", "/large"];
+        assert_eq!(Said::of(world.command(words).output().unwrap()).fine(), "3000000 /large\n");
+        let forced = ["run", "--rm", "--image-mount", "fuse", image.to_str().unwrap(), "true"];
+        Said::of(world.command(forced).output().unwrap()).fails(125, &["image.sqfs", "/dev/fuse"]);
+    });
+}
+
+#[test]
 fn nothing_is_left_of_a_killed_run() {
     everyone(|world| {
         let Some(image) = image(world) else { return };
-        for way in ways(world) {
+        for way in mounts(world) {
             let words = ["run", "--rm", "--image-mount", way, image.to_str().unwrap(), "sh", "-c"];
             let script = "cat /large | wc -c; exec sleep 1000";
             let (mut running, line) = Running::start(&mut command(world, &[&words[..], &[script]].concat()));

@@ -45,6 +45,15 @@ unsafe impl GlobalAlloc for Watched {
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
+/// A file system that nobody serves, which is fine as long as nobody looks at it.
+fn served() -> Option<PreparedSource> {
+    fs::File::options().read(true).write(true).open("/dev/fuse").ok()?;
+    let (server, channel) = isles_sandbox::fuse::channel().unwrap();
+    // Somebody has to be there who could receive.
+    std::mem::forget(server);
+    Some(PreparedSource::Fuse { channel, devices: 1 })
+}
+
 /// The fullest set-up: every step of a start has something to do.
 fn full(root: &std::path::Path, dir: &std::path::Path) -> isles_sandbox::Setup {
     let (upper, work, data) = (dir.join("upper"), dir.join("work"), dir.join("data"));
@@ -54,6 +63,16 @@ fn full(root: &std::path::Path, dir: &std::path::Path) -> isles_sandbox::Setup {
     let overlay =
         RootFs::Overlay { lowers: vec![root.to_owned()], upper, work, volatile: true, userxattr: !is_root() };
     let mut s = setup(overlay, "exit 5", suitable());
+    let memory = PreparedSource::Memory { size: Some(1 << 20), folders: vec!["inner".into()] };
+    for (name, source) in [("memory", Some(memory)), ("served", served())] {
+        let Some(source) = source else { continue };
+        let place = dir.join(name);
+        fs::create_dir(&place).unwrap();
+        s.prepared.push(Prepared { place, source, name: name.into() });
+    }
+    let inner = MountSource::Inside { place: dir.join("memory"), path: "/inner".into(), directory: true };
+    s.mounts.push(Mount { optional: true, ..mount("/from/memory", inner) });
+    s.mounts.push(Mount { optional: true, ..mount("/etc/passwd/below", MountSource::Proc) });
     s.read_only_root = true;
     s.domainname = Some("test".into());
     s.sysctls = vec![("kernel.shm_rmid_forced".into(), "1".into())];

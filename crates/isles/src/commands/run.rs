@@ -122,8 +122,8 @@ pub struct Args {
     /// Lay a folder over the root file system, which is written to, or with :ro is not; or an image file.
     #[arg(long, value_name = "PATH[:ro]", help_heading = "Files")]
     overlay: Vec<String>,
-    /// How an image file is mounted: by the kernel (root), by this process (fuse), or auto, which takes the first
-    /// that can be had [env: ISLES_IMAGE_MOUNT].
+    /// How an image file gets a root file system: mounted by the kernel (root), served by this process (fuse), taken
+    /// into the store (unpack), or auto, the first of these that can be had [env: ISLES_IMAGE_MOUNT].
     #[arg(long, value_name = "WAY", help_heading = "Files")]
     image_mount: Option<String>,
     /// Bytes of /dev/shm [default: 64m].
@@ -254,7 +254,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             })?;
             workload.command = command.to_vec();
             match Source::parse(source, source::look)? {
-                Source::File(path) => {
+                Source::File(path) if engine.image_mount(workload.image_mount) != ImageMount::Unpack => {
                     let opened = image_file::open(&path)?;
                     let mut found = image_file::find(&path, &opened)?;
                     found.path = path.canonicalize().unwrap_or(path);
@@ -276,6 +276,11 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                     None
                 }
                 other => {
+                    if matches!(other, Source::File(_)) {
+                        // As if it were mounted: what the store makes of it starts the runscript in any case.
+                        workload.entrypoint.get_or_insert_default();
+                        default_command(&mut workload);
+                    }
                     let found = source::acquire(cx, &engine, &other, &wishes(args)?)?;
                     workload.root = Root::Image {
                         manifest: found.image.manifest_digest.clone(),
