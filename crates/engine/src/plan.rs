@@ -149,7 +149,8 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         oom_score_adj: workload.resources.oom_score_adj,
         seccomp: filters,
         terminal,
-        init: workload.init || workload.here,
+        init: workload.init || workload.here || workload.init_stays,
+        init_stays: workload.init_stays,
         new_session: !workload.keep_session,
         scheduling: Scheduling::default(),
     };

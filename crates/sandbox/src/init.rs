@@ -1,4 +1,5 @@
-//! Process 1 of a container that asked for an init: reaps orphans, hands signals on, ends with the program.
+//! Process 1 of a container that asked for an init: reaps orphans, hands signals on, ends with the program; or, where
+//! it is to stay, when it is asked to and nobody is left.
 
 use crate::credentials;
 use crate::plan::Plan;
@@ -33,6 +34,9 @@ pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
         libc::close(report);
         libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
     }
+    let stays = plan.process.init_stays;
+    // Whether the program has ended, and the signal by which somebody wants all of this to end.
+    let (mut ended, mut asked) = (false, None);
     // SAFETY: the set and the status live.
     unsafe {
         loop {
@@ -45,7 +49,10 @@ pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
                     if pid <= 0 {
                         break;
                     }
-                    if pid == child {
+                    if pid == child && stays {
+                        ended = true;
+                        asked.into_iter().for_each(tell_the_rest);
+                    } else if pid == child {
                         let code = if libc::WIFSIGNALED(status) {
                             128 + libc::WTERMSIG(status)
                         } else {
@@ -55,8 +62,29 @@ pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
                     }
                 }
             } else if signal > 0 {
-                libc::kill(child, signal);
+                if matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+                    asked = Some(signal);
+                }
+                if ended {
+                    tell_the_rest(signal);
+                } else {
+                    libc::kill(child, signal);
+                }
             }
+            // Nobody is left where nothing can be waited for.
+            if ended && asked.is_some() && libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) < 0 {
+                p::exit(0);
+            }
+        }
+    }
+}
+
+/// Signals what the program has left behind. Outside of a PID namespace that would be everybody.
+fn tell_the_rest(signal: i32) {
+    // SAFETY: getpid(2) and kill(2) have no memory effects.
+    unsafe {
+        if libc::getpid() == 1 {
+            libc::kill(-1, signal);
         }
     }
 }

@@ -320,6 +320,8 @@ pub struct Process {
     pub terminal: Option<(u16, u16)>,
     /// Process 1 is our own: it reaps orphans, forwards signals, and ends with the program's code.
     pub init: bool,
+    /// That process stays when the program has ended, until it is told to end (SIGINT, SIGTERM) and nobody is left.
+    pub init_stays: bool,
     /// Leave the parent's session and process group: always with a terminal.
     pub new_session: bool,
     pub scheduling: Scheduling,
@@ -347,6 +349,7 @@ impl Process {
             seccomp: Vec::new(),
             terminal: None,
             init: false,
+            init_stays: false,
             new_session: true,
             scheduling: Scheduling::default(),
         }

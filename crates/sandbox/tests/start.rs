@@ -144,6 +144,28 @@ fn a_terminal_has_its_size_before_the_program_starts() {
 }
 
 #[test]
+fn an_init_that_stays_ends_when_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    let left_behind = "(trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done) & exit 5";
+    let mut s = setup(RootFs::Directory(root), left_behind, UserNs::Host);
+    (s.process.init, s.process.init_stays) = (true, true);
+    let (read, write) = std::io::pipe().unwrap();
+    s.stdio.stdout = Some(write.into());
+    let mut child = spawn(&s).unwrap();
+    drop(s);
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(read), &mut line).unwrap();
+    assert_eq!(line, "up\n");
+    child.kill(libc::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap(), ExitStatus::Code(0));
+}
+
+#[test]
 fn an_init_reaps_and_keeps_the_code() {
     let dir = tempfile::tempdir().unwrap();
     let Some(root) = tree(dir.path()) else { return };

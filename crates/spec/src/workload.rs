@@ -36,6 +36,8 @@ pub struct Workload {
     pub remove: bool,
     /// Run our own init as process 1, which reaps orphans and forwards signals.
     pub init: bool,
+    /// That init stays when the program has ended, until it is told to end and nobody is left.
+    pub init_stays: bool,
     pub read_only: bool,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,

@@ -62,6 +62,7 @@ pub(super) fn plan(
             (size.height, size.width)
         }),
         init: false,
+        init_stays: false,
         new_session: true,
         scheduling: scheduling(process, linux)?,
     })
