@@ -174,7 +174,8 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         cgroup: CgroupEntry::default(),
         die_with_parent: true,
         new_keyring: true,
-        gate: Gate::default(),
+        // Root may join it in any case; and of its programs none should see into this one.
+        gate: Gate { open_to_owner: workload.init_stays && identity != Identity::Root, ..Gate::default() },
     };
     Ok(Planned { setup, limits: needs_group.then_some(limits) })
 }

@@ -35,6 +35,9 @@ pub(crate) fn become_init(plan: &Plan<'_>, report: i32) {
         libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
     }
     let stays = plan.process.init_stays;
+    if stays && plan.setup.gate.open_to_owner && p::prctl(libc::PR_SET_DUMPABLE, 1).is_err() {
+        p::exit(125);
+    }
     // Whether the program has ended, and the signal by which somebody wants all of this to end.
     let (mut ended, mut asked) = (false, None);
     // SAFETY: the set and the status live.

@@ -438,7 +438,7 @@ pub struct Gate {
     /// descriptor (a FIFO that `start` opens).
     pub before_exec: Option<OwnedFd>,
     /// While it waits at a gate, the process may be looked into and joined by the user who owns its user namespace,
-    /// as hooks in the container need it.
+    /// as hooks in the container need it. So may an init that stays.
     pub open_to_owner: bool,
     /// Look before that gate whether the program is there and may be run.
     pub check_program: bool,
