@@ -52,6 +52,11 @@ fn archive(image: &Image, output: impl Write) -> io::Result<()> {
             // An archive has no entry for a socket, so an image cannot have one.
             FileType::Socket => continue,
         };
+        if path.rsplit(|b| *b == b'/').next().is_some_and(|name| name.starts_with(b".wh.")) {
+            // In a layer it means that a file was removed (image-spec, layer.md, "Whiteouts").
+            let name = String::from_utf8_lossy(&path).escape_debug().to_string();
+            return Err(io::Error::other(format!("'{name}' has a name that no layer can have")));
+        }
         let mut entry = entry(image, &inode, kind)?;
         entry.path = if path.is_empty() { b"./".to_vec() } else { path };
         if kind != Kind::Dir && inode.nlink > 1 {

@@ -107,6 +107,13 @@ fn sif_files_and_squashfs_images() {
         .create(&world.context().join("no.sif"))
         .unwrap();
     fails(&world, "Bootstrap: localimage\nFrom: no.sif\n", &["has no root file system"]);
+    // A name that would remove a file of another layer.
+    std::fs::create_dir(world.context().join("odd")).unwrap();
+    std::fs::write(world.context().join("odd/.wh.passwd"), "").unwrap();
+    let mut folder = isles_squashfs::Folder::open(&world.context().join("odd")).unwrap();
+    let mut out = File::create(world.context().join("odd.img")).unwrap();
+    isles_squashfs::write(&mut folder, &mut out, &isles_squashfs::Options::default()).unwrap();
+    fails(&world, "Bootstrap: localimage\nFrom: odd.img\n", &["x.def:2:7: ", "'.wh.passwd' has a name"]);
     // Damage is an error with the name of the file, wherever it is.
     let good = std::fs::read(world.context().join("x.sif")).unwrap();
     for cut in [36_000, 33_000, 5000, 100] {
@@ -197,8 +204,12 @@ fn images_of_a_library() {
     });
     let server = format!("http://{}", fake.address);
     let text = format!("Bootstrap: library\nFrom: library://u/c/x:1\nLibrary: {server}\n");
-    has_the_tree(&world, &build(&world, &text).image);
-    assert!(build(&world, &text).cached);
+    let first = build(&world, &text).image;
+    has_the_tree(&world, &first);
+    let history: Vec<_> = first.config.history.iter().filter_map(|h| h.created_by.clone()).collect();
+    assert_eq!(history[0], "Bootstrap: library://u/c/x:1");
+    let again = build(&world, &text);
+    assert!(again.cached && again.image.id() == first.id());
     assert_eq!(fetched.load(Ordering::Relaxed), 1, "what has the same digest is not fetched again");
     // By option, where the recipe names none.
     let definition = DefinitionOptions { library: Some(server), ..DefinitionOptions::default() };

@@ -1,5 +1,6 @@
 //! What a stage of a definition file begins with: the agents of `Bootstrap:`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -8,11 +9,11 @@ use isles_registry::{Daemon, Library, LibraryName};
 use isles_spec::image::{Descriptor, media_type};
 use isles_spec::nearest::nearest;
 use isles_spec::source::DebianSuite;
-use isles_spec::{Digest, Platform, Progress, Reference};
-use isles_store::{BuildRecord, Image};
+use isles_spec::{Platform, Progress, Reference};
+use isles_store::Image;
 
 use super::distribution;
-use super::local::{Base, Signers, base_of_local_image};
+use super::local::{Base, Known, Signers, base_of_local_image, of_sif};
 use super::syntax::Stage;
 use crate::debian::{self, Runner};
 use crate::error::{Error, Result};
@@ -210,84 +211,48 @@ fn fetched(
     let scratch = Scratch::new(build.store)?;
     let path = scratch.0.join("image.sif");
     let create = || {
-        std::fs::File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Error::io("create", &path))
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).open(&path).map_err(Error::io("create", &path))
     };
-    let architecture = &build.platform.architecture;
-    let known = |digest: Option<Digest>, name: &str| -> Result<Option<Base>> {
-        let Some(digest) = digest.filter(|_| signers.fingerprints.is_empty()) else { return Ok(None) };
-        known_sif(build, &digest, name)
+    // What was never signed by anybody is not asked for again; signatures are looked at in the file.
+    let before = |known: &Known<'_>| match signers.fingerprints.is_empty() {
+        true => known.base(build),
+        false => Ok(None),
     };
-    let (digest, name) = if agent == "oras" {
+    if agent == "oras" {
         let text = from.trim_start_matches("oras://").trim_start_matches("//");
         let reference = Reference::parse(text)?;
         let artifact = build.client.find_sif(&reference, &build.platform)?;
-        if let Some(base) = known(Some(artifact.file.digest.clone()), from)? {
+        let name = format!("oras://{text}");
+        let known = Known { name: &name, stamp: artifact.file.digest.to_string() };
+        if let Some(base) = before(&known)? {
             return Ok(base);
         }
         build.note_work();
-        build.client.pull_sif(&reference, &build.platform, &mut create()?, build.progress)?;
-        (Some(artifact.file.digest), text.to_owned())
-    } else {
-        let name = LibraryName::parse(from)?;
-        let options = &build.options.definition;
-        let server = stage.field("library").map(|f| f.text.clone()).or_else(|| name.host.clone());
-        let server = server.or_else(|| options.library.clone()).unwrap_or_else(|| LIBRARY.to_owned());
-        let token = options.library_token.as_deref();
-        let library = Library::new(&build.options.bootstrap.client, &server, token)?;
-        let image = library.find(&name, architecture)?;
-        if let Some(base) = known(image.digest(), from)? {
+        let mut file = create()?;
+        build.client.pull_sif(&reference, &build.platform, &mut file, build.progress)?;
+        return of_sif(build, file, &known, &signers);
+    }
+    let name = LibraryName::parse(from)?;
+    let options = &build.options.definition;
+    let server = stage.field("library").map(|f| f.text.clone()).or_else(|| name.host.clone());
+    let server = server.or_else(|| options.library.clone()).unwrap_or_else(|| LIBRARY.to_owned());
+    let library = Library::new(&build.options.bootstrap.client, &server, options.library_token.as_deref())?;
+    let architecture = &build.platform.architecture;
+    let image = library.find(&name, architecture)?;
+    let shown = name.to_string();
+    if let Some(digest) = image.digest() {
+        let known = Known { name: &shown, stamp: digest.to_string() };
+        if let Some(base) = before(&known)? {
             return Ok(base);
         }
-        build.note_work();
-        library.pull(&name, architecture, &mut create()?, build.progress)?;
-        (image.digest(), name.to_string())
-    };
-    let base = base_of_local_image(build, &path, None, &signers).map_err(|e| match e {
-        // The name of a file that is gone by then says nothing.
-        Error::Request(e) => {
-            Error::Request(isles_spec::Error::new(e.to_string().replace(&path.display().to_string(), &name)))
-        }
-        other => other,
-    })?;
-    if let (Some(digest), [layer]) = (digest, base.snapshot.layers.as_slice()) {
-        let value = serde_json::to_value((&layer.blob, base.snapshot.config.config.entrypoint.is_some()))
-            .unwrap_or_default();
-        let record = BuildRecord { holds: vec![layer.diff_id.clone()], value };
-        build.store.put_build_record(&sif_key(&digest), &record)?;
     }
-    Ok(base)
-}
-
-fn sif_key(digest: &Digest) -> Digest {
-    Key::new("sif").with("digest", digest.to_string()).finish()
-}
-
-/// What a SIF file of this digest gave before.
-fn known_sif(build: &Build<'_>, digest: &Digest, name: &str) -> Result<Option<Base>> {
-    if build.options.no_cache {
-        return Ok(None);
-    }
-    let Some(record) = build.store.build_record(&build.lease, &sif_key(digest))? else { return Ok(None) };
-    let (Some(diff_id), Ok((blob, own))) =
-        (record.holds.first(), serde_json::from_value::<(Descriptor, bool)>(record.value))
-    else {
-        return Ok(None);
-    };
-    if !build.store.has_layer(diff_id) {
-        return Ok(None);
-    }
-    let mut snapshot = images::scratch(&build.platform);
-    let layer = Layer { diff_id: diff_id.clone(), blob };
-    snapshot.push_layer(layer, &isles_spec::time::rfc3339(0), format!("Bootstrap: {name}"));
-    if own {
-        snapshot.config.config.entrypoint = Some(vec![super::tree::RUN.to_owned()]);
-    }
-    Ok(Some(Base { snapshot, oci: false }))
+    build.note_work();
+    let mut file = create()?;
+    let image = library.pull(&name, architecture, &mut file, build.progress)?;
+    // An old library does not tell the digest: the file is taken for another one each time.
+    let stamp = image.digest().map_or_else(isles_store::random_name, |digest| digest.to_string());
+    of_sif(build, file, &Known { name: &shown, stamp }, &signers)
 }
 
 /// A Dockerfile of a folder, as a stage.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use isles_sif::{FileSystem, Kinds, Sif, Trust};
-use isles_spec::image::ContainerConfig;
+use isles_spec::Digest;
 use isles_squashfs::Image as Squashfs;
 
 use super::tree::{RUN, below};
@@ -82,24 +82,15 @@ pub fn base_of_local_image(
         if path.join("oci-layout").exists() {
             return of_oci(build, path, select);
         }
-        let mut snapshot = images::of_folder(build, path)?;
-        let own = snapshot.view(build.store)?.exists(Path::new(&below("runscript")));
-        starts_by_its_runscript(&mut snapshot.config.config, own);
-        return Ok(Base { snapshot, oci: false });
+        return tree(build, images::of_folder(build, path)?);
     }
     let file = File::open(path).map_err(Error::io("open", path))?;
-    let stamp = format!(
-        "{} {} {} {}.{} {}.{}",
-        metadata.dev(),
-        metadata.ino(),
-        metadata.size(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        metadata.ctime(),
-        metadata.ctime_nsec()
-    );
+    let name = path.display().to_string();
+    let m = &metadata;
+    let times = [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()].map(|n| n.to_string()).join(" ");
+    let known = Known { name: &name, stamp: format!("{} {} {} {times}", m.dev(), m.ino(), m.size()) };
     if isles_sif::is_sif(&file).map_err(Error::io("read", path))? {
-        return of_sif(build, file, path, &stamp, signers);
+        return of_sif(build, file, &known, signers);
     }
     if wants_signatures {
         return unsigned("no SIF file");
@@ -110,8 +101,7 @@ pub fn base_of_local_image(
     };
     let start = if starts(0, LAUNCH) { LAUNCH.len() as u64 } else { 0 };
     if starts(start, SQUASHFS) {
-        let place = Place { file: &file, path, start, len: metadata.size() - start };
-        return of_squashfs(build, &place, &stamp);
+        return of_squashfs(build, &Place { file: &file, start, len: metadata.size() - start }, &known);
     }
     if starts(start + EXT.1, &EXT.0) {
         return Err(isles_spec::Error::new(format!(
@@ -129,11 +119,43 @@ fn of_oci(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<Base> 
     Ok(Base { snapshot: images::base(&image, &build.platform), oci: true })
 }
 
-fn of_sif(build: &Build<'_>, file: File, path: &Path, stamp: &str, signers: &Signers) -> Result<Base> {
-    let name = path.display().to_string();
-    let sif = Sif::from_file(file, name.clone()).map_err(unreadable)?;
+/// What tells one image from another.
+pub struct Known<'k> {
+    /// What messages and the history call it.
+    pub name: &'k str,
+    /// Other content has another one: a digest, or the identity and the times of a file.
+    pub stamp: String,
+}
+
+impl Known<'_> {
+    fn key(&self) -> Digest {
+        Key::new("squashfs").with("stamp", &self.stamp).finish()
+    }
+
+    fn title(&self) -> String {
+        format!("unpacking '{}'", self.name)
+    }
+
+    fn created_by(&self) -> String {
+        format!("Bootstrap: {}", self.name)
+    }
+
+    /// What the image gave before, where it was here.
+    pub fn base(&self, build: &Build<'_>) -> Result<Option<Base>> {
+        let mut snapshot = images::scratch(&build.platform);
+        if !build.add_known(&mut snapshot, &self.title(), &self.key(), &self.created_by())? {
+            return Ok(None);
+        }
+        tree(build, snapshot).map(Some)
+    }
+}
+
+/// The root file system of a SIF file.
+pub fn of_sif(build: &Build<'_>, file: File, known: &Known<'_>, signers: &Signers) -> Result<Base> {
+    let name = known.name;
+    let sif = Sif::from_file(file, name).map_err(unreadable)?;
     if !signers.fingerprints.is_empty() {
-        verify(&sif, &name, signers)?;
+        verify(&sif, name, signers)?;
     }
     let refuse = |what: String, hint: &str| -> Result<Base> {
         Err(isles_spec::Error::new(format!("'{name}' {what}")).with_hint(hint).into())
@@ -159,43 +181,38 @@ fn of_sif(build: &Build<'_>, file: File, path: &Path, stamp: &str, signers: &Sig
             "build for its architecture with --platform, or take another image",
         );
     }
-    let (start, len) = (object.offset, object.size);
-    of_squashfs(build, &Place { file: sif.file(), path, start, len }, &format!("{stamp} {start}"))
+    of_squashfs(build, &Place { file: sif.file(), start: object.offset, len: object.size }, known)
 }
 
 /// The bytes of an image in a file.
 struct Place<'p> {
     file: &'p File,
-    path: &'p Path,
     start: u64,
     len: u64,
 }
 
-fn of_squashfs(build: &Build<'_>, place: &Place<'_>, stamp: &str) -> Result<Base> {
-    let name = place.path.display().to_string();
+fn of_squashfs(build: &Build<'_>, place: &Place<'_>, known: &Known<'_>) -> Result<Base> {
+    let name = known.name;
     let mut snapshot = images::scratch(&build.platform);
-    let key = Key::new("squashfs").with("stamp", stamp).finish();
-    let title = format!("unpacking '{name}'");
-    let created_by = format!("Bootstrap: localimage {name}");
-    let step = Step { title: &title, key, shortcut: None, created_by };
+    let title = known.title();
+    let step = Step { title: &title, key: known.key(), shortcut: None, created_by: known.created_by() };
     build.add(&mut snapshot, step, |_, _| {
-        let file = place.file.try_clone().map_err(Error::io("open", place.path))?;
+        let file = place.file.try_clone().map_err(Error::io("open", name))?;
         let image = Squashfs::open(file, place.start, place.len).map_err(|e| {
             isles_spec::Error::new(format!("cannot read the file system in '{name}': {e}"))
                 .with_hint("the file may be damaged; fetch or build it again")
         })?;
-        crate::squash::layer(build.store, &build.lease, &image, &name)
+        crate::squash::layer(build.store, &build.lease, &image, name)
     })?;
-    let own = snapshot.view(build.store)?.exists(Path::new(&below("runscript")));
-    starts_by_its_runscript(&mut snapshot.config.config, own);
-    Ok(Base { snapshot, oci: false })
+    tree(build, snapshot)
 }
 
-fn starts_by_its_runscript(config: &mut ContainerConfig, own: bool) {
-    if own {
-        config.entrypoint = Some(vec![RUN.to_owned()]);
-        config.cmd = None;
+/// A tree of files that may start by its runscript.
+fn tree(build: &Build<'_>, mut snapshot: Snapshot) -> Result<Base> {
+    if snapshot.view(build.store)?.exists(Path::new(&below("runscript"))) {
+        snapshot.config.config.entrypoint = Some(vec![RUN.to_owned()]);
     }
+    Ok(Base { snapshot, oci: false })
 }
 
 /// Whether everybody who should has signed all of the file.
