@@ -156,3 +156,41 @@ fn apps_and_scripts_of_the_host() {
         assert_eq!(said.code, 0, "{said:?}");
     });
 }
+
+#[test]
+fn a_folder_is_built_and_built_upon() {
+    everyone(|world| {
+        let from = format!("Bootstrap: oci\nFrom: {}\n", world.path("oci").display());
+        let path = recipe(
+            world,
+            &format!(
+                "{from}%post\necho {{{{ WORD }}}} > /made; cat /in/own > /bound\n%labels\nA one\n%runscript\ncat /made\n"
+            ),
+        );
+        fs::write(world.path("home/own"), "mine").unwrap();
+        fs::write(world.path("home/words"), "WORD=first\nUNUSED=1\n").unwrap();
+        world.give("home");
+        let options =
+            ["build", "--sandbox", "tools", "--bind", ".:/in:ro", "--build-arg-file", "words", &path];
+        world.isles(&options).fails(1, &["'UNUSED' is used nowhere"]);
+        let said = world.isles(&[&options[..], &["--warn-unused-build-args"]].concat());
+        assert!(said.code == 0 && said.err.contains("UNUSED"), "{said:?}");
+        let read = |name: &str| fs::read_to_string(world.path("home/tools").join(name)).unwrap();
+        assert_eq!((read("made").as_str(), read("bound").as_str()), ("first\n", "mine"));
+        assert!(!world.path("home/tools/in").exists());
+        let more = recipe(
+            world,
+            &format!("{from}%post\necho more >> /made\n%labels\nA two\n%runscript\ncat /made\n"),
+        );
+        let said = world.isles(&["build", "--update", "tools", "--section", "post,labels", &more]);
+        assert!(said.code == 0 && said.err.contains("label 'A'"), "{said:?}");
+        assert_eq!(read("made"), "first\nmore\n");
+        world.isles(&["build", "--update", "tools", "--force", "--section", "labels", &more]).fine();
+        assert!(read(".singularity.d/labels.json").contains("\"A\": \"two\""));
+        let text = format!("Bootstrap: localimage\nFrom: {}\n", world.path("home/tools").display());
+        let path = recipe(world, &text);
+        assert_eq!(world.isles(&["run", "--rm", &path]).fine(), "first\nmore\n");
+        world.isles(&["build", "--section", "pots", &path]).fails(2, &["pots", "post"]);
+        world.isles(&["build", "--sandbox", "tools", &path]).fails(1, &["is there already", "--force"]);
+    });
+}

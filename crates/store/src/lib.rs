@@ -76,7 +76,6 @@ pub use lease::Lease;
 pub use merged::{DirEntry, FileKind, Merged, Stat};
 pub use remove::tree as remove_tree;
 pub use shrink::{CacheEntry, CacheKind, Shrinking};
-pub use sif::{Added, NewSifImage, SifMade, SifSource};
 pub use sif::{Added, NewSifImage, SifMade, SifSource, Squashed};
 pub use store::{Limits, Ownership, Store};
 pub use verify::{Cure, Depth, Problem, VerifyOptions, VerifyReport};

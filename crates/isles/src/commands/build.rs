@@ -1,6 +1,7 @@
 //! `isles build`
 
 mod call;
+mod definition;
 mod outputs;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ Examples:
   isles build -t app -f dev.Dockerfile .        another recipe, with this folder as its context
   generate | isles build -t app -f - .          a recipe that comes from a program, in either language
   isles build -t tools tools.def                a definition file
+  isles build --sandbox tools tools.def         the same as a folder, too
   isles build -t base debian://bookworm         Debian, from its packages
   isles build --build-arg VERSION=2 --target test .
   isles build --secret id=token,src=$HOME/.token .
@@ -133,6 +135,8 @@ pub struct Args {
     call: call::Instead,
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    definition: definition::DefinitionArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -276,6 +280,7 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         secrets.insert(id, file);
     }
     let ssh = args.ssh.iter().map(|text| agent(text)).collect::<Result<_, _>>()?;
+    let here = std::env::current_dir().map_err(|e| Failure::because("cannot find the current folder", &e))?;
     Ok(BuildOptions {
         ssh,
         allow: args.allow.iter().cloned().collect(),
@@ -297,6 +302,7 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
             _ => NetworkMode::Default,
         },
         no_test: args.no_test,
+        definition: args.definition.options(&here, isles_engine::home().as_deref())?,
         bootstrap: BootstrapOptions { mirror: args.mirror.clone(), ..BootstrapOptions::default() },
         ..BuildOptions::default()
     })
