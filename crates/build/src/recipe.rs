@@ -154,7 +154,8 @@ fn guess(bytes: &[u8]) -> Language {
         .find(|l| !l.is_empty() && !l.starts_with('#'))
         .unwrap_or("")
         .to_ascii_lowercase();
-    if first.starts_with("bootstrap:") || first.starts_with('%') {
+    // In JSON only a definition is written.
+    if first.starts_with("bootstrap:") || first.starts_with(['%', '{', '[']) {
         Language::Definition
     } else {
         Language::Dockerfile
@@ -206,6 +207,14 @@ mod tests {
         let error = find(dir.path()).unwrap_err().to_string();
         assert!(error.contains("Dockerfile, x.def"), "{error}");
         std::fs::write(dir.path().join("odd"), "# c\nbootstrap: docker\n").unwrap();
+        for (text, language) in [
+            ("{\"header\": {}}", Language::Definition),
+            ("%post\nx\n", Language::Definition),
+            ("from scratch\n", Language::Dockerfile),
+        ] {
+            std::fs::write(dir.path().join("odd2"), text).unwrap();
+            assert_eq!(find(&dir.path().join("odd2")).unwrap().language, language, "{text}");
+        }
         let odd = find(&dir.path().join("odd")).unwrap();
         assert_eq!((odd.language, odd.context), (Language::Definition, dir.path().to_owned()));
         assert!(find(&dir.path().join("none")).is_err());

@@ -4,8 +4,9 @@
 //! `%post`. What only matters when the image runs comes last, as a layer of its own, so a changed `%runscript` runs
 //! nothing again.
 
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
@@ -29,6 +30,9 @@ use crate::run::{RunStep, SCRIPTS, StepMount};
 use crate::snapshot::{Build, Scratch, Snapshot};
 use crate::stages::Stages;
 use crate::tree::Tree;
+
+/// So much of the end of what `%pre` writes is kept for the message when it fails.
+const TAIL: usize = 16 << 10;
 
 /// A definition file being carried out: what its stages share.
 pub struct Recipe<'a> {
@@ -66,7 +70,7 @@ pub fn execute(
     source: Arc<SourceText>,
 ) -> Result<(Snapshot, Vec<Diagnostic>)> {
     let options = &build.options.definition;
-    let source = if options.json { json::to_text(&source)? } else { source };
+    let source = if options.json || json::is_json(source.text()) { json::to_text(&source)? } else { source };
     let arguments = BuildArguments::of(&build.options.build_args, options)?;
     let (definition, warnings) = super::parse(source.clone(), &arguments)?;
     let target = target(build, &definition, &source)?;
@@ -279,25 +283,40 @@ fn pre(recipe: &Recipe<'_>, stage: &Stage) -> Result<()> {
     let argv = program(recipe, section)?;
     build.note_work();
     let work = build.progress.begin("%pre", None);
-    let mut command = Command::new(&argv[0]);
-    command.args(&argv[1..]).arg(&file).current_dir(recipe.folder).stdin(std::process::Stdio::null());
-    let ran = command.output().map_err(Error::io("run %pre with", &argv[0]));
-    if let Ok(output) = &ran {
-        build.progress.output(work, &output.stdout);
-        build.progress.output(work, &output.stderr);
-    }
-    let passed = ran.as_ref().is_ok_and(|output| output.status.success());
+    let mut tail = Vec::new();
+    let ran = (|| -> std::io::Result<ExitStatus> {
+        let (mut reader, writer) = std::io::pipe()?;
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).arg(&file).current_dir(recipe.folder).stdin(Stdio::null());
+        let mut child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
+        // Its ends of the pipe go with it.
+        drop(command);
+        let mut buffer = [0; 8 << 10];
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => break,
+                n => {
+                    build.progress.output(work, &buffer[..n]);
+                    tail.extend_from_slice(&buffer[..n]);
+                    tail.drain(..tail.len().saturating_sub(TAIL));
+                }
+            }
+        }
+        child.wait()
+    })();
+    let passed = ran.as_ref().is_ok_and(ExitStatus::success);
     build.progress.end(work, if passed { "done" } else { "failed" });
-    let output = ran.map_err(|e| place(recipe.source, section.name.span, e))?;
+    let span = section.name.span;
+    let status =
+        ran.map_err(Error::io("run %pre with", &argv[0])).map_err(|e| place(recipe.source, span, e))?;
     if passed {
         return Ok(());
     }
-    let shown = [output.stdout, output.stderr].concat();
     Err(Error::StepFailed {
-        place: recipe.line(section.name.span),
+        place: recipe.line(span),
         command: "%pre".into(),
-        code: output.status.code().map_or(128, |code| code as u8),
-        tail: if build.options.quiet { String::from_utf8_lossy(&shown).into_owned() } else { String::new() },
+        code: status.code().map_or(128, |code| code as u8),
+        tail: if build.options.quiet { String::from_utf8_lossy(&tail).into_owned() } else { String::new() },
         hint: None,
     })
 }

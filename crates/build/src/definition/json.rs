@@ -92,6 +92,12 @@ fn null_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
+/// Whether a text is one in JSON: no definition file begins so.
+pub fn is_json(text: &str) -> bool {
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    text.starts_with(['{', '[']) && !text.starts_with("{{")
+}
+
 /// The definition file that a specification, or a list of one for each stage, means.
 ///
 /// # Errors
@@ -271,6 +277,10 @@ mod tests {
             {"post":{"args":"-c /bin/bash","script":"x\n"}}},"customData":null,"raw":"","appOrder":null}"#;
         let text = to_text(&SourceText::new("x.json", json.as_bytes())).unwrap();
         assert_eq!(text.text(), "bootstrap: docker\nfrom: a\n%post -c /bin/bash\nx\n%runscript\necho\n");
+        for (text, json) in [("{}", true), (" [\n{}]", true), ("{{ A }}: b", false), ("Bootstrap: x", false)]
+        {
+            assert_eq!(is_json(text), json, "{text}");
+        }
         for (bad, part) in [
             ("{", "no definition in JSON"),
             (r#"{"header":1}"#, "no definition in JSON"),
