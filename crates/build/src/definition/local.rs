@@ -2,18 +2,19 @@
 //! what `library` and `oras` have fetched.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use isles_sif::{FileSystem, Kinds, Sif, Trust};
+use isles_sif::{Kinds, Sif, Trust};
 use isles_spec::Digest;
-use isles_squashfs::Image as Squashfs;
+use isles_store::{BuildRecord, Image, SifSource};
 
 use super::tree::{RUN, below};
 use crate::error::{Error, Result};
 use crate::images;
 use crate::key::Key;
-use crate::snapshot::{Build, Snapshot, Step};
+use crate::snapshot::{Build, Scratch, Snapshot};
 
 const SQUASHFS: &[u8; 4] = b"hsqs";
 /// Before version 3 an image began with this, so that a shell could start it.
@@ -100,8 +101,11 @@ pub fn base_of_local_image(
         file.read_exact_at(&mut bytes, at).is_ok() && bytes == mark
     };
     let start = if starts(0, LAUNCH) { LAUNCH.len() as u64 } else { 0 };
+    if starts(0, SQUASHFS) {
+        return known.import(build, SifSource::Squashfs(&file, &name));
+    }
     if starts(start, SQUASHFS) {
-        return of_squashfs(build, &Place { file: &file, start, len: metadata.size() - start }, &known);
+        return without_launch_line(build, file, start, &known);
     }
     if starts(start + EXT.1, &EXT.0) {
         return Err(isles_spec::Error::new(format!(
@@ -114,14 +118,29 @@ pub fn base_of_local_image(
     of_oci(build, path, select)
 }
 
+/// An image of Singularity 2, which a shell could start.
+fn without_launch_line(build: &Build<'_>, mut file: File, start: u64, known: &Known<'_>) -> Result<Base> {
+    if let Some(base) = known.base(build)? {
+        return Ok(base);
+    }
+    let scratch = Scratch::new(build.store)?;
+    let path = scratch.0.join("image.squashfs");
+    let mut options = File::options();
+    let image = options.read(true).write(true).create_new(true).open(&path);
+    let mut image = image.map_err(Error::io("create", &path))?;
+    file.seek(SeekFrom::Start(start)).map_err(Error::io("read", known.name))?;
+    std::io::copy(&mut file, &mut image).map_err(Error::io("copy", known.name))?;
+    known.import(build, SifSource::Squashfs(&image, known.name))
+}
+
 fn of_oci(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<Base> {
     let image = images::on_disk(build, path, select)?;
     Ok(Base { snapshot: images::base(&image, &build.platform), oci: true })
 }
 
-/// What tells one image from another.
+/// What tells one image file from another.
 pub struct Known<'k> {
-    /// What messages and the history call it.
+    /// What messages call it.
     pub name: &'k str,
     /// Other content has another one: a digest, or the identity and the times of a file.
     pub stamp: String,
@@ -129,82 +148,54 @@ pub struct Known<'k> {
 
 impl Known<'_> {
     fn key(&self) -> Digest {
-        Key::new("squashfs").with("stamp", &self.stamp).finish()
+        Key::new("image file").with("stamp", &self.stamp).finish()
     }
 
-    fn title(&self) -> String {
-        format!("unpacking '{}'", self.name)
-    }
-
-    fn created_by(&self) -> String {
-        format!("Bootstrap: {}", self.name)
-    }
-
-    /// What the image gave before, where it was here.
+    /// What the file gave before, where it was here.
     pub fn base(&self, build: &Build<'_>) -> Result<Option<Base>> {
-        let mut snapshot = images::scratch(&build.platform);
-        if !build.add_known(&mut snapshot, &self.title(), &self.key(), &self.created_by())? {
-            return Ok(None);
+        let record = build.store.build_record(&build.lease, &self.key())?;
+        match record.as_ref().and_then(|record| record.holds.first()) {
+            Some(manifest) if build.store.has_image(manifest) => {
+                of_image(build, build.store.image(manifest)?).map(Some)
+            }
+            _ => Ok(None),
         }
-        tree(build, snapshot).map(Some)
+    }
+
+    /// What the file gives.
+    fn import(&self, build: &Build<'_>, source: SifSource<'_>) -> Result<Base> {
+        if let Some(base) = self.base(build)? {
+            return Ok(base);
+        }
+        build.note_work();
+        let image = build.store.import_sif(&build.lease, source, &[], build.progress)?;
+        let holds = vec![image.manifest_digest.clone()];
+        build.store.put_build_record(&self.key(), &BuildRecord { holds, value: serde_json::Value::Null })?;
+        of_image(build, image)
     }
 }
 
-/// The root file system of a SIF file.
+fn of_image(build: &Build<'_>, image: Image) -> Result<Base> {
+    let image = images::hold(build, image)?;
+    Ok(Base { snapshot: images::base(&image, &build.platform), oci: true })
+}
+
+/// The image in a SIF file: a root file system, or an OCI image.
 pub fn of_sif(build: &Build<'_>, file: File, known: &Known<'_>, signers: &Signers) -> Result<Base> {
     let name = known.name;
     let sif = Sif::from_file(file, name).map_err(unreadable)?;
     if !signers.fingerprints.is_empty() {
         verify(&sif, name, signers)?;
     }
-    let refuse = |what: String, hint: &str| -> Result<Base> {
-        Err(isles_spec::Error::new(format!("'{name}' {what}")).with_hint(hint).into())
-    };
-    let Some(object) = sif.primary() else {
-        return refuse(
-            "has no root file system".into(),
-            "a SIF file that holds an OCI image is read by `skopeo` or `singularity`; save it as oci-archive",
-        );
-    };
-    let partition = object.partition();
-    let file_system = partition.map_or(FileSystem::Other(0), |p| p.file_system);
-    if file_system != FileSystem::Squashfs {
-        return refuse(
-            format!("has a root file system of the kind {}, which is not read", file_system.name()),
-            "an encrypted image is opened, and another kind converted, by `apptainer build NEW.sif OLD.sif`",
-        );
-    }
+    let partition = sif.primary().and_then(|object| object.partition());
     let architecture = partition.map_or("unknown", |p| p.arch.name());
     if architecture != "unknown" && architecture != build.platform.architecture {
-        return refuse(
-            format!("is for {architecture}, not for {}", build.platform.architecture),
-            "build for its architecture with --platform, or take another image",
-        );
+        let wanted = &build.platform.architecture;
+        return Err(isles_spec::Error::new(format!("'{name}' is for {architecture}, not for {wanted}"))
+            .with_hint("build for its architecture with --platform, or take another image")
+            .into());
     }
-    of_squashfs(build, &Place { file: sif.file(), start: object.offset, len: object.size }, known)
-}
-
-/// The bytes of an image in a file.
-struct Place<'p> {
-    file: &'p File,
-    start: u64,
-    len: u64,
-}
-
-fn of_squashfs(build: &Build<'_>, place: &Place<'_>, known: &Known<'_>) -> Result<Base> {
-    let name = known.name;
-    let mut snapshot = images::scratch(&build.platform);
-    let title = known.title();
-    let step = Step { title: &title, key: known.key(), shortcut: None, created_by: known.created_by() };
-    build.add(&mut snapshot, step, |_, _| {
-        let file = place.file.try_clone().map_err(Error::io("open", name))?;
-        let image = Squashfs::open(file, place.start, place.len).map_err(|e| {
-            isles_spec::Error::new(format!("cannot read the file system in '{name}': {e}"))
-                .with_hint("the file may be damaged; fetch or build it again")
-        })?;
-        crate::squash::layer(build.store, &build.lease, &image, name)
-    })?;
-    tree(build, snapshot)
+    known.import(build, SifSource::Sif(&sif))
 }
 
 /// A tree of files that may start by its runscript.

@@ -87,8 +87,8 @@ const FORCE: &str = "--force puts that of the recipe in its place";
 fn labels(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot, view: &Merged) -> Labels {
     let options = &recipe.build.options.definition;
     let mut out: Labels = serde_json::from_str(&read(view, &below("labels.json"))).unwrap_or_default();
-    out.retain(|name, _| !labels::is_of_build(name));
     out.extend(snapshot.config.config.labels.clone());
+    out.retain(|name, _| !labels::is_of_build(name));
     out.extend(labels::of_section(&read(view, POST_LABELS)));
     if !options.sections.has(SectionKind::Labels) {
         return out;
