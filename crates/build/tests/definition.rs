@@ -80,6 +80,14 @@ fn stages_and_arguments() {
     let list = world.list(&build(&world, text));
     assert!(list["/in/built"].contains('x'));
     assert!(!list.contains_key("/etc/passwd"));
+    // Links lead nowhere but into the stage that has them.
+    let text = "Bootstrap: docker\nFrom: base\nStage: one\nBootstrap: docker\nFrom: base\n\
+        %files from one\n/data/tofile /got\n/data /copy\n/etc/passwd /link/../up\n";
+    let list = world.list(&build(&world, text));
+    assert!(list["/got"].contains("old") && list["/data/up"].contains("root"));
+    assert_eq!(list["/copy/tofile"], "-> ../../../../data/file");
+    let text = "Bootstrap: docker\nFrom: {{ BASE }}\nStage: one\n%arguments\nBASE=base\n%files\nf /built\n\
+        Bootstrap: scratch\n%files from one\n/built /in/\n";
     let error = world.build_with("x.def", text, &world.args(&[("BASE", "missing-image")])).unwrap_err();
     assert!(describe(&error).contains("x.def:2:7: no image 'missing-image'"), "{}", describe(&error));
     let first = BuildOptions { target: Some("one".into()), ..world.options() };

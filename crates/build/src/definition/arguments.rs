@@ -139,11 +139,18 @@ pub fn resolve(
             .at(Span::default(), format!("the build argument '{unused}' is used nowhere"))
             .with_suggestion(format!("write {{{{ {unused} }}}} where its value belongs, or leave it out"))
     });
-    let mut unused: Vec<Diagnostic> = unused.collect();
-    if arguments.strict && !unused.is_empty() {
-        return Err(unused.remove(0));
+    let mut odd: Vec<Diagnostic> = unused.collect();
+    if arguments.strict && !odd.is_empty() {
+        return Err(odd.remove(0));
     }
-    Ok((definition, unused))
+    for (name, _) in arguments.values.iter().filter(|(_, value)| value.contains('\n')) {
+        odd.push(
+            source.at(Span::default(), format!("the value of '{name}' has several lines")).with_suggestion(
+                "it is put into the text as it is, where a line that begins with % is a section",
+            ),
+        );
+    }
+    Ok((definition, odd))
 }
 
 /// The `NAME=value` lines of `%arguments`.
@@ -294,6 +301,15 @@ mod tests {
         assert_eq!(&TEXT[span.start..span.end], "%post");
         let error = resolve_text("Bootstrap: docker\nFrom: {{ A }}\n%bogus\n", &[("A", "looong")], true);
         assert!(error.unwrap_err().to_string().starts_with("x.def:3:1"));
+    }
+
+    #[test]
+    fn values_of_several_lines_are_odd() {
+        let source = SourceText::new("x.def", TEXT.as_bytes());
+        let values = BTreeMap::from([("TAG".to_owned(), "1\n%post\nrm -rf /".to_owned())]);
+        let raw = syntax::parse(&source).unwrap();
+        let (_, odd) = resolve(&source, &raw, &BuildArguments { values, strict: true }).unwrap();
+        assert!(odd.len() == 1 && odd[0].message.contains("'TAG' has several lines"), "{odd:?}");
     }
 
     #[test]

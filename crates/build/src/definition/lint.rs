@@ -1,5 +1,7 @@
 //! The traps of the definition language, as warnings with a place.
 
+use std::collections::HashSet;
+
 use super::arguments::comment_with_argument;
 use super::syntax::{Definition, FileCopy, Section, SectionKind, Stage};
 use crate::position::{Diagnostic, SourceText, Span};
@@ -23,6 +25,7 @@ pub fn check(source: &SourceText, raw: &Definition, definition: &Definition) -> 
     }
     for stage in &definition.stages {
         header(source, stage, &mut out);
+        environment_in_post(source, stage, &mut out);
         for (number, section) in stage.sections.iter().enumerate() {
             check_section(source, section, stage.sections.get(number + 1), &mut out);
         }
@@ -45,6 +48,48 @@ fn arguments_in_comments(source: &SourceText, stage: &Stage, out: &mut Vec<Diagn
             );
         }
         at += line.len();
+    }
+}
+
+/// Variables that every script has, whatever `%environment` adds to them.
+const ALWAYS: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "HOME", "PS1", "PWD"];
+
+/// `%environment` counts when the image runs, and not in `%post`.
+fn environment_in_post(source: &SourceText, stage: &Stage, out: &mut Vec<Diagnostic>) {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let environment = stage.text(SectionKind::Environment).unwrap_or_default();
+    let assigned = |line: &str| -> Option<String> {
+        let line = line.trim_start();
+        let (name, _) = line.strip_prefix("export ").unwrap_or(line).trim_start().split_once('=')?;
+        (!name.is_empty() && name.chars().all(is_name)).then(|| name.to_owned())
+    };
+    let names: HashSet<String> = environment.lines().filter_map(assigned).collect();
+    if names.is_empty() {
+        return;
+    }
+    let mut own: HashSet<String> = HashSet::new();
+    for section in stage.all(SectionKind::Post) {
+        let mut at = section.body.span.start;
+        for line in section.body.split_inclusive('\n') {
+            let start = at;
+            at += line.len();
+            own.extend(line.split([';', '&', ' ']).filter_map(assigned));
+            for (dollar, _) in line.match_indices('$') {
+                let rest = &line[dollar + 1..];
+                let rest = rest.strip_prefix('{').unwrap_or(rest);
+                let name = rest.split(|c| !is_name(c)).next().unwrap_or_default();
+                let escaped = line[..dollar].ends_with('\\');
+                let usual = ALWAYS.contains(&name) || escaped;
+                if !usual && names.contains(name) && own.insert(name.to_owned()) {
+                    let span = Span::new(start + dollar, start + dollar + 1 + name.len());
+                    out.push(
+                        source
+                            .at(span, format!("%environment, which sets {name}, does not count in %post"))
+                            .with_suggestion("set it in %post, too; or move it to %arguments, as {{ NAME }}"),
+                    );
+                }
+            }
+        }
     }
 }
 
@@ -201,6 +246,11 @@ mod tests {
                 "%arguments\nT=1\n%post\nx http://y/#{{ T }}\ny {{ T }} # {{ T }}\n",
                 &[(5, "nothing is replaced")],
             ),
+            (
+                "%environment\nexport V=1\nW=2\nPATH=/x:$PATH\n%post\nx $V ${V} $PATH\nW=3; y $W\n",
+                &[(7, "sets V")],
+            ),
+            ("%environment\nexport V=1\n%post\nprintf \\$V; V=2 sh -c 'echo $V'\n", &[]),
             ("%runscript\r\nx <<-E\n\ty\n\tE\n", &[(2, "as on Windows")]),
         ] {
             let text = format!("Bootstrap: docker\n{text}");
