@@ -36,6 +36,17 @@ impl Caller {
         Caller::of(uid, gid, others, &read("/etc/passwd"), &read("/etc/group"), &variable)
     }
 
+    /// The home of a user of this name.
+    pub fn home_of(name: &str) -> Option<PathBuf> {
+        let bytes = fs::File::open("/etc/passwd").and_then(|file| isles_store::read_bounded(file, LARGEST));
+        let text = String::from_utf8_lossy(&bytes.ok()??).into_owned();
+        let line = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        line.into_iter()
+            .find(|f| f.len() >= 7 && f[0] == name)
+            .map(|f| PathBuf::from(f[5]))
+            .filter(|h| h.is_absolute())
+    }
+
     fn of(
         uid: u32,
         gid: u32,

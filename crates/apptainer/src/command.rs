@@ -1,6 +1,7 @@
 //! What a command is: the words of its usage, its flags, how many arguments it takes, and what it does.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use isles_engine::Engine;
 
@@ -9,6 +10,7 @@ use crate::flag::Flag;
 use crate::parse::Values;
 use crate::program::Host;
 use crate::talk::Talk;
+use crate::variables;
 
 /// How many arguments a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +90,6 @@ impl Command {
 /// What a command is given.
 pub struct Context<'a> {
     pub talk: Talk,
-    /// The flags before the command.
-    pub global: &'a Values,
     /// The command's own flags, and what variables say about them.
     pub values: &'a Values,
     pub arguments: &'a [String],
@@ -100,6 +100,31 @@ impl Context<'_> {
     /// The engine over the store of images. Called once, before any thread is made.
     pub fn engine(&self) -> Result<Engine, Failure> {
         Ok(Engine::open((self.host.state_dir)().map_err(Failure::new)?)?)
+    }
+
+    /// The same, for who needs no IDs but their own: no other program is run for it.
+    pub fn engine_single(&self) -> Result<Engine, Failure> {
+        Ok(Engine::open_single((self.host.state_dir)().map_err(Failure::new)?)?)
+    }
+
+    /// Where files that are fetched are kept: `APPTAINER_CACHEDIR`, else `~/.apptainer/cache`.
+    pub fn cache_dir(&self) -> Result<PathBuf, Failure> {
+        match variables::look("CACHEDIR") {
+            Some(dir) => Ok(dir.into()),
+            None => Ok(self.config_dir()?.join("cache")),
+        }
+    }
+
+    /// Where instances and keys are remembered: `APPTAINER_CONFIGDIR`, else `~/.apptainer`.
+    pub fn config_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = variables::look("CONFIGDIR") {
+            return Ok(dir.into());
+        }
+        let home = isles_engine::home().ok_or_else(|| {
+            Failure::new("there is no place for instances and images: HOME is not set")
+                .with_hint("name a folder with APPTAINER_CONFIGDIR")
+        })?;
+        Ok(home.join(".apptainer"))
     }
 
     /// Data, as it is. A reader that went away ends the program without a word.

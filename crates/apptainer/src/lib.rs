@@ -7,9 +7,6 @@
 //!
 //! The tables of flags are the documentation: `--help` prints them.
 
-// Until the commands that use them are here.
-#![allow(dead_code)]
-
 mod action_flags;
 mod ask;
 mod bind;
@@ -18,20 +15,32 @@ mod certificate;
 mod columns;
 mod command;
 mod commands;
+mod contents;
 mod environment;
 mod ext3;
 mod failure;
 mod flag;
 mod global;
+mod gpu;
 mod help;
 mod identity_files;
 mod keys;
 mod looked_into;
+mod image;
+mod instance;
+mod instance_stats;
+mod launch;
+mod limits;
+mod mounts;
+mod overlays;
 mod parse;
+mod place;
 mod program;
 mod reach;
 mod remotes;
+mod progress;
 mod script;
+mod settings;
 mod talk;
 mod variables;
 mod yaml;

@@ -15,6 +15,9 @@ pub mod run_help;
 pub mod sif;
 pub mod sign;
 pub mod verify;
+pub mod action;
+pub mod instance;
+pub mod run_help;
 pub mod version;
 
 use crate::command::Command;
@@ -43,6 +46,12 @@ pub static ROOT: Command = Command {
         &sif::COMMAND,
         &sign::COMMAND,
         &verify::COMMAND,
+        &action::EXEC,
+        &instance::COMMAND,
+        &action::RUN,
+        &run_help::COMMAND,
+        &action::SHELL_COMMAND,
+        &action::TEST,
         &version::COMMAND,
     ],
     ..Command::EMPTY

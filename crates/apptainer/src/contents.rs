@@ -1,0 +1,40 @@
+//! What an image has, as far as it decides how programs in it are started.
+
+use std::path::Path;
+
+use isles_engine::{Engine, Inside};
+
+use crate::failure::Failure;
+use crate::image::Image;
+
+/// glibc is the largest file that is read.
+const LARGEST: u64 = 32 << 20;
+
+/// A look into an image.
+#[derive(Debug)]
+pub struct Contents(Inside);
+
+impl Contents {
+    pub fn open(engine: &Engine, image: &Image) -> Result<Contents, Failure> {
+        Ok(Contents(engine.inside(&image.root, image.store_image.as_ref(), image.file.as_ref())?))
+    }
+
+    pub fn exists(&self, path: &str) -> bool {
+        self.0.stat(Path::new(path)).is_some()
+    }
+
+    pub fn is_program(&self, path: &str) -> bool {
+        self.0
+            .stat(Path::new(path))
+            .is_some_and(|found| found.kind == isles_store::FileKind::File && found.mode & 0o111 != 0)
+    }
+
+    /// A regular file; `None` where there is none, or none that can be read.
+    pub fn read(&self, path: &str) -> Option<Vec<u8>> {
+        self.0.read(Path::new(path), LARGEST).ok().flatten()
+    }
+
+    pub fn read_text(&self, path: &str) -> Option<String> {
+        self.read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}

@@ -1,0 +1,447 @@
+//! From the word that names an image to something that can run: a folder, a file, an image in the store, or an instance.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use isles_engine::{Engine, image_file};
+use isles_registry::{Client, ClientOptions, Credentials, Daemon, Library, LibraryName, Login};
+use isles_sif::Sif;
+use isles_spec::image::ContainerConfig;
+use isles_spec::{Platform, Reference, Root};
+use isles_store::{Image as StoreImage, Imported, Lease, Store};
+
+use crate::action_flags as flags;
+use crate::command::Context;
+use crate::failure::Failure;
+use crate::progress::Lines;
+use crate::variables;
+
+/// How an image is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named<'a> {
+    Path(&'a Path),
+    Instance(&'a str),
+    /// The transport, and what stands behind its colon (and slashes).
+    Uri(&'a str, &'a str),
+}
+
+/// Transports that are known, with or without slashes behind the colon.
+const TRANSPORTS: [&str; 12] = [
+    "docker",
+    "docker-archive",
+    "docker-daemon",
+    "oci",
+    "oci-archive",
+    "library",
+    "oras",
+    "shub",
+    "http",
+    "https",
+    "ipfs",
+    "instance",
+];
+
+impl<'a> Named<'a> {
+    /// A word whose beginning is no transport is a path: names of files may have colons in them.
+    pub fn parse(text: &'a str) -> Named<'a> {
+        let Some((transport, rest)) = text.split_once(':').filter(|(t, _)| TRANSPORTS.contains(t)) else {
+            return Named::Path(Path::new(text));
+        };
+        let slashes = rest.strip_prefix("//");
+        match (transport, slashes) {
+            ("instance", Some(name)) => Named::Instance(name),
+            // These are paths or names by themselves, in which two slashes may mean something.
+            ("oci" | "oci-archive" | "docker-archive" | "docker-daemon", _) => {
+                Named::Uri(transport, rest.strip_prefix("//").unwrap_or(rest))
+            }
+            (_, Some(rest)) => Named::Uri(transport, rest),
+            _ => Named::Path(Path::new(text)),
+        }
+    }
+}
+
+/// An image that can run.
+#[derive(Debug)]
+pub struct Image {
+    pub root: Root,
+    /// As `APPTAINER_CONTAINER` says it.
+    pub name: String,
+    pub config: ContainerConfig,
+    pub store_image: Option<StoreImage>,
+    /// Opened once: what was looked at is what is mounted.
+    pub file: Option<File>,
+    /// Keeps an image of the store from being collected until a container holds it.
+    _lease: Option<Lease>,
+    temporary: Option<Unfinished>,
+}
+
+impl Image {
+    /// The last part of the name, as `APPTAINER_NAME` says it.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+
+    fn new(root: Root, name: String) -> Image {
+        Image {
+            root,
+            name,
+            config: ContainerConfig::default(),
+            store_image: None,
+            file: None,
+            _lease: None,
+            temporary: None,
+        }
+    }
+}
+
+/// Finds the image, and fetches it where it is not here.
+pub fn acquire(cx: &Context<'_>, engine: &Engine, text: &str) -> Result<Image, Failure> {
+    match Named::parse(text) {
+        Named::Path(path) => on_disk(path),
+        Named::Instance(name) => Err(Failure::new(format!("the instance {name} is no image"))),
+        Named::Uri(transport, rest) => fetch(cx, engine, text, transport, rest).map_err(|failure| Failure {
+            message: format!("Unable to handle {text} uri: {}", failure.message),
+            ..failure
+        }),
+    }
+}
+
+/// A folder that is known to be a root file system, under another name.
+pub fn of_folder(folder: PathBuf, name: String) -> Image {
+    Image::new(Root::Directory(folder), name)
+}
+
+/// A folder or a file, by a path of the host.
+pub fn on_disk(path: &Path) -> Result<Image, Failure> {
+    let could_not =
+        |e: &std::io::Error| Failure::because(format!("could not open image {}", path.display()), e);
+    let absolute = fs::canonicalize(path).map_err(|e| could_not(&e))?;
+    let name = absolute.display().to_string();
+    if absolute.is_dir() {
+        return Ok(Image::new(Root::Directory(absolute), name));
+    }
+    let file = image_file::open(&absolute)?;
+    let found = match image_file::form(&file).map_err(|e| could_not(&e))? {
+        Some(image_file::Form::Sif) => {
+            let copy = file.try_clone().map_err(|e| could_not(&e))?;
+            let sif = Sif::from_file(copy, name.clone())
+                .map_err(|e| Failure::because(format!("could not open image {name}"), &e))?;
+            runs_here(&sif)?;
+            image_file::primary(&absolute, &sif)?
+        }
+        Some(image_file::Form::Bare(_)) => image_file::find(&absolute, &file)?,
+        None => {
+            return Err(Failure::new(format!("could not open image {name}: image format not recognized"))
+                .with_hint(
+                    "an image is a file of SIF, squashfs or ext3, or a folder with a root file system",
+                ));
+        }
+    };
+    let mut image = Image::new(Root::File(found), name);
+    image.file = Some(file);
+    Ok(image)
+}
+
+/// Whether the image is for this machine, as far as it says.
+fn runs_here(sif: &Sif) -> Result<(), Failure> {
+    let own = go_architecture();
+    let arch = sif.primary().and_then(|object| object.partition()).map(|partition| partition.arch.name());
+    match arch {
+        Some(arch) if arch != own && arch != "unknown" => {
+            Err(Failure::new(format!("image targets '{arch}', cannot run on '{own}'"))
+                .with_hint("pull or build the image for this architecture, with --arch"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name that Go, and so Apptainer, has for this machine.
+pub fn go_architecture() -> String {
+    Platform::host().architecture
+}
+
+fn fetch(
+    cx: &Context<'_>,
+    engine: &Engine,
+    text: &str,
+    transport: &str,
+    rest: &str,
+) -> Result<Image, Failure> {
+    let store = engine.store();
+    let bars = Lines::new(cx.talk);
+    match transport {
+        "docker" => {
+            let reference = Reference::parse(rest)?;
+            pulled(cx, store, &reference, text)
+        }
+        "oci" | "oci-archive" | "docker-archive" => {
+            let (path, tag) = path_and_tag(transport, rest);
+            let lease = store.lease()?;
+            let found = if path.is_dir() {
+                store.import_oci_dir(&lease, &path, tag.as_deref(), &bars)?
+            } else {
+                let mut file = File::open(&path)
+                    .map_err(|e| Failure::because(format!("cannot open '{}'", path.display()), &e))?;
+                let mut found = store.import_archive(&lease, &mut file, &bars)?;
+                if let Some(tag) = &tag {
+                    found.retain(|(_, names)| names.iter().any(|name| goes_by(name, tag)));
+                }
+                found
+            };
+            of_store(choose(text, found)?, text, Some(lease))
+        }
+        "docker-daemon" => {
+            let daemon = match cx.values.word(&flags::DOCKER_HOST) {
+                Some(host) => Daemon::at(host.strip_prefix("unix://").unwrap_or(host)),
+                None => Daemon::from_environment()?,
+            };
+            let lease = store.lease()?;
+            let mut archive = daemon.save(rest)?;
+            of_store(choose(text, store.import_archive(&lease, &mut archive, &bars)?)?, text, Some(lease))
+        }
+        "oras" => {
+            let reference = Reference::parse(rest)?;
+            let client = client(cx)?;
+            let platform = Platform::host();
+            let key = client.find_sif(&reference, &platform)?.file.digest.to_string();
+            cached(cx, "oras", Some(&key), |file| {
+                client.pull_sif(&reference, &platform, file, &bars)?;
+                Ok(())
+            })
+        }
+        "library" => {
+            let name = LibraryName::parse(text)?;
+            let server = library_server(&name)?;
+            let library = Library::new(&options(cx)?, &server, variables::look("LIBRARY_TOKEN").as_deref())?;
+            let arch = go_architecture();
+            let key = library.find(&name, &arch)?.digest().map(|digest| digest.to_string());
+            cached(cx, "library", key.as_deref(), |file| {
+                library.pull(&name, &arch, file, &bars)?;
+                Ok(())
+            })
+        }
+        "http" | "https" => cached(cx, "net", None, |file| download(cx, text, file)),
+        "shub" => Err(Failure::unsupported(
+            "shub://",
+            "Singularity Hub was switched off in 2021; use docker:// or oras://",
+        )),
+        _ => Err(Failure::unsupported(
+            format!("{transport}://"),
+            "fetch the file by other means, and run it by its path",
+        )),
+    }
+}
+
+/// The registry is asked each time, because a tag may have moved; what is here is used where it cannot be reached.
+fn pulled(cx: &Context<'_>, store: &Store, reference: &Reference, text: &str) -> Result<Image, Failure> {
+    let platform = Platform::host();
+    let lines = Lines::new(cx.talk);
+    let image = match client(cx)?.pull(store, reference, &platform, &lines) {
+        Ok(pulled) => {
+            if pulled.up_to_date {
+                cx.talk.info("Using cached image");
+            }
+            pulled.image
+        }
+        Err(error) => {
+            let here = store.resolve_reference(&reference.normalized(), Some(&platform));
+            let gone = matches!(error, isles_registry::Error::Unreachable { .. });
+            match here.ok().filter(|image| gone && store.is_whole(image)) {
+                Some(image) => {
+                    cx.talk.warning(&format!("{error}; using the image that is here"));
+                    image
+                }
+                None => return Err(error.into()),
+            }
+        }
+    };
+    if store.layers_of(&image).is_err() {
+        // Unpacked for another kind of user: what the blobs have is made again.
+        let lease = store.lease()?;
+        store.ensure_layers(&lease, &image, &lines)?;
+    }
+    of_store(image, text, None)
+}
+
+fn of_store(image: StoreImage, text: &str, lease: Option<Lease>) -> Result<Image, Failure> {
+    let own = Platform::host();
+    let platform = image.config.platform();
+    if !own.accepts(&platform) {
+        let (theirs, own) = (&platform.architecture, &own.architecture);
+        return Err(Failure::new(format!("image targets '{theirs}', cannot run on '{own}'"))
+            .with_hint("the image has to be made for this architecture"));
+    }
+    let root = Root::Image { manifest: image.manifest_digest.clone(), name: text.to_owned() };
+    let config = image.config.config.clone();
+    Ok(Image {
+        root,
+        name: text.to_owned(),
+        config,
+        store_image: Some(image),
+        file: None,
+        _lease: lease,
+        temporary: None,
+    })
+}
+
+fn path_and_tag(transport: &str, rest: &str) -> (PathBuf, Option<String>) {
+    let split = if transport == "docker-archive" { rest.split_once(':') } else { rest.rsplit_once(':') };
+    match split {
+        Some((path, tag)) if transport == "docker-archive" || !tag.contains('/') => {
+            (path.into(), Some(tag.to_owned()))
+        }
+        _ => (rest.into(), None),
+    }
+}
+
+fn goes_by(reference: &Reference, wanted: &str) -> bool {
+    reference.tag() == Some(wanted)
+        || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
+}
+
+fn choose(text: &str, found: Vec<Imported>) -> Result<StoreImage, Failure> {
+    let own = Platform::host();
+    let mut images: Vec<StoreImage> = found.into_iter().map(|(image, _)| image).collect();
+    if images.len() > 1 {
+        images.retain(|image| own.accepts(&image.config.platform()));
+        images.dedup_by(|a, b| a.manifest_digest == b.manifest_digest);
+    }
+    match images.len() {
+        1 => Ok(images.remove(0)),
+        0 => Err(Failure::new(format!("no image is there for {} in '{text}'", own.architecture))),
+        n => Err(Failure::new(format!("'{text}' holds {n} images")).with_hint("name one, by its tag")),
+    }
+}
+
+/// A SIF file of a network, kept in the cache by the digest that it is known to have before it is fetched. One of
+/// which nothing is known, or that is not to be kept, goes with the container.
+fn cached(
+    cx: &Context<'_>,
+    kind: &str,
+    key: Option<&str>,
+    fill: impl FnOnce(&mut File) -> Result<(), Failure>,
+) -> Result<Image, Failure> {
+    let keep = !cx.values.is(&flags::DISABLE_CACHE);
+    let folder = if keep { cx.cache_dir()?.join(kind) } else { temporary_folder(cx) };
+    let failed =
+        |e: &std::io::Error| Failure::because(format!("cannot keep an image in '{}'", folder.display()), e);
+    fs::create_dir_all(&folder).map_err(|e| failed(&e))?;
+    let place = key.filter(|_| keep).map(|key| folder.join(key.replace(':', ".")));
+    if let Some(place) = place.as_ref().filter(|place| place.is_file()) {
+        cx.talk.info("Using cached SIF image");
+        return on_disk(place);
+    }
+    // Others that fetch the same at once each write a file of their own, and the last one stays.
+    let unfinished = Unfinished(folder.join(format!(".isles-{}", isles_store::random_name())));
+    let mut file = File::create_new(&unfinished.0).map_err(|e| failed(&e))?;
+    fill(&mut file)?;
+    match place {
+        Some(place) => {
+            fs::rename(&unfinished.0, &place).map_err(|e| failed(&e))?;
+            on_disk(&place)
+        }
+        None => {
+            let mut image = on_disk(&unfinished.0)?;
+            image.temporary = Some(unfinished);
+            Ok(image)
+        }
+    }
+}
+
+/// A file that goes when it is no longer needed, unless it has got another name.
+#[derive(Debug)]
+pub struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// `APPTAINER_TMPDIR`, `TMPDIR`, `/tmp`.
+pub fn temporary_folder(cx: &Context<'_>) -> PathBuf {
+    cx.values.word(&flags::TMPDIR).map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
+    use isles_registry::web::{Web, Wish};
+    let answer = Web::new(&options(cx)?).get(url, Wish::default())?;
+    if answer.status != 200 {
+        return Err(Failure::new(format!("cannot fetch '{url}': the server says {}", answer.status)));
+    }
+    std::io::copy(&mut answer.reader(), file)
+        .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
+    Ok(())
+}
+
+/// The library that a name means: its own host, or the one that is configured.
+pub fn library_server(name: &LibraryName) -> Result<String, Failure> {
+    let own = name.host.as_ref().map(|host| format!("https://{host}"));
+    own.or_else(|| variables::look("LIBRARY")).ok_or_else(|| {
+        Failure::new("no library is configured")
+            .with_hint("set APPTAINER_LIBRARY to the URL of one, or name its host: library://HOST/ENTITY/…")
+    })
+}
+
+/// A client of registries, as the flags want it.
+pub fn client(cx: &Context<'_>) -> Result<Client, Failure> {
+    Ok(Client::new(options(cx)?))
+}
+
+fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
+    let values = cx.values;
+    let tls_verify = !(values.is(&flags::NO_HTTPS) || values.is(&flags::NOHTTPS));
+    let mut options = ClientOptions { tls_verify, ..ClientOptions::default() };
+    if values.is(&flags::DOCKER_LOGIN) {
+        return Err(Failure::unsupported(
+            "--docker-login",
+            "log in first, with `apptainer registry login` or `isles login`",
+        ));
+    }
+    if let Some(path) = values.word(&flags::AUTHFILE) {
+        options.credentials = Credentials::file(path);
+    }
+    let (name, word) = (values.word(&flags::DOCKER_USERNAME), values.word(&flags::DOCKER_PASSWORD));
+    if name.is_some() || word.is_some() {
+        let (name, word) = (name.unwrap_or_default().to_owned(), word.unwrap_or_default().to_owned());
+        options.credentials = Credentials::fixed(Login::Password { user: name, password: word });
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_name_images() {
+        for (text, expected) in [
+            ("x.sif", Named::Path(Path::new("x.sif"))),
+            ("samtools:1.0--0", Named::Path(Path::new("samtools:1.0--0"))),
+            ("/a:b/c", Named::Path(Path::new("/a:b/c"))),
+            ("docker:x", Named::Path(Path::new("docker:x"))),
+            ("instance://web", Named::Instance("web")),
+            ("docker://debian:12", Named::Uri("docker", "debian:12")),
+            ("oci:/a/b:t", Named::Uri("oci", "/a/b:t")),
+            ("oci:///a/b", Named::Uri("oci", "/a/b")),
+            ("docker-archive:x.tar", Named::Uri("docker-archive", "x.tar")),
+            ("library://a/b/c", Named::Uri("library", "a/b/c")),
+            ("https://x/y.sif", Named::Uri("https", "x/y.sif")),
+        ] {
+            assert_eq!(Named::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_and_tags() {
+        for (transport, rest, path, tag) in [
+            ("oci", "/a:1/b", "/a:1/b", None),
+            ("oci", "/a/b:t", "/a/b", Some("t")),
+            ("oci-archive", "x.tar", "x.tar", None),
+            ("docker-archive", "x.tar:a/b:1", "x.tar", Some("a/b:1")),
+        ] {
+            let (found, name) = path_and_tag(transport, rest);
+            assert_eq!((found.to_str(), name.as_deref()), (Some(path), tag), "{rest}");
+        }
+    }
+}

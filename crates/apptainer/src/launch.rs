@@ -1,0 +1,458 @@
+//! From a command line to a running container: what `exec`, `run`, `shell`, `test` and instances have in common.
+//!
+//! The order is that of the text: who calls and from where, which image, what is shown of the host, which variables,
+//! and how the program is started. Everything ends in one [`Workload`].
+
+use std::path::{Path, PathBuf};
+
+use isles_engine::{Engine, Exit, Foreground};
+use isles_spec::{
+    CapabilityBase, NamespaceMode, NetworkMode, RunAs, Security, SystemFiles, SystemMount, UserNamespace,
+    Workload,
+};
+
+use crate::action_flags as flags;
+use crate::caller::Caller;
+use crate::command::Context;
+use crate::contents::Contents;
+use crate::environment::{self, Environment, Wishes};
+use crate::failure::Failure;
+use crate::gpu::{self, cdi, elf};
+use crate::image::{self, Image, Named};
+use crate::mounts::{self, Shown};
+use crate::place::Place;
+use crate::script::{self, Action};
+use crate::settings::Settings;
+use crate::talk::Level;
+use crate::{limits, overlays};
+
+/// Everything that is known about a run before it starts.
+pub struct Launch<'a> {
+    pub cx: &'a Context<'a>,
+    pub action: Action,
+    /// What follows the image.
+    pub arguments: &'a [String],
+    pub settings: Settings,
+    pub caller: Caller,
+    pub place: Place,
+    /// The name of the instance that is started.
+    pub instance: Option<&'a str>,
+}
+
+impl<'a> Launch<'a> {
+    /// Reads the flags, and finds out who calls and where.
+    pub fn new(cx: &'a Context<'a>, action: Action, arguments: &'a [String]) -> Result<Launch<'a>, Failure> {
+        let caller = Caller::find();
+        let settings = Settings::read(cx.values, caller.uid == 0, &cx.talk)?;
+        let place = Place::find(cx, &settings, &caller)?;
+        Ok(Launch { cx, action, arguments, settings, caller, place, instance: None })
+    }
+
+    /// Runs the image that `name` means, and stays until the program ends.
+    pub fn run(&self, name: &str) -> Result<u8, Failure> {
+        if let Named::Instance(instance) = Named::parse(name) {
+            return crate::instance::join(self, instance);
+        }
+        let engine = self.engine()?;
+        let image = image::acquire(self.cx, &engine, name)?;
+        let workload = self.workload(&engine, &image)?;
+        let exit = engine.run(
+            &workload,
+            &Foreground {
+                image: image.store_image.as_ref(),
+                file: image.file.as_ref(),
+                warn: &|text| self.cx.talk.warning(text),
+                ..Foreground::default()
+            },
+        );
+        exit.map(Exit::code).map_err(|e| not_started(e, &workload))
+    }
+
+    /// Only root of the container needs IDs beside the caller's own.
+    pub fn engine(&self) -> Result<Engine, Failure> {
+        if self.settings.fakeroot && !self.cx.values.is(&flags::IGNORE_SUBUID) {
+            self.cx.engine()
+        } else {
+            self.cx.engine_single()
+        }
+    }
+
+    /// The whole description of the container.
+    pub fn workload(&self, engine: &Engine, image: &Image) -> Result<Workload, Failure> {
+        let (settings, values) = (&self.settings, self.cx.values);
+        let contents = Contents::open(engine, image)?;
+        let (writable, overlays) = overlays::of(settings, values, image)?;
+        let mut shown = mounts::shown(self, &contents, &writable)?;
+        let lent = self.lend(&contents, &mut shown);
+        let root_inside = settings.fakeroot || self.caller.uid == 0 && settings.uid.is_none();
+        let mut env = self.environment(image, &shown)?;
+        for (name, value) in lent?.env {
+            env.host.insert(name, value);
+        }
+        let (command, env) = self.program(image, &contents, env, shown.libraries)?;
+        let (working_dir, working_dir_else) = self.place.working_dirs(settings, values);
+        let private = |own: bool| if own { NamespaceMode::Private } else { NamespaceMode::Host };
+        let without =
+            |what: &str, own: SystemMount| if settings.without(what) { SystemMount::None } else { own };
+        Ok(Workload {
+            root: image.root.clone(),
+            entrypoint: Some(Vec::new()),
+            command,
+            env,
+            working_dir: Some(working_dir),
+            working_dir_else,
+            existing_working_dir: true,
+            user: self.user(),
+            groups: settings.gids.iter().skip(1).map(u32::to_string).collect(),
+            hostname: values.word(&flags::HOSTNAME).map(str::to_owned),
+            interactive: true,
+            remove: true,
+            init: settings.pid && !settings.no_init,
+            mounts: shown.mounts,
+            resources: limits::resources(values)?,
+            network: settings.network.clone(),
+            pid: private(settings.pid),
+            ipc: private(settings.ipc),
+            uts: private(settings.uts),
+            cgroupns: NamespaceMode::Host,
+            userns: match (settings.fakeroot, self.caller.uid) {
+                (false, 1..) => UserNamespace::KeepId,
+                (false, 0) if settings.userns => UserNamespace::KeepId,
+                _ => UserNamespace::Auto,
+            },
+            security: Security {
+                capabilities: self.capabilities(root_inside),
+                cap_add: list(values.text(&flags::ADD_CAPS)),
+                cap_drop: list(values.text(&flags::DROP_CAPS)),
+                no_new_privileges: Some(!values.is(&flags::ALLOW_SETUID)),
+                seccomp: settings.seccomp(),
+                unmask_system_paths: true,
+                ..Security::default()
+            },
+            writable,
+            overlays,
+            image_mount: self.image_mount(),
+            run_as: if self.user().is_some() { RunAs::Image } else { RunAs::Caller },
+            system: SystemFiles {
+                dev: without(
+                    "dev",
+                    if settings.contain && !shown.whole_dev { SystemMount::New } else { SystemMount::Host },
+                ),
+                proc: without("proc", if settings.pid { SystemMount::New } else { SystemMount::Host }),
+                sys: without("sys", SystemMount::Host),
+                bare_etc: true,
+            },
+            bare_env: true,
+            keep_descriptors: true,
+            keep_umask: !settings.no_umask,
+            keep_session: true,
+            ..Workload::default()
+        })
+    }
+
+    /// The description of a further program in a container that runs: what belongs to the container is there.
+    pub fn workload_inside(
+        &self,
+        image: &Image,
+        contents: &Contents,
+        fakeroot: bool,
+    ) -> Result<Workload, Failure> {
+        let (settings, values) = (&self.settings, self.cx.values);
+        let shown = Shown::default();
+        let env = self.environment(image, &shown)?;
+        let (command, env) = self.program(image, contents, env, false)?;
+        let (working_dir, working_dir_else) = self.place.working_dirs(settings, values);
+        let root = fakeroot || self.caller.uid == 0;
+        let user = if fakeroot && self.caller.uid != 0 { Some("0:0".to_owned()) } else { None };
+        Ok(Workload {
+            root: image.root.clone(),
+            entrypoint: Some(Vec::new()),
+            command,
+            env,
+            working_dir: Some(working_dir),
+            working_dir_else,
+            existing_working_dir: true,
+            run_as: if user.is_some() { RunAs::Image } else { RunAs::Caller },
+            user,
+            interactive: true,
+            remove: true,
+            network: NetworkMode::Host,
+            pid: NamespaceMode::Host,
+            ipc: NamespaceMode::Host,
+            uts: NamespaceMode::Host,
+            cgroupns: NamespaceMode::Host,
+            security: Security {
+                capabilities: self.capabilities(root),
+                no_new_privileges: Some(!values.is(&flags::ALLOW_SETUID)),
+                seccomp: settings.seccomp(),
+                unmask_system_paths: true,
+                ..Security::default()
+            },
+            bare_env: true,
+            keep_descriptors: true,
+            keep_umask: !settings.no_umask,
+            keep_session: true,
+            ..Workload::default()
+        })
+    }
+
+    /// `None` for the caller as they are.
+    fn user(&self) -> Option<String> {
+        let settings = &self.settings;
+        if settings.fakeroot && self.caller.uid != 0 {
+            return Some("0:0".to_owned());
+        }
+        if settings.uid.is_none() && settings.gids.is_empty() {
+            return None;
+        }
+        let uid = settings.uid.unwrap_or(self.caller.uid);
+        let gid = settings.gids.first().copied().unwrap_or(self.caller.gid);
+        Some(format!("{uid}:{gid}"))
+    }
+
+    /// Root keeps what it has, unless it gives its privileges away; others have nothing.
+    fn capabilities(&self, root: bool) -> CapabilityBase {
+        let given_away = self.cx.values.is(&flags::NO_PRIVS);
+        if root && !given_away { CapabilityBase::Caller } else { CapabilityBase::None }
+    }
+
+    fn image_mount(&self) -> isles_spec::ImageMount {
+        if self.cx.values.is(&flags::UNSQUASH) {
+            isles_spec::ImageMount::Unpack
+        } else {
+            isles_spec::ImageMount::Auto
+        }
+    }
+
+    /// What the driver of a graphics processor consists of, and devices by their names in the CDI.
+    fn lend(&self, contents: &Contents, shown: &mut Shown) -> Result<cdi::Injected, Failure> {
+        let (cx, values, contain) = (self.cx, self.cx.values, self.settings.contain);
+        let path = std::env::var("PATH").unwrap_or_else(|_| environment::DEFAULT_PATH.to_owned());
+        let host = gpu::Host { root: Path::new("/"), path: &path };
+        let drivers = [(&flags::NV, &flags::NO_NV, gpu::NVIDIA), (&flags::ROCM, &flags::NO_ROCM, gpu::ROCM)];
+        let wanted: Vec<_> = drivers
+            .iter()
+            .filter(|(yes, no, _)| values.is(yes) && !values.is(no))
+            .map(|(_, _, d)| d)
+            .collect();
+        let mut narrow = values.is(&flags::COMPAT32);
+        if narrow && wanted.is_empty() {
+            cx.talk.warning("Ignoring --compat32, it requires a GPU option such as --nv or --rocm");
+            narrow = false;
+        }
+        for driver in wanted {
+            let lent = driver.lend(host, contents.glibc(), narrow, contain);
+            lent.warnings.iter().for_each(|warning| cx.talk.warning(warning));
+            shown.libraries |= lent.libraries;
+            shown.add_below_binds(lent.mounts);
+        }
+        if values.is(&flags::INTEL_HPU) && contain {
+            shown.add_below_binds(gpu::intel_devices(host));
+        }
+        for library in values.list(&flags::CONTAINLIBS) {
+            shown.libraries = true;
+            shown.add_below_binds(vec![mounts::library(Path::new(library))]);
+        }
+        let names = values.list(&flags::DEVICE);
+        if names.is_empty() {
+            return Ok(cdi::Injected::default());
+        }
+        let folders: Vec<PathBuf> = match values.list(&flags::CDI_DIRS) {
+            [] => cdi::USUAL_FOLDERS.map(PathBuf::from).into(),
+            own => own.iter().map(PathBuf::from).collect(),
+        };
+        let mut injected = cdi::inject(names, &folders).map_err(Failure::new)?;
+        injected.warnings.iter().for_each(|warning| cx.talk.warning(warning));
+        let (devices, others): (Vec<_>, Vec<_>) =
+            injected.mounts.drain(..).partition(|mount| mount.destination.starts_with("/dev"));
+        // Where /dev is the host's, its devices are there already.
+        shown.add_below_binds(if contain { devices } else { Vec::new() });
+        shown.add_below_binds(others);
+        Ok(injected)
+    }
+
+    fn environment(&self, image: &Image, shown: &Shown) -> Result<Environment, Failure> {
+        let (cx, values) = (self.cx, self.cx.values);
+        let mut host: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        // Programs in the container may want to know where those of the host are.
+        let path = host.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+        host.push((
+            "USER_PATH".into(),
+            format!("{}:{}", path.unwrap_or_default(), environment::DEFAULT_PATH),
+        ));
+        let wishes = Wishes {
+            clean: self.settings.clean_env,
+            mpi: values.is(&flags::MPI),
+            without: values.list(&flags::NO_ENV).to_vec(),
+            set: values.pairs(&flags::ENV),
+            from_files: self.files_of_variables()?.0,
+        };
+        let mut env = environment::environment(&host, &wishes, &cx.talk);
+        let mut fix = |name: &str, value: &str| {
+            for prefix in ["APPTAINER", "SINGULARITY"] {
+                env.fixed.insert(format!("{prefix}_{name}"), value.to_owned());
+            }
+        };
+        fix("CONTAINER", &image.name);
+        fix("NAME", image.short_name());
+        fix("COMMAND", self.action.name());
+        fix("APPNAME", values.text(&flags::APP).unwrap_or_default());
+        fix("BIND", &shown.bound.join(","));
+        if let Some(shell) = values.word(&flags::SHELL).filter(|_| self.action == Action::Shell) {
+            fix("SHELL", shell);
+        }
+        if let Some(instance) = self.instance {
+            fix("INSTANCE", instance);
+        }
+        if self.settings.no_eval {
+            fix("NO_EVAL", "1");
+        }
+        env.fixed.insert("HOME".into(), self.place.home.to_string_lossy().into_owned());
+        Ok(env)
+    }
+
+    /// Variables of `--env-file`, and the texts of those that only a shell can read.
+    fn files_of_variables(
+        &self,
+    ) -> Result<(std::collections::BTreeMap<String, String>, Vec<String>), Failure> {
+        let (mut known, mut texts) = (std::collections::BTreeMap::new(), Vec::new());
+        for path in self.cx.values.list(&flags::ENV_FILE) {
+            let text = mounts::read_text(Path::new(path))
+                .map_err(|e| Failure::because(format!("could not read environment file \"{path}\""), &e))?;
+            match environment::read_assignments(&text) {
+                Ok(variables) => known.extend(variables),
+                Err(_) => texts.push(text),
+            }
+        }
+        Ok((known, texts))
+    }
+
+    /// The words of the process and its variables: by the script where the image has a shell to read it, else as they
+    /// are.
+    fn program(
+        &self,
+        image: &Image,
+        contents: &Contents,
+        env: Environment,
+        libraries: bool,
+    ) -> Result<(Vec<String>, Vec<String>), Failure> {
+        let texts = self.files_of_variables()?.1;
+        let has_shell = contents.is_program("/bin/sh");
+        let has_scripts = contents.exists("/.singularity.d/env") || contents.exists("/environment");
+        let evaluate = !self.settings.no_eval && env.wants_evaluation();
+        let own = self.own_program(image, contents)?;
+        let scripted =
+            has_shell && (has_scripts || evaluate || !texts.is_empty() || libraries || own.is_none());
+        if !scripted {
+            if !texts.is_empty() {
+                return Err(Failure::new(
+                    "the file of variables needs a shell, and the image has no /bin/sh",
+                )
+                .with_hint("write one variable a line: NAME=VALUE"));
+            }
+            let command = match own {
+                Some(command) => command,
+                None => self.without_shell(contents)?,
+            };
+            let mut env = env;
+            let here = self.place.working_dirs(&self.settings, self.cx.values).0;
+            env.fixed.entry("PWD".into()).or_insert_with(|| here.to_string_lossy().into_owned());
+            return Ok((command, env.plain(&image.config.env)));
+        }
+        let action = if own.is_some() { Action::Exec } else { self.action };
+        let options = script::Options {
+            action,
+            evaluate: !self.settings.no_eval,
+            files: &texts,
+            libraries,
+            quiet: self.cx.talk.level() < Level::Info,
+        };
+        let made = script::script(&env, if has_scripts { &[] } else { &image.config.env }, &options);
+        let words = own.unwrap_or_else(|| self.arguments.to_vec());
+        let mut command = vec!["/bin/sh".to_owned(), "-c".into(), made.text, "apptainer".into()];
+        command.extend(words);
+        Ok((command, made.env))
+    }
+
+    /// What an action runs where that is known without a script: the words of `exec`, and of `run` the ENTRYPOINT and
+    /// CMD of an image that was made for docker. Arguments take the place of CMD.
+    fn own_program(&self, image: &Image, contents: &Contents) -> Result<Option<Vec<String>>, Failure> {
+        match self.action {
+            Action::Exec => Ok(Some(self.arguments.to_vec())),
+            Action::Run if image.store_image.is_some() && !contents.exists("/.singularity.d/runscript") => {
+                if let Some(app) = self.cx.values.word(&flags::APP) {
+                    return Err(Failure::new(format!("no runscript for contained app: {app}")).with_code(1));
+                }
+                let entrypoint = image.config.entrypoint.clone().unwrap_or_default();
+                let cmd = image.config.cmd.clone().unwrap_or_default();
+                let rest = if self.arguments.is_empty() { cmd } else { self.arguments.to_vec() };
+                let words: Vec<String> = entrypoint.into_iter().chain(rest).collect();
+                Ok((!words.is_empty()).then_some(words))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The files that an action runs, where the image has no shell that could look for them.
+    fn without_shell(&self, contents: &Contents) -> Result<Vec<String>, Failure> {
+        let app = self.cx.values.word(&flags::APP);
+        let folder = app.map_or("/.singularity.d".to_owned(), |app| format!("/scif/apps/{app}/scif"));
+        let file = match self.action {
+            Action::Run => "runscript",
+            Action::Test => "test",
+            Action::Start => "startscript",
+            Action::Exec | Action::Shell => {
+                return Err(Failure::new("/bin/sh does not exist in container")
+                    .with_hint("the image has no shell; `exec` runs its programs"));
+            }
+        };
+        let path = format!("{folder}/{file}");
+        if !contents.is_program(&path) {
+            return Err(Failure::new(format!(
+                "No {file} and no /bin/sh executable found in container, aborting"
+            ))
+            .with_code(1));
+        }
+        Ok(std::iter::once(path).chain(self.arguments.iter().cloned()).collect())
+    }
+}
+
+fn list(text: Option<&str>) -> Vec<String> {
+    text.into_iter()
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+        .filter(|w| !w.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A program that cannot be run is 255 here, and said in the words that Apptainer has for it.
+pub fn not_started(error: isles_engine::Error, workload: &Workload) -> Failure {
+    let program = workload.command.first().map(String::as_str).unwrap_or_default();
+    let missing = matches!(&error, isles_engine::Error::Program { exit_code: 127, .. });
+    let mut failure = Failure::from(error);
+    if missing && !program.contains('/') {
+        failure.message = format!("\"{program}\": executable file not found in $PATH");
+    }
+    failure
+}
+
+/// The newest glibc that runs in an image, for libraries of the host.
+impl Contents {
+    pub fn glibc(&self) -> Option<elf::Version> {
+        let (machine, wide) = elf::own_machine();
+        let name = elf::machine_name(machine, wide);
+        let triple = match name {
+            "amd64" => "x86_64-linux-gnu",
+            "arm64" => "aarch64-linux-gnu",
+            "ppc64le" => "powerpc64le-linux-gnu",
+            "s390x" => "s390x-linux-gnu",
+            "riscv64" => "riscv64-linux-gnu",
+            _ => "i386-linux-gnu",
+        };
+        let usual = [format!("/lib/{triple}/libc.so.6"), "/lib64/libc.so.6".into(), "/lib/libc.so.6".into()];
+        usual.iter().find_map(|path| elf::library_in(&self.read(path)?)?.provides)
+    }
+}

@@ -1,0 +1,314 @@
+//! What of the host is shown in the container: what Apptainer shows by default, and what the caller binds.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use isles_engine::image_file;
+use isles_spec::{Mount, MountKind, NetworkMode, Propagation, Writable};
+
+use crate::action_flags as flags;
+use crate::bind::{self, Bind};
+use crate::contents::Contents;
+use crate::environment::LIBS;
+use crate::failure::Failure;
+use crate::identity_files;
+use crate::launch::Launch;
+use crate::place::{Home, isles_path};
+
+/// Files of variables, of hosts and the like.
+const LARGEST: u64 = 16 << 20;
+const ONLY_LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// Folders of the system that are not mounted because the caller is in them.
+const OF_SYSTEM: [&str; 10] =
+    ["/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64"];
+
+/// All mounts of a container, in the order in which they are made.
+#[derive(Debug, Default)]
+pub struct Shown {
+    pub mounts: Vec<Mount>,
+    /// Where the caller's binds begin: they come last, so that they can be inside of the others.
+    binds_at: usize,
+    /// Destinations of the caller's, for containers in the container.
+    pub bound: Vec<String>,
+    /// /dev of the host was bound although the rest is contained.
+    pub whole_dev: bool,
+    /// Libraries of the host are among them.
+    pub libraries: bool,
+}
+
+impl Shown {
+    /// Adds mounts that the caller's binds can still cover.
+    pub fn add_below_binds(&mut self, mounts: Vec<Mount>) {
+        let count = mounts.len();
+        self.mounts.splice(self.binds_at..self.binds_at, mounts);
+        self.binds_at += count;
+    }
+}
+
+/// Decides all mounts.
+pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> Result<Shown, Failure> {
+    let mut out = Shown::default();
+    host_files(launch, &mut out.mounts);
+    temporary_and_home(launch, &mut out.mounts)?;
+    let binds = binds(launch)?;
+    current_folder(launch, &binds, &mut out.mounts);
+    names(launch, contents, writable, &mut out.mounts)?;
+    out.binds_at = out.mounts.len();
+    for bind in &binds {
+        if bind.destination == Path::new("/dev") && bind.source == Path::new("/dev") {
+            out.whole_dev = true;
+            continue;
+        }
+        out.libraries |= bind.destination.starts_with(LIBS);
+        if !bind.unnested {
+            out.bound.push(bind.destination.to_string_lossy().into_owned());
+        }
+        out.mounts.push(of_bind(bind)?);
+    }
+    Ok(out)
+}
+
+/// A library that is lent under its own name (`--containlibs`).
+pub fn library(path: &Path) -> Mount {
+    let name = path.file_name().unwrap_or_default();
+    Mount { read_only: true, ..bind_mount(path, &Path::new(LIBS).join(name)) }
+}
+
+/// A file of the caller's, of a bounded size.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = File::open(path).and_then(|file| isles_store::read_bounded(file, LARGEST))?;
+    let bytes = bytes.ok_or_else(|| io::Error::other("it is too large"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn bind_mount(source: &Path, destination: &Path) -> Mount {
+    let kind = MountKind::Bind {
+        source: source.to_owned(),
+        recursive: true,
+        create_source: false,
+        propagation: Propagation::default(),
+        recursive_read_only: false,
+    };
+    Mount { destination: destination.to_owned(), kind, read_only: false, optional: false }
+}
+
+fn empty(destination: &Path, mode: u32) -> Mount {
+    let kind = MountKind::Tmpfs { size: None, mode: Some(mode), options: vec!["exec".into()] };
+    Mount { destination: destination.to_owned(), kind, read_only: false, optional: false }
+}
+
+fn text_file(destination: &str, text: String) -> Mount {
+    let kind = MountKind::File { text, mode: 0o644 };
+    Mount { destination: destination.into(), kind, read_only: false, optional: true }
+}
+
+/// The time zone and the names of hosts.
+fn host_files(launch: &Launch<'_>, out: &mut Vec<Mount>) {
+    let settings = &launch.settings;
+    for path in ["/etc/localtime", "/etc/hosts"] {
+        if settings.without(path) {
+            continue;
+        }
+        // A network without connections has no other hosts.
+        if path == "/etc/hosts" && settings.contain && settings.network != NetworkMode::Host {
+            out.push(text_file(path, ONLY_LOCALHOST.to_owned()));
+        } else if let Ok(source) = fs::canonicalize(path)
+            && source.is_file()
+        {
+            out.push(Mount { optional: true, ..bind_mount(&source, Path::new(path)) });
+        }
+    }
+}
+
+fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), Failure> {
+    let (settings, place) = (&launch.settings, &launch.place);
+    let workdir =
+        launch.cx.values.word(&flags::WORKDIR).map(|dir| absolute(launch, Path::new(dir))).transpose()?;
+    let in_workdir = |name: &str, mode: u32, destination: &Path| -> Result<Mount, Failure> {
+        match &workdir {
+            Some(workdir) => {
+                let folder = workdir.join(name);
+                make(&folder, mode)?;
+                Ok(bind_mount(&folder, destination))
+            }
+            None => Ok(empty(destination, mode)),
+        }
+    };
+    if !settings.without("tmp") {
+        for (path, name) in [("/tmp", "tmp"), ("/var/tmp", "var_tmp")] {
+            let path = Path::new(path);
+            if settings.contain {
+                out.push(in_workdir(name, 0o1777, path)?);
+            } else if path.is_dir() {
+                out.push(bind_mount(path, path));
+            }
+        }
+    }
+    // After those, because a home may be in them.
+    match &place.at_home {
+        Home::OfImage => {}
+        Home::Bound(source) => out.push(bind_mount(source, &place.home)),
+        Home::Empty if settings.contain => out.push(in_workdir("home", 0o700, &place.home)?),
+        Home::Empty => out.push(empty(&place.home, 0o700)),
+    }
+    for scratch in launch.cx.values.list(&flags::SCRATCH) {
+        let destination = isles_path(Path::new(scratch));
+        out.push(in_workdir(&format!("scratch{}", destination.display()), 0o750, &destination)?);
+    }
+    Ok(())
+}
+
+/// Makes a folder of `--workdir`, with those above it.
+fn make(folder: &Path, mode: u32) -> Result<(), Failure> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).and_then(|()| {
+        // Whatever the umask says.
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+    });
+    made.map_err(|e| Failure::because(format!("failed to create {}", folder.display()), &e))
+}
+
+fn absolute(launch: &Launch<'_>, path: &Path) -> Result<PathBuf, Failure> {
+    match (&launch.place.cwd, path.is_absolute()) {
+        (_, true) => Ok(isles_path(path)),
+        (Some(cwd), false) => Ok(isles_path(&cwd.join(path))),
+        (None, false) => {
+            Err(Failure::new(format!("'{}' is relative to a folder that is gone", path.display())))
+        }
+    }
+}
+
+/// The current folder, where it is not there with something else already.
+fn current_folder(launch: &Launch<'_>, binds: &[Bind], out: &mut Vec<Mount>) {
+    let settings = &launch.settings;
+    let Some(cwd) = launch.place.cwd.as_ref().filter(|_| !settings.contain && !settings.without("cwd"))
+    else {
+        return;
+    };
+    let real = fs::canonicalize(cwd).unwrap_or_else(|_| cwd.clone());
+    for path in [cwd, &real] {
+        let of_kernel = ["/sys", "/proc", "/dev"].iter().any(|folder| path.starts_with(folder));
+        if of_kernel || OF_SYSTEM.iter().any(|folder| path == Path::new(folder)) {
+            return;
+        }
+    }
+    let covered = out.iter().any(|mount| cwd.starts_with(&mount.destination))
+        || binds.iter().any(|bind| cwd.starts_with(&bind.destination));
+    if !covered {
+        out.push(Mount { optional: true, ..bind_mount(&real, cwd) });
+    }
+}
+
+/// Who is who, and how names of hosts are found.
+fn names(
+    launch: &Launch<'_>,
+    contents: &Contents,
+    writable: &Writable,
+    out: &mut Vec<Mount>,
+) -> Result<(), Failure> {
+    let (cx, settings, caller) = (launch.cx, &launch.settings, &launch.caller);
+    if !settings.without("/etc/resolv.conf") {
+        let text = match cx.values.word(&flags::DNS) {
+            Some(servers) => Some(identity_files::resolv_conf(servers).map_err(Failure::new)?),
+            None => read_text(Path::new("/etc/resolv.conf")).ok(),
+        };
+        out.extend(text.map(|text| text_file("/etc/resolv.conf", text)));
+    }
+    if let Some(name) = cx.values.word(&flags::HOSTNAME) {
+        out.push(text_file("/etc/hostname", format!("{name}\n")));
+    }
+    let uid = if settings.fakeroot { 0 } else { settings.uid.unwrap_or(caller.uid) };
+    // Root may change who is who, in a container that can be written to.
+    if uid == 0 && *writable != Writable::Nowhere {
+        return Ok(());
+    }
+    match contents.read_text("/etc/passwd") {
+        Some(image) => {
+            let text = identity_files::passwd(&image, caller, uid, &launch.place.home);
+            out.push(text_file("/etc/passwd", text));
+        }
+        None => cx.talk.warning("passwd file doesn't exist in container, not updating"),
+    }
+    match contents.read_text("/etc/group") {
+        Some(image) => {
+            let groups = if settings.fakeroot { &[][..] } else { &caller.groups };
+            out.push(text_file("/etc/group", identity_files::group(&image, caller, groups)));
+        }
+        None => cx.talk.warning("group file doesn't exist in container, not updating"),
+    }
+    Ok(())
+}
+
+/// The caller's binds, with absolute paths.
+fn binds(launch: &Launch<'_>) -> Result<Vec<Bind>, Failure> {
+    let values = launch.cx.values;
+    let mut out = Vec::new();
+    for word in values.list(&flags::BIND) {
+        out.extend(bind::binds(word).map_err(|why| Failure::new(format!("while parsing bind path: {why}")))?);
+    }
+    for word in values.list(&flags::MOUNT) {
+        let mounts = bind::mounts(word);
+        out.extend(mounts.map_err(|why| Failure::new(format!("while parsing mount \"{word}\": {why}")))?);
+    }
+    for bind in &mut out {
+        bind.source = absolute(launch, &bind.source)?;
+        bind.destination = absolute(launch, &bind.destination)?;
+        if bind.destination == Path::new("/") {
+            return Err(Failure::new(format!("could not bind {} to /", bind.source.display()))
+                .with_hint("name a place in the container"));
+        }
+    }
+    Ok(out)
+}
+
+fn of_bind(bind: &Bind) -> Result<Mount, Failure> {
+    if bind.is_image() {
+        return of_image(bind);
+    }
+    if let Err(e) = fs::metadata(&bind.source) {
+        let source = bind.source.display();
+        let what = format!("mount {source}->{} error: while mounting {source}", bind.destination.display());
+        return Err(match e.kind() {
+            io::ErrorKind::NotFound => Failure::new(format!("{what}: mount source {source} doesn't exist")),
+            _ => Failure::because(what, &e),
+        });
+    }
+    Ok(Mount { read_only: bind.read_only, ..bind_mount(&bind.source, &bind.destination) })
+}
+
+/// A path of an image file, or of one of the objects of a SIF file.
+fn of_image(bind: &Bind) -> Result<Mount, Failure> {
+    let file = image_file::open(&bind.source)?;
+    let image = match &bind.image_id {
+        None => image_file::find(&bind.source, &file)?,
+        Some(id) => {
+            let number: u32 =
+                id.parse().map_err(|_| Failure::new(format!("the object '{id}' is no number")))?;
+            let sif = isles_sif::Sif::from_file(file, bind.source.display().to_string())
+                .map_err(|e| Failure::because("while reading the image to bind", &e))?;
+            let object =
+                sif.object(number).map_err(|e| Failure::because("while reading the image to bind", &e))?;
+            let file_system = object.partition().map(|partition| partition.file_system);
+            let kind = match file_system {
+                Some(isles_sif::FileSystem::Squashfs) => isles_spec::FileSystemKind::Squashfs,
+                Some(isles_sif::FileSystem::Ext3) => isles_spec::FileSystemKind::Ext,
+                _ => {
+                    let path = bind.source.display();
+                    return Err(Failure::unsupported(
+                        format!("binding the object {number} of {path}"),
+                        "objects with a file system of squashfs or ext3 can be bound",
+                    ));
+                }
+            };
+            let (offset, size) = (object.offset, Some(object.size));
+            isles_spec::ImageFile { path: bind.source.clone(), kind, offset, size }
+        }
+    };
+    let inside = bind.image_path.clone().unwrap_or_else(|| "/".into());
+    let kind = MountKind::Image { image, inside };
+    Ok(Mount { destination: bind.destination.clone(), kind, read_only: bind.read_only, optional: false })
+}

@@ -1,0 +1,232 @@
+//! What the flags of an action say, taken together: some imply others, some exclude each other, and some are refused.
+
+use std::path::PathBuf;
+
+use isles_spec::{NetworkMode, SeccompChoice};
+
+use crate::action_flags as flags;
+use crate::failure::Failure;
+use crate::flag::Flag;
+use crate::parse::Values;
+use crate::talk::Talk;
+
+/// The walls and the comforts that were asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub contain: bool,
+    pub clean_env: bool,
+    pub pid: bool,
+    pub ipc: bool,
+    pub uts: bool,
+    pub userns: bool,
+    pub network: NetworkMode,
+    pub fakeroot: bool,
+    pub writable: bool,
+    pub writable_tmpfs: bool,
+    pub no_init: bool,
+    pub no_umask: bool,
+    pub no_eval: bool,
+    pub no_mount: Vec<String>,
+    pub seccomp: Option<PathBuf>,
+    /// `--security uid:` and `gid:`
+    pub uid: Option<u32>,
+    pub gids: Vec<u32>,
+}
+
+/// What `--no-mount` knows beside paths.
+const MOUNTS: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
+
+/// Flags that are refused, and what can be done instead.
+const REFUSED: [(&Flag, &str); 7] = [
+    (&flags::FUSEMOUNT, "mount it before the container starts, and show it with --bind"),
+    (&flags::BOOT, "start the services of the container from its startscript"),
+    (&flags::DMTCP_LAUNCH, "programs can save their state inside of the container"),
+    (&flags::DMTCP_RESTART, "programs can save their state inside of the container"),
+    (&flags::NVCCLI, "--nv finds the driver without nvidia-container-cli, and --device takes CDI names"),
+    (&flags::NETWORK_ARGS, "there are no CNI plugins; the network is the host's, or --net --network none"),
+    (&flags::PEM_PATH, "encrypted images cannot be read"),
+];
+
+impl Settings {
+    /// Reads the flags. `root` says who calls.
+    pub fn read(values: &Values, root: bool, talk: &Talk) -> Result<Settings, Failure> {
+        for (flag, instead) in REFUSED {
+            if values.has(flag) && values.text(flag) != Some("false") {
+                return Err(Failure::unsupported(format!("--{}", flag.name), instead));
+            }
+        }
+        if values.is(&flags::PASSPHRASE) {
+            return Err(Failure::unsupported("--passphrase", "encrypted images cannot be read"));
+        }
+        for flag in [&flags::ALLOW_SETUID, &flags::KEEP_PRIVS] {
+            if values.is(flag) && !root {
+                let name = flag.name;
+                return Err(Failure::new(format!(
+                    "Could not configure --{name}: --{name} requires root privileges"
+                )));
+            }
+        }
+        let is = |flag| values.is(flag);
+        let compat = is(&flags::COMPAT);
+        let all = compat || is(&flags::CONTAINALL);
+        let mut out = Settings {
+            contain: all || is(&flags::CONTAIN),
+            clean_env: all || is(&flags::CLEANENV),
+            pid: (all || is(&flags::PID)) && !is(&flags::NO_PID),
+            ipc: all || is(&flags::IPC),
+            uts: is(&flags::UTS) || values.word(&flags::HOSTNAME).is_some(),
+            userns: is(&flags::USERNS) && !is(&flags::IGNORE_USERNS),
+            network: network(values, talk)?,
+            fakeroot: is(&flags::FAKEROOT),
+            writable: is(&flags::WRITABLE),
+            writable_tmpfs: compat || is(&flags::WRITABLE_TMPFS),
+            no_init: compat || is(&flags::NO_INIT),
+            no_umask: compat || is(&flags::NO_UMASK),
+            no_eval: compat || is(&flags::NO_EVAL),
+            ..Settings::default()
+        };
+        if out.writable && out.writable_tmpfs {
+            talk.warning("Disabling --writable-tmpfs flag, mutually exclusive with --writable");
+            out.writable_tmpfs = false;
+        }
+        for word in values.list(&flags::NO_MOUNT) {
+            if !MOUNTS.contains(&word.as_str()) && !word.starts_with('/') {
+                talk.warning(&format!("Ignoring unknown mount type '{word}'"));
+            } else {
+                out.no_mount.push(word.clone());
+            }
+        }
+        for option in values.list(&flags::SECURITY) {
+            out.security(option)?;
+        }
+        Ok(out)
+    }
+
+    fn security(&mut self, option: &str) -> Result<(), Failure> {
+        let (name, value) = option.split_once(':').unwrap_or((option, ""));
+        let number = |text: &str| {
+            text.parse::<u32>().map_err(|_| {
+                Failure::new(format!("failed to parse provided {}: '{text}'", name.to_uppercase()))
+            })
+        };
+        match name {
+            "seccomp" if !value.is_empty() => self.seccomp = Some(value.into()),
+            "uid" => self.uid = Some(number(value)?),
+            "gid" => self.gids = value.split(':').map(number).collect::<Result<_, _>>()?,
+            "apparmor" | "selinux" => {
+                return Err(Failure::unsupported(
+                    format!("--security {name}"),
+                    "leave it out: the label of the caller is kept",
+                ));
+            }
+            _ => {
+                return Err(Failure::new(format!("unknown security option '{option}'"))
+                    .with_hint("known are uid:N, gid:N[:N] and seccomp:PROFILE"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something that is mounted by default stays out.
+    pub fn without(&self, what: &str) -> bool {
+        self.no_mount.iter().any(|word| word == what)
+            || what.starts_with('/') && self.no_mount.iter().any(|word| word == "bind-paths")
+    }
+
+    pub fn seccomp(&self) -> SeccompChoice {
+        self.seccomp.clone().map_or(SeccompChoice::Unconfined, SeccompChoice::Profile)
+    }
+}
+
+fn network(values: &Values, talk: &Talk) -> Result<NetworkMode, Failure> {
+    let named = values.word(&flags::NETWORK);
+    if let Some(path) = values.word(&flags::NETNS_PATH) {
+        if values.is(&flags::NET) || named.is_some() {
+            return Err(Failure::new("--netns-path and --net exclude each other")
+                .with_hint("join a network namespace, or have one of your own"));
+        }
+        return Ok(NetworkMode::Path(path.into()));
+    }
+    if named.is_some() && !values.is(&flags::NET) {
+        talk.info("Setting --net (required by --network)");
+    }
+    match named {
+        None if !values.is(&flags::NET) => Ok(NetworkMode::Host),
+        Some("none") => Ok(NetworkMode::None),
+        other => {
+            let name = other.unwrap_or("bridge");
+            Err(Failure::unsupported(
+                format!("the network '{name}'"),
+                "say --net --network none for a network without connections, or leave --net out for the host's",
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::talk::Level;
+
+    fn read(list: &[(&Flag, &str)], root: bool) -> Result<Settings, Failure> {
+        let mut values = Values::default();
+        for (flag, value) in list {
+            values.set(flag, value).unwrap();
+        }
+        Settings::read(&values, root, &Talk::new(Level::Fatal, false))
+    }
+
+    #[test]
+    fn flags_imply_others() {
+        let s = read(&[(&flags::CONTAINALL, "true")], false).unwrap();
+        assert!(s.contain && s.clean_env && s.pid && s.ipc && !s.no_eval && !s.writable_tmpfs);
+        let s = read(&[(&flags::COMPAT, "true"), (&flags::NO_PID, "true")], false).unwrap();
+        assert!(s.contain && s.no_eval && s.no_init && s.no_umask && s.writable_tmpfs && !s.pid);
+        let s = read(&[(&flags::CONTAIN, "true")], false).unwrap();
+        assert!(s.contain && !s.clean_env && !s.pid);
+        let s = read(&[(&flags::WRITABLE, "true"), (&flags::WRITABLE_TMPFS, "true")], false).unwrap();
+        assert!(s.writable && !s.writable_tmpfs);
+        assert!(read(&[(&flags::HOSTNAME, "x")], false).unwrap().uts);
+        let s = read(&[(&flags::NO_MOUNT, "tmp,moon,/etc/hosts")], false).unwrap();
+        assert!(
+            s.without("tmp") && s.without("/etc/hosts") && !s.without("moon") && !s.without("/etc/localtime")
+        );
+        assert!(read(&[(&flags::NO_MOUNT, "bind-paths")], false).unwrap().without("/etc/hosts"));
+    }
+
+    #[test]
+    fn networks() {
+        for (list, expected) in [
+            (&[][..], NetworkMode::Host),
+            (&[(&flags::NET, "true"), (&flags::NETWORK, "none")], NetworkMode::None),
+            (&[(&flags::NETWORK, "none")], NetworkMode::None),
+            (&[(&flags::NETNS_PATH, "/n")], NetworkMode::Path("/n".into())),
+        ] {
+            assert_eq!(read(list, false).unwrap().network, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        for (list, word) in [
+            (&[(&flags::FUSEMOUNT, "host:x /y")][..], "--fusemount"),
+            (&[(&flags::NVCCLI, "true")], "--nvccli"),
+            (&[(&flags::BOOT, "true")], "--boot"),
+            (&[(&flags::PASSPHRASE, "true")], "--passphrase"),
+            (&[(&flags::NET, "true")], "'bridge'"),
+            (&[(&flags::NETWORK, "fakeroot")], "'fakeroot'"),
+            (&[(&flags::NET, "true"), (&flags::NETNS_PATH, "/n")], "--netns-path"),
+            (&[(&flags::ALLOW_SETUID, "true")], "requires root privileges"),
+            (&[(&flags::SECURITY, "apparmor:x")], "apparmor"),
+            (&[(&flags::SECURITY, "uid:x")], "UID"),
+            (&[(&flags::SECURITY, "moon")], "'moon'"),
+        ] {
+            let failure = read(list, false).unwrap_err();
+            assert!(failure.message.contains(word), "{word}: {}", failure.message);
+            assert_eq!(failure.code, None, "255");
+        }
+        assert!(read(&[(&flags::KEEP_PRIVS, "true")], true).is_ok());
+        let s = read(&[(&flags::SECURITY, "uid:5,gid:6:7,seccomp:/p.json")], true).unwrap();
+        assert_eq!((s.uid, s.gids, s.seccomp), (Some(5), vec![6, 7], Some("/p.json".into())));
+    }
+}
