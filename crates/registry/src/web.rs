@@ -25,6 +25,8 @@ pub struct Wish<'a> {
     pub known: Option<&'a Validator>,
     /// Do not try again, and give up after this time.
     pub within: Option<Duration>,
+    /// The `Authorization` header, which stays with the origin of the URL.
+    pub authorization: Option<&'a str>,
 }
 
 /// What tells one state of a file from another (RFC 9110, section 8.8).
@@ -104,10 +106,25 @@ impl Web {
                 set(header::IF_MODIFIED_SINCE, date);
             }
         }
+        let authorization = match wish.authorization.map(HeaderValue::try_from).transpose() {
+            Ok(authorization) => authorization,
+            Err(_) => {
+                return Err(isles_spec::Error::new(
+                    "the authorization has characters that no header may have",
+                )
+                .into());
+            }
+        };
         let mut attempt = 0;
         loop {
-            let sent =
-                self.http.exchange_within(&Method::GET, &uri, &headers, None, Payload::None, wish.within);
+            let sent = self.http.exchange_within(
+                &Method::GET,
+                &uri,
+                &headers,
+                authorization.as_ref(),
+                Payload::None,
+                wish.within,
+            );
             let (failure, asked) = match sent {
                 Ok(response) => {
                     let status = response.status().as_u16();
