@@ -115,7 +115,9 @@ fn ask(build: &Build<'_>, url: &str) -> Result<Kept> {
     let validator = known
         .as_ref()
         .map(|kept| Validator { etag: kept.etag.clone(), last_modified: kept.last_modified.clone() });
-    let answer = build.client.web().get(url, Wish { known: validator.as_ref(), ..Wish::default() })?;
+    let authorization = authorization(build, url)?;
+    let wish = Wish { known: validator.as_ref(), authorization: authorization.as_deref(), ..Wish::default() };
+    let answer = build.client.web().get(url, wish)?;
     match (answer.status, known) {
         (304, Some(known)) => Ok(known),
         (200, _) => {
@@ -130,11 +132,27 @@ fn ask(build: &Build<'_>, url: &str) -> Result<Kept> {
         }
         (status, _) => Err(SpecError::new(format!("cannot fetch '{url}': the server answers {status}"))
             .with_hint(match status {
-                401 | 403 => "what needs a login can be fetched in a RUN that has a secret",
+                401 | 403 => {
+                    "pass --secret id=HTTP_AUTH_TOKEN_HOST,src=FILE, with the host's name and a token"
+                }
                 _ => "check the spelling of the URL",
             })
             .into()),
     }
+}
+
+/// A token or header that the caller gives for the host, as BuildKit names them.
+fn authorization(build: &Build<'_>, url: &str) -> Result<Option<String>> {
+    let authority =
+        url.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    let host = crate::git::host_of(authority.rsplit('@').next().unwrap_or(authority));
+    for (name, kind) in [("HTTP_AUTH_HEADER_", ""), ("HTTP_AUTH_TOKEN_", "Bearer ")] {
+        if let Some(source) = build.options.secrets.get(&format!("{name}{host}")) {
+            let secret = source.read()?;
+            return Ok(Some(format!("{kind}{}", String::from_utf8_lossy(&secret).trim())));
+        }
+    }
+    Ok(None)
 }
 
 fn receive(build: &Build<'_>, url: &str, answer: Answer, limits: Limits, work: u64) -> Result<Kept> {

@@ -119,7 +119,7 @@ pub fn parse_context(text: &str) -> Option<std::result::Result<Repository, Strin
 }
 
 /// A host without its port and brackets.
-fn host_of(host: &str) -> String {
+pub fn host_of(host: &str) -> String {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address.to_owned(),
         None => host.split(':').next().unwrap_or(host).to_owned(),
@@ -417,10 +417,11 @@ impl<'r> Git<'r> {
         self.run(here, &["checkout", "--quiet", "--force", "--detach", &found.commit, "--"])
             .map_err(|e| SpecError::new(format!("cannot check out {}: {e}", found.commit)))?;
         if !wanted.no_submodules && top.join(".gitmodules").exists() {
-            self.run(
-                here,
-                &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--force"],
-            )?;
+            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--force"];
+            match self.run(here, &[&update[..], &["--depth=1"]].concat()) {
+                Err(e) if is_about_depth(&e) => self.run(here, &update).map(drop)?,
+                other => drop(other?),
+            }
         }
         let time = self.run(here, &["show", "--no-patch", "--format=%ct", &found.commit, "--"])?;
         let time = time.trim().parse().unwrap_or(0);
@@ -459,8 +460,7 @@ impl<'r> Git<'r> {
         let without: Vec<&str> = arguments.iter().copied().filter(|a| *a != "--depth=1").collect();
         let rest: Vec<&str> = ["--", "origin"].iter().chain(what).copied().collect();
         match self.run(Some(top), &[arguments, rest.clone()].concat()) {
-            Err(e) if shallow && e.to_string().contains("shallow") => {
-                // Plain web servers (dumb HTTP) have no part of a history.
+            Err(e) if shallow && is_about_depth(&e) => {
                 self.run(Some(top), &[without, rest].concat()).map(drop)
             }
             other => other.map(drop),
@@ -561,6 +561,11 @@ impl<'r> Git<'r> {
     }
 }
 
+/// Plain web servers (dumb HTTP) have no part of a history.
+fn is_about_depth(error: &Error) -> bool {
+    error.to_string().contains("shallow")
+}
+
 fn other_commit(commit: &str, checksum: &str) -> String {
     format!("it is at the commit {commit}, not at {checksum}")
 }
@@ -629,8 +634,9 @@ fn authorization(build: &Build<'_>, repository: &Repository) -> Result<Vec<(Stri
         ("GIT_AUTH_TOKEN".to_owned(), true),
     ];
     for (name, token) in names {
-        let Some(file) = build.options.secrets.get(&name) else { continue };
-        let text = std::fs::read_to_string(file).map_err(Error::io("read the secret", file))?;
+        let Some(source) = build.options.secrets.get(&name) else { continue };
+        let secret = source.read()?;
+        let text = String::from_utf8_lossy(&secret);
         let value = match token {
             true => format!("basic {}", BASE64_STANDARD.encode(format!("x-access-token:{}", text.trim()))),
             false => text.trim().to_owned(),

@@ -40,8 +40,9 @@ pub struct BuildOptions {
     pub cache_from: Vec<CacheSource>,
     /// Where this build's cache goes, for other builders.
     pub cache_to: Vec<CacheTarget>,
-    /// Files for `RUN --mount=type=secret`, by ID.
-    pub secrets: BTreeMap<String, PathBuf>,
+    /// What steps get by `RUN --mount=type=secret`, by ID; and what opens repositories and URLs, under the names
+    /// that BuildKit has for it.
+    pub secrets: BTreeMap<String, SecretSource>,
     /// SSH agents for `RUN --mount=type=ssh` and for git, by ID: the socket of one, or keys in files.
     pub ssh: BTreeMap<String, Vec<PathBuf>>,
     /// Rights that steps may ask for.
@@ -76,6 +77,20 @@ impl BuildOptions {
         let given = || self.build_args.get("SOURCE_DATE_EPOCH")?.parse().ok();
         let inherited = || std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok();
         self.source_date_epoch.or_else(given).or_else(inherited)
+    }
+}
+
+/// Where a secret comes from. It is read when somebody needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    File(PathBuf),
+    /// A variable of the caller's environment.
+    Variable(String),
+}
+
+impl From<PathBuf> for SecretSource {
+    fn from(file: PathBuf) -> Self {
+        SecretSource::File(file)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::digests::Digests;
 use crate::dockerfile::mount::Sharing;
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::options::SecretSource;
 use crate::secret::Secret;
 use crate::select::{Selection, add_to_key};
 use crate::snapshot::{Build, Scratch, Snapshot};
@@ -82,7 +83,7 @@ pub enum StepMount<'t> {
     Secret {
         target: Option<PathBuf>,
         variable: Option<String>,
-        file: PathBuf,
+        source: SecretSource,
         mode: u32,
         owner: Owner,
     },
@@ -253,8 +254,8 @@ impl StepMount<'_> {
                 optional: false,
             }),
             StepMount::Host(mount) => out.mounts.push(mount.clone()),
-            StepMount::Secret { target, variable, file, mode, owner } => {
-                let bytes = std::fs::read(file).map_err(Error::io("read the secret", file))?;
+            StepMount::Secret { target, variable, source, mode, owner } => {
+                let bytes = source.read()?;
                 if let Some(variable) = variable {
                     out.env.push(format!("{variable}={}", String::from_utf8_lossy(&bytes)));
                 }

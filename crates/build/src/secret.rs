@@ -9,9 +9,39 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, Result};
+use crate::options::SecretSource;
 
 const MEMORY: &str = "/dev/shm";
 const PREFIX: &str = "isles-secret-";
+
+/// As BuildKit.
+const LIMIT: u64 = 500 << 10;
+
+impl SecretSource {
+    /// What the secret is now.
+    ///
+    /// # Errors
+    /// It cannot be read, or is larger than a secret may be.
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
+        let (bytes, name) = match self {
+            SecretSource::File(file) => {
+                let read = File::open(file).and_then(|f| isles_store::read_bounded(f, LIMIT));
+                (read.map_err(Error::io("read the secret", file))?, format!("'{}'", file.display()))
+            }
+            SecretSource::Variable(name) => {
+                let value = std::env::var_os(name).ok_or_else(|| {
+                    isles_spec::Error::new(format!("the variable {name}, which holds a secret, is not set"))
+                })?;
+                (Some(value.into_encoded_bytes()).filter(|v| v.len() as u64 <= LIMIT), format!("${name}"))
+            }
+        };
+        bytes.ok_or_else(|| {
+            let message =
+                format!("the secret in {name} is larger than a secret may be ({} KiB)", LIMIT >> 10);
+            isles_spec::Error::new(message).into()
+        })
+    }
+}
 
 /// A folder in memory for this user only. It is gone when this is dropped.
 pub struct Hidden {

@@ -228,7 +228,8 @@ fn run_sees_what_it_should() {
     let mut options = world.args(&[("GIVEN", "caller"), ("HTTP_PROXY", "http://proxy")]);
     let secret = world.dir.path().join("secret");
     std::fs::write(&secret, "s3cret").unwrap();
-    options.secrets.insert("key".into(), secret);
+    options.secrets.insert("key".into(), secret.into());
+    options.secrets.insert("path".into(), isles_build::SecretSource::Variable("PATH".into()));
     for (instructions, expected) in [
         ("RUN echo hi > /out", "hi\n"),
         ("RUN [\"/bin/sh\", \"-c\", \"echo exec > /out\"]", "exec\n"),
@@ -291,6 +292,9 @@ fn run_sees_what_it_should() {
              touch /p/x && ls /q > /out",
             "x\n",
         ),
+        ("RUN --mount=type=secret,id=path,env=P test -n \"$P\" && echo set > /out", "set\n"),
+        ("RUN <<-EOF\n\t#!/bin/cat\n\tEOF\nRUN echo ok > /out", "ok\n"),
+        ("RUN <<EOF cat > /out\nbody $BASE\nEOF", "body 1\n"),
         ("RUN --mount=target=/ctx touch /ctx/f 2>/dev/null || echo no > /out", "no\n"),
         ("RUN --mount=type=tmpfs,target=/t,size=1m stat -f -c %b /t > /out", "256\n"),
         (
@@ -473,7 +477,7 @@ fn run_leaves_nothing_of_the_engine_behind() {
     let secret = world.dir.path().join("secret");
     std::fs::write(&secret, "s3cret").unwrap();
     let mut options = world.options();
-    options.secrets.insert("key".into(), secret);
+    options.secrets.insert("key".into(), secret.into());
     let text = "FROM base\nRUN --mount=type=cache,target=/root/.cache/x --mount=type=tmpfs,target=/made/by/mount --mount=target=/ctx \
          --mount=type=secret,id=key,target=/run/a/secret echo hi > /own && rm -r /data\n";
     let image =

@@ -84,7 +84,7 @@ fn what_is_not_fetched() {
     let wrong = "0".repeat(64);
     for (instruction, part, hint) in [
         ("ADD URL/nothing /x", "answers 404", "spelling"),
-        ("ADD URL/closed /x", "answers 403", "secret"),
+        ("ADD URL/closed /x", "answers 403", "HTTP_AUTH_TOKEN"),
         ("ADD URL/loop /x", "redirects", ""),
         ("ADD URL/file /x", "it redirects to 'file:///etc/passwd'", ""),
         ("ADD URL/secrets /x", "link-local address 169.254.169.254", "secrets"),
@@ -92,6 +92,7 @@ fn what_is_not_fetched() {
         ("ADD http://[fe80::1]/x /x", "link-local address", ""),
         ("ADD http://127.0.0.1:1/x /x", "connection refused", ""),
         ("ADD --checksum=sha256:WRONG URL/dir/file.txt /x", "has the digest sha256:982d9e3e", "changed"),
+        ("ADD --checksum=sha512:WRONGWRONG URL/dir/file.txt /x", "sha512 is not checked", "sha256"),
         ("ADD --checksum=sha256:12 URL/dir/file.txt /x", "invalid checksum", "64"),
         ("ADD --checksum=sha256:WRONG URL/dir/file.txt URL/x /x/", "one source only", "each"),
         ("ADD --checksum=sha256:WRONG Dockerfile /x", "for URLs", ""),
@@ -106,6 +107,65 @@ fn what_is_not_fetched() {
         let shown = describe(&error);
         assert!(shown.contains(part) && shown.contains("Dockerfile:2:"), "{instruction}: {shown}");
         assert!(shown.split("hint: ").nth(1).unwrap().contains(hint), "{instruction}: {shown}");
+    }
+}
+
+#[test]
+fn a_token_goes_to_its_host_only() {
+    let other = Server::new(|request| match request.header("authorization") {
+        None => (200, Vec::new(), b"open".to_vec()),
+        Some(_) => (500, Vec::new(), Vec::new()),
+    });
+    let elsewhere = other.url("/x");
+    let server = Server::new(move |request| match (request.path.as_str(), request.header("authorization")) {
+        (_, None) => (401, Vec::new(), Vec::new()),
+        ("/token", Some("Bearer t0ken")) => (200, Vec::new(), b"closed".to_vec()),
+        ("/away", Some("Bearer t0ken")) => (302, vec![("Location", elsewhere.clone())], Vec::new()),
+        _ => (403, Vec::new(), Vec::new()),
+    });
+    let world = World::new();
+    let file = world.dir.path().join("token");
+    std::fs::write(&file, "t0ken\n").unwrap();
+    let mut options = world.options();
+    options.secrets.insert("HTTP_AUTH_TOKEN_127.0.0.1".into(), file.into());
+    let text = format!("FROM scratch\nADD {} /a\nADD {} /b\n", server.url("/token"), server.url("/away"));
+    assert!(world.build(&text).is_err());
+    let built =
+        world.build_with("Dockerfile", &text, &options).unwrap_or_else(|e| panic!("{}", describe(&e)));
+    let list = world.list(&built.image);
+    assert_eq!((list["/a"].as_str(), list["/b"].as_str()), ("600 0:0 \"closed\"", "600 0:0 \"open\""));
+    let config = serde_json::to_string(&built.image.config).unwrap();
+    assert!(!config.contains("t0ken"));
+}
+
+#[test]
+fn submodules_come_along() {
+    let world = World::new();
+    let folder = world.dir.path().join("served");
+    std::fs::create_dir(&folder).unwrap();
+    let Some(commits) = repository(&folder) else {
+        println!("skip: there is no git on this machine");
+        return;
+    };
+    let server = Server::of_folder(&folder);
+    let real = daemon(&folder);
+    let outer = folder.join("outer");
+    std::fs::create_dir(&outer).unwrap();
+    git(&outer, &["init", "--quiet"]);
+    // An address that leads from that of the repository itself, so that it holds for both servers.
+    std::fs::write(outer.join(".gitmodules"), "[submodule \"s\"]\n\tpath = in/s\n\turl = ../repo.git\n")
+        .unwrap();
+    git(&outer, &["update-index", "--add", "--cacheinfo", &format!("160000,{},in/s", commits.second)]);
+    git(&outer, &["add", ".gitmodules"]);
+    git(&outer, &["commit", "--quiet", "--message", "outer"]);
+    git(&folder, &["clone", "--quiet", "--bare", "outer", "outer.git"]);
+    git(&folder.join("outer.git"), &["update-server-info"]);
+    for url in [server.url("/outer.git"), format!("{real}/outer.git")] {
+        let list = world.list(&world.image(&format!("FROM base\nADD {url} /got/\n")));
+        assert_eq!(list["/got/in/s/file"], "644 0:0 \"two\"", "{url}");
+        assert!(!list.contains_key("/got/in/s/.git"), "{url}");
+        let list = world.list(&world.image(&format!("FROM base\nADD {url}?submodules=false /got/\n")));
+        assert!(!list.contains_key("/got/in/s/file"), "{url}");
     }
 }
 

@@ -2,8 +2,10 @@
 //! that reads from top to bottom; groups (`instance`, `sif`, …) list their commands. What is in the table below is
 //! what the program knows.
 
+pub mod action;
 pub mod cache;
 pub mod inspect;
+pub mod instance;
 pub mod key;
 pub mod overlay;
 pub mod pull;
@@ -15,9 +17,6 @@ pub mod run_help;
 pub mod sif;
 pub mod sign;
 pub mod verify;
-pub mod action;
-pub mod instance;
-pub mod run_help;
 pub mod version;
 
 use crate::command::Command;
@@ -49,7 +48,6 @@ pub static ROOT: Command = Command {
         &action::EXEC,
         &instance::COMMAND,
         &action::RUN,
-        &run_help::COMMAND,
         &action::SHELL_COMMAND,
         &action::TEST,
         &version::COMMAND,

@@ -1,6 +1,6 @@
 //! COPY and ADD: the words of the instruction as a wish for files and a place for them.
 
-use isles_spec::Digest;
+use isles_spec::{Algorithm, Digest};
 use isles_store::Merged;
 
 use super::execute::{Origin, Stage, absolute, place};
@@ -226,10 +226,17 @@ impl Stage<'_, '_> {
                 }
                 let checksum = match &expanded.checksum {
                     None => None,
-                    Some(text) => Some(text.parse::<Digest>().map_err(|e| {
-                        of_checksum(format!("invalid checksum: {e}"))
-                            .with_suggestion("write --checksum=sha256: and 64 hexadecimal digits")
-                    })?),
+                    Some(text) => {
+                        let parsed = text.parse::<Digest>().map_err(|e| e.to_string());
+                        let parsed = parsed.and_then(|digest| match digest.algorithm() {
+                            Algorithm::Sha256 => Ok(digest),
+                            other => Err(format!("{} is not checked here", other.name())),
+                        });
+                        Some(parsed.map_err(|e| {
+                            of_checksum(format!("invalid checksum: {e}"))
+                                .with_suggestion("write --checksum=sha256: and 64 hexadecimal digits")
+                        })?)
+                    }
                 };
                 let remote = Remote::find(build, word, checksum.as_ref())
                     .map_err(|e| place(&origin.source, written.span, e))?;

@@ -203,7 +203,7 @@ impl<'a> Stage<'a, '_> {
                 let name = |p: &PathBuf| p.file_name().map(|n| n.to_string_lossy().into_owned());
                 let id = mount.id.clone().or_else(|| mount.source.clone());
                 let id = id.or_else(|| target.as_ref().and_then(name)).unwrap_or_default();
-                let Some(file) = self.file.build.options.secrets.get(&id) else {
+                let Some(source) = self.file.build.options.secrets.get(&id) else {
                     if mount.required {
                         return Err(bad(format!("the secret '{id}' is not given"))
                             .with_suggestion(format!("pass --secret id={id},src=FILE"))
@@ -216,7 +216,7 @@ impl<'a> Stage<'a, '_> {
                     // A secret that becomes a variable is no file unless that is asked for too.
                     target: target.clone().or_else(|| mount.env.is_none().then(usual)),
                     variable: mount.env.clone(),
-                    file: file.clone(),
+                    source: source.clone(),
                     mode: mount.mode.unwrap_or(0o400),
                     owner,
                 }

@@ -15,7 +15,7 @@ use isles_build::elsewhere::{self, Fetched, Wanted};
 use isles_build::named::NamedContexts;
 use isles_build::position::Diagnostic;
 use isles_build::recipe::{self, Found};
-use isles_build::{BuildOptions, Entitlement, image_of_suite};
+use isles_build::{BuildOptions, Entitlement, SecretSource, image_of_suite};
 use isles_registry::Client;
 use isles_spec::source::DebianSuite;
 use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference};
@@ -102,8 +102,8 @@ pub struct Args {
     /// stages; or type=inline, into the image.
     #[arg(long, value_name = "CACHE", value_parser = CacheTarget::parse)]
     cache_to: Vec<CacheTarget>,
-    /// Give steps with RUN --mount=type=secret,id=ID a file.
-    #[arg(long, value_name = "id=ID,src=FILE")]
+    /// Give steps with RUN --mount=type=secret,id=ID a file, or what a variable holds.
+    #[arg(long, value_name = "id=ID,src=FILE|env=NAME")]
     secret: Vec<String>,
     /// Lend steps with RUN --mount=type=ssh, and git, an SSH agent: the one that runs, or by socket or key files.
     #[arg(long, value_name = "ID[=SOCKET|KEY[,KEY]]")]
@@ -322,26 +322,39 @@ fn attested(args: &Args) -> Result<Attest, Spelling> {
     Ok(attest)
 }
 
-/// `id=ID,src=FILE`; the ID is the name of the file where it is not given.
-fn secret(text: &str) -> Result<(String, PathBuf), Spelling> {
-    let (mut id, mut file) = (None, None);
+/// `id=ID,src=FILE` or `id=ID,env=NAME`; the ID is the name of the file where it is not given, and the name of the
+/// variable or file where only it is given.
+fn secret(text: &str) -> Result<(String, SecretSource), Spelling> {
+    let usage = "write --secret id=ID,src=FILE or --secret id=ID,env=NAME";
+    let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
     for field in text.split(',') {
         match field.split_once('=') {
             Some(("id", value)) => id = Some(value.to_owned()),
             Some(("src" | "source", value)) => file = Some(PathBuf::from(value)),
-            Some(("type", "file")) => {}
-            _ => {
-                return Err(Spelling::new(format!("'{field}' is no part of a secret"))
-                    .with_hint("write --secret id=ID,src=FILE"));
-            }
+            Some(("env", value)) => variable = Some(value.to_owned()),
+            Some(("type", value @ ("file" | "env"))) => kind = Some(value),
+            _ => return Err(Spelling::new(format!("'{field}' is no part of a secret")).with_hint(usage)),
         }
     }
-    let file = file.or_else(|| id.as_ref().map(PathBuf::from));
-    let name = file.as_ref().and_then(|f| f.file_name()).map(|n| n.to_string_lossy().into_owned());
-    match (id.or(name), file) {
-        (Some(id), Some(file)) => Ok((id, file)),
-        _ => Err(Spelling::new("a secret needs an id or a file").with_hint("write --secret id=ID,src=FILE")),
+    if kind == Some("env") && variable.is_none() {
+        variable = file.take().map(|name| name.display().to_string()).or_else(|| id.clone());
     }
+    let name = file.as_ref().and_then(|f| f.file_name()).map(|n| n.to_string_lossy().into_owned());
+    let Some(id) = id.or(name).or_else(|| variable.clone()).filter(|id| !id.is_empty()) else {
+        return Err(Spelling::new("a secret needs an id, a file or a variable").with_hint(usage));
+    };
+    let source = match (file, variable) {
+        (Some(_), Some(_)) => {
+            return Err(Spelling::new("a secret is in a file or in a variable, not in both").with_hint(usage));
+        }
+        (Some(file), None) => SecretSource::File(file),
+        (None, Some(variable)) => SecretSource::Variable(variable),
+        (None, None) if kind.is_none() && std::env::var_os(&id).is_some() => {
+            SecretSource::Variable(id.clone())
+        }
+        (None, None) => SecretSource::File(PathBuf::from(&id)),
+    };
+    Ok((id, source))
 }
 
 /// `ID`, for the agent that runs; `ID=SOCKET`, `ID=KEY[,KEY]`.
@@ -385,12 +398,30 @@ mod tests {
 
     #[test]
     fn secrets() {
-        let read = |text: &str| secret(text).map(|(id, file)| (id, file.display().to_string()));
-        assert_eq!(read("id=k,src=/a/b").unwrap(), ("k".into(), "/a/b".into()));
-        assert_eq!(read("type=file,source=/a/b").unwrap(), ("b".into(), "/a/b".into()));
-        assert_eq!(read("id=k").unwrap(), ("k".into(), "k".into()));
-        for bad in ["", "src", "id=k,color=red", "type=env,id=K"] {
-            assert!(read(bad).is_err(), "{bad}");
+        let file = |path: &str| SecretSource::File(path.into());
+        let variable = |name: &str| SecretSource::Variable(name.into());
+        for (text, id, source) in [
+            ("id=k,src=/a/b", "k", file("/a/b")),
+            ("type=file,source=/a/b", "b", file("/a/b")),
+            ("id=k", "k", file("k")),
+            ("id=PATH", "PATH", variable("PATH")),
+            ("type=file,id=PATH", "PATH", file("PATH")),
+            ("id=k,env=V", "k", variable("V")),
+            ("type=env,id=K", "K", variable("K")),
+            ("type=env,id=K,src=V", "K", variable("V")),
+            ("env=V", "V", variable("V")),
+        ] {
+            assert_eq!(secret(text).unwrap(), (id.to_owned(), source), "{text}");
         }
+        for bad in ["", "src", "id=k,color=red", "type=disk,id=K", "id=k,src=f,env=V", "id="] {
+            assert!(secret(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn agents() {
+        assert_eq!(agent("k=/a,/b").unwrap(), ("k".into(), vec!["/a".into(), "/b".into()]));
+        assert_eq!("device=a/b".parse::<Entitlement>().unwrap(), Entitlement::Device(Some("a/b".into())));
+        assert!("root".parse::<Entitlement>().is_err());
     }
 }
