@@ -185,6 +185,151 @@ fn triggers() {
 }
 
 #[test]
+fn triggers_of_the_same_file() {
+    let world = World::new();
+    world.write("f", "context");
+    let image = world.image(
+        "FROM scratch AS early\nCOPY f /early\nFROM base AS parent\nONBUILD COPY <<'EOF' /doc\n$text\nEOF\n\
+         ONBUILD COPY --from=early /early /taken\nONBUILD WORKDIR /w\nFROM parent AS child\nLABEL a=b\nFROM child\n",
+    );
+    let list = world.list(&image);
+    assert_eq!(list["/doc"], "644 0:0 \"$text\\n\"");
+    assert!(list["/taken"].contains("context"));
+    assert_eq!(image.config.config.working_dir, "/w");
+    assert!(image.config.config.on_build.is_empty());
+    let run: Vec<_> = history(&image).into_iter().map(|(text, _)| text).collect();
+    assert_eq!(
+        run,
+        ["COPY <<EOF /doc # buildkit", "COPY /early /taken # buildkit", "WORKDIR /w", "LABEL a=b"]
+    );
+    let kept = world.image("FROM base\nONBUILD RUN <<EOF\necho hi\nEOF\nONBUILD ENV a=$b\n");
+    assert_eq!(kept.config.config.on_build, ["RUN <<EOF\necho hi\nEOF", "ENV a=$b"]);
+}
+
+#[test]
+fn health_checks() {
+    let world = World::new();
+    for (text, test, times, retries, said) in [
+        ("NONE", &["NONE"][..], [0, 0, 0, 0], 0, "&{[\"NONE\"] \"0s\" \"0s\" \"0s\" \"0s\" '\\x00'}"),
+        (
+            "--interval=1m30s --timeout=1500ms --start-period=1h --start-interval=20ms --retries=5 CMD curl  x",
+            &["CMD-SHELL", "curl  x"],
+            [90_000_000_000, 1_500_000_000, 3_600_000_000_000, 20_000_000],
+            5,
+            "&{[\"CMD-SHELL\" \"curl  x\"] \"1m30s\" \"1.5s\" \"1h0m0s\" \"20ms\" '\\x05'}",
+        ),
+        (
+            "--interval=0s CMD [\"a\", \"b c\"]",
+            &["CMD", "a", "b c"],
+            [0; 4],
+            0,
+            "&{[\"CMD\" \"a\" \"b c\"] \"0s\" \"0s\" \"0s\" \"0s\" '\\x00'}",
+        ),
+    ] {
+        let image = world.image(&format!("FROM base\nHEALTHCHECK CMD first\nHEALTHCHECK {text}\n"));
+        let check = image.config.config.healthcheck.clone().unwrap();
+        assert_eq!(check.test, test, "{text}");
+        assert_eq!(
+            [check.interval, check.timeout, check.start_period, check.start_interval],
+            times,
+            "{text}"
+        );
+        assert_eq!(check.retries, retries);
+        assert_eq!(history(&image).last().unwrap().0, format!("HEALTHCHECK {said}"));
+    }
+}
+
+#[test]
+fn what_words_become() {
+    let world = World::new();
+    let label = |text: &str, options: &BuildOptions| {
+        let built = world.build_with("Dockerfile", text, options);
+        built.unwrap_or_else(|e| panic!("{text}\n{}", describe(&e))).image.config.config.labels["x"].clone()
+    };
+    let here = isles_spec::Platform::host();
+    let target = |name: &str| BuildOptions { target: Some(name.into()), ..world.options() };
+    for (text, options, expected) in [
+        ("FROM base\nARG TARGETSTAGE\nLABEL x=$TARGETSTAGE\n", world.options(), "default"),
+        ("FROM base AS last\nARG TARGETSTAGE\nLABEL x=$TARGETSTAGE\n", world.options(), "last"),
+        ("FROM base AS a\nARG TARGETSTAGE\nLABEL x=$TARGETSTAGE\nFROM a AS b\n", target("a"), "a"),
+        (
+            "FROM base\nARG TARGETSTAGE\nLABEL x=$TARGETSTAGE\n",
+            world.args(&[("TARGETSTAGE", "mine")]),
+            "mine",
+        ),
+        ("FROM base\nLABEL x=[$TARGETARCH]\n", world.options(), "[]"),
+        (
+            "FROM base\nARG TARGETARCH BUILDOS\nLABEL x=$TARGETARCH-$BUILDOS\n",
+            world.options(),
+            &format!("{}-linux", here.architecture),
+        ),
+        ("FROM base\nARG TARGETARCH\nLABEL x=$TARGETARCH\n", world.args(&[("TARGETARCH", "m68k")]), "m68k"),
+        // A default that cannot be expanded is no error where it is not needed.
+        ("FROM base\nARG A=${B:?none}\nLABEL x=$A\n", world.args(&[("A", "given")]), "given"),
+        ("FROM base\nENV a=1\nENV a=2 b=$a\nLABEL x=$a$b\n", world.options(), "21"),
+        ("ARG G=g\nFROM base\nLABEL x=[$G]\n", world.options(), "[]"),
+        ("FROM base\nLABEL x=[$HTTP_PROXY]\n", world.args(&[("HTTP_PROXY", "p")]), "[]"),
+        (
+            "FROM base\nARG V=a.b.c\nLABEL x=${V#*.}-${V%%.*}-${V/b/B}-${V//./_}\n",
+            world.options(),
+            "b.c-a-a.B.c-a_b_c",
+        ),
+    ] {
+        assert_eq!(label(text, &options), expected, "{text}");
+    }
+    for (text, folder) in [
+        ("WORKDIR /a/../b/./c/", "/b/c"),
+        ("WORKDIR /a\nWORKDIR b\nWORKDIR ../c", "/a/c"),
+        ("WORKDIR /a\nWORKDIR $UNSET/b", "/b"),
+        ("WORKDIR ~/x", "/~/x"),
+        ("WORKDIR /a\nWORKDIR ..", "/"),
+    ] {
+        let image = world.image(&format!("FROM base\n{text}\n"));
+        assert_eq!(image.config.config.working_dir, folder, "{text}");
+    }
+    let user = world.list(&world.image("FROM base\nUSER app\nWORKDIR /made/by/app\n"));
+    assert_eq!(
+        (user["/made"].as_str(), user["/made/by/app"].as_str()),
+        ("755 1000:1001 dir", "755 1000:1001 dir")
+    );
+}
+
+#[test]
+fn an_image_without_a_path_gets_one() {
+    let world = World::new();
+    let store = world.engine.store();
+    let lease = store.lease().unwrap();
+    let base = store.resolve("base", None).unwrap();
+    let mut config = base.config.clone();
+    config.config.env = vec!["A=1".into()];
+    config.config.working_dir = "rel/".into();
+    store
+        .assemble(&lease, &config, &base.manifest.layers, &[Reference::parse("bare:latest").unwrap()])
+        .unwrap();
+    let image = world.image("FROM bare\nLABEL a=b\n");
+    assert_eq!(image.config.config.env[0], "A=1");
+    assert!(image.config.config.env[1].starts_with("PATH=/usr/local/sbin:"));
+    assert_eq!(image.config.config.working_dir, "/rel");
+    let options = BuildOptions { labels: [("own".to_owned(), "1".to_owned())].into(), ..world.options() };
+    let built = world.build_with("Dockerfile", "FROM bare\nENV b=c\n", &options).unwrap();
+    assert_eq!(history(&built.image).last().unwrap().0, "ENV b=c", "labels of the caller are no instruction");
+}
+
+#[test]
+fn proxies_leave_no_trace() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let text = "FROM base\nRUN echo ${https_proxy} > /dev/null\n";
+    let plain = world.build_with("Dockerfile", text, &world.options()).unwrap();
+    let proxied =
+        world.build_with("Dockerfile", text, &world.args(&[("https_proxy", "http://user:pw@h:1")])).unwrap();
+    assert!(proxied.cached);
+    assert_eq!(plain.image.id(), proxied.image.id());
+}
+
+#[test]
 fn many_stages_side_by_side() {
     let world = World::new();
     world.write("f", "x");
