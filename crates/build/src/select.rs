@@ -68,29 +68,45 @@ pub type Selected = std::result::Result<Vec<Selection>, Nothing>;
 pub fn select(tree: &Tree, word: &str, wish: &Wish) -> Result<Selected> {
     // With --parents the part before `/./` is not kept.
     let (pivot, word) = match word.split_once("/./").filter(|_| wish.parents) {
-        Some((pivot, rest)) => (names(Path::new(pivot)), rest),
-        None => (Vec::new(), word),
+        Some((pivot, rest)) => (pivot, rest),
+        None => ("", word),
     };
     let wildcard = has_wildcard(word);
-    let start = pivot.len();
-    let mut places: Vec<PathBuf> = Vec::new();
-    if wildcard {
-        let from: PathBuf = pivot.iter().collect();
-        let Some((from, _)) = tree.follow(&from)? else { return Ok(Err(missing(tree, &from)?)) };
-        let parts = words(word);
-        expand(tree, from, &parts, wish, &mut Places { found: &mut places, seen: HashSet::new() }, 0)?;
-        places.sort();
-        places.dedup();
+    let several = has_wildcard(pivot);
+    let mut starts: Vec<PathBuf> = Vec::new();
+    if several {
+        let plain = Wish { parents: false, ..wish.clone() };
+        let mut places = Places { found: &mut starts, seen: HashSet::new() };
+        expand(tree, PathBuf::new(), &words(pivot), &plain, &mut places, 0)?;
+        starts.sort();
     } else {
-        places.push(
-            pivot.iter().map(OsString::as_os_str).chain([OsStr::new(word.trim_start_matches('/'))]).collect(),
-        );
+        starts.push(names(Path::new(pivot)).iter().collect());
     }
+    // Where something is, and how many components of that are not kept.
+    let mut places: Vec<(PathBuf, usize)> = Vec::new();
+    for start in starts {
+        if !wildcard {
+            let kept = start.components().count();
+            places.push((start.join(word.trim_start_matches('/')), kept));
+            continue;
+        }
+        let Some((from, _)) = tree.follow(&start)? else {
+            if several {
+                continue;
+            }
+            return Ok(Err(missing(tree, &start)?));
+        };
+        let (kept, mut found) = (from.components().count(), Vec::new());
+        expand(tree, from, &words(word), wish, &mut Places { found: &mut found, seen: HashSet::new() }, 0)?;
+        places.extend(found.into_iter().map(|place| (place, kept)));
+    }
+    places.sort();
+    places.dedup();
     let mut out = Vec::new();
-    for place in places {
-        match chosen(tree, &place, start, wish)? {
+    for (place, kept) in places {
+        match chosen(tree, &place, kept, wish)? {
             Ok(selection) => out.push(selection),
-            Err(_) if wildcard => {}
+            Err(_) if wildcard || several => {}
             Err(nothing) => return Ok(Err(nothing)),
         }
     }

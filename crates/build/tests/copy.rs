@@ -208,6 +208,39 @@ fn from_other_stages() {
     assert_eq!(list["/x/tofile"], "644 0:0 \"old\"");
 }
 
+/// The cases of BuildKit's own tests of --parents.
+#[test]
+fn the_way_is_kept() {
+    let world = world();
+    for path in ["a/b/c/d/foo", "a/b/c/d/e/bay", "a/b2/c/d/e/bar", "a/b/c2/d/e/baz", "a/b/c2/d/e2/baz"] {
+        world.write(&format!("test/{path}"), "");
+    }
+    symlink("b", world.context().join("test/a/ln")).unwrap();
+    for (words, there, missing) in [
+        ("/test/a/b/./c/d", &["c/d/e", "c/d/foo"][..], &["a", "e", "test"][..]),
+        ("/test/a/b/c/d/.", &["test/a/b/c/d/e", "test/a/b/c/d/foo"], &["e"]),
+        ("./test/a/b/c/d", &["test/a/b/c/d/e", "test/a/b/c/d/foo"], &["e"]),
+        ("/test/a/./b/./c", &["b/c/d/e", "b/c/d/foo"], &["c", "a"]),
+        ("/test/a/./*/c", &["b/c/d/e", "b2/c/d/e/bar"], &["c"]),
+        ("/test/a/b*/./c/**/e", &["c/d/e", "c/d/e/bay", "c/d/e/bar"], &["b", "e", "c/d/foo"]),
+        (
+            "/test/a/b/c*/./d/**/baz /test/a/b*/./c/**/bar",
+            &["d/e/baz", "d/e2/baz", "c/d/e/bar"],
+            &["d/e/bay", "c2"],
+        ),
+        ("/test/a/b2*/no", &[""], &["a", "test"]),
+        ("/test/a/b/./c3*", &[""], &["a", "c3"]),
+        ("test/a/ln/./c/d/*", &["c/d/foo", "c/d/e/bay"], &["d", "test"]),
+        ("test/no*/./c", &[""], &["c"]),
+    ] {
+        let list = world.list(&world.image(&format!("FROM scratch\nCOPY --parents {words} /out/\n")));
+        let has = |path: &&str| list.contains_key(format!("/out/{path}").trim_end_matches('/'));
+        assert!(there.iter().all(has), "{words}: {list:#?}");
+        assert!(!missing.iter().any(has), "{words}: {list:#?}");
+    }
+    assert!(world.build("FROM scratch\nCOPY --parents test/no/./c /out/\n").is_err());
+}
+
 #[test]
 fn files_with_two_names_stay_one() {
     let world = world();
