@@ -71,10 +71,15 @@ impl Placement {
         }
     }
 
-    /// Of directories that are made because something goes into them.
+    /// Of directories that are made because something goes into them. As in BuildKit a mode in figures is theirs,
+    /// too.
     pub(crate) fn new_directory(&self) -> Access {
         let owner = self.owner.unwrap_or(Owner { uid: 0, gid: 0 });
-        Access { mode: 0o755, uid: owner.uid, gid: owner.gid }
+        let mode = match self.chmod {
+            Some(Chmod::Octal(mode)) => mode,
+            _ => 0o755,
+        };
+        Access { mode, uid: owner.uid, gid: owner.gid }
     }
 
     fn wants_directory(&self) -> bool {
@@ -87,19 +92,27 @@ impl Placement {
 
 /// Copies what was chosen from `tree`.
 pub fn copy(upper: &mut Upper<'_>, tree: &Tree, selections: &[Selection], to: &Placement) -> Result<()> {
+    // Where a wildcard fits nothing, nothing is made.
+    if selections.is_empty() && !to.parents {
+        return Ok(());
+    }
     let destination = upper.resolve(Path::new(&to.destination))?;
     if let Some(newest) = selections.iter().flat_map(|s| &s.items).map(|item| item.meta.mtime).max() {
         upper.set_new_mtime(newest);
     }
     let before = upper.kind(&destination)?;
     let into = to.wants_directory() || before == Some(FileKind::Dir);
-    if into {
-        upper.directory(&destination, to.new_directory())?;
-    } else if selections.len() > 1 {
-        return Err(isles_spec::Error::new(format!("several files cannot all become '{}'", to.destination))
+    let one_place = || -> Error {
+        isles_spec::Error::new(format!("several files cannot all become '{}'", to.destination))
             .with_hint(format!("write {}/, with a slash at the end", to.destination))
-            .into());
+            .into()
+    };
+    if into || to.parents {
+        upper.directory(&destination, to.new_directory())?;
+    } else if selections.len() > 1 && to.like_cp {
+        return Err(one_place());
     }
+    let mut taken = false;
     for selection in selections {
         let Some(first) = selection.items.first() else { continue };
         if to.parents {
@@ -118,6 +131,11 @@ pub fn copy(upper: &mut Upper<'_>, tree: &Tree, selections: &[Selection], to: &P
                 Packed { place: &tree.place(&first.source), open: &|| tree.open_file(&first.source) };
             if to.unpack && unpacked(upper, &packed, &destination, to)? {
                 continue;
+            }
+            // Directories and archives that came before have made a directory of the destination.
+            let into = into || upper.kind(&destination)? == Some(FileKind::Dir);
+            if !into && std::mem::replace(&mut taken, true) {
+                return Err(one_place());
             }
             let target = if into { destination.join(&selection.name) } else { destination.clone() };
             one(upper, tree, first, &target, to)?;

@@ -146,6 +146,45 @@ fn where_files_go() {
                 ("/open/data/real/f", "644 0:0 \"n\""),
             ],
         ),
+        ("WORKDIR /open\nENV empty=\nCOPY a.txt $empty", &[("/open/a.txt", "640 0:0 \"a\"")]),
+        (
+            "WORKDIR /open\nENV empty=\nCOPY --link a.txt $empty",
+            &[("/open", "755 0:0 dir"), ("/open/a.txt", "640 0:0 \"a\"")],
+        ),
+        ("WORKDIR /open\nCOPY --link a.txt .", &[("/open", "755 0:0 dir"), ("/open/a.txt", "640 0:0 \"a\"")]),
+        // Directories that are made have a mode in figures, too, and no other.
+        (
+            "COPY --chmod=770 a.txt /p/q/f",
+            &[("/p", "770 0:0 dir"), ("/p/q", "770 0:0 dir"), ("/p/q/f", "770 0:0 \"a\"")],
+        ),
+        ("COPY --chmod=go= a.txt /p/f", &[("/p", "755 0:0 dir"), ("/p/f", "600 0:0 \"a\"")]),
+        ("COPY --chmod=0 a.txt /new", &[("/new", "0 0:0 \"a\"")]),
+        // Several directories become one, whether or not a slash says so.
+        (
+            "COPY dir/su* nest/dat* /new/",
+            &[
+                ("/new", "755 0:0 dir"),
+                ("/new/real", "700 0:0 dir"),
+                ("/new/real/f", "644 0:0 \"n\""),
+                ("/new/two", "4755 0:0 \"2\""),
+            ],
+        ),
+        (
+            "COPY ne*t /new",
+            &[
+                ("/new", "755 0:0 dir"),
+                ("/new/data", "711 0:0 dir"),
+                ("/new/data/real", "700 0:0 dir"),
+                ("/new/data/real/f", "644 0:0 \"n\""),
+            ],
+        ),
+        ("COPY --exclude=* [dn]* /new", &[("/new", "755 0:0 dir")]),
+        ("COPY no*thing /made/new/", &[]),
+        ("COPY <<EOF /x/q\n\\\nEOF", &[("/x", "755 0:0 dir"), ("/x/q", "644 0:0 \"\\n\"")]),
+        ("COPY <<EOF /new\n\\\\\nEOF", &[("/new", "644 0:0 \"\\\\\\n\"")]),
+        ("COPY <<EOF /new\n\\$\nEOF", &[("/new", "644 0:0 \"$\\n\"")]),
+        ("COPY <<\"EOF\" /new\n\\\nEOF", &[("/new", "644 0:0 \"\\\\\\n\"")]),
+        ("COPY <<\"EOF\" /new\n\\$\nEOF", &[("/new", "644 0:0 \"\\\\$\\n\"")]),
         // Patterns of --exclude are those of .dockerignore, from each source on.
         ("COPY --exclude=** --exclude=!one dir /open/", &[("/open/one", "644 0:0 \"1\"")]),
         (
@@ -423,7 +462,12 @@ fn archives() {
         assert_eq!(changes["/open/missing/parent/f"], "644 5:6 \"p\"");
     }
     assert!(!std::path::Path::new("/etc/made").exists());
-    let changes = changes(&world, "ADD --chown=1:2 --unpack=false x.tar /new.tar");
+    // Several archives go to one place.
+    std::fs::write(world.context().join("y.tar"), tar(&[("other", Kind::File, "o")])).unwrap();
+    let changes = self::changes(&world, "ADD *.tar /several");
+    assert_eq!(changes["/several/top/f"], "644 5:6 \"x\"");
+    assert_eq!(changes["/several/other"], "644 5:6 \"o\"");
+    let changes = self::changes(&world, "ADD --chown=1:2 --unpack=false x.tar /new.tar");
     assert!(changes["/new.tar"].starts_with("644 1:2 "), "{changes:?}");
     let changes = self::changes(&world, "ADD a.txt /new");
     assert_eq!(changes["/new"], "640 0:0 \"a\"", "what is no archive is copied");

@@ -611,7 +611,8 @@ pub fn absolute(working_dir: &Path, path: &str) -> String {
             part => out.push(part),
         }
     }
-    let directory = path.ends_with('/') || path == "." || path == ".." || path.ends_with("/.");
+    let directory =
+        path.is_empty() || path.ends_with('/') || path == "." || path == ".." || path.ends_with("/.");
     match (out.is_empty(), directory) {
         (true, _) => "/".to_owned(),
         (false, true) => format!("/{}/", out.join("/")),
