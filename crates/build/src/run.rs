@@ -24,7 +24,7 @@ use crate::secret::Secret;
 use crate::select::{Selection, add_to_key};
 use crate::snapshot::{Build, Scratch, Snapshot};
 use crate::ssh::{Agent, Forward};
-use crate::tree::{Tree, is_absent, resolve};
+use crate::tree::{Folder, Tree, is_absent, resolve};
 use crate::upper::Upper;
 
 /// What every container gets at these places, whether or not the image has them.
@@ -73,6 +73,8 @@ pub enum StepMount<'t> {
         owner: Owner,
         /// What it begins with.
         initial: Option<(&'t Tree, Vec<Selection>)>,
+        /// The part of it that is shown. Nobody else has the cache meanwhile, so no link can come between.
+        part: Option<PathBuf>,
     },
     Tmpfs {
         target: PathBuf,
@@ -151,7 +153,10 @@ impl RunStep<'_> {
             StepRoot::Layers { lowers: &lowers, upper: &upper, work: &overlay_work },
             self.argv.clone(),
         );
-        step.env = self.env.iter().chain(&self.passing_env).chain(&prepared.env).cloned().collect();
+        step.env = self.env.iter().chain(&self.passing_env).cloned().collect();
+        for (name, value) in prepared.env.iter().filter_map(|e| e.split_once('=')) {
+            crate::dockerfile::scope::set(&mut step.env, name, value);
+        }
         step.working_dir = self.working_dir.clone();
         step.user = self.user.clone();
         step.mounts = std::mem::take(&mut prepared.mounts);
@@ -173,10 +178,10 @@ impl RunStep<'_> {
     fn lock_caches(&self, store: &Store, out: &mut Prepared) -> Result<()> {
         let mut wanted = BTreeMap::new();
         for mount in &self.mounts {
-            if let StepMount::Cache { id, sharing: sharing @ (Sharing::Shared | Sharing::Locked), .. } = mount
-                && wanted.get(id) != Some(&Sharing::Locked)
-            {
-                wanted.insert(id.clone(), *sharing);
+            let StepMount::Cache { id, sharing, part, .. } = mount else { continue };
+            let sharing = if part.is_some() { Sharing::Locked } else { *sharing };
+            if sharing != Sharing::Private && wanted.get(id) != Some(&Sharing::Locked) {
+                wanted.insert(id.clone(), sharing);
             }
         }
         for (id, sharing) in wanted {
@@ -233,8 +238,9 @@ impl StepMount<'_> {
                 let source = materialise(build, tree, files, &folder)?;
                 out.mounts.push(bind(target.clone(), source, *read_only));
             }
-            StepMount::Cache { target, id, read_only, sharing, mode, owner, initial } => {
-                let cache = match out.caches.get(id).filter(|_| *sharing != Sharing::Private) {
+            StepMount::Cache { target, id, read_only, sharing, mode, owner, initial, part } => {
+                let shared = *sharing != Sharing::Private || part.is_some();
+                let cache = match out.caches.get(id).filter(|_| shared) {
                     Some(cache) => cache,
                     None => {
                         out.private.push(cache_mount(build.store, id, *sharing)?);
@@ -245,7 +251,11 @@ impl StepMount<'_> {
                     fill_cache(build, scratch, number, &cache.folder, initial.as_ref(), *mode, *owner)?;
                 }
                 cache.describe(id);
-                out.mounts.push(bind(target.clone(), cache.folder.clone(), *read_only));
+                let shown = match part {
+                    Some(part) => part_of(&cache.folder, part)?,
+                    None => cache.folder.clone(),
+                };
+                out.mounts.push(bind(target.clone(), shown, *read_only));
             }
             StepMount::Tmpfs { target, size } => out.mounts.push(Mount {
                 destination: target.clone(),
@@ -318,6 +328,17 @@ fn cache_mount(store: &Store, id: &str, sharing: Sharing) -> Result<CacheMount> 
             // Somebody uses this one, so a private one is another.
             None => number += 1,
         }
+    }
+}
+
+/// A folder or file in a cache, whose links lead nowhere else.
+fn part_of(folder: &Path, part: &Path) -> Result<PathBuf> {
+    let tree = Tree::Folder(Folder::open(folder)?);
+    match tree.follow(part)? {
+        Some((found, _)) => Ok(folder.join(found)),
+        None => Err(isles_spec::Error::new(format!("the cache has no '{}'", part.display()))
+            .with_hint("'source' of a cache mount is a path in the cache; an earlier step has to make it")
+            .into()),
     }
 }
 

@@ -437,6 +437,19 @@ fn run_sees_what_it_should() {
              touch /p/x && ls /q > /out",
             "x\n",
         ),
+        ("ENV K=env\nRUN --mount=type=secret,id=key,env=K echo $K > /out", "s3cret\n"),
+        (
+            "RUN --mount=type=cache,id=parts,target=/p mkdir -p /p/sel && echo part > /p/sel/f\n\
+             RUN --mount=type=cache,id=parts,source=sel,target=/q cat /q/f > /out",
+            "part\n",
+        ),
+        (
+            "RUN --mount=type=cache,target=/foo/bar --mount=type=cache,target=/foo/bar/baz touch /foo/bar/baz/x && ls /foo/bar > /out",
+            "baz\n",
+        ),
+        ("RUN <<A 3<<B sh -s > /out\ncat\nA\nx\nB", ""),
+        ("RUN cat <<A - 3<<B <&3 > /out\na\nA\nb\nB", "b\n"),
+        ("RUN --mount=type=tmpfs,target=/dev/shm,size=128m stat -f -c %b /dev/shm > /out", "32768\n"),
         ("RUN --mount=type=secret,id=path,env=P test -n \"$P\" && echo set > /out", "set\n"),
         ("RUN <<-EOF\n\t#!/bin/cat\n\tEOF\nRUN echo ok > /out", "ok\n"),
         ("RUN <<EOF cat > /out\nbody $BASE\nEOF", "body 1\n"),
@@ -452,6 +465,25 @@ fn run_sees_what_it_should() {
             owned(&world, expected),
             "{instructions}"
         );
+    }
+}
+
+#[test]
+fn a_part_of_a_cache_leads_nowhere_else() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    for made in [
+        "rm -rf /p/sel && ln -s /etc /p/sel",
+        "rm -rf /p/sel && ln -s ../../../../../../../../etc /p/sel",
+        "rm -rf /p/sel",
+    ] {
+        let text = format!(
+            "FROM base\nRUN --mount=type=cache,id=c,target=/p {made}\nRUN --mount=type=cache,id=c,source=sel,target=/v ls /v\n"
+        );
+        let error = world.build(&text).unwrap_err();
+        assert!(error.to_string().contains("the cache has no '/sel'"), "{made}: {error}");
     }
 }
 
@@ -544,6 +576,7 @@ fn rights_are_granted_by_the_caller() {
     };
     let mut options = world.options();
     let usual = capabilities("", &options);
+    assert_eq!(usual, 0xa804_25fb, "the capabilities that docker gives");
     options.allow.insert(Entitlement::SecurityInsecure);
     assert_eq!(capabilities("--security=sandbox", &options), usual);
     let all = capabilities("--security=insecure", &options);

@@ -197,6 +197,10 @@ impl<'a> Stage<'a, '_> {
                     Some(tree) => Some((tree, self.files(origin, source)?)),
                     None => None,
                 },
+                part: match (tree, mount.source.as_deref().map(|s| absolute(Path::new("/"), s))) {
+                    (None, Some(part)) if part != "/" => Some(part.into()),
+                    _ => None,
+                },
             },
             MountType::Tmpfs => StepMount::Tmpfs { target: target_of(), size: mount.size },
             MountType::Secret => {
