@@ -87,7 +87,7 @@ pub fn read(engine: &Engine, input: impl Read, recipe: Wanted<'_>) -> Result<Fet
     let scratch = Scratch::new(store)?;
     let open = || fetch::again(&stream, NAME);
     match unpacked(store, &scratch, NAME, &open)? {
-        Some(folder) => in_folder(scratch, &folder, recipe, newest(&open)),
+        Some(folder) => in_folder(scratch, &folder, NAME, recipe, newest(&open)),
         None => alone(scratch, stream, NAME, None),
     }
 }
@@ -101,7 +101,7 @@ fn of_repository(build: &Build<'_>, mut repository: Repository, recipe: Wanted<'
     let checkout = Git::new(build, &repository).and_then(|git| git.checkout(&git.find()?, &scratch.0));
     build.progress.end(work, if checkout.is_ok() { "done" } else { "failed" });
     let (folder, made) = checkout?;
-    in_folder(scratch, &folder, recipe, Some(made))
+    in_folder(scratch, &folder, &repository.shown(), recipe, Some(made))
 }
 
 fn of_url(build: &Build<'_>, url: &str, recipe: Wanted<'_>) -> Result<Fetched> {
@@ -111,7 +111,7 @@ fn of_url(build: &Build<'_>, url: &str, recipe: Wanted<'_>) -> Result<Fetched> {
     let open = || fetch::again(&stream, url);
     let said = Some(mtime).filter(|m| *m != 0);
     match unpacked(build.store, &scratch, url, &open)? {
-        Some(folder) => in_folder(scratch, &folder, recipe, said.or_else(|| newest(&open))),
+        Some(folder) => in_folder(scratch, &folder, url, recipe, said.or_else(|| newest(&open))),
         None => alone(scratch, stream, &remote.name, said),
     }
 }
@@ -153,7 +153,13 @@ fn alone(scratch: Scratch, mut stream: File, name: &str, made: Option<i64>) -> R
 }
 
 /// The recipe in a fetched folder, by its name there.
-fn in_folder(scratch: Scratch, folder: &Path, recipe: Wanted<'_>, made: Option<i64>) -> Result<Fetched> {
+fn in_folder(
+    scratch: Scratch,
+    folder: &Path,
+    what: &str,
+    recipe: Wanted<'_>,
+    made: Option<i64>,
+) -> Result<Fetched> {
     let name = match recipe {
         Wanted::Named(file) => file.to_owned(),
         Wanted::Text(text) => {
@@ -161,7 +167,15 @@ fn in_folder(scratch: Scratch, folder: &Path, recipe: Wanted<'_>, made: Option<i
             return Ok(Fetched { found: Found { fetched: true, made, ..found }, _scratch: scratch });
         }
         Wanted::Usual => {
-            let found = recipe::find(folder)?.file;
+            // The folder is ours, and says nothing to whoever named the context.
+            let named = |e: Error| -> Error {
+                let error = SpecError::new(e.to_string().replace(&folder.display().to_string(), what));
+                match isles_spec::Hint::hint(&e) {
+                    Some(hint) => error.with_hint(hint).into(),
+                    None => error.into(),
+                }
+            };
+            let found = recipe::find(folder).map_err(named)?.file;
             found.strip_prefix(folder).map(Path::to_owned).unwrap_or(found)
         }
     };

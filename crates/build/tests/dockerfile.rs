@@ -469,6 +469,34 @@ fn run_sees_what_it_should() {
 }
 
 #[test]
+fn whose_programs_are() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    if !world.engine.store().ownership().keeps_owners() {
+        println!("skip: this user has one ID only");
+        return;
+    }
+    for (user, expected) in [
+        ("root", "0:0 0"),
+        ("app", "1000:1001 1001"),
+        ("1000", "1000:1001 1001"),
+        ("app:staff", "1000:50 50"),
+        ("1000:staff", "1000:50 50"),
+        ("app:7", "1000:7 7"),
+        ("1234", "1234:0 0"),
+        ("1234:1235", "1234:1235 1235"),
+    ] {
+        let text = format!(
+            "FROM base\nRUN touch /out && chown 1000 /out && busybox chmod 666 /out\nARG U={user}\nUSER $U\n\
+             RUN echo $(id -u):$(id -g) $(id -G) > /out\n"
+        );
+        assert_eq!(ran(&world, &text, &world.options()), format!("{expected}\n"), "{user}");
+    }
+}
+
+#[test]
 fn a_part_of_a_cache_leads_nowhere_else() {
     let world = World::new();
     if !world.can_run() {

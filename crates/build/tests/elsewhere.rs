@@ -75,6 +75,8 @@ fn repositories_are_contexts() {
     assert!(world.list(&build(&world, &fetched, &epoch)).contains_key("/x"));
     let error = fetch(&world, &url, Wanted::Named(Path::new("other")), &epoch).map(drop).unwrap_err();
     assert!(error.to_string().contains("no recipe 'other'"), "{error}");
+    let error = fetch(&world, &format!("{url}:sub"), Wanted::Usual, &epoch).map(drop).unwrap_err();
+    assert_eq!(error.to_string(), format!("no recipe in '{}'", server.url("/repo.git")));
     let kept = std::fs::read_dir(world.engine.store().root().join("cache/files")).map_or(0, |d| d.count());
     assert!(kept <= 1, "what is gone after the build is not remembered");
 }
