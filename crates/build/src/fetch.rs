@@ -117,28 +117,49 @@ fn ask(build: &Build<'_>, url: &str) -> Result<Kept> {
         .map(|kept| Validator { etag: kept.etag.clone(), last_modified: kept.last_modified.clone() });
     let authorization = authorization(build, url)?;
     let wish = Wish { known: validator.as_ref(), authorization: authorization.as_deref(), ..Wish::default() };
-    let answer = build.client.web().get(url, wish)?;
-    match (answer.status, known) {
-        (304, Some(known)) => Ok(known),
-        (200, _) => {
-            build.note_work();
-            let work = build.progress.begin(&format!("downloading {url}"), answer.length);
-            let kept = receive(build, url, answer, LIMITS, work);
-            build.progress.end(work, if kept.is_ok() { "done" } else { "failed" });
-            let kept = kept?;
-            let json = serde_json::to_vec(&kept).unwrap_or_default();
-            build.store.remember(Memory::Urls, &memory(url), &json)?;
-            Ok(kept)
-        }
-        (status, _) => Err(SpecError::new(format!("cannot fetch '{url}': the server answers {status}"))
-            .with_hint(match status {
-                401 | 403 => {
-                    "pass --secret id=HTTP_AUTH_TOKEN_HOST,src=FILE, with the host's name and a token"
-                }
-                _ => "check the spelling of the URL",
-            })
-            .into()),
+    let web = build.client.web();
+    let mut answer = web.get(url, wish)?;
+    if let (304, Some(known)) = (answer.status, known) {
+        return Ok(known);
     }
+    build.note_work();
+    let work = build.progress.begin(&format!("downloading {url}"), answer.length);
+    let mut attempt = 0;
+    let kept = loop {
+        if answer.status != 200 {
+            break Err(refusal(url, answer.status));
+        }
+        let received = receive(build, url, answer, LIMITS, work);
+        let broken = match &received {
+            // The server's stream ended, not ours.
+            Err(Error::Store(isles_store::Error::Io { object, .. })) => object == url,
+            _ => false,
+        };
+        attempt += 1;
+        match web.retry().wait_before(attempt).filter(|_| broken) {
+            Some(wait) => std::thread::sleep(wait),
+            None => break received,
+        }
+        build.progress.status(work, &format!("retry {attempt}"));
+        match web.get(url, Wish { known: None, ..wish }) {
+            Ok(again) => answer = again,
+            Err(e) => break Err(e.into()),
+        }
+    };
+    build.progress.end(work, if kept.is_ok() { "done" } else { "failed" });
+    let kept = kept?;
+    let json = serde_json::to_vec(&kept).unwrap_or_default();
+    build.store.remember(Memory::Urls, &memory(url), &json)?;
+    Ok(kept)
+}
+
+fn refusal(url: &str, status: u16) -> Error {
+    SpecError::new(format!("cannot fetch '{url}': the server answers {status}"))
+        .with_hint(match status {
+            401 | 403 => "pass --secret id=HTTP_AUTH_TOKEN_HOST,src=FILE, with the host's name and a token",
+            _ => "check the spelling of the URL",
+        })
+        .into()
 }
 
 /// A token or header that the caller gives for the host, as BuildKit names them.

@@ -139,6 +139,25 @@ fn a_token_goes_to_its_host_only() {
 }
 
 #[test]
+fn a_download_that_breaks_is_begun_again() {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/f", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = std::io::Read::read(&mut stream, &mut request);
+            let body = if number == 0 { "who" } else { "whole" };
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n{body}");
+        }
+    });
+    let world = World::new();
+    let list = world.list(&world.image(&format!("FROM scratch\nADD {url} /f\n")));
+    assert_eq!(list["/f"], "600 0:0 \"whole\"");
+}
+
+#[test]
 fn submodules_come_along() {
     let world = World::new();
     let folder = world.dir.path().join("served");
