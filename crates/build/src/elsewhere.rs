@@ -64,7 +64,7 @@ pub fn fetch(
 ) -> Result<Fetched> {
     let mut options = options.clone();
     let repository = git::parse_context(what).transpose().map_err(SpecError::new)?;
-    if repository.as_ref().is_some_and(Repository::is_ssh)
+    if repository.as_ref().is_some_and(|r| r.ssh)
         && options.ssh.is_empty()
         && let Some(socket) = std::env::var_os("SSH_AUTH_SOCK")
     {
