@@ -388,3 +388,31 @@ fn containers_come_and_go() {
     store.container("abc123").unwrap().remove().unwrap();
     assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn downloads_are_whole_or_not_there() {
+    let home = Home::new();
+    let content = b"what nobody knew the digest of";
+    let (digest, mut file) = home.store.add_download("http://h/f", &mut &content[..], 100).unwrap();
+    assert_eq!(digest, sha256(content));
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut read).unwrap();
+    assert_eq!(read, content);
+    assert!(home.store.download(&digest).unwrap().is_some());
+    struct Breaks;
+    impl std::io::Read for Breaks {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::ConnectionReset.into())
+        }
+    }
+    let broken = home.store.add_download("http://h/f", &mut std::io::Read::chain(&b"part"[..], Breaks), 100);
+    assert!(broken.unwrap_err().to_string().contains("http://h/f"));
+    let long = home.store.add_download("http://h/f", &mut std::io::repeat(0), 1000).unwrap_err();
+    assert!(matches!(long, isles_store::Error::Limit { .. }), "{long}");
+    let other = home.store.put_download(&sha256(b"other"), &mut &content[..], 100).unwrap_err();
+    assert!(matches!(other, isles_store::Error::WrongDigest { .. }), "{other}");
+    assert!(home.store.download(&sha256(b"other")).unwrap().is_none());
+    let left = std::fs::read_dir(home.store.root().join("tmp")).unwrap().flatten();
+    let left: usize = left.map(|work| std::fs::read_dir(work.path()).map_or(0, |d| d.count())).sum();
+    assert_eq!(left, 0, "nothing of what failed is left");
+}
