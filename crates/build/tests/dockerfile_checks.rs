@@ -206,7 +206,8 @@ fn each_rule_finds_what_it_should_and_nothing_else() {
                 "WorkdirRelativePath 1",
             ],
         ),
-        ("FROM base AS a\nONBUILD COPY $x /\nFROM a\nFROM base\n", &["UndefinedVar 3"]),
+        ("FROM base AS a\nONBUILD COPY $x /\nFROM a\n", &["UndefinedVar 3"]),
+        ("FROM base AS a\nONBUILD COPY $x /\nFROM a\nFROM trigger\nFROM base\n", &[]),
         // The comments of experimental rules say nothing where nobody asks for them.
         ("# not a description\nFROM base AS a\n# nor this\nARG X=1\n", &[]),
     ];

@@ -182,6 +182,14 @@ pub fn source_of(
     if lower == "scratch" {
         return Ok(From::Scratch);
     }
+    if from.contains('$') {
+        return Err(recipe
+            .source
+            .at(place, format!("'{}' is taken as it is written, without variables", from.text))
+            .with_suggestion(
+                "give the image a stage of its own (FROM $IMAGE AS name) and take the files from that",
+            ));
+    }
     Ok(From::Image(from.text.clone()))
 }
 
@@ -254,9 +262,13 @@ mod tests {
         assert_eq!(of("ONE").unwrap(), From::Stage(0));
         assert_eq!(of("0").unwrap(), From::Stage(0));
         assert_eq!(of("busybox").unwrap(), From::Image("busybox".into()));
-        for (name, part) in
-            [("two", "from itself"), ("three", "later"), ("1", "no stage 1"), ("7", "no stage 7")]
-        {
+        for (name, part) in [
+            ("two", "from itself"),
+            ("three", "later"),
+            ("1", "no stage 1"),
+            ("7", "no stage 7"),
+            ("$X", "without variables"),
+        ] {
             assert!(of(name).unwrap_err().message.contains(part), "{name}");
         }
         assert_eq!(near_stage(&recipe, "oen", 1).as_deref(), Some("one"));

@@ -420,7 +420,10 @@ impl Walk<'_> {
         let mut once = Once::default();
         let file = self.report.config.clone();
         let place = Place::of(&stage.node).at(stage.base.span);
-        for text in std::mem::take(&mut state.triggers) {
+        let triggers = std::mem::take(&mut state.triggers);
+        // As in the reference, those of stages that the target does not need are not looked at.
+        let needed = plan.needed.binary_search(&index).is_ok();
+        for text in triggers.into_iter().filter(|_| needed) {
             let lost = |e: Diagnostic| {
                 let error = recipe.source.at(place.span, format!("ONBUILD of the base: {}", e.message));
                 Diagnostic { suggestion: e.suggestion, ..error }
