@@ -165,7 +165,9 @@ fn an_index_leads_to_the_platform() {
     let top = entries(false);
     let pair = samples.clone();
     let fake = Fake::start(move |r| {
-        let known = pair.iter().find(|s| r.target.ends_with(&s.digest));
+        let has =
+            |s: &&Sample| std::iter::once(&s.digest).chain(s.blobs.keys()).any(|d| r.target.ends_with(d));
+        let known = pair.iter().find(has);
         let top = || Reply::new(200, top.clone()).with("Content-Type", media_type::OCI_INDEX);
         known.map_or_else(top, |s| s.answer(r))
     });
