@@ -92,3 +92,23 @@ fn when_base_images_are_pulled() {
         }
     }
 }
+
+#[test]
+fn a_check_fetches_no_image() {
+    for shelf in both() {
+        let Some(registry) = Registry::start(false) else { return };
+        publish(&shelf, &registry, "base:1", "version", "one");
+        let check = |text: &str| {
+            fs::write(shelf.path("Dockerfile"), text.replace("HERE", &registry.address)).unwrap();
+            shelf.isles_in("checks", &["build", "--check", "-f", "Dockerfile", "."])
+        };
+        assert_eq!(check("FROM HERE/base:1\nCOPY f /\n").fine(), "");
+        // That the variable is not set is known from the image's configuration.
+        let said = check("FROM HERE/base:1\nCOPY $nope$PATH /\n");
+        assert!(said.out.contains("UndefinedVar: the variable $nope is not set"), "{}{}", said.out, said.err);
+        said.fails(1, &["1 warning"]);
+        let said = check("FROM HERE/none:1\nCOPY $nope /\n");
+        assert!(said.err.contains("/none:1' cannot be looked at"), "{}", said.err);
+        assert_eq!(shelf.isles_in("checks", &["images", "-q"]).fine(), "");
+    }
+}
