@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use isles_spec::Hint;
 
+/// So many characters of a long line are shown.
+const EXCERPT: usize = 200;
+
 /// A range of bytes in the text of a recipe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Span {
@@ -110,16 +113,37 @@ impl SourceText {
         let column_end = floor_boundary(&self.text, span.end).min(line_start + excerpt.len()).max(start);
         let column = self.text[line_start..start].chars().count() + 1;
         let width = self.text[start..column_end].chars().count().max(1);
+        let (excerpt, cut) = window(excerpt, column);
         Diagnostic {
             file: self.name.clone(),
             line,
             column,
             width,
-            excerpt: excerpt.chars().take(400).collect(),
-            message: message.into(),
+            excerpt,
+            cut,
+            message: plain(&message.into()),
             suggestion: None,
         }
     }
+}
+
+/// Of a long line what is around a column, and how many columns the rest stands further left than in the line.
+fn window(line: &str, column: usize) -> (String, usize) {
+    if line.chars().nth(EXCERPT).is_none() {
+        return (plain(line), 0);
+    }
+    let begin = column.saturating_sub(1 + EXCERPT / 2);
+    let shown: String = line.chars().skip(begin).take(EXCERPT).collect();
+    let more = if line.chars().nth(begin + EXCERPT).is_some() { "…" } else { "" };
+    match begin {
+        0 => (format!("{}{more}", plain(&shown)), 0),
+        _ => (format!("…{}{more}", plain(&shown)), begin - 1),
+    }
+}
+
+/// Without what a terminal would obey: a recipe may come from anyone.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 fn floor_boundary(text: &str, offset: usize) -> usize {
@@ -140,8 +164,10 @@ pub struct Diagnostic {
     pub column: usize,
     /// How many characters the caret underlines, at least 1.
     pub width: usize,
-    /// The line of the recipe, at most 400 characters of it.
+    /// The line of the recipe, or of a long one what is around the place.
     pub excerpt: String,
+    /// So many columns further left than in the line the place is in the excerpt.
+    pub cut: usize,
     pub message: String,
     pub suggestion: Option<String>,
 }
@@ -149,16 +175,17 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Adds what the reader can do.
     pub fn with_suggestion(mut self, suggestion: impl Into<String>) -> Self {
-        self.suggestion = Some(suggestion.into());
+        self.suggestion = Some(plain(&suggestion.into()));
         self
     }
 
     /// The line of the recipe with a caret under the place, in two lines without a final newline.
     pub fn picture(&self) -> String {
         let number = self.line.to_string();
+        let before = self.column.saturating_sub(1 + self.cut);
         let pad: String =
-            self.excerpt.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        let room = self.excerpt.chars().count().saturating_sub(self.column - 1).max(1);
+            self.excerpt.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let room = self.excerpt.chars().count().saturating_sub(before).max(1);
         let carets = "^".repeat(self.width.min(room));
         format!("{number} | {}\n{:width$} | {pad}{carets}", self.excerpt, "", width = number.len())
     }
@@ -192,5 +219,30 @@ mod tests {
         assert_eq!((after.line, after.column), (2, 8));
         assert_eq!(text.at(Span::new(15, 15), "x").column, 8, "inside a character");
         assert_eq!(text.at(Span::new(900, 999), "x").line, 3);
+    }
+
+    #[test]
+    fn of_long_lines_the_place_is_shown() {
+        let line = format!("RUN {}é[here]{}", "x".repeat(5000), "y".repeat(5000));
+        let text = SourceText::new("Dockerfile", line.as_bytes());
+        let at = line.find("[here]").unwrap();
+        let d = text.at(Span::new(at, at + 6), "x");
+        assert_eq!(d.column, 5006);
+        let picture = d.picture();
+        let [shown, carets] = picture.lines().collect::<Vec<_>>()[..] else { panic!("{picture}") };
+        assert!(shown.starts_with("1 | …x") && shown.ends_with("y…"), "{picture}");
+        let place = carets.chars().position(|c| c == '^').unwrap();
+        let under: String = shown.chars().skip(place).take(6).collect();
+        assert_eq!((under.as_str(), carets.matches('^').count()), ("[here]", 6), "{picture}");
+        let first = text.at(Span::new(0, 3), "x").picture();
+        assert!(first.starts_with("1 | RUN x") && first.ends_with("\n  | ^^^"), "{first}");
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing() {
+        let text = SourceText::new("Dockerfile", b"RU\x1b[31mN\tx\n");
+        let d = text.at(Span::new(0, 3), "'RU\x1b[31mN'").with_suggestion("\x07");
+        assert!(![d.to_string(), d.picture(), d.suggestion.unwrap()].concat().contains(['\x1b', '\x07']));
+        assert_eq!(d.excerpt, "RU\u{fffd}[31mN\tx");
     }
 }
