@@ -1,6 +1,8 @@
 //! The Dockerfile language, in four steps that each stand alone: [`lines`] joins continuations,
 //! [`syntax`] splits instructions into words, [`instruction`] gives them types, [`words`] expands
-//! variables. Then [`plan`] finds the stages that are needed and [`execute`] carries them out. Reference: BuildKit's frontend 1.26, its code rather than its manual where they differ.
+//! variables. Then [`plan`] finds the stages that are needed and [`execute`] carries them out; [`checks`] and
+//! [`outline`] tell of a file without that. Reference: BuildKit's frontend 1.26, its code rather than its manual
+//! where they differ.
 
 pub mod checks;
 mod copying;
@@ -17,6 +19,7 @@ mod ports;
 mod running;
 pub mod scope;
 pub mod syntax;
+mod wildcards;
 pub mod words;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use super::checks::Checked;
-use super::checks::stages::{Stages, Used, Wanted, description};
+use super::checks::used::{Stages, Used, Wanted, description};
 use super::instruction::Recipe;
 use crate::position::SourceText;
 

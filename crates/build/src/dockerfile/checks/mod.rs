@@ -8,7 +8,10 @@
 pub mod config;
 mod nodes;
 pub mod rules;
-pub mod stages;
+mod stages;
+mod steps;
+mod top;
+pub mod used;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use isles_spec::{Error as Spelling, Platform};
 
 use self::config::Config;
 use self::rules::Rule;
+use self::used::Stages;
 use super::instruction;
 use super::lines::requested_checks;
 use super::syntax::{self, Node};
@@ -71,7 +75,7 @@ pub struct Checked {
     /// Findings fail a build.
     pub strict: bool,
     /// What the stages use, where they could be gone through.
-    pub stages: Option<stages::Stages>,
+    pub stages: Option<Stages>,
     /// Base images that could not be looked at, and why.
     pub unknown: Vec<String>,
 }
@@ -172,7 +176,7 @@ pub fn check(source: &Arc<SourceText>, look: &Look<'_>) -> Checked {
     Checked { source: source.clone(), findings, left_out, error, strict, stages, unknown: Vec::new() }
 }
 
-fn look_at(report: &mut Report, look: &Look<'_>) -> Result<stages::Stages, Error> {
+fn look_at(report: &mut Report, look: &Look<'_>) -> Result<Stages, Error> {
     let source = report.source.clone();
     report.config = Arc::new(options(&source, look.build_args)?);
     let tree = syntax::parse(source)?;
