@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,8 @@ use crate::tree::{Meta, Tree};
 
 /// A file that changed so recently when it was read is read again next time.
 const SETTLED: Duration = Duration::from_millis(100);
+/// From so many bytes on, several threads read.
+const MUCH: u64 = 8 << 20;
 /// Files that one memory keeps.
 const MOST: usize = 500_000;
 
@@ -92,6 +95,34 @@ impl Digests {
             known.changed = true;
         }
         Ok(content)
+    }
+
+    /// The digests of many files, by as many threads as there are processors where there is much to read. A file
+    /// that cannot be read has none; [`Self::content`] says why.
+    pub fn contents(&self, tree: &Tree, files: &[(&Path, &Meta)]) -> Vec<Option<Content>> {
+        let much = files.iter().map(|(_, meta)| meta.size).sum::<u64>() >= MUCH;
+        let threads = if much { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+        if threads == 1 {
+            return vec![None; files.len()];
+        }
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new(vec![None; files.len()]);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((path, meta)) = files.get(number) else { return };
+                        let content = self.content(tree, path, meta).ok();
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        if let Some(slot) = found.get_mut(number) {
+                            *slot = content;
+                        }
+                    }
+                });
+            }
+        });
+        found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what was learned. Losing it costs time only, so a failure is none.
@@ -177,6 +208,34 @@ fn read(tree: &Tree, path: &Path, meta: &Meta, opened: Option<std::fs::File>) ->
 mod tests {
     use super::*;
     use crate::tree::Folder;
+
+    #[test]
+    fn several_threads_find_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("store"), isles_store::Ownership::Single).unwrap();
+        let names: Vec<std::path::PathBuf> = (0..40).map(|n| format!("f{n}").into()).collect();
+        for (number, name) in names.iter().enumerate() {
+            std::fs::write(dir.path().join(name), vec![number as u8; MUCH as usize / 20]).unwrap();
+        }
+        let tree = Tree::Folder(Folder::open(dir.path()).unwrap());
+        let metas: Vec<Meta> = names.iter().map(|n| tree.lstat(n).unwrap().unwrap()).collect();
+        std::fs::remove_file(dir.path().join("f7")).unwrap();
+        let files: Vec<(&Path, &Meta)> = names.iter().map(|n| n.as_path()).zip(&metas).collect();
+        let digests = Digests::of(&store, dir.path());
+        let found = digests.contents(&tree, &files);
+        if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
+            assert_eq!(found.iter().position(Option::is_none), Some(7), "the file that went has none");
+        }
+        for ((path, meta), found) in files.iter().zip(&found) {
+            if let Some(found) = found {
+                assert_eq!(*found, digests.content(&tree, path, meta).unwrap());
+            }
+        }
+        assert!(
+            digests.contents(&tree, &files[..1]).iter().all(Option::is_none),
+            "little is not worth threads"
+        );
+    }
 
     #[test]
     fn content_is_read_once_and_again_when_it_changed() {

@@ -321,6 +321,13 @@ fn missing(tree: &Tree, place: &Path) -> Result<Nothing> {
 
 /// Adds to a key what the chosen files are: paths, kinds, modes, owners, attributes and data; not their times.
 pub fn add_to_key(key: &mut Key, tree: &Tree, digests: &Digests, selections: &[Selection]) -> Result<()> {
+    let read = |item: &&Item| item.link.is_none() && item.meta.kind == FileKind::File;
+    let files: Vec<(&Path, &Meta)> = selections
+        .iter()
+        .flat_map(|s| s.items.iter().filter(read))
+        .map(|item| (item.source.as_path(), &item.meta))
+        .collect();
+    let mut contents = digests.contents(tree, &files).into_iter();
     for selection in selections {
         key.add("name", selection.name.as_bytes());
         key.add("way", selection.way.as_os_str().as_bytes());
@@ -337,7 +344,12 @@ pub fn add_to_key(key: &mut Key, tree: &Tree, digests: &Digests, selections: &[S
                         let first = *inodes.entry(meta.inode).or_insert(number);
                         key.add("same", (first as u64).to_le_bytes());
                     }
-                    key.add("content", digests.content(tree, &item.source, meta)?);
+                    let known = if meta.kind == FileKind::File { contents.next().flatten() } else { None };
+                    let content = match known {
+                        Some(content) => content,
+                        None => digests.content(tree, &item.source, meta)?,
+                    };
+                    key.add("content", content);
                 }
                 (None, _) => key.add("device", format!("{}:{}", meta.device.0, meta.device.1)),
             }
