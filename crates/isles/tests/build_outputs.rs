@@ -305,3 +305,49 @@ fn several_platforms() {
         }
     }
 }
+
+#[test]
+fn skopeo_reads_what_comes_out() {
+    let shelf = both().remove(0);
+    context(&shelf);
+    let policy = ["--insecure-policy"];
+    let skopeo = |words: &[&str]| shelf.peer("skopeo", &[&policy, words].concat());
+    if skopeo(&["--version"]).is_none() {
+        return;
+    }
+    let build = |more: &[&str]| shelf.isles(&[&["build", "-q", "-t", "app:1"], more, &["."]].concat()).fine();
+    let name = "docker.io/library/app:1";
+    for (output, transport) in [
+        ("type=oci,dest=oci.tar", "oci-archive:oci.tar"),
+        ("type=oci,dest=oci-zstd.tar,compression=zstd", "oci-archive:oci-zstd.tar"),
+        ("type=oci,dest=layout,tar=false", "oci:layout"),
+        ("type=docker,dest=docker.tar", "docker-archive:docker.tar"),
+    ] {
+        let id = build(&["-o", output]);
+        let source = format!("{transport}:{name}");
+        let said = skopeo(&["inspect", "--config", &source]).unwrap();
+        let config: Value = serde_json::from_str(&said.fine()).unwrap();
+        assert_eq!(config["config"]["Labels"]["a"], "b", "{output}");
+        let to = format!("dir:{}", shelf.path("copied").display());
+        skopeo(&["copy", "-q", &source, &to]).unwrap().fine();
+        let manifest = json(&shelf.path("copied/manifest.json"));
+        assert_eq!(manifest["config"]["digest"], id.trim(), "{output}");
+    }
+    // Several platforms, with attestations, copied whole.
+    build(&[
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "--sbom",
+        "--provenance",
+        "-o",
+        "type=oci,dest=many,tar=false",
+    ]);
+    let source = format!("oci:many:{name}");
+    skopeo(&["copy", "-q", "--all", &source, "oci:again:x"]).unwrap().fine();
+    let again = json(&shelf.path("again/index.json"))["manifests"][0].clone();
+    let first = json(&shelf.path("many/index.json"))["manifests"][0].clone();
+    assert_eq!(again["digest"], first["digest"], "not a byte is other");
+    let said = skopeo(&["inspect", "--raw", &source]).unwrap().fine();
+    let index: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 4);
+}

@@ -208,6 +208,9 @@ impl Store {
         }
         for reference in &going {
             if let Some(target) = self.lookup(reference)? {
+                let mut beside = Reach::default();
+                self.mark_artefacts(&target, &mut beside);
+                candidates.extend(beside.blobs);
                 candidates.insert(target);
             }
             self.remove_ref(reference)?;

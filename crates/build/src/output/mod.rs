@@ -40,6 +40,8 @@ pub enum Kind {
     Oci { to: Destination, folder: bool },
     /// What `docker load` reads.
     Docker(Destination),
+    /// Nowhere: the build only fills the cache.
+    Nowhere,
     /// An image in the store, and in a registry with `push`. Without names of its own it has those of the build.
     Image { names: Vec<Reference>, push: bool, by_digest: bool },
 }
@@ -82,7 +84,7 @@ impl Output {
     pub fn is_stdout(&self) -> bool {
         match &self.kind {
             Kind::Tar(to) | Kind::Docker(to) | Kind::Oci { to, .. } => *to == Destination::Stdout,
-            Kind::Local { .. } | Kind::Image { .. } => false,
+            Kind::Local { .. } | Kind::Image { .. } | Kind::Nowhere => false,
         }
     }
 
@@ -106,7 +108,9 @@ impl Output {
             })?;
             given.take(key, value).map_err(|why| wrong(why).with_hint(format!("keys are {KEYS}")))?;
         }
-        given.output().map_err(|why| wrong(why).with_hint("write type=local|tar|oci|docker|image|registry,…"))
+        given
+            .output()
+            .map_err(|why| wrong(why).with_hint("write type=local|tar|oci|docker|image|registry|cacheonly,…"))
     }
 }
 
@@ -185,9 +189,13 @@ impl Given {
         let of_image = self.encoding != Encoding::default() || self.push.is_some() || self.by_digest;
         let kind = match self.kind.as_deref() {
             None => return Err("it has no type".into()),
-            Some("local" | "tar") if of_image => {
+            Some("local" | "tar" | "cacheonly") if of_image => {
                 return Err("only images have layers, media types and registries".into());
             }
+            Some("cacheonly") if dest.is_some() => {
+                return Err("type=cacheonly writes nothing, so it has no dest".into());
+            }
+            Some("cacheonly") => Kind::Nowhere,
             Some("local") => match dest {
                 None => return Err("type=local needs dest=FOLDER".into()),
                 Some(dest) if dest == "-" => return Err("a folder cannot go to standard output".into()),
@@ -213,7 +221,6 @@ impl Given {
                 let push = self.push.unwrap_or(kind == "registry") || self.by_digest;
                 Kind::Image { names: self.names, push, by_digest: self.by_digest }
             }
-            Some("cacheonly") => return Err("type=cacheonly is not supported".into()),
             Some(other) => return Err(format!("unknown type '{other}'")),
         };
         Ok(Output { kind, encoding: self.encoding })
@@ -242,6 +249,7 @@ mod tests {
             ("type=tar,dest=x.tar", Kind::Tar(path("x.tar"))),
             ("type=oci,dest=x.tar", Kind::Oci { to: path("x.tar"), folder: false }),
             ("type=oci,dest=x,tar=false", Kind::Oci { to: path("x"), folder: true }),
+            ("type=cacheonly", Kind::Nowhere),
             ("type=docker,dest=x.tar", Kind::Docker(path("x.tar"))),
             ("type=docker", Kind::Image { names: Vec::new(), push: false, by_digest: false }),
             ("type=image", Kind::Image { names: Vec::new(), push: false, by_digest: false }),
@@ -287,7 +295,7 @@ mod tests {
             ("type=oci,compression-level=x", "'x'"),
             ("type=image,name=UPPER:", "UPPER"),
             ("type=oci,rewrite-timestamp=false", "SOURCE_DATE_EPOCH"),
-            ("type=cacheonly", "cacheonly"),
+            ("type=cacheonly,dest=x", "no dest"),
             ("a,b", "'a'"),
         ] {
             let error = Output::parse(text).unwrap_err().to_string();

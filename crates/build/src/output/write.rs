@@ -49,6 +49,7 @@ pub fn write(
         let job = Job { store, client, built, wanted, progress };
         match &output.kind {
             Kind::Local { folder, split } => job.local(folder, *split)?,
+            Kind::Nowhere => {}
             Kind::Tar(to) => job.tar(to)?,
             Kind::Docker(to) => written.image = Some(job.docker(to)?),
             Kind::Oci { to, folder } => written.image = Some(job.oci(to, *folder, &output.encoding)?),

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 #[derive(Debug, clap::Args)]
 pub struct OutputOptions {
     /// Where the result goes instead of into the store: a folder for its files, - for an archive of them, or
-    /// type=local|tar|oci|docker|image|registry with dest=PATH, tar=false, name=NAME, push=true,
+    /// type=local|tar|oci|docker|image|registry|cacheonly with dest=PATH, tar=false, name=NAME, push=true,
     /// compression=uncompressed|gzip|zstd, compression-level=N, force-compression=true, oci-mediatypes=false;
     /// may be repeated.
     #[arg(short, long, value_name = "OUTPUT", value_parser = Output::parse)]
