@@ -196,6 +196,8 @@ fn pushed_at_once() {
         assert_eq!(meta["image.name"], name.as_str());
         let digest = meta["containerimage.digest"].as_str().unwrap().to_owned();
         // What was pushed is what is here under the name, and what others get.
+        let listed = shelf.isles(&["images"]).fine();
+        assert!(listed.contains("/app") && !listed.contains("<none>"), "{listed}");
         let by_digest = format!("{}/app@{digest}", registry.address);
         shelf.isles_in("other", &["pull", "-q", &by_digest]).fine();
         assert_eq!(shelf.isles_in("other", &["images", "-q", "--no-trunc"]).fine(), id);

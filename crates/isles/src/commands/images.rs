@@ -68,6 +68,7 @@ pub fn cmd_images(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let store = engine.store();
     let mut images = store.images()?;
+    hide_other_forms(&mut images);
     for filter in &args.filter {
         apply(store, filter, &mut images)?;
     }
@@ -144,6 +145,14 @@ fn apply(store: &Store, filter: &Filter, images: &mut Vec<ImageSummary>) -> Resu
 }
 
 /// Keeps the names that a pattern matches, and the images that have one.
+/// The same image may be here under several manifests, for example with its layers compressed for a registry. Those
+/// without a name are not shown beside one that has a name.
+fn hide_other_forms(images: &mut Vec<ImageSummary>) {
+    let named: HashSet<Digest> =
+        images.iter().filter(|i| !i.references.is_empty()).map(|i| i.id.clone()).collect();
+    images.retain(|image| !image.references.is_empty() || !named.contains(&image.id));
+}
+
 fn keep_names(images: &mut Vec<ImageSummary>, pattern: &str) {
     for image in images.iter_mut() {
         image.references.retain(|r| is_named(r, pattern));
