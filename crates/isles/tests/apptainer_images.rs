@@ -406,3 +406,38 @@ fn endpoints_are_remembered() {
         shelf.apptainer(&["remote", "remove", "DefaultRemote"]).fails(255, &["global"]);
     }
 }
+
+#[test]
+fn libraries_are_searched_and_cleared() {
+    let shelf = both().remove(0);
+    let server = Liar::start();
+    let url = format!("http://{}", server.address);
+    let arch = isles_spec::Platform::host().architecture;
+    let image = r#"{"entityName":"a","collectionName":"b","containerName":"cow","tags":["1","2"],"fingerprints":["AB"]}"#;
+    let found = format!(r#"{{"data":{{"image":[{image}]}}}}"#);
+    server.say(&format!("/v1/search?value=cow&arch={arch}"), 200, "application/json", found.as_bytes());
+    let said = shelf.apptainer(&["search", "--library", &url, "cow"]).fine();
+    assert_eq!(
+        said,
+        format!(
+            "Found 1 container images for {arch} matching \"cow\":\n\n\tlibrary://a/b/cow:1,2\n\t\tSigned by: AB\n\n"
+        )
+    );
+    shelf.apptainer(&["search", "--library", &url, "co"]).fails(255, &["at least 3 characters"]);
+    assert!(
+        shelf
+            .apptainer(&["search", "--library", &url, "dog"])
+            .fine()
+            .starts_with("No container images found")
+    );
+    server.say(&format!("/v1/images/a/b/cow:1?arch={arch}"), 200, "application/json", b"{}");
+    let delete = ["delete", "--library", &url, "library://a/b/cow:1"];
+    let said = shelf.answered(&delete, "n\n");
+    assert!(said.out.starts_with("Are you sure") && said.err.is_empty(), "{said:?}");
+    let said = shelf.answered(&delete, "y\n");
+    assert!(said.err.contains("INFO:    Image library://a/b/cow:1"), "{said:?}");
+    shelf
+        .apptainer(&["delete", "--force", "--library", &url, "library://a/b/dog:1"])
+        .fails(255, &["is not there"]);
+    shelf.apptainer(&["delete", "app.sif"]).fails(255, &["No transport type URI supplied"]);
+}

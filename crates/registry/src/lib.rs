@@ -39,7 +39,7 @@ pub use daemon::Daemon;
 pub use error::{Error, Result};
 pub use guard::is_link_local;
 pub use keyserver::KeyServer;
-pub use library::{Library, LibraryImage, LibraryName};
+pub use library::{Library, LibraryImage, LibraryMatch, LibraryName};
 pub use manifest::{Document, Resolved};
 pub use oras::{SIF_CONFIG, SIF_LAYER, SifArtifact};
 pub use pull::Pulled;

@@ -63,6 +63,27 @@ impl LibraryImage {
     }
 }
 
+/// What a search found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LibraryMatch {
+    #[serde(alias = "entityName")]
+    pub entity: String,
+    #[serde(alias = "collectionName")]
+    pub collection: String,
+    #[serde(alias = "containerName")]
+    pub container: String,
+    pub description: String,
+    pub tags: Vec<String>,
+    pub fingerprints: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Matches {
+    image: Vec<LibraryMatch>,
+}
+
 #[derive(Deserialize)]
 struct Answer<T> {
     data: Option<T>,
@@ -320,6 +341,27 @@ impl Library {
             let _: serde_json::Value = self.tell(&path, &new)?;
         }
         Ok(image)
+    }
+
+    /// The images for an architecture whose names have a word in them.
+    pub fn search(&self, word: &str, architecture: &str, signed: bool) -> Result<Vec<LibraryMatch>> {
+        let mut query = vec![("value", word), ("arch", architecture)];
+        if signed {
+            query.push(("signed", "true"));
+        }
+        Ok(self.ask::<Matches>("v1/search", &query)?.unwrap_or_default().image)
+    }
+
+    /// Removes an image for an architecture. Says whether it was there.
+    pub fn delete(&self, name: &LibraryName, architecture: &str) -> Result<bool> {
+        let path = format!("v1/images/{}", name.image());
+        let url = self.url(&path, &[("arch", architecture)])?;
+        let response = self.send(&Method::DELETE, &url, &HeaderMap::new(), Payload::None)?;
+        match response.status().as_u16() {
+            200 | 202 | 204 => Ok(true),
+            404 => Ok(false),
+            _ => Err(self.refused("delete", &path, response)),
+        }
     }
 
     /// The ID of a folder, made where it is missing.

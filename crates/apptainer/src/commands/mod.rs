@@ -4,6 +4,7 @@
 
 pub mod action;
 pub mod cache;
+pub mod delete;
 pub mod inspect;
 pub mod instance;
 pub mod key;
@@ -14,6 +15,7 @@ pub mod refused;
 pub mod registry;
 pub mod remote;
 pub mod run_help;
+pub mod search;
 pub mod sif;
 pub mod sign;
 pub mod verify;
@@ -32,6 +34,7 @@ pub static ROOT: Command = Command {
         &cache::COMMAND,
         &refused::CAPABILITY,
         &refused::CONFIG,
+        &delete::COMMAND,
         &inspect::COMMAND,
         &key::COMMAND,
         &remote::KEYSERVER,
@@ -42,6 +45,7 @@ pub static ROOT: Command = Command {
         &registry::COMMAND,
         &remote::REMOTE,
         &run_help::COMMAND,
+        &search::COMMAND,
         &sif::COMMAND,
         &sign::COMMAND,
         &verify::COMMAND,
