@@ -1,10 +1,12 @@
-//! Making a file: written beside its place and renamed into it, so that nobody ever sees half of one. What goes in
+//! Making a file: written without a name and then put into its place, so that nobody ever sees half of one. What goes in
 //! decides every byte that comes out, unless an identity or a time is asked for.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::header::{Arch, Header, LAUNCH, LAUNCH_LENGTH, NO_TIME};
@@ -35,23 +37,7 @@ impl<'a> NewSif<'a> {
 
     /// Makes the file at `path`, in place of what may be there.
     pub fn create(self, path: &Path) -> Result<()> {
-        let beside = path.with_file_name(format!(".new-{}", uuid_text(&random_uuid()?)));
-        let made = self.create_as(&beside).and_then(|()| {
-            fs::rename(&beside, path).map_err(Error::at("write", path))?;
-            sync_parent(path)
-        });
-        if made.is_err() {
-            let _ = fs::remove_file(&beside);
-        }
-        made
-    }
-
-    fn create_as(self, path: &Path) -> Result<()> {
-        let mut options = File::options();
-        let file = options.read(true).write(true).create_new(true).mode(0o755).open(path);
-        let file = file.map_err(Error::at("create", path))?;
-        self.write(&file, &path.display().to_string())?;
-        file.sync_data().map_err(Error::at("write", path))
+        create_whole(path, |file| self.write(file, &path.display().to_string()))
     }
 
     /// Writes the file into one that is open and empty; `name` is what messages call it.
@@ -96,10 +82,50 @@ impl<'a> NewSif<'a> {
         let failed = |e| Error::io("write", name, e);
         file.write_all_at(&table, DESCRIPTORS_OFFSET).map_err(failed)?;
         file.write_all_at(&header.encode(), 0).map_err(failed)?;
-        // The caller's umask takes nothing from the owner, who is to be able to run it.
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        file.set_permissions(fs::Permissions::from_mode(mode | 0o700)).map_err(failed)
+        Ok(())
     }
+}
+
+/// Makes a file that can be run: it has its name when `write` is done with it and it is on the disk, and replaces what
+/// had the name before. Where the file system can, nothing is left of one that does not get so far.
+pub fn create_whole<E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&File) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let beside = path.with_file_name(format!(".new-{}", isles_spec::digest::hex(&random_uuid()?)));
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let (file, has_name) = match rustix::fs::open(parent, flags, Mode::from_raw_mode(0o755)) {
+        Ok(file) => (File::from(file), false),
+        // Some file systems, NFS among them, have no files without names.
+        Err(_) => {
+            let mut options = File::options();
+            let file = options.read(true).write(true).create_new(true).mode(0o755).open(&beside);
+            (file.map_err(Error::at("create", path))?, true)
+        }
+    };
+    let made = write(&file).and_then(|()| Ok(publish(&file, has_name, &beside, path)?));
+    if made.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    made
+}
+
+fn publish(file: &File, has_name: bool, beside: &Path, path: &Path) -> Result<()> {
+    let failed = Error::at("write", path);
+    let done = (|| {
+        // The caller's umask takes nothing from the owner, who is to be able to run it.
+        let mode = file.metadata()?.permissions().mode();
+        file.set_permissions(fs::Permissions::from_mode(mode | 0o700))?;
+        file.sync_data()?;
+        if !has_name {
+            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(CWD, own, CWD, beside, AtFlags::SYMLINK_FOLLOW)?;
+        }
+        fs::rename(beside, path)
+    })();
+    done.map_err(failed)?;
+    sync_parent(path)
 }
 
 /// A new identity (UUID version 4, RFC 9562).
@@ -110,10 +136,6 @@ pub fn random_uuid() -> Result<[u8; 16]> {
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     Ok(uuid)
-}
-
-fn uuid_text(uuid: &[u8; 16]) -> String {
-    isles_spec::digest::hex(uuid)
 }
 
 /// Makes a new name in a directory survive a power cut, where the file system can.

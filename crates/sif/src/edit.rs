@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::descriptor::{self, LENGTH, Role, USED_AT};
 use crate::header::{Arch, Header, NO_TIME};
@@ -39,7 +40,11 @@ impl Editor {
     /// Opens the file at `path`, and waits for others who change it.
     pub fn open(path: &Path) -> Result<Editor> {
         let file = File::options().read(true).write(true).open(path).map_err(Error::at("open", path))?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|e| Error::at("lock", path)(e.into()))?;
+        match flock(&file, FlockOperation::LockExclusive) {
+            // A file system without locks, as NFS may be: who changes a file there takes care.
+            Ok(()) | Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(e) => return Err(Error::at("lock", path)(e.into())),
+        }
         Ok(Editor { sif: Sif::from_file(file, path.display().to_string())?, time: None })
     }
 

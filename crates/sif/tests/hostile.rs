@@ -7,7 +7,11 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use isles_sif::{Arch, FileSystem, Kind, NewObject, NewSif, Role, Sif};
+use isles_openpgp::Certificate;
+use isles_sif::{
+    Arch, Editor, Extra, FileSystem, Kind, Kinds, MessageFormat, MessageKind, NewObject, NewSif, PrivateKey,
+    Role, SbomFormat, Selection, Sif, Signer, Trust, sign, verify,
+};
 
 const TABLE: usize = 4096;
 const DESCRIPTOR: usize = 585;
@@ -110,11 +114,46 @@ fn what_is_no_file_is_refused() {
     }
 }
 
-/// Changes of a good file, the same in every run.
+/// Files of all shapes, for the changes below to begin with.
+fn seeds(folder: &Path) -> Vec<Vec<u8>> {
+    let make = |objects: Vec<NewObject<'_>>| {
+        let path = folder.join("seed.sif");
+        NewSif::new(objects).create(&path).unwrap();
+        path
+    };
+    let read = |path: &Path| fs::read(path).unwrap();
+    let mut seeds = vec![good(folder), read(&make(Vec::new()))];
+    // An OCI image in a file.
+    let blob = |bytes: &'static [u8]| NewObject::new(Kind::OciBlob, bytes);
+    let index = NewObject::new(Kind::OciRootIndex, &b"{\"schemaVersion\":2,\"manifests\":[]}"[..]);
+    seeds.push(read(&make(vec![blob(b"one"), blob(b""), index])));
+    // More descriptors than usual.
+    seeds.push(read(&make((0..60).map(|_| NewObject::new(Kind::Generic, &b"x"[..])).collect())));
+    // Every other kind of object, and signatures of both kinds.
+    let extra = |kind, extra| NewObject { extra, ..NewObject::new(kind, &b"x"[..]) };
+    let message = Extra::CryptoMessage { format: MessageFormat::Pem, kind: MessageKind::RsaOaep };
+    let path = make(vec![
+        extra(Kind::CryptoMessage, message),
+        extra(Kind::Sbom, Extra::Sbom(SbomFormat::SpdxJson)),
+        NewObject { group: 2, ..NewObject::json("a.json", &b"{}"[..]) },
+    ]);
+    let mut editor = Editor::open(&path).unwrap();
+    let certificate = Certificate::generate("A <a@example.org>", None, 1).unwrap();
+    let key = certificate.open(None).unwrap();
+    sign(&mut editor, &Signer::OpenPgp { key: &key, now: 1 }, &Selection::default()).unwrap();
+    let pem = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+    let pem = [PrivateKey::from_pem(pem, "pem").unwrap()];
+    sign(&mut editor, &Signer::Pem(&pem), &Selection::default()).unwrap();
+    seeds.push(read(&path));
+    seeds
+}
+
+/// Changes of good files, the same in every run.
 #[test]
 fn no_change_of_a_file_does_harm() {
     let folder = tempfile::tempdir().unwrap();
-    let good = good(folder.path());
+    let seeds = seeds(folder.path());
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = || {
         state ^= state << 13;
@@ -126,12 +165,13 @@ fn no_change_of_a_file_does_harm() {
         [0, 1, 127, 255, 4095, 4096, u32::MAX as u64, i64::MAX as u64, i64::MIN as u64, u64::MAX];
     let (mut opened, mut refused) = (0, 0);
     let path = folder.path().join("changed.sif");
-    for _ in 0..4000 {
-        let mut file = good.clone();
+    let trust = Trust { keyring: Some(&[]), keys: &[], now: 1 };
+    for _ in 0..1500 {
+        let mut file = seeds[random() % seeds.len()].clone();
         for _ in 0..=random() % 3 {
             let at = match random() % 3 {
                 0 => random() % 128,
-                1 => TABLE + random() % (4 * DESCRIPTOR),
+                1 => TABLE + random() % (6 * DESCRIPTOR),
                 _ => random() % file.len(),
             };
             match random() % 3 {
@@ -151,6 +191,11 @@ fn no_change_of_a_file_does_harm() {
         match Sif::open(&path) {
             Ok(sif) => {
                 read_all(&sif);
+                for kinds in [Kinds::Usual, Kinds::Legacy { all: true }] {
+                    // Nobody is trusted, so whatever it says is a reason not to believe it.
+                    let report = verify(&sif, &Selection::default(), kinds, &trust);
+                    assert!(report.is_err() || report.is_ok_and(|report| report.problem.is_some()));
+                }
                 opened += 1;
             }
             Err(error) => {

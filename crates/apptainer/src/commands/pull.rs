@@ -1,8 +1,7 @@
 //! `apptainer pull`: an image from somewhere else, as a SIF file here.
 
-use std::fs::{self, File, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_build::definition::Origin;
@@ -243,20 +242,10 @@ fn choose(text: &str, found: Vec<Imported>, platform: &Platform) -> Result<Image
 
 /// A file that appears under its name when it is complete.
 fn fetched(path: &Path, fetch: impl FnOnce(&mut File) -> Result<(), Failure>) -> Result<(), Failure> {
-    let failed = |e: io::Error| Failure::because(format!("cannot write {}", path.display()), &e);
-    let beside = path.with_file_name(format!(".new-{}", isles_store::random_name()));
-    let mut file = File::options().read(true).write(true).create_new(true).open(&beside).map_err(failed)?;
-    let done = fetch(&mut file).and_then(|()| {
-        // As it is run; what the caller's umask takes away stays away.
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        let runnable = mode | (mode & 0o444) >> 2;
-        file.set_permissions(Permissions::from_mode(runnable)).map_err(failed)?;
-        file.sync_data().and_then(|()| fs::rename(&beside, path)).map_err(failed)
-    });
-    if done.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    done
+    isles_sif::create_whole(path, |file| {
+        let copy = file.try_clone();
+        fetch(&mut copy.map_err(|e| Failure::because(format!("cannot write {}", path.display()), &e))?)
+    })
 }
 
 fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
