@@ -26,6 +26,7 @@ use isles_sandbox::{fuse, loop_device};
 use isles_spec::{FileSystemKind, ImageFile, ImageMount};
 use isles_squashfs::Image;
 use isles_store::{Merged, Ownership};
+use rustix::fs::FlockOperation;
 
 use crate::error::{Error, Result};
 use crate::squashfs::Squashfs;
@@ -89,7 +90,7 @@ pub fn mountable(
             let opened = Image::open(copy, image.offset, size).map_err(bad)?;
             let server = Arc::new(Server::new(Squashfs::new(opened)));
             if root && way != ImageMount::Fuse {
-                match loop_device::mount(&file, image.offset, size, c"squashfs") {
+                match loop_device::mount(&file, image.offset, size, c"squashfs", false) {
                     Ok(mount) => {
                         let source = PreparedSource::Mount(mount);
                         return Ok(Mountable { source, view: View::Image(server), server: None });
@@ -111,12 +112,47 @@ pub fn mountable(
             "only the kernel reads ext3, and only for root",
         )),
         FileSystemKind::Ext => {
-            let mount = loop_device::mount(&file, image.offset, size, c"ext4")
+            let mount = loop_device::mount(&file, image.offset, size, c"ext4", false)
                 .map_err(|e| Error::file("let the kernel mount", &image.path, e))?;
             let view = look_into(&mount)?;
             Ok(Mountable { source: PreparedSource::Mount(mount), view, server: None })
         }
     }
+}
+
+/// Mounts an ext3 image to be written to, with the folders of an overlay in it. The file is locked against other
+/// containers for as long as it is open.
+pub fn writable(image: &ImageFile, identity: Identity) -> Result<(PreparedSource, File)> {
+    let failed = |action| move |e: io::Error| Error::file(action, &image.path, e);
+    let wish = || format!("writing into '{}'", image.path.display());
+    if image.kind != FileSystemKind::Ext {
+        return Err(Error::impossible(wish(), "only ext3 images are written to"));
+    }
+    if identity != Identity::Root {
+        return Err(Error::impossible(
+            wish(),
+            "only the kernel writes ext3, and only for root; use a folder",
+        ));
+    }
+    let file = File::options().read(true).write(true).open(&image.path).map_err(failed("open the image"))?;
+    let found = file.metadata().map_err(failed("look at the image"))?;
+    let size = image.size.unwrap_or_else(|| found.len().saturating_sub(image.offset));
+    if !found.is_file() || size == 0 || image.offset.saturating_add(size) > found.len() {
+        return Err(failed("use the image")(io::Error::other("it is shorter than its file system")));
+    }
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => Error::impossible(wish(), "another container does so now"),
+        e => failed("lock the image")(e.into()),
+    })?;
+    let mount = loop_device::mount(&file, image.offset, size, c"ext4", true)
+        .map_err(failed("let the kernel mount"))?;
+    for name in ["upper", "work"] {
+        match rustix::fs::mkdirat(&mount, name, rustix::fs::Mode::from(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(failed("make the folders of an overlay in")(e.into())),
+        }
+    }
+    Ok((PreparedSource::Mount(mount), file))
 }
 
 /// A mount that is attached nowhere can be looked into by its descriptor.

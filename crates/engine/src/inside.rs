@@ -65,7 +65,7 @@ fn of_file(image: &ImageFile, file: Option<&File>) -> Result<View> {
             Ok(View::Image(Arc::new(isles_fuse::Server::new(Squashfs::new(opened)))))
         }
         FileSystemKind::Ext => {
-            let mount = loop_device::mount(&file, image.offset, size, c"ext4")
+            let mount = loop_device::mount(&file, image.offset, size, c"ext4", false)
                 .map_err(|e| Error::file("let the kernel mount", &image.path, e))?;
             look_into(&mount)
         }

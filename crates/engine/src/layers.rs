@@ -16,7 +16,7 @@ use isles_store::{Container, FileKind, Merged};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::hosts;
-use crate::image_mount::mountable;
+use crate::image_mount::{self, mountable};
 use crate::places;
 use crate::run::Foreground;
 use crate::squashfs::Squashfs;
@@ -38,6 +38,8 @@ pub struct Base {
     pub sources: Vec<Option<MountSource>>,
     /// The images that this process serves.
     pub servers: Vec<Arc<Server<Squashfs>>>,
+    /// Locked for as long as the container runs.
+    pub locks: Vec<fs::File>,
 }
 
 /// The kinds of root, down to the layers at the bottom.
@@ -55,11 +57,14 @@ struct Images<'a> {
     identity: Identity,
     prepared: Vec<Prepared>,
     servers: Vec<Arc<Server<Squashfs>>>,
+    locks: Vec<fs::File>,
 }
 
 impl Images<'_> {
     fn add(&mut self, image: &ImageFile, file: Option<&fs::File>) -> Result<(PathBuf, View)> {
-        let ready = mountable(image, file, self.way, self.identity)?;
+        // What is taken into the store is the root alone.
+        let way = if self.way == ImageMount::Unpack { ImageMount::Auto } else { self.way };
+        let ready = mountable(image, file, way, self.identity)?;
         self.servers.extend(ready.server);
         let place = self.place(ready.source, image.path.display().to_string())?;
         Ok((place, ready.view))
@@ -87,6 +92,7 @@ impl Engine {
             identity: self.identity,
             prepared: Vec::new(),
             servers: Vec::new(),
+            locks: Vec::new(),
         };
         let bottom = self.bottom(workload, foreground, &mut images)?;
         let mut lowers = bottom.lowers;
@@ -142,7 +148,8 @@ impl Engine {
                 ));
             }
             (written, _) => {
-                let volatile = workload.remove && !matches!(workload.writable, Writable::Folder(_));
+                let stays = matches!(workload.writable, Writable::Folder(_) | Writable::File(_));
+                let volatile = workload.remove && !stays;
                 let (upper, work) = written.unwrap_or((folder.upper(), folder.work()));
                 // Root in a user namespace may not set the others.
                 let in_userns = workload.userns == UserNamespace::KeepId;
@@ -159,6 +166,7 @@ impl Engine {
             untrusted: matches!(workload.root, Root::File(_)) || workload.run_as == RunAs::Caller,
             sources,
             servers: images.servers,
+            locks: images.locks,
         })
     }
 
@@ -201,6 +209,12 @@ fn written(workload: &Workload, images: &mut Images<'_>) -> Result<Option<(PathB
             make(&folders.0)?;
             make(&folders.1)?;
             return Ok(Some(folders));
+        }
+        Writable::File(image) => {
+            let (source, lock) = image_mount::writable(image, images.identity)?;
+            images.locks.push(lock);
+            let place = images.place(source, image.path.display().to_string())?;
+            return Ok(Some((place.join("upper"), place.join("work"))));
         }
         Writable::Memory { size } => *size,
         Writable::Nowhere => Some(PLACES_SIZE),

@@ -178,7 +178,7 @@ impl Engine {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
         (foreground.started)(child.pid());
-        Ok(Started { child, state, fence })
+        Ok(Started { child, state, fence, _locks: base.locks })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -259,6 +259,8 @@ struct Started {
     child: Child,
     state: State,
     fence: Fence,
+    /// Files that are this container's alone while it runs.
+    _locks: Vec<std::fs::File>,
 }
 
 /// The caller's wish, the host's own name where the network is asked to be the host's, else the short ID, as Docker

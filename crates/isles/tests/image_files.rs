@@ -198,6 +198,34 @@ fn overlays_keep_what_is_written() {
 }
 
 #[test]
+fn root_writes_into_ext3_images() {
+    let Some(world) = World::new(Who::Root).filter(|_| World::is_root()) else { return };
+    let Some(image) = image(&world) else { return };
+    let overlay = world.path("overlay.img");
+    let made = Command::new("mkfs.ext3").args(["-q", "-F"]).arg(&overlay).arg("4m").status();
+    if !made.is_ok_and(|status| status.success()) || !Path::new("/dev/loop-control").exists() {
+        println!("skip: mkfs.ext3 (package e2fsprogs) or loop devices are missing");
+        return;
+    }
+    let (file, path) = (image.to_str().unwrap(), overlay.to_str().unwrap());
+    let read = format!("{path}:ro");
+    let over = |overlay: &str, script: &str| {
+        command(&world, &["run", "--rm", "--overlay", overlay, file, "sh", "-c", script])
+    };
+    let run = |overlay: &str, script: &str| Said::of(over(overlay, script).output().unwrap());
+    run(path, "echo kept > /new").fine();
+    assert_eq!(run(path, "cat /new").fine(), "kept\n");
+    assert_eq!(run(&read, "cat /new; echo more > /other").fine(), "kept\n");
+    run(path, "cat /other").fails(1, &["/other"]);
+    // Two kernels' mounts of one image would destroy it.
+    let script = "echo runs; exec sleep 1000";
+    let (running, _) = Running::start(&mut over(path, script));
+    run(path, "true").fails(125, &["another container"]);
+    drop(running);
+    isles(&world, &["run", "--rm", path, "true"]).fails(127, &["true"]);
+}
+
+#[test]
 fn a_folder_is_a_root_and_stays_as_it_is() {
     everyone(|world| {
         tree(&world.path("image"));

@@ -35,20 +35,29 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// Mounts the file system in `size` bytes of a file from `offset` on, read-only and attached nowhere. The file is the one
-/// that is open, whatever its name means by now. The loop device goes when the mount does.
+/// Mounts the file system in `size` bytes of a file from `offset` on, attached nowhere; to be written to, the file has to
+/// be open for that. The file is the one that is open, whatever its name means by now. The loop device goes when the
+/// mount does.
 ///
 /// # Errors
 /// Not root, no loop device left, or nothing that this kernel can mount.
-pub fn mount(file: &File, offset: u64, size: u64, kind: &CStr) -> io::Result<OwnedFd> {
+pub fn mount(file: &File, offset: u64, size: u64, kind: &CStr, writable: bool) -> io::Result<OwnedFd> {
     let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
     // Open until the mount holds the device.
-    let (_device, path) = attach(file, offset, size).map_err(os)?;
+    let (_device, path) = attach(file, offset, size, writable).map_err(os)?;
     let context = m::fsopen(kind).map_err(os)?;
     let make = || {
         m::set_string(&context, c"source", &path)?;
+        let safe = m::ATTR_NOSUID | m::ATTR_NODEV;
+        if writable {
+            return m::create(&context, safe);
+        }
         m::set_flag(&context, c"ro")?;
-        m::create(&context, m::ATTR_RDONLY | m::ATTR_NOSUID | m::ATTR_NODEV)
+        if kind == c"ext4" {
+            // What a crash has left in the journal cannot be written back to a file that is only read.
+            m::set_flag(&context, c"noload")?;
+        }
+        m::create(&context, m::ATTR_RDONLY | safe)
     };
     let mount = make().map_err(os)?;
     let raw = mount.0;
@@ -58,7 +67,7 @@ pub fn mount(file: &File, offset: u64, size: u64, kind: &CStr) -> io::Result<Own
 }
 
 /// A loop device that goes when nobody has it open any more.
-fn attach(file: &File, offset: u64, size: u64) -> sys::Result<(sys::Fd, CString)> {
+fn attach(file: &File, offset: u64, size: u64, writable: bool) -> sys::Result<(sys::Fd, CString)> {
     /// Others look for a free device at the same time.
     const TRIES: u32 = 64;
     let control = sys::open(c"/dev/loop-control", libc::O_RDWR, 0)?;
@@ -74,7 +83,7 @@ fn attach(file: &File, offset: u64, size: u64) -> sys::Result<(sys::Fd, CString)
         number: 0,
         encrypt_type: 0,
         encrypt_key_size: 0,
-        flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+        flags: LO_FLAGS_AUTOCLEAR | if writable { 0 } else { LO_FLAGS_READ_ONLY },
         file_name: [0; 64],
         crypt_name: [0; 64],
         encrypt_key: [0; 32],
@@ -85,7 +94,7 @@ fn attach(file: &File, offset: u64, size: u64) -> sys::Result<(sys::Fd, CString)
         // SAFETY: the request takes nothing.
         let number = sys::check(unsafe { libc::ioctl(control.0, LOOP_CTL_GET_FREE) }.into())?;
         let path = CString::new(format!("/dev/loop{number}")).map_err(|_| Errno(libc::EINVAL))?;
-        let device = sys::open(&path, libc::O_RDONLY, 0)?;
+        let device = sys::open(&path, if writable { libc::O_RDWR } else { libc::O_RDONLY }, 0)?;
         // SAFETY: the request reads the structure, which lives and has the layout of the kernel's.
         match sys::check(unsafe { libc::ioctl(device.0, LOOP_CONFIGURE, &raw const config) }.into()) {
             Ok(_) => return Ok((device, path)),

@@ -168,6 +168,8 @@ pub enum Writable {
     Nowhere,
     /// Into the folders `upper` and `work` of this folder, which stays.
     Folder(PathBuf),
+    /// Into those of this ext3 image, which stays. One container at a time, and for root only.
+    File(ImageFile),
 }
 
 /// A layer over the root.

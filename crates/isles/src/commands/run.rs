@@ -10,8 +10,8 @@ use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, ImageMount, Mount, NamespaceMode, NetworkMode, Overlay, PullPolicy, Resources,
-    Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
+    Device, Error as Spelling, FileSystemKind, ImageMount, Mount, NamespaceMode, NetworkMode, Overlay,
+    PullPolicy, Resources, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -119,7 +119,8 @@ pub struct Args {
     /// Keep what is written to the root file system in memory, and drop it with the container.
     #[arg(long, help_heading = "Files")]
     writable_tmpfs: bool,
-    /// Lay a folder over the root file system, which is written to, or with :ro is not; or an image file.
+    /// Lay a folder over the root file system, or an image file. A folder, and for root an ext3 image, is written to
+    /// unless :ro follows.
     #[arg(long, value_name = "PATH[:ro]", help_heading = "Files")]
     overlay: Vec<String>,
     /// How an image file gets a root file system: mounted by the kernel (root), served by this process (fuse), taken
@@ -323,6 +324,11 @@ fn default_command(workload: &mut Workload) {
     }
 }
 
+fn too_many(overlay: &str) -> Failure {
+    Failure::new(format!("the overlay '{overlay}' is one too many to write to"))
+        .with_hint("add :ro to those that are only read, and leave out --writable-tmpfs")
+}
+
 /// Overlays, and where what is written goes: to the one folder that is not read-only.
 fn overlays(args: &Args) -> Result<(Vec<Overlay>, Writable), Failure> {
     let mut overlays = Vec::new();
@@ -335,15 +341,21 @@ fn overlays(args: &Args) -> Result<(Vec<Overlay>, Writable), Failure> {
         };
         let path = PathBuf::from(path);
         if path.is_file() {
-            let found = image_file::find(&path, &image_file::open(&path)?)?;
-            overlays.push(Overlay::File(found));
+            let mut found = image_file::find(&path, &image_file::open(&path)?)?;
+            found.path = path.canonicalize().unwrap_or(path);
+            if read_only || found.kind == FileSystemKind::Squashfs {
+                overlays.push(Overlay::File(found));
+            } else if writable == Writable::Usual {
+                writable = Writable::File(found);
+            } else {
+                return Err(too_many(word));
+            }
         } else if read_only {
             overlays.push(Overlay::Folder(path));
         } else if writable == Writable::Usual {
             writable = Writable::Folder(path);
         } else {
-            return Err(Failure::new(format!("the overlay '{word}' is one too many to write to"))
-                .with_hint("add :ro to those that are only read, and leave out --writable-tmpfs"));
+            return Err(too_many(word));
         }
     }
     Ok((overlays, writable))
