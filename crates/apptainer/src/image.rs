@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Engine, image_file};
-use isles_registry::{Client, ClientOptions, Credentials, Daemon, Library, LibraryName, Login};
+use isles_registry::LibraryName;
 use isles_sif::Sif;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Platform, Reference, Root};
@@ -13,8 +13,7 @@ use isles_store::{Image as StoreImage, Imported, Lease, Store};
 use crate::action_flags as flags;
 use crate::command::Context;
 use crate::failure::Failure;
-use crate::progress::Lines;
-use crate::variables;
+use crate::reach::{self, Steps};
 
 /// How an image is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +167,7 @@ fn fetch(
     rest: &str,
 ) -> Result<Image, Failure> {
     let store = engine.store();
-    let bars = Lines::new(cx.talk);
+    let bars = Steps(cx.talk);
     match transport {
         "docker" => {
             let reference = Reference::parse(rest)?;
@@ -191,17 +190,14 @@ fn fetch(
             of_store(choose(text, found)?, text, Some(lease))
         }
         "docker-daemon" => {
-            let daemon = match cx.values.word(&flags::DOCKER_HOST) {
-                Some(host) => Daemon::at(host.strip_prefix("unix://").unwrap_or(host)),
-                None => Daemon::from_environment()?,
-            };
+            let daemon = reach::daemon(cx)?;
             let lease = store.lease()?;
             let mut archive = daemon.save(rest)?;
             of_store(choose(text, store.import_archive(&lease, &mut archive, &bars)?)?, text, Some(lease))
         }
         "oras" => {
             let reference = Reference::parse(rest)?;
-            let client = client(cx)?;
+            let client = reach::client(cx)?;
             let platform = Platform::host();
             let key = client.find_sif(&reference, &platform)?.file.digest.to_string();
             cached(cx, "oras", Some(&key), |file| {
@@ -211,8 +207,7 @@ fn fetch(
         }
         "library" => {
             let name = LibraryName::parse(text)?;
-            let server = library_server(&name)?;
-            let library = Library::new(&options(cx)?, &server, variables::look("LIBRARY_TOKEN").as_deref())?;
+            let library = reach::library(cx, Some(&name), None)?;
             let arch = go_architecture();
             let key = library.find(&name, &arch)?.digest().map(|digest| digest.to_string());
             cached(cx, "library", key.as_deref(), |file| {
@@ -235,8 +230,8 @@ fn fetch(
 /// The registry is asked each time, because a tag may have moved; what is here is used where it cannot be reached.
 fn pulled(cx: &Context<'_>, store: &Store, reference: &Reference, text: &str) -> Result<Image, Failure> {
     let platform = Platform::host();
-    let lines = Lines::new(cx.talk);
-    let image = match client(cx)?.pull(store, reference, &platform, &lines) {
+    let lines = Steps(cx.talk);
+    let image = match reach::client(cx)?.pull(store, reference, &platform, &lines) {
         Ok(pulled) => {
             if pulled.up_to_date {
                 cx.talk.info("Using cached image");
@@ -365,48 +360,13 @@ pub fn temporary_folder(cx: &Context<'_>) -> PathBuf {
 
 fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
     use isles_registry::web::{Web, Wish};
-    let answer = Web::new(&options(cx)?).get(url, Wish::default())?;
+    let answer = Web::new(&reach::options(cx)?).get(url, Wish::default())?;
     if answer.status != 200 {
         return Err(Failure::new(format!("cannot fetch '{url}': the server says {}", answer.status)));
     }
     std::io::copy(&mut answer.reader(), file)
         .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
     Ok(())
-}
-
-/// The library that a name means: its own host, or the one that is configured.
-pub fn library_server(name: &LibraryName) -> Result<String, Failure> {
-    let own = name.host.as_ref().map(|host| format!("https://{host}"));
-    own.or_else(|| variables::look("LIBRARY")).ok_or_else(|| {
-        Failure::new("no library is configured")
-            .with_hint("set APPTAINER_LIBRARY to the URL of one, or name its host: library://HOST/ENTITY/…")
-    })
-}
-
-/// A client of registries, as the flags want it.
-pub fn client(cx: &Context<'_>) -> Result<Client, Failure> {
-    Ok(Client::new(options(cx)?))
-}
-
-fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
-    let values = cx.values;
-    let tls_verify = !(values.is(&flags::NO_HTTPS) || values.is(&flags::NOHTTPS));
-    let mut options = ClientOptions { tls_verify, ..ClientOptions::default() };
-    if values.is(&flags::DOCKER_LOGIN) {
-        return Err(Failure::unsupported(
-            "--docker-login",
-            "log in first, with `apptainer registry login` or `isles login`",
-        ));
-    }
-    if let Some(path) = values.word(&flags::AUTHFILE) {
-        options.credentials = Credentials::file(path);
-    }
-    let (name, word) = (values.word(&flags::DOCKER_USERNAME), values.word(&flags::DOCKER_PASSWORD));
-    if name.is_some() || word.is_some() {
-        let (name, word) = (name.unwrap_or_default().to_owned(), word.unwrap_or_default().to_owned());
-        options.credentials = Credentials::fixed(Login::Password { user: name, password: word });
-    }
-    Ok(options)
 }
 
 #[cfg(test)]

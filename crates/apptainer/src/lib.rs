@@ -36,7 +36,6 @@ mod overlays;
 mod parse;
 mod place;
 mod program;
-mod progress;
 mod reach;
 mod remotes;
 mod script;

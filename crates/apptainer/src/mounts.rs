@@ -15,6 +15,7 @@ use crate::environment::LIBS;
 use crate::failure::Failure;
 use crate::identity_files;
 use crate::launch::Launch;
+use crate::parse::Values;
 use crate::place::{Home, isles_path};
 
 /// Files of variables, of hosts and the like.
@@ -52,7 +53,7 @@ pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> R
     let mut out = Shown::default();
     host_files(launch, &mut out.mounts);
     temporary_and_home(launch, &mut out.mounts)?;
-    let binds = binds(launch)?;
+    let binds = all_binds(launch.cx.values, launch.place.cwd.as_deref())?;
     current_folder(launch, &binds, &mut out.mounts);
     names(launch, contents, writable, &mut out.mounts)?;
     out.binds_at = out.mounts.len();
@@ -124,8 +125,12 @@ fn host_files(launch: &Launch<'_>, out: &mut Vec<Mount>) {
 
 fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), Failure> {
     let (settings, place) = (&launch.settings, &launch.place);
-    let workdir =
-        launch.cx.values.word(&flags::WORKDIR).map(|dir| absolute(launch, Path::new(dir))).transpose()?;
+    let workdir = launch
+        .cx
+        .values
+        .word(&flags::WORKDIR)
+        .map(|dir| absolute(place.cwd.as_deref(), Path::new(dir)))
+        .transpose()?;
     let in_workdir = |name: &str, mode: u32, destination: &Path| -> Result<Mount, Failure> {
         match &workdir {
             Some(workdir) => {
@@ -172,10 +177,10 @@ fn make(folder: &Path, mode: u32) -> Result<(), Failure> {
     made.map_err(|e| Failure::because(format!("failed to create {}", folder.display()), &e))
 }
 
-fn absolute(launch: &Launch<'_>, path: &Path) -> Result<PathBuf, Failure> {
-    match (&launch.place.cwd, path.is_absolute()) {
+fn absolute(here: Option<&Path>, path: &Path) -> Result<PathBuf, Failure> {
+    match (here, path.is_absolute()) {
         (_, true) => Ok(isles_path(path)),
-        (Some(cwd), false) => Ok(isles_path(&cwd.join(path))),
+        (Some(here), false) => Ok(isles_path(&here.join(path))),
         (None, false) => {
             Err(Failure::new(format!("'{}' is relative to a folder that is gone", path.display())))
         }
@@ -243,9 +248,8 @@ fn names(
     Ok(())
 }
 
-/// The caller's binds, with absolute paths.
-fn binds(launch: &Launch<'_>) -> Result<Vec<Bind>, Failure> {
-    let values = launch.cx.values;
+/// The binds of `--bind` and `--mount`, with absolute paths; relative ones are of `here`.
+pub fn all_binds(values: &Values, here: Option<&Path>) -> Result<Vec<Bind>, Failure> {
     let mut out = Vec::new();
     for word in values.list(&flags::BIND) {
         out.extend(bind::binds(word).map_err(|why| Failure::new(format!("while parsing bind path: {why}")))?);
@@ -255,8 +259,8 @@ fn binds(launch: &Launch<'_>) -> Result<Vec<Bind>, Failure> {
         out.extend(mounts.map_err(|why| Failure::new(format!("while parsing mount \"{word}\": {why}")))?);
     }
     for bind in &mut out {
-        bind.source = absolute(launch, &bind.source)?;
-        bind.destination = absolute(launch, &bind.destination)?;
+        bind.source = absolute(here, &bind.source)?;
+        bind.destination = absolute(here, &bind.destination)?;
         if bind.destination == Path::new("/") {
             return Err(Failure::new(format!("could not bind {} to /", bind.source.display()))
                 .with_hint("name a place in the container"));
@@ -265,7 +269,8 @@ fn binds(launch: &Launch<'_>) -> Result<Vec<Bind>, Failure> {
     Ok(out)
 }
 
-fn of_bind(bind: &Bind) -> Result<Mount, Failure> {
+/// What the engine mounts for a bind.
+pub fn of_bind(bind: &Bind) -> Result<Mount, Failure> {
     if bind.is_image() {
         return of_image(bind);
     }

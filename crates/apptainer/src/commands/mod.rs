@@ -3,6 +3,7 @@
 //! what the program knows.
 
 pub mod action;
+pub mod build;
 pub mod cache;
 pub mod delete;
 pub mod inspect;
@@ -35,7 +36,13 @@ pub static ROOT: Command = Command {
         &refused::CAPABILITY,
         &refused::CONFIG,
         &delete::COMMAND,
+        &build::COMMAND,
+        &cache::COMMAND,
+        &refused::CAPABILITY,
+        &refused::CONFIG,
+        &action::EXEC,
         &inspect::COMMAND,
+        &instance::COMMAND,
         &key::COMMAND,
         &remote::KEYSERVER,
         &overlay::COMMAND,
@@ -46,8 +53,12 @@ pub static ROOT: Command = Command {
         &remote::REMOTE,
         &run_help::COMMAND,
         &search::COMMAND,
+        &action::RUN,
+        &run_help::COMMAND,
+        &action::SHELL_COMMAND,
         &sif::COMMAND,
         &sign::COMMAND,
+        &action::TEST,
         &verify::COMMAND,
         &action::EXEC,
         &instance::COMMAND,
