@@ -281,7 +281,8 @@ fn recipe_of(spec: &str) -> Result<Found, Failure> {
     }
     let text = format!("Bootstrap: {agent}\nFrom: {from}\n").into_bytes();
     let here = PathBuf::from(".");
-    Ok(Found { file: spec.into(), text: Some(text), language: Language::Definition, context: here })
+    let (file, language) = (spec.into(), Language::Definition);
+    Ok(Found { file, text: Some(text), language, context: here, fetched: false, made: None })
 }
 
 fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
@@ -326,7 +327,7 @@ fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
     Ok(BuildOptions {
         build_args,
         no_cache: values.is(&DISABLE_CACHE),
-        platform,
+        platforms: platform.into_iter().collect(),
         no_test: values.is(&NOTEST),
         definition,
         ..BuildOptions::default()
