@@ -1,5 +1,5 @@
 //! The parser of definition files over files that went wrong: a kept corpus, changed at random, but the same every
-//! time. `ISLES_FUZZ` is how many files are tried (20,000 where it is not set).
+//! time. `ISLES_FUZZ` is how many files are tried (8,000 where it is not set).
 
 #![allow(clippy::unwrap_used)]
 
@@ -143,7 +143,7 @@ fn files_that_went_wrong_are_errors() {
     for text in &corpus {
         arguments.iter().for_each(|arguments| read(text, arguments));
     }
-    let rounds = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let rounds = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(8_000);
     let mut numbers = Numbers(0x15_1e5);
     for round in 0..rounds {
         let mut text = corpus[numbers.below(corpus.len())].clone();

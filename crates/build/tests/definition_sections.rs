@@ -261,16 +261,18 @@ fn a_sandbox_is_written_and_updated() {
         .filter(|name| name.starts_with('.'))
         .collect();
     assert!(others.is_empty(), "{others:?}");
-    // Nobody's home.
-    let home = world.dir.path().join("home");
-    std::fs::create_dir(&home).unwrap();
-    std::fs::write(home.join("thesis"), "x").unwrap();
-    for (folder, part) in [(home.clone(), "is no sandbox"), (home.join("thesis"), "is no folder")] {
+    // What --force replaces is a folder, and not the one that the caller is in.
+    std::fs::write(world.dir.path().join("thesis"), "x").unwrap();
+    let here = std::env::current_dir().unwrap();
+    for (folder, part) in [
+        (world.dir.path().join("thesis"), "is no folder"),
+        (here.parent().unwrap().to_owned(), "the current folder"),
+        (here, "the current folder"),
+    ] {
         let options = DefinitionOptions { sandbox: Some(folder), force: true, ..Default::default() };
         let error = world.build_with("x.def", text, &with(&world, options)).unwrap_err();
         assert!(describe(&error).contains(part), "{}", describe(&error));
     }
-    assert!(home.join("thesis").exists());
 }
 
 #[test]

@@ -117,21 +117,36 @@ pub fn to_text(source: &SourceText) -> Result<Arc<SourceText>, Diagnostic> {
     })?;
     let mut out = String::new();
     for document in &documents {
-        stage(document, &mut out).map_err(|(section, line)| {
-            let message =
-                format!("the section {section} has the line '{line}', which begins a section of its own");
-            source.at(Span::default(), message).with_suggestion("put something before the '%'")
+        stage(document, &mut out).map_err(|(place, text)| {
+            let text = text.escape_debug();
+            source
+                .at(
+                    Span::default(),
+                    format!("{place} has the text '{text}', which means something else there"),
+                )
+                .with_suggestion(
+                    "'%' and 'bootstrap:' begin something new, and '#' a comment; put something before them",
+                )
         })?;
     }
     Ok(SourceText::new(source.name(), out.as_bytes()))
 }
 
-/// Writes a stage; gives a line that would be read as something else.
+/// Whether a line would be read as the beginning of something else.
+fn begins_something(line: &str) -> bool {
+    line.trim_start().starts_with('%') || line.get(..10).is_some_and(|w| w.eq_ignore_ascii_case("bootstrap:"))
+}
+
+/// Writes a stage; gives a text that would be read as something else, and where it is.
 fn stage<'d>(document: &'d Document, out: &mut String) -> Result<(), (String, &'d str)> {
     let mut keys: Vec<_> = document.header.iter().collect();
     // The line that a stage begins with comes first.
     keys.sort_by_key(|(key, _)| !key.eq_ignore_ascii_case("bootstrap"));
     for (key, value) in keys {
+        let odd = |line: &str| begins_something(line) || line.trim_end().ends_with('\\');
+        if value.contains('#') || value.lines().any(odd) {
+            return Err((format!("the field {key}"), value));
+        }
         out.push_str(&format!("{key}: {}\n", value.trim_end().replace('\n', "\\n\\\n")));
     }
     let (image, scripts) = (&document.image_data, &document.build_data.build_scripts);
@@ -161,6 +176,13 @@ fn stage<'d>(document: &'d Document, out: &mut String) -> Result<(), (String, &'
     if !image.labels.is_empty() {
         out.push_str("%labels\n");
         for (name, value) in &image.labels {
+            if begins_something(name)
+                || name.starts_with('#')
+                || name.contains(['\n', ' '])
+                || name.is_empty()
+            {
+                return Err(("a label".into(), name));
+            }
             out.push_str(&format!("{name} {}\n", value.replace('\n', " ")));
         }
     }
@@ -284,7 +306,10 @@ mod tests {
         for (bad, part) in [
             ("{", "no definition in JSON"),
             (r#"{"header":1}"#, "no definition in JSON"),
-            (r#"{"buildData":{"buildScripts":{"post":{"script":"a\n %b\n"}}}}"#, "%post has the line '%b'"),
+            (r#"{"header":{"from":"a#b"}}"#, "the field from has the text 'a#b'"),
+            (r#"{"header":{"from":"a\n%post"}}"#, "the field from"),
+            (r#"{"imageData":{"labels":{"bootstrap: x":"y"}}}"#, "a label"),
+            (r#"{"buildData":{"buildScripts":{"post":{"script":"a\n %b\n"}}}}"#, "%post has the text '%b'"),
         ] {
             let error = to_text(&SourceText::new("x.json", bad.as_bytes())).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");

@@ -37,7 +37,7 @@ pub fn of_build(origin: &Origin, platform: &Platform, help: bool) -> Labels {
     set("usage.isles.version", env!("CARGO_PKG_VERSION").into());
     if help {
         set("usage", "/.singularity.d/runscript.help".into());
-        set("usage.singularity.runscript.help", "/.singularity.d/runscript.help".into());
+        set("usage.apptainer.runscript.help", "/.singularity.d/runscript.help".into());
     }
     labels
 }

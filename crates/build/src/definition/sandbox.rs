@@ -20,9 +20,6 @@ use super::options::DefinitionOptions;
 use crate::error::{Error, Result};
 use crate::snapshot::{Build, Snapshot};
 
-/// What a folder has that is a sandbox.
-const MARK: &str = ".singularity.d";
-
 /// Whether a folder may be written: before anything is done.
 pub fn check(folder: &Path, options: &DefinitionOptions) -> Result<()> {
     let refused = |why: &str, hint: &str| -> Result<()> {
@@ -35,9 +32,9 @@ pub fn check(folder: &Path, options: &DefinitionOptions) -> Result<()> {
         }
         Ok(_) if options.update.as_deref() == Some(folder) => Ok(()),
         Ok(_) if !options.force => refused("is there already", "--force writes it anew, --update adds to it"),
-        // Nobody's home is taken for a sandbox.
-        Ok(_) if !folder.join(MARK).is_dir() && !is_empty(folder) => {
-            refused("is no sandbox, so it is not replaced", "remove it yourself, or name another one")
+        // Nobody means these, whatever they say.
+        Ok(_) if is_where_we_are(folder) => {
+            refused("holds your home or the current folder, so it is not replaced", "name another one")
         }
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -45,8 +42,11 @@ pub fn check(folder: &Path, options: &DefinitionOptions) -> Result<()> {
     }
 }
 
-fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+fn is_where_we_are(folder: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let here = std::env::current_dir().ok();
+    let own = [isles_engine::home(), here].into_iter().flatten().filter_map(|path| path.canonicalize().ok());
+    own.into_iter().any(|path| path.starts_with(&folder))
 }
 
 /// Writes the tree of a stage to a folder, in the place of what is there.
