@@ -45,13 +45,13 @@ fn systems_are_installed_by_the_programs_of_the_host() {
         for (header, told) in [
             (
                 "Bootstrap: dnf\nMirrorURL: http://m/%{OSVERSION}\nOSVersion: 9\nInclude: bash\n",
-                "install bash",
+                "coreutils bash",
             ),
             (
                 "Bootstrap: yum\nMirrorURL: http://m/%{OSVERSION}\nOSVersion: 9\nInclude: vi\n",
-                "--releasever=9 -y install vi",
+                "--releasever=9 -y install /etc/redhat-release coreutils vi",
             ),
-            ("Bootstrap: zypper\nMirrorURL: http://m\nInclude: vim\n", "--download-in-advance vim"),
+            ("Bootstrap: zypper\nMirrorURL: http://m\nInclude: vim\n", "--download-in-advance aaa_base vim"),
             ("Bootstrap: arch\nInclude: nano\n", "-Sy base nano"),
         ] {
             let path = recipe(world, &format!("{header}%runscript\ncat /told\n"));

@@ -115,7 +115,12 @@ pub fn metadata(stage: &Stage, exports: &str) -> Vec<Entry> {
         let mut labels = Labels::from([("SCIF_APP_NAME".to_owned(), name.to_owned())]);
         labels.extend(section(SectionKind::AppLabels).iter().flat_map(|body| labels::of_section(body)));
         out.push(Entry::text(at("labels.json"), labels::file(&labels)));
-        exports.push_str(&exports_of(name, environment.is_some(), run.is_some()));
+        exports.push_str(&exports_of(
+            name,
+            environment.is_some(),
+            run.is_some(),
+            section(SectionKind::AppStart).is_some(),
+        ));
     }
     if !out.is_empty() {
         out.push(Entry::script(below(EXPORTS), exports));
@@ -124,7 +129,7 @@ pub fn metadata(stage: &Stage, exports: &str) -> Vec<Entry> {
 }
 
 /// Every app can find the others.
-fn exports_of(name: &str, environment: bool, run: bool) -> String {
+fn exports_of(name: &str, environment: bool, run: bool, start: bool) -> String {
     let variable: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
     let root = root(name);
@@ -143,6 +148,9 @@ fn exports_of(name: &str, environment: bool, run: bool) -> String {
     }
     if run {
         export("RUN", format!("{root}/scif/runscript"));
+    }
+    if start {
+        export("START", format!("{root}/scif/startscript"));
     }
     out
 }
@@ -184,7 +192,11 @@ mod tests {
         assert!(find("/scif/apps/a/scif/labels.json").unwrap().contains("\"SCIF_APP_NAME\": \"a\""));
         let exports = find("/.singularity.d/env/94-appsbase.sh").unwrap();
         assert!(exports.starts_with("# base\n## b\n") && exports.contains("SCIF_APPENV_a="), "{exports}");
-        assert!(!exports.contains("SCIF_APPENV_b") && exports.contains("SCIF_APPRUN_b="));
+        assert!(
+            !exports.contains("SCIF_APPENV_b")
+                && exports.contains("SCIF_APPRUN_b=")
+                && exports.contains("SCIF_APPSTART_b=")
+        );
     }
 
     #[test]
@@ -199,6 +211,6 @@ mod tests {
         let source = SourceText::new("x.def", many.as_bytes());
         let stage = syntax::parse(&source).unwrap().stages.remove(0);
         assert!(check(&source, &stage).unwrap_err().message.contains("at most"));
-        assert!(exports_of("a b'c", true, true).contains("'/scif/apps/a b'\\''c'"));
+        assert!(exports_of("a b'c", true, true, false).contains("'/scif/apps/a b'\\''c'"));
     }
 }

@@ -25,6 +25,7 @@ use crate::upper::{Access, Upper};
 /// A busybox has some 2 MB.
 const BUSYBOX_LIMIT: u64 = 64 << 20;
 const PACMAN_LIMIT: u64 = 1 << 20;
+const TEMPLATE: &str = "%{OSVERSION}";
 
 /// What is done for an agent.
 struct Plan {
@@ -52,7 +53,10 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &
     let plan = match name.as_str() {
         "zypper" => zypper(source, stage, agent)?,
         "arch" => arch(build, source, stage)?,
-        _ => yum(source, stage, agent)?,
+        _ => {
+            let key = std::env::var("GPG").ok().filter(|key| !key.is_empty());
+            yum(source, stage, agent, key.as_deref())?
+        }
     };
     let mut found = Vec::new();
     for choice in &plan.programs {
@@ -86,7 +90,35 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &
     build
         .add(&mut snapshot, step, |snapshot, work| script.run(build, snapshot, work))
         .map_err(|e| place(source, agent.span, e))?;
+    if name == "arch" {
+        keys_of_arch(build, source, agent, &mut snapshot)?;
+    }
     Ok(snapshot)
+}
+
+/// Without its keys the system that was just installed would trust no package.
+fn keys_of_arch(
+    build: &Build<'_>,
+    source: &SourceText,
+    agent: &Spanned,
+    snapshot: &mut Snapshot,
+) -> Result<()> {
+    const KEYS: &str = "if command -v pacman-key >/dev/null; then\n\
+                        pacman-key --init && pacman-key --populate archlinux\nfi";
+    let program = RunStep {
+        argv: ["/bin/sh", "-ec", KEYS].map(str::to_owned).to_vec(),
+        env: snapshot.config.config.env.clone(),
+        working_dir: "/".into(),
+        network: build.options.network.clone(),
+        place: format!("{}:{}", source.name(), source.line_of(agent.span.start)),
+        command: "pacman-key".into(),
+        ..RunStep::default()
+    };
+    let key = program.key(build, snapshot)?;
+    let step = Step { title: "pacman-key", key, shortcut: None, created_by: "pacman-key".into() };
+    build
+        .add(snapshot, step, |snapshot, work| program.run(build, snapshot, work))
+        .map_err(|e| place(source, agent.span, e))
 }
 
 fn on_host(program: &str) -> bool {
@@ -104,20 +136,25 @@ fn needs(source: &SourceText, agent: &Spanned, key: &str, example: &str) -> Diag
         .with_suggestion(format!("write {key}: {example}"))
 }
 
-/// A field with `%{OSVERSION}` replaced.
-fn url(source: &SourceText, stage: &Stage, agent: &Spanned, key: &str) -> Result<Option<String>> {
+/// A field with `%{OSVERSION}` replaced, in whatever case.
+fn field(source: &SourceText, stage: &Stage, agent: &Spanned, key: &str) -> Result<Option<String>> {
     let Some(field) = stage.field(key) else { return Ok(None) };
-    if !field.contains("%{OSVERSION}") {
-        return Ok(Some(field.text.clone()));
+    let mut out = field.text.clone();
+    while let Some(at) = out.to_ascii_uppercase().find(TEMPLATE) {
+        let version = stage.field("osversion").ok_or_else(|| needs(source, agent, "OSVersion", "9"))?;
+        if version.to_ascii_uppercase().contains(TEMPLATE) {
+            return Err(source.at(version.span, "the version cannot be made of itself").into());
+        }
+        out.replace_range(at..at + TEMPLATE.len(), version);
     }
-    let version = stage.field("osversion").ok_or_else(|| needs(source, agent, "OSVersion", "9"))?;
-    Ok(Some(field.replace("%{OSVERSION}", version)))
+    Ok(Some(out))
 }
 
-/// The words of a list of packages, each as the shell takes it.
-fn packages(stage: &Stage, default: &str) -> String {
-    let text = stage.field("include").map_or(default, |f| f.text.as_str());
-    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
+/// The packages that a system begins with, and those of the recipe, each as the shell takes it.
+fn packages(stage: &Stage, first: &str) -> String {
+    let own = stage.field("include").map(|f| f.text.clone()).unwrap_or_default();
+    let all = format!("{first} {own}");
+    let words = all.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
     words.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
@@ -126,93 +163,120 @@ fn file(path: &str, text: &str) -> String {
     format!("printf '%s\\n' {} > {path}\n", quoted(text.trim_end()))
 }
 
-fn yum(source: &SourceText, stage: &Stage, agent: &Spanned) -> Result<Plan> {
-    let mirror = url(source, stage, agent, "mirrorurl")?.ok_or_else(|| {
+fn yum(source: &SourceText, stage: &Stage, agent: &Spanned, key: Option<&str>) -> Result<Plan> {
+    let mirror = field(source, stage, agent, "mirrorurl")?.ok_or_else(|| {
         needs(source, agent, "MirrorURL", "http://MIRROR/%{OSVERSION}/BaseOS/$basearch/os/")
     })?;
-    let check = i32::from(stage.field("setopt").is_some_and(|f| f.contains("gpgcheck=1")));
+    // As Apptainer has it, packages are checked where the caller names a key.
+    if let Some(key) = key.filter(|key| !key.starts_with("https://")) {
+        return Err(source
+            .at(agent.span, format!("GPG={key} is not fetched safely"))
+            .with_suggestion("name a key with https://, or unset the variable GPG")
+            .into());
+    }
+    let check = i32::from(key.is_some());
     let mut config = format!(
         "[main]\ncachedir={ROOTFS}/var/cache/bootstrap\nkeepcache=0\ndebuglevel=2\nobsoletes=1\ngpgcheck={check}\n\
          plugins=0\nreposdir=/nonexistent\nmetadata_expire=0\n\n\
          [base]\nname=base\nbaseurl={mirror}\nenabled=1\ngpgcheck={check}\n"
     );
-    if let Some(update) = url(source, stage, agent, "updateurl")? {
+    if let Some(update) = field(source, stage, agent, "updateurl")? {
         config
             .push_str(&format!("\n[updates]\nname=updates\nbaseurl={update}\nenabled=1\ngpgcheck={check}\n"));
     }
     let version =
         stage.field("osversion").map(|f| format!(" --releasever={}", quoted(f))).unwrap_or_default();
     let options = stage.field("setopt").map(|f| f.text.clone()).unwrap_or_default();
-    let options: String = options.split_whitespace().map(|o| format!(" --setopt={}", quoted(o))).collect();
+    let options: String = options.lines().map(|o| format!(" --setopt={}", quoted(o.trim()))).collect();
     let include = packages(stage, "/etc/redhat-release coreutils");
     let choices = if agent.eq_ignore_ascii_case("dnf") { vec!["dnf", "yum"] } else { vec!["yum", "dnf"] };
+    let import = match key {
+        Some(key) => format!("rpm --root {ROOTFS} --initdb\nrpm --root {ROOTFS} --import {}\n", quoted(key)),
+        None => String::new(),
+    };
     let script = move |found: &[&str]| {
         let program = found.first().copied().unwrap_or("dnf");
         format!(
-            "mkdir -p {ROOTFS}/etc {ROOTFS}/var/lib/rpm {ROOTFS}/var/cache/bootstrap\n{}\
-             {program} -c {ROOTFS}/etc/bootstrap.conf --installroot={ROOTFS}{version}{options} -y install {include}\n\
+            "mkdir -p {ROOTFS}/etc {ROOTFS}/var/lib/rpm {ROOTFS}/var/cache/bootstrap\n{}{import}\
+             {program} --noplugins -c {ROOTFS}/etc/bootstrap.conf --installroot={ROOTFS}{version}{options} -y \
+             install {include}\n\
              rm -rf {ROOTFS}/etc/bootstrap.conf {ROOTFS}/var/cache/bootstrap\n",
             file(&format!("{ROOTFS}/etc/bootstrap.conf"), &config)
         )
     };
-    Ok(Plan {
-        programs: vec![choices, vec!["rpm"]],
-        script: Box::new(script),
-        instead: "use Bootstrap: docker and From: rockylinux or fedora",
-    })
+    let mut programs = vec![choices, vec!["rpm"]];
+    if key.is_some() {
+        programs.push(vec!["curl"]);
+    }
+    let instead = "use Bootstrap: docker and From: rockylinux or fedora";
+    Ok(Plan { programs, script: Box::new(script), instead })
 }
 
 fn zypper(source: &SourceText, stage: &Stage, agent: &Spanned) -> Result<Plan> {
-    let at_root = format!("--root {ROOTFS} --gpg-auto-import-keys --non-interactive");
+    let at_root = format!("zypper --root {ROOTFS} --gpg-auto-import-keys --non-interactive");
     let mut lines = format!("mkdir -p {ROOTFS}/etc/zypp\n");
     let mut programs = vec![vec!["zypper"], vec!["rpm"]];
-    let value = |key: &str| stage.field(key).map(|f| quoted(f));
-    match url(source, stage, agent, "mirrorurl")? {
-        Some(mirror) => lines.push_str(&format!("zypper {at_root} addrepo {} repo\n", quoted(&mirror))),
-        // The other way is a product that is registered with its vendor.
-        None if stage.field("product").is_none() => {
-            let error =
-                needs(source, agent, "MirrorURL", "http://MIRROR/distribution/leap/%{OSVERSION}/repo/oss/");
-            return Err(error.into());
-        }
-        None => {
-            let need = |key: &'static str| {
-                value(&key.to_ascii_lowercase()).ok_or_else(|| needs(source, agent, key, "…"))
-            };
-            let (product, user, code) = (need("Product")?, need("User")?, need("RegCode")?);
-            let server = value("registerurl").map(|url| format!(" --url {url}")).unwrap_or_default();
-            programs.push(vec!["SUSEConnect"]);
-            if let Some(key) = stage.field("productpgp") {
-                programs.push(vec!["rpmkeys"]);
-                lines.push_str(&file("/dev/shm/product.pgp", key));
-                lines.push_str(&format!("rpmkeys --root {ROOTFS} --import /dev/shm/product.pgp\n"));
-            }
-            let connect = format!("SUSEConnect --root {ROOTFS}{server} --product");
-            lines.push_str(&format!("{connect} {product} --email {user} --regcode {code}\n"));
-            let modules = stage.field("modules").map(|f| f.text.clone()).unwrap_or_default();
-            for module in modules.split(|c: char| c.is_whitespace() || c == ',').filter(|m| !m.is_empty()) {
-                lines.push_str(&format!("{connect} {}\n", quoted(module)));
-            }
-        }
+    let mut first = "aaa_base";
+    // A product of SUSE's, which is registered.
+    let is_product = ["product", "user", "regcode"].iter().any(|key| stage.field(key).is_some());
+    let mirror = field(source, stage, agent, "mirrorurl")?;
+    if mirror.is_none() && !is_product {
+        let example = "http://MIRROR/distribution/leap/%{OSVERSION}/repo/oss/";
+        return Err(needs(source, agent, "MirrorURL", example).into());
     }
-    if let Some(update) = url(source, stage, agent, "updateurl")? {
-        lines.push_str(&format!("zypper {at_root} addrepo {} repo-update\n", quoted(&update)));
+    if let Some(mirror) = &mirror {
+        lines.push_str(&format!("{at_root} addrepo {} repo\n{at_root} refresh\n", quoted(mirror)));
+    }
+    if let Some(update) = field(source, stage, agent, "updateurl")? {
+        lines.push_str(&format!(
+            "{at_root} addrepo -f {} update\n{at_root} refresh -r update\n",
+            quoted(&update)
+        ));
+    }
+    if let Some(key) = stage.field("productpgp") {
+        programs.push(vec!["rpmkeys"]);
+        lines.push_str(&file("/dev/shm/product.pgp", key));
+        lines.push_str(&format!("rpmkeys --root {ROOTFS} --import /dev/shm/product.pgp\n"));
+    } else if is_product && mirror.is_none() {
+        return Err(needs(source, agent, "ProductPGP or MirrorURL", "…").into());
+    }
+    if is_product {
+        let need = |key: &'static str, example: &str| {
+            let value = field(source, stage, agent, &key.to_ascii_lowercase())?;
+            value.ok_or_else(|| Error::from(needs(source, agent, key, example)))
+        };
+        let product = need("Product", "SLES/%{OSVERSION}")?;
+        let (user, code, version) =
+            (need("User", "me@example.org")?, need("RegCode", "…")?, need("OSVersion", "15.6")?);
+        let machine = std::env::consts::ARCH;
+        let whole = match product.split('/').count() {
+            2 => format!("{product}/{machine}"),
+            _ => product,
+        };
+        programs.push(vec!["SUSEConnect"]);
+        first = "aaa_base SUSEConnect";
+        let connect = format!("SUSEConnect --root {ROOTFS} --product");
+        let server =
+            stage.field("registerurl").map(|url| format!(" --url {}", quoted(url))).unwrap_or_default();
+        let (whole, user, code) = (quoted(&whole), quoted(&user), quoted(&code));
+        lines.push_str(&format!("{connect} {whole} --email {user} --regcode {code}{server}\n"));
+        let modules = stage.field("modules").map(|f| f.text.clone()).unwrap_or_default();
+        for module in modules.split(|c: char| c.is_whitespace() || c == ',').filter(|m| !m.is_empty()) {
+            lines.push_str(&format!("{connect} {}\n", quoted(&format!("{module}/{version}/{machine}"))));
+        }
     }
     for field in stage.header.iter().filter(|f| f.key.starts_with("otherurl")) {
         let number = field.key.trim_start_matches("otherurl");
-        lines.push_str(&format!("zypper {at_root} addrepo {} repo-{number}\n", quoted(&field.value)));
+        lines.push_str(&format!("{at_root} addrepo -f {} repo-{number}\n", quoted(&field.value)));
     }
-    let include = packages(stage, "aaa_base");
+    let include = packages(stage, first);
     lines.push_str(&format!(
-        "zypper {at_root} refresh\n\
-         zypper {at_root} install --auto-agree-with-licenses --download-in-advance {include}\n\
+        "{at_root} refresh\n\
+         {at_root} install --auto-agree-with-licenses --download-in-advance {include}\n\
          rm -rf {ROOTFS}/var/cache/zypp\n"
     ));
-    Ok(Plan {
-        programs,
-        script: Box::new(move |_| lines.clone()),
-        instead: "use Bootstrap: docker and From: opensuse/leap",
-    })
+    let instead = "use Bootstrap: docker and From: opensuse/leap";
+    Ok(Plan { programs, script: Box::new(move |_| lines.clone()), instead })
 }
 
 fn arch(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<Plan> {
@@ -223,7 +287,7 @@ fn arch(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<Plan> {
         }
         None => None,
     };
-    let include = packages(stage, "");
+    let include = packages(stage, "base");
     let script = move |_: &[&str]| {
         let mut lines = format!(
             "mkdir -p -m 0755 {ROOTFS}/var/cache/pacman/pkg {ROOTFS}/var/lib/pacman {ROOTFS}/var/log {ROOTFS}/etc\n"
@@ -237,7 +301,7 @@ fn arch(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<Plan> {
         };
         lines.push_str(&format!(
             "pacman --root {ROOTFS} --dbpath {ROOTFS}/var/lib/pacman --cachedir {ROOTFS}/var/cache/pacman/pkg \
-             --logfile {ROOTFS}/var/log/pacman.log --config {config} --noconfirm -Sy base {include}\n\
+             --logfile {ROOTFS}/var/log/pacman.log --config {config} --noconfirm -Sy {include}\n\
              rm -rf {ROOTFS}/var/cache/pacman/pkg\n"
         ));
         lines
@@ -329,7 +393,7 @@ mod tests {
         let agent = stage.field("bootstrap").unwrap();
         let plan = match agent.text.as_str() {
             "zypper" => zypper(&source, &stage, agent),
-            _ => yum(&source, &stage, agent),
+            _ => yum(&source, &stage, agent, None),
         };
         plan.map(|plan| (plan.script)(found)).map_err(|e| e.to_string())
     }
@@ -338,17 +402,24 @@ mod tests {
     fn what_the_programs_are_told() {
         for (text, parts) in [
             (
-                "Bootstrap: dnf\nMirrorURL: http://m/%{OSVERSION}/os\nOSVersion: 9\nInclude: dnf bash\nSetopt: a=b\n",
-                &["baseurl=http://m/9/os", "--releasever='9'", "--setopt='a=b'", "install 'dnf' 'bash'"][..],
+                "Bootstrap: dnf\nMirrorURL: http://m/%{OSversion}/os\nOSVersion: 9\nInclude: dnf bash\nSetopt: a=b\n",
+                &["baseurl=http://m/9/os", "--releasever='9'", "--setopt='a=b'", "'coreutils' 'dnf' 'bash'"]
+                    [..],
             ),
-            ("Bootstrap: yum\nMirrorURL: http://m\nUpdateURL: http://u\n", &["[updates]", "'coreutils'"]),
+            ("Bootstrap: yum\nMirrorURL: http://m\nUpdateURL: http://u\n", &["[updates]", "gpgcheck=0"]),
             (
-                "Bootstrap: zypper\nMirrorURL: http://m/%{OSVERSION}\nOSVersion: 15.6\nOtherURL1: http://x\n",
-                &["addrepo 'http://m/15.6' repo", "addrepo 'http://x' repo-1", "'aaa_base'"],
+                "Bootstrap: zypper\nMirrorURL: http://m/%{OSVERSION}\nOSVersion: 15.6\nOtherURL1: http://x\nInclude: vim\n",
+                &["addrepo 'http://m/15.6' repo", "addrepo -f 'http://x' repo-1", "'aaa_base' 'vim'"],
             ),
             (
-                "Bootstrap: zypper\nProduct: SLES/15.5/x86_64\nUser: me\nRegCode: c'd\nModules: a, b\n",
-                &["--product 'SLES/15.5/x86_64' --email 'me' --regcode 'c'\\''d'", "--product 'b'"],
+                "Bootstrap: zypper\nMirrorURL: http://m\nOSVersion: 15.5\nProduct: SLES/%{OSVERSION}\nUser: me\n\
+                 RegCode: c'd\nModules: a, b\nRegisterURL: http://r\n",
+                &[
+                    "--product 'SLES/15.5/",
+                    "--email 'me' --regcode 'c'\\''d' --url 'http://r'",
+                    "'b/15.5/",
+                    "'SUSEConnect'",
+                ],
             ),
         ] {
             let script = script(text, &["dnf"]).unwrap();
@@ -362,9 +433,18 @@ mod tests {
             ("Bootstrap: dnf\n", "needs MirrorURL"),
             ("Bootstrap: dnf\nMirrorURL: http://m/%{OSVERSION}\n", "needs OSVersion"),
             ("Bootstrap: zypper\n", "needs MirrorURL"),
-            ("Bootstrap: zypper\nProduct: x\n", "needs User"),
+            ("Bootstrap: zypper\nProduct: x\n", "needs ProductPGP or MirrorURL"),
+            ("Bootstrap: zypper\nMirrorURL: m\nProduct: x\n", "needs User"),
+            ("Bootstrap: dnf\nMirrorURL: %{OSVERSION}\nOSVersion: %{OSVERSION}\n", "made of itself"),
         ] {
             assert!(script(text, &["dnf"]).unwrap_err().contains(part), "{text}");
         }
+        let text = "Bootstrap: dnf\nMirrorURL: http://m\n";
+        let source = SourceText::new("x.def", text.as_bytes());
+        let stage = syntax::parse(&source).unwrap().stages.remove(0);
+        let plan = |key| yum(&source, &stage, stage.field("bootstrap").unwrap(), Some(key));
+        let checked = (plan("https://k").unwrap().script)(&["dnf"]);
+        assert!(checked.contains("gpgcheck=1") && checked.contains("--import 'https://k'"), "{checked}");
+        assert!(plan("http://k").is_err());
     }
 }
