@@ -379,3 +379,45 @@ fn post_has_the_environment_of_its_base() {
     assert!(list["/seen"].contains("yes 1"), "{:?}", list["/seen"]);
     assert!(list["/mine"].starts_with("664"), "files are their group's, too: {:?}", list["/mine"]);
 }
+
+/// What other builders have got wrong, by the number of the issue in hpcng/singularity or apptainer/apptainer.
+#[test]
+fn what_went_wrong_elsewhere() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let base = "Bootstrap: docker\nFrom: base\n";
+    // 4969: the places of mounts may be links that lead nowhere.
+    let text = format!(
+        "{base}%setup\nrm $APPTAINER_ROOTFS/etc/hosts $APPTAINER_ROOTFS/etc/resolv.conf\n\
+         ln -s /a/fake/path $APPTAINER_ROOTFS/etc/resolv.conf\nln -s /a/fake/path $APPTAINER_ROOTFS/etc/hosts\n\
+         %post\necho fine > /made\n"
+    );
+    let list = world.list(&default(&world, &text));
+    assert!(list["/made"].contains("fine") && list["/etc/hosts"] == "-> /a/fake/path");
+    // 1097: a folder that the skeleton needs may be a link.
+    let text = format!(
+        "{base}%setup\nmv $APPTAINER_ROOTFS/var/tmp $APPTAINER_ROOTFS/var/old\n\
+         ln -s ../tmp $APPTAINER_ROOTFS/var/tmp\n%post\ntouch /var/tmp/x\n"
+    );
+    assert_eq!(world.list(&default(&world, &text))["/var/tmp"], "-> ../tmp");
+    // 2607 and 4583: links between stages stay links.
+    let text = format!(
+        "{base}Stage: one\n%post\ntouch /bar\nmkdir -p /foo /copy\n/bin/busybox ln -s ../bar /foo/bar\n\
+         /bin/busybox ln -s /foo/bar /copy/file\n{base}%files from one\n/foo\n/copy\n"
+    );
+    let list = world.list(&default(&world, &text));
+    assert_eq!((&*list["/foo/bar"], &*list["/copy/file"]), ("-> ../bar", "-> /foo/bar"));
+    // 4820: apps are installed in order, and see each other.
+    let text = format!(
+        "{base}%appinstall hdf5\necho done > done.hdf5\n%appinstall med\ncat /scif/apps/hdf5/done.hdf5 > done.med\n"
+    );
+    assert!(world.list(&default(&world, &text))["/scif/apps/med/done.med"].contains("done"));
+    // 4967: a program with arguments for %post.
+    let text = format!("{base}%post -c /bin/busybox sh\ncat /proc/$$/cmdline > /said\n");
+    assert!(world.list(&default(&world, &text))["/said"].starts_with("664 0:0 \"/bin/busybox\\0sh\\0/dev"));
+    // 304: an environment that changes the folder.
+    let text = format!("{base}%environment\ncd /usr\n%post\npwd > /here\n%test\ntrue\n%runscript\npwd\n");
+    assert!(world.list(&default(&world, &text))["/here"].contains("\"/\\n\""));
+}

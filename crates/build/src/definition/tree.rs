@@ -65,13 +65,16 @@ pub fn starts_by_its_runscript(config: &ContainerConfig) -> bool {
     config.entrypoint.as_ref().and_then(|words| words.first()).is_some_and(|word| word == RUN)
 }
 
-/// What every image has, whatever else it is. Folders at the top are those that runtimes mount something on.
+/// What every image has, whatever else it is. Folders at the top are those that runtimes mount something on. Of all
+/// this only what an image does not have is written.
 pub fn skeleton() -> Vec<Entry> {
     let mut out: Vec<Entry> = ["/dev", "/proc", "/sys", "/etc", "/home", "/root", "/var"]
         .iter()
         .map(|path| Entry::folder(*path))
         .collect();
     out.extend(["/tmp", "/var/tmp"].map(|path| Entry::Folder { path: path.to_owned(), mode: 0o1777 }));
+    // Runtimes mount the host's over these.
+    out.extend(["/etc/hosts", "/etc/resolv.conf"].map(|path| Entry::text(path, "")));
     out.push(Entry::folder(below("libs")));
     out.extend(
         scripts::ACTIONS
