@@ -229,3 +229,19 @@ fn layers_depend_on_what_is_copied_and_not_on_when() {
     }
     assert_eq!(rootfs(), first);
 }
+
+#[test]
+fn a_layer_of_its_own_stays_when_the_base_changes() {
+    let world = world();
+    world.write("a", "x");
+    let layers = |base: &str, flag: &str| {
+        let image = world.image(&format!("FROM base\n{base}\nCOPY {flag} --chown=5:6 a /deep/er/\n"));
+        image.config.rootfs.diff_ids.last().unwrap().clone()
+    };
+    let first = layers("COPY <<E /one\n1\nE", "--link");
+    assert_eq!(layers("COPY <<E /one\n2\nE", "--link"), first);
+    assert_eq!(layers("COPY <<E /deep\nfile\nE", "--link"), first, "it does not look at what is below");
+    let built = world.build("FROM base\nCOPY <<E /one\n3\nE\nCOPY --link --chown=5:6 a /deep/er/\n").unwrap();
+    assert!(!built.cached);
+    assert!(world.build("FROM base\nCOPY <<E /deep\nfile\nE\nCOPY --chown=5:6 a /deep/er/\n").is_err());
+}
