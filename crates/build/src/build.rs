@@ -37,6 +37,12 @@ pub fn build(
 ) -> Result<Built> {
     let bytes = recipe.read()?;
     let source = SourceText::new(recipe.file.display().to_string(), &bytes);
+    let options = &match recipe.language {
+        Language::Dockerfile => {
+            crate::dockerfile::epoch::resolve(engine, client, recipe, &source, options, progress)?
+        }
+        Language::Definition => options.clone(),
+    };
     let frontend = match recipe.language {
         Language::Dockerfile => "dockerfile.v0",
         Language::Definition => "definition.v0",
@@ -50,7 +56,7 @@ pub fn build(
 }
 
 /// Builds a stage for one platform, and says what is odd about the recipe.
-type Make<'m> = dyn Fn(&mut Build<'_>) -> Result<(Snapshot, Vec<Diagnostic>)> + 'm;
+type Make<'m> = dyn Fn(&Build<'_>) -> Result<(Snapshot, Vec<Diagnostic>)> + 'm;
 
 /// Builds for each platform that is asked for, one after the other: what they share is in the cache by then.
 fn every_platform(
@@ -68,7 +74,7 @@ fn every_platform(
     let platforms = if options.platforms.is_empty() { &host } else { options.platforms.as_slice() };
     let mut made: Vec<Made> = Vec::new();
     let mut warnings: Vec<Diagnostic> = Vec::new();
-    let (mut cached, mut epoch) = (true, None);
+    let mut cached = true;
     let (mut noted, mut last) = (Vec::new(), None);
     for platform in platforms {
         if made.iter().any(|m| m.platform == *platform) {
@@ -76,8 +82,7 @@ fn every_platform(
         }
         let mut build = Build::new(engine, client, options, &lease, platform.clone(), progress);
         build.transfer = Transfer::read(&build, &options.cache_from);
-        let (snapshot, odd) = make(&mut build)?;
-        epoch = epoch.or(build.epoch);
+        let (snapshot, odd) = make(&build)?;
         build.layer_digests.save();
         warnings.extend(odd.into_iter().filter(|w| !warnings.contains(w)).collect::<Vec<_>>());
         let image = finish(&build, snapshot)?;
@@ -102,7 +107,7 @@ fn every_platform(
         let bundle = output::bundle(store, &lease, &made, &Encoding::default(), &[])?;
         output::name(store, &bundle, &options.tags)?;
     }
-    Ok(Built { image, made, epoch, cached, warnings, lease })
+    Ok(Built { image, made, epoch: options.epoch(), cached, warnings, lease })
 }
 
 /// The image of a recipe by its path, or by that of a folder that holds one.

@@ -294,9 +294,9 @@ fn dockerfile(
         labels: Default::default(),
         ..build.options.clone()
     };
-    let mut inner = build.inner(&options);
+    let inner = build.inner(&options);
     let text = SourceText::new(found.file.display().to_string(), &found.read()?);
-    let (snapshot, odd) = crate::dockerfile::execute::execute(&mut inner, &found, text)?;
+    let (snapshot, odd) = crate::dockerfile::execute::execute(&inner, &found, text)?;
     for layer in &snapshot.layers {
         build.lease.hold(&layer.diff_id)?;
     }

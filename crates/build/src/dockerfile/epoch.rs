@@ -5,30 +5,53 @@
 //! time it then is. Who calls gives it, or an ARG before the first FROM has it as its default. Reference:
 //! BuildKit's `dockerfile2llb/epoch.go`.
 
+use std::sync::{Arc, Mutex};
+
+use isles_engine::Engine;
+use isles_registry::Client;
+use isles_spec::{Platform, Progress};
+
+use super::execute::place;
 use super::instruction::{CopySource, Instruction, Recipe, Stage};
 use super::scope::{Globals, Scope, Words};
 use crate::error::Result;
 use crate::fetch::{self, Remote};
 use crate::git::{self, Git};
-use crate::position::Span;
+use crate::options::BuildOptions;
+use crate::position::{SourceText, Span};
 use crate::recipe::Found;
 use crate::snapshot::{Build, Scratch};
 
 const NAME: &str = "SOURCE_DATE_EPOCH";
 
-/// The time that the build is to have, if any. Variables of the name then hold it in seconds.
+/// What the caller says, with the time found out where it is not a number. Variables of the name then hold it in
+/// seconds, or nothing.
 pub fn resolve(
-    build: &Build<'_>,
-    recipe: &Recipe,
-    globals: &mut Globals,
-    words: &Words<'_>,
+    engine: &Engine,
+    client: &Client,
     found: &Found,
-) -> Result<Option<i64>> {
-    let fixed = build.options.source_date_epoch;
-    let inherited = || std::env::var(NAME).ok();
-    let Some(value) = fixed.map(|f| f.to_string()).or_else(|| globals.chosen(NAME)).or_else(inherited) else {
-        return Ok(None);
-    };
+    source: &Arc<SourceText>,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<BuildOptions> {
+    let mut options = options.clone();
+    if options.source_date_epoch.is_some() {
+        return Ok(options);
+    }
+    let given = options.build_args.get(NAME).cloned().or_else(|| std::env::var(NAME).ok());
+    if given.is_none() && !source.text().contains(NAME) {
+        return Ok(options);
+    }
+    // What is wrong with the recipe is said when it is carried out.
+    let Ok(recipe) = super::parse(source.clone()) else { return Ok(options) };
+    let warnings = Mutex::default();
+    let words = Words { source, escape: recipe.escape, warnings: &warnings };
+    let mut globals = Globals::new(&Platform::host(), "", &options.build_args);
+    if globals.declare(&words, &recipe.global_args).is_err() {
+        return Ok(options);
+    }
+    let declared = || globals.lookup(NAME).filter(|v| !v.is_empty());
+    let Some(value) = given.or_else(declared) else { return Ok(options) };
     let stage =
         || recipe.stages.iter().find(|s| s.name.as_ref().is_some_and(|n| n.eq_ignore_ascii_case(&value)));
     let seconds = match (value.as_str(), value.parse::<i64>()) {
@@ -36,19 +59,24 @@ pub fn resolve(
         (_, Ok(seconds)) => Some(seconds),
         ("context", _) => found.made,
         _ => match stage() {
-            Some(stage) => of_stage(build, recipe, globals, words, stage)?,
+            Some(stage) => {
+                let lease = engine.store().lease()?;
+                let build = Build::new(engine, client, &options, &lease, Platform::host(), progress);
+                of_stage(&build, &recipe, &globals, &words, stage)
+                    .map_err(|e| place(source, stage.node.span, e))?
+            }
             None => {
                 let span = recipe.global_args.iter().find(|a| a.name.text == NAME).map(|a| a.name.span);
-                return Err(recipe
-                    .source
+                return Err(source
                     .at(span.unwrap_or_default(), format!("invalid {NAME} '{value}'"))
                     .with_suggestion("it is a number of seconds since 1970, context, or the name of a stage")
                     .into());
             }
         },
     };
-    globals.choose(NAME, seconds.map(|s| s.to_string()).as_deref());
-    Ok(seconds)
+    options.source_date_epoch = seconds;
+    options.build_args.insert(NAME.to_owned(), seconds.map(|s| s.to_string()).unwrap_or_default());
+    Ok(options)
 }
 
 /// The time of the one thing that a stage adds.

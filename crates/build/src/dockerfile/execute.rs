@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use isles_spec::Platform;
 
 use super::checks::{self, Checked};
-use super::epoch;
 use super::history;
 use super::instruction::{self, CommandLine, Instruction, Recipe, Step};
 use super::lines::requested_syntax;
@@ -76,7 +75,7 @@ pub struct Origin {
 
 /// Reads a Dockerfile and carries it out. Gives the target's stage, and what is odd about the recipe.
 pub fn execute(
-    build: &mut Build<'_>,
+    build: &Build<'_>,
     found: &Found,
     source: Arc<SourceText>,
 ) -> Result<(Snapshot, Vec<Diagnostic>)> {
@@ -89,8 +88,6 @@ pub fn execute(
     let target_stage = build.options.target.as_deref().or(last).unwrap_or("default");
     let mut globals = Globals::new(&build.platform, target_stage, &build.options.build_args);
     globals.declare(&words, &recipe.global_args)?;
-    build.epoch = epoch::resolve(build, &recipe, &mut globals, &words, found)?;
-    let build = &*build;
     let plan = plan::plan(&recipe, &globals, &words, build.options.target.as_deref(), &|n| build.named(n))?;
     let context = Context::open(build.store, found)?;
     let file = Dockerfile {

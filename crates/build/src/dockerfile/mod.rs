@@ -6,7 +6,7 @@
 
 pub mod checks;
 mod copying;
-mod epoch;
+pub(crate) mod epoch;
 pub mod execute;
 pub mod flags;
 mod history;

@@ -85,24 +85,6 @@ impl Globals {
         declared.and_then(|(_, v)| v.clone()).or_else(|| self.platform.get(name).cloned())
     }
 
-    /// The value of a variable that the caller gave, or that the file declares.
-    pub fn chosen(&self, name: &str) -> Option<String> {
-        self.given.get(name).cloned().or_else(|| self.lookup(name).filter(|v| !v.is_empty()))
-    }
-
-    /// Puts another value in the place of one that [`Self::chosen`] gives; `None` takes it away.
-    pub fn choose(&mut self, name: &str, value: Option<&str>) {
-        match value {
-            Some(value) => {
-                self.given.entry(name.to_owned()).and_modify(|v| value.clone_into(v));
-            }
-            None => drop(self.given.remove(name)),
-        }
-        for (_, known) in self.declared.iter_mut().filter(|(n, v)| n == name && v.is_some()) {
-            *known = value.map(str::to_owned);
-        }
-    }
-
     /// The names that FROM may use.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.declared.iter().map(|(n, _)| n.as_str())
