@@ -14,9 +14,9 @@ enum Piece {
     Any,
     /// `*`: any number of those.
     Star,
-    /// `**/`: any number of whole directories.
+    /// `**/`, or `**` before something else: any number of whole directories.
     Directories,
-    /// `**` elsewhere: anything.
+    /// `**` at the end: anything.
     Anything,
     /// `[a-z]`, negated by `^`.
     Class {
@@ -41,12 +41,11 @@ impl Glob {
         let mut chars = pattern.chars().peekable();
         while let Some(c) = chars.next() {
             pieces.push(match c {
-                '*' if chars.peek() == Some(&'*') => {
-                    while chars.next_if_eq(&'*').is_some() {}
-                    match deep {
-                        false => Piece::Star,
-                        true if chars.next_if_eq(&'/').is_some() => Piece::Directories,
-                        true => Piece::Anything,
+                '*' if deep && chars.next_if_eq(&'*').is_some() => {
+                    chars.next_if_eq(&'/');
+                    match chars.peek() {
+                        None => Piece::Anything,
+                        Some(_) => Piece::Directories,
                     }
                 }
                 '*' => Piece::Star,
@@ -187,21 +186,27 @@ impl Ignore {
     /// Adds one pattern.
     pub fn add(&mut self, line: &str) -> Result<(), &'static str> {
         let line = line.trim();
-        let (back, pattern) = match line.strip_prefix('!') {
+        if line.is_empty() {
+            return Ok(());
+        }
+        let (mut back, pattern) = match line.strip_prefix('!') {
             Some(rest) => (true, rest.trim_start()),
             None => (false, line),
         };
+        let cleaned = clean(pattern);
+        // As in docker's matcher blanks before a slash at the end do not count, and a '!' after one at the
+        // start does.
+        let mut pattern = cleaned.trim();
+        if let Some(rest) = pattern.strip_prefix('!').filter(|_| !back) {
+            (back, pattern) = (true, rest);
+        }
         if pattern.is_empty() {
             return if back { Err("a '!' has no pattern") } else { Ok(()) };
-        }
-        let pattern = clean(pattern);
-        if pattern.is_empty() {
-            return Ok(());
         }
         if pattern.len() > MAX_PATTERN {
             return Err("it is longer than a path may be (4096 bytes)");
         }
-        self.rules.push(Rule { glob: Glob::new(&pattern, true)?, back });
+        self.rules.push(Rule { glob: Glob::new(pattern, true)?, back });
         Ok(())
     }
 
@@ -322,6 +327,12 @@ mod tests {
             ("a**z", "a/b/z", true),
             ("/../x", "x", true),
             ("../x", "x", false),
+            ("a**z", "abz", false),
+            ("a***z", "a/b/cz", true),
+            ("../a", "a", false),
+            ("/../a", "a", true),
+            ("a /", "a", true),
+            ("x*\n/!xy", "xy", false),
             ("", "x", false),
             (".", "x", false),
             ("\u{feff}x", "x", true),
