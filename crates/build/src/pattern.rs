@@ -16,7 +16,7 @@ enum Piece {
     Star,
     /// `**/`, or `**` before something else: any number of whole directories.
     Directories,
-    /// `**` at the end: anything.
+    /// `**` at the end, or at the start of what is plain otherwise: anything.
     Anything,
     /// `[a-z]`, negated by `^`.
     Class {
@@ -42,9 +42,12 @@ impl Glob {
         while let Some(c) = chars.next() {
             pieces.push(match c {
                 '*' if deep && chars.next_if_eq(&'*').is_some() => {
-                    chars.next_if_eq(&'/');
+                    let slash = chars.next_if_eq(&'/').is_some();
+                    // At the start of a pattern that is plain otherwise it is about the end of the path.
+                    let suffix = pieces.is_empty() && !slash && !chars.clone().any(|c| "*?[]\\".contains(c));
                     match chars.peek() {
                         None => Piece::Anything,
+                        Some(_) if suffix => Piece::Anything,
                         Some(_) => Piece::Directories,
                     }
                 }
@@ -193,15 +196,18 @@ impl Ignore {
             Some(rest) => (true, rest.trim_start()),
             None => (false, line),
         };
-        let cleaned = clean(pattern);
+        let cleaned = clean(clean(pattern).trim());
         // As in docker's matcher blanks before a slash at the end do not count, and a '!' after one at the
         // start does.
         let mut pattern = cleaned.trim();
         if let Some(rest) = pattern.strip_prefix('!').filter(|_| !back) {
             (back, pattern) = (true, rest);
         }
+        if line == "!" || (back && pattern.is_empty() && !line.contains('.')) {
+            return Err("a '!' has no pattern");
+        }
         if pattern.is_empty() {
-            return if back { Err("a '!' has no pattern") } else { Ok(()) };
+            return Ok(());
         }
         if pattern.len() > MAX_PATTERN {
             return Err("it is longer than a path may be (4096 bytes)");
@@ -329,6 +335,9 @@ mod tests {
             ("../x", "x", false),
             ("a**z", "abz", false),
             ("a***z", "a/b/cz", true),
+            ("**.md", "a/b.md", true),
+            ("**.m?", "a/b.md", false),
+            ("a/ /", "a", true),
             ("../a", "a", false),
             ("/../a", "a", true),
             ("a /", "a", true),
@@ -351,6 +360,7 @@ mod tests {
             assert_eq!(Ignore::read(text).unwrap().leaves_out_all(), all, "{text}");
         }
         assert_eq!(Ignore::read("a\n!"), Err((2, "a '!' has no pattern")));
+        assert!(Ignore::read("!/").is_err() && Ignore::read("!.\n./\n/").is_ok());
         assert!(Ignore::read("[").is_err());
         assert!(Ignore::read(&"x".repeat(MAX_PATTERN + 1)).is_err());
     }
