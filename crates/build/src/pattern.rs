@@ -192,6 +192,9 @@ impl Ignore {
         if line.is_empty() {
             return Ok(());
         }
+        if line.strip_prefix('!').is_some_and(|rest| rest.trim_matches([' ', '\t', '/']).is_empty()) {
+            return Err("a '!' has no pattern");
+        }
         let (mut back, pattern) = match line.strip_prefix('!') {
             Some(rest) => (true, rest.trim_start()),
             None => (false, line),
@@ -202,9 +205,6 @@ impl Ignore {
         let mut pattern = cleaned.trim();
         if let Some(rest) = pattern.strip_prefix('!').filter(|_| !back) {
             (back, pattern) = (true, rest);
-        }
-        if line == "!" || (back && pattern.is_empty() && !line.contains('.')) {
-            return Err("a '!' has no pattern");
         }
         if pattern.is_empty() {
             return Ok(());
