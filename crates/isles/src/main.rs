@@ -9,6 +9,7 @@ mod context;
 mod failure;
 mod filter;
 mod registry;
+mod root;
 mod source;
 mod ui;
 

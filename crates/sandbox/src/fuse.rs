@@ -9,12 +9,11 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::plan::FuseMount;
+use crate::prepared::FuseMount;
 use crate::sys::{self, Errno, Fd, mount as m};
 use crate::terminal::send;
 
-/// `_IOR(229, 0, uint32_t)`.
-const FUSE_DEV_IOC_CLONE: libc::Ioctl = 0x8004_e500u32 as libc::Ioctl;
+const FUSE_DEV_IOC_CLONE: libc::Ioctl = libc::_IOR::<u32>(229, 0);
 
 /// The two ends of a socket for descriptors of `/dev/fuse`: the server's, and the one for
 /// [`crate::setup::PreparedSource::Fuse`].

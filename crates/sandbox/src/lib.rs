@@ -58,6 +58,7 @@ pub mod loop_device;
 pub mod oci;
 mod own_program;
 mod plan;
+mod prepared;
 mod proc_file;
 pub mod rlimit;
 mod root;

@@ -9,9 +9,8 @@ use std::path::{Component, Path};
 use isles_spec::{IdMapping, Propagation};
 
 use crate::error::{SpawnError, Step};
-use crate::setup::{
-    MountFlags, MountSource, Namespace, Prepared, PreparedSource, Process, RootFs, Setup, UserNs,
-};
+use crate::prepared::{self, PlannedPrepared};
+use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
 use crate::sys::process::CLONE_NEWTIME;
 
@@ -43,26 +42,6 @@ pub(crate) enum PlannedRoot {
     },
     Directory(CString),
     Change(CString),
-}
-
-pub(crate) struct PlannedPrepared {
-    pub place: CString,
-    pub source: PlannedPreparedSource,
-}
-
-pub(crate) enum PlannedPreparedSource {
-    Mount(RawFd),
-    Fuse(FuseMount),
-    Memory { size: Option<CString>, folders: Vec<CString> },
-}
-
-pub(crate) struct FuseMount {
-    pub channel: RawFd,
-    pub devices: u32,
-    /// `/dev/fuse`, opened here where the user namespace is the same: the container's control group may not let its
-    /// processes open any device but its own.
-    pub opened: Vec<OwnedFd>,
-    pub options: Vec<(CString, CString)>,
 }
 
 pub(crate) enum PlannedSource {
@@ -188,12 +167,12 @@ pub(crate) struct Plan<'a> {
 /// `OVL_MAX_STACK` of the kernel, which says no more than "invalid argument".
 const MAX_LAYERS: usize = 500;
 
-fn c(path: &Path) -> Result<CString, SpawnError> {
+pub(crate) fn c(path: &Path) -> Result<CString, SpawnError> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| SpawnError::nul("path", path.as_os_str().as_bytes()))
 }
 
-fn text(s: &str) -> Result<CString, SpawnError> {
+pub(crate) fn text(s: &str) -> Result<CString, SpawnError> {
     CString::new(s).map_err(|_| SpawnError::nul("value", s.as_bytes()))
 }
 
@@ -270,7 +249,7 @@ pub(crate) fn map_text(map: &[IdMapping]) -> Vec<u8> {
     map.iter().map(|m| format!("{} {} {}\n", m.inside, m.outside, m.length)).collect::<String>().into_bytes()
 }
 
-fn contains(map: &[IdMapping], id: u32) -> bool {
+pub(crate) fn contains(map: &[IdMapping], id: u32) -> bool {
     map.iter().any(|m| id >= m.inside && u64::from(id) < u64::from(m.inside) + u64::from(m.length))
 }
 
@@ -348,7 +327,7 @@ impl<'a> Plan<'a> {
         };
 
         let prepared =
-            setup.prepared.iter().map(|p| plan_prepared(p, &ns.user)).collect::<Result<Vec<_>, _>>()?;
+            setup.prepared.iter().map(|p| prepared::plan(p, &ns.user)).collect::<Result<Vec<_>, _>>()?;
         let tty_group = match &ns.user {
             UserNs::New { gids, .. } => contains(gids, 5),
             // What is mapped in somebody else's is not known here.
@@ -517,48 +496,6 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
             .transpose()?,
         optional: mount.optional,
     })
-}
-
-fn plan_prepared(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared, SpawnError> {
-    let source = match &prepared.source {
-        PreparedSource::Mount(fd) => PlannedPreparedSource::Mount(fd.as_raw_fd()),
-        PreparedSource::Fuse { channel, devices } => {
-            // Somebody has to be the owner: root, where there is one in the user namespace.
-            let owner = |map: &[IdMapping]| match map.first() {
-                Some(first) if !contains(map, 0) => first.inside,
-                _ => 0,
-            };
-            let (uid, gid) = match user {
-                UserNs::New { uids, gids } => (owner(uids), owner(gids)),
-                // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
-                _ => unsafe { (libc::geteuid(), libc::getegid()) },
-            };
-            let option = |key: &str, value: &str| Ok((text(key)?, text(value)?));
-            let options = vec![
-                option("source", &prepared.name.replace(',', "_"))?,
-                option("rootmode", "40000")?,
-                option("user_id", &uid.to_string())?,
-                option("group_id", &gid.to_string())?,
-            ];
-            let opened = match user {
-                UserNs::Host => (0..*devices).map(|_| open_fuse(&prepared.name)).collect::<Result<_, _>>()?,
-                _ => Vec::new(),
-            };
-            let (channel, devices) = (channel.as_raw_fd(), *devices);
-            PlannedPreparedSource::Fuse(FuseMount { channel, devices, opened, options })
-        }
-        PreparedSource::Memory { size, folders } => PlannedPreparedSource::Memory {
-            size: size.map(|bytes| text(&bytes.to_string())).transpose()?,
-            folders: folders.iter().map(|name| text(name)).collect::<Result<_, _>>()?,
-        },
-    };
-    Ok(PlannedPrepared { place: c(&prepared.place)?, source })
-}
-
-fn open_fuse(name: &str) -> Result<OwnedFd, SpawnError> {
-    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-    let failed = |cause| SpawnError { step: Step::Image, object: name.to_owned(), cause };
-    device.map(OwnedFd::from).map_err(failed)
 }
 
 /// The places to try for the program: the word itself if it has a slash, else each folder of PATH.

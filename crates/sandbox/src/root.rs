@@ -11,9 +11,7 @@ use std::os::fd::AsRawFd;
 use crate::child::{At, Done};
 use crate::dev;
 use crate::error::Step;
-use crate::plan::{
-    CgroupMount, Plan, PlannedMount, PlannedPrepared, PlannedPreparedSource, PlannedRoot, PlannedSource,
-};
+use crate::plan::{CgroupMount, Plan, PlannedMount, PlannedRoot, PlannedSource};
 use crate::sys::{self, Errno, Fd, mount as m};
 
 /// Mounts the root file system and returns a descriptor of it, attached in this namespace.
@@ -30,7 +28,7 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
     // From here on nothing that is mounted reaches the host.
     m::propagation(libc::MS_SLAVE | libc::MS_REC).at(Step::Propagation)?;
     for (index, prepared) in plan.prepared.iter().enumerate() {
-        prepare(prepared).at_index(Step::Image, index)?;
+        crate::prepared::mount(prepared).at_index(Step::Image, index)?;
     }
     let (mount, place) = match &plan.root {
         PlannedRoot::Directory(path) | PlannedRoot::Change(path) => {
@@ -75,27 +73,6 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
     // pivot_root(2) wants a root whose mount does not propagate.
     change(&mount, false, 0, 0, libc::MS_PRIVATE).at(Step::Root)?;
     Ok(mount)
-}
-
-/// Mounts one of the file systems that the others are made of.
-fn prepare(prepared: &PlannedPrepared) -> sys::Result<()> {
-    let place = sys::open(&prepared.place, libc::O_PATH | libc::O_DIRECTORY, 0)?;
-    match &prepared.source {
-        PlannedPreparedSource::Mount(mount) => m::attach_raw(*mount, place.0),
-        PlannedPreparedSource::Fuse(fuse) => m::attach(&crate::fuse::mount(fuse)?, place.0),
-        PlannedPreparedSource::Memory { size, folders } => {
-            let context = m::fsopen_named(c"tmpfs")?;
-            if let Some(size) = size {
-                m::set_string(&context, c"size", size)?;
-            }
-            m::set_string(&context, c"mode", c"755")?;
-            let mount = m::create(&context, m::ATTR_NOSUID | m::ATTR_NODEV)?;
-            for folder in folders {
-                sys::mkdirat(mount.0, folder, 0o755)?;
-            }
-            m::attach(&mount, place.0)
-        }
-    }
 }
 
 /// The longest path, with its end.

@@ -10,14 +10,15 @@ use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, FileSystemKind, ImageMount, Mount, NamespaceMode, NetworkMode, Overlay,
-    PullPolicy, Resources, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
+    Device, Error as Spelling, ImageMount, Mount, NamespaceMode, NetworkMode, PullPolicy, Resources, Rlimit,
+    Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::registry::Connection;
+use crate::root;
 use crate::source::{self, Wishes};
 
 const EXAMPLES: &str = "\
@@ -259,7 +260,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                     let opened = image_file::open(&path)?;
                     let mut found = image_file::find(&path, &opened)?;
                     found.path = path.canonicalize().unwrap_or(path);
-                    default_command(&mut workload);
+                    root::default_command(&mut workload);
                     workload.root = Root::File(found);
                     file = Some(opened);
                     None
@@ -268,7 +269,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                     let root = path.canonicalize().map_err(|e| {
                         Failure::because(format!("cannot use '{}' as root file system", path.display()), &e)
                     })?;
-                    default_command(&mut workload);
+                    root::default_command(&mut workload);
                     workload.root = Root::Directory(root);
                     if workload.writable == Writable::Usual {
                         // It is somebody's image, and stays as it is: --rootfs is for changing it.
@@ -280,7 +281,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                     if matches!(other, Source::File(_)) {
                         // As if it were mounted: what the store makes of it starts the runscript in any case.
                         workload.entrypoint.get_or_insert_default();
-                        default_command(&mut workload);
+                        root::default_command(&mut workload);
                     }
                     let found = source::acquire(cx, &engine, &other, &wishes(args)?)?;
                     workload.root = Root::Image {
@@ -313,59 +314,6 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             let code = e.exit_code();
             Err(Failure::from(e).with_code(code))
         }
-    }
-}
-
-/// What a file or a folder runs where the caller says nothing: no configuration comes with it, but SIF images and
-/// sandboxes bring their runscript.
-fn default_command(workload: &mut Workload) {
-    if workload.command.is_empty() && workload.entrypoint.as_ref().is_none_or(Vec::is_empty) {
-        workload.command = vec!["/.singularity.d/runscript".into()];
-    }
-}
-
-fn too_many(overlay: &str) -> Failure {
-    Failure::new(format!("the overlay '{overlay}' is one too many to write to"))
-        .with_hint("add :ro to those that are only read, and leave out --writable-tmpfs")
-}
-
-/// Overlays, and where what is written goes: to the one folder that is not read-only.
-fn overlays(args: &Args) -> Result<(Vec<Overlay>, Writable), Failure> {
-    let mut overlays = Vec::new();
-    let mut writable = if args.writable_tmpfs { Writable::Memory { size: None } } else { Writable::Usual };
-    for word in &args.overlay {
-        let (path, read_only) = match word.rsplit_once(':') {
-            Some((path, "ro")) => (path, true),
-            Some((path, "rw")) => (path, false),
-            _ => (word.as_str(), false),
-        };
-        let path = PathBuf::from(path);
-        if path.is_file() {
-            let mut found = image_file::find(&path, &image_file::open(&path)?)?;
-            found.path = path.canonicalize().unwrap_or(path);
-            if read_only || found.kind == FileSystemKind::Squashfs {
-                overlays.push(Overlay::File(found));
-            } else if writable == Writable::Usual {
-                writable = Writable::File(found);
-            } else {
-                return Err(too_many(word));
-            }
-        } else if read_only {
-            overlays.push(Overlay::Folder(path));
-        } else if writable == Writable::Usual {
-            writable = Writable::Folder(path);
-        } else {
-            return Err(too_many(word));
-        }
-    }
-    Ok((overlays, writable))
-}
-
-fn image_mount(args: &Args) -> Result<ImageMount, Failure> {
-    let of_caller = std::env::var("ISLES_IMAGE_MOUNT").ok();
-    match given(args.image_mount.as_ref()).or(of_caller).filter(|word| !word.is_empty()) {
-        Some(word) => Ok(ImageMount::parse(&word)?),
-        None => Ok(ImageMount::Auto),
     }
 }
 
@@ -465,7 +413,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         "" => Vec::new(),
         word => vec![word.to_owned()],
     });
-    let (overlays, writable) = overlays(args)?;
+    let (overlays, writable) = root::overlays(&args.overlay, args.writable_tmpfs)?;
     Ok(Workload {
         name: given(args.name.as_ref()),
         entrypoint,
@@ -516,7 +464,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         here: args.here,
         overlays,
         writable,
-        image_mount: image_mount(args)?,
+        image_mount: root::image_mount(given(args.image_mount.as_ref()))?,
         ..Workload::default()
     })
 }
@@ -791,29 +739,11 @@ mod tests {
             ("--stop-signal FOO x", "'FOO'"),
             ("--label =x x", "'=x'"),
             ("--image-mount loop x", "'loop'"),
-            ("--overlay /a --overlay /b x", "'/b'"),
-            ("--writable-tmpfs --overlay /b:rw x", "'/b:rw'"),
         ] {
             let failure = parse(line).unwrap_err();
             assert!(failure.message.contains(word), "{line}: {}", failure.message);
             assert!(failure.hint.is_some() || !failure.causes.is_empty(), "{line}");
         }
-    }
-
-    #[test]
-    fn overlays_and_what_is_written() {
-        let folder = |path: &str| Overlay::Folder(path.into());
-        for (line, expected, writable) in [
-            ("x", vec![], Writable::Usual),
-            ("--writable-tmpfs x", vec![], Writable::Memory { size: None }),
-            ("--overlay /a x", vec![], Writable::Folder("/a".into())),
-            ("--overlay /a:ro --overlay /b x", vec![folder("/a")], Writable::Folder("/b".into())),
-            ("--overlay /a:ro --writable-tmpfs x", vec![folder("/a")], Writable::Memory { size: None }),
-        ] {
-            let workload = parse(line).unwrap();
-            assert_eq!((workload.overlays, workload.writable), (expected, writable), "{line}");
-        }
-        assert_eq!(parse("--image-mount fuse x").unwrap().image_mount, ImageMount::Fuse);
     }
 
     #[test]
