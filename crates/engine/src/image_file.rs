@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use isles_sif::{FileSystem, Sif};
+use isles_sif::{FileSystem, Object, Role, Sif};
 use isles_spec::{FileSystemKind, ImageFile};
 
 use crate::error::{Error, Result};
@@ -83,17 +83,36 @@ pub fn find(path: &Path, file: &File) -> Result<ImageFile> {
 
 /// The partition of a SIF file that holds the root file system.
 pub fn primary(path: &Path, sif: &Sif) -> Result<ImageFile> {
-    let refused = |reason: &str| Error::impossible(format!("the image '{}'", path.display()), reason);
-    let object = sif.primary().ok_or_else(|| refused("it has no partition with a root file system"))?;
-    let partition = object.partition().ok_or_else(|| refused("its root file system is no partition"))?;
-    let kind = match partition.file_system {
+    let missing = || refused(path, "it has no partition with a root file system");
+    partition(path, sif.primary().ok_or_else(missing)?)
+}
+
+/// The partitions of a SIF file that lie over its root, bottom first; none of any other file.
+pub fn overlays(path: &Path, file: &File) -> Result<Vec<ImageFile>> {
+    let failed = |e| Error::file("read the image", path, e);
+    if form(file).map_err(failed)? != Some(Form::Sif) {
+        return Ok(Vec::new());
+    }
+    let sif = Sif::from_file(file.try_clone().map_err(failed)?, path.display().to_string())?;
+    let over = |object: &&Object| object.partition().is_some_and(|p| p.role == Role::Overlay);
+    sif.objects().iter().filter(over).map(|object| partition(path, object)).collect()
+}
+
+fn refused(path: &Path, reason: &str) -> Error {
+    Error::impossible(format!("the image '{}'", path.display()), reason)
+}
+
+fn partition(path: &Path, object: &Object) -> Result<ImageFile> {
+    let found = object.partition().ok_or_else(|| refused(path, "its root file system is no partition"))?;
+    let kind = match found.file_system {
         FileSystem::Squashfs => FileSystemKind::Squashfs,
         FileSystem::Ext3 => FileSystemKind::Ext,
         FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs => {
-            return Err(refused("it is encrypted, and encrypted images are not supported"));
+            return Err(refused(path, "it is encrypted, and encrypted images are not supported"));
         }
         other => {
-            return Err(refused(&format!("a file system of the kind '{}' is not supported", other.name())));
+            let reason = format!("a file system of the kind '{}' is not supported", other.name());
+            return Err(refused(path, &reason));
         }
     };
     Ok(ImageFile { path: path.to_owned(), kind, offset: object.offset, size: Some(object.size) })

@@ -104,7 +104,9 @@ impl Engine {
                     found.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?
                 }
                 Overlay::File(image) => {
-                    let (place, view) = images.add(image, None)?;
+                    // A partition of the same file is of the same opened file.
+                    let same = matches!(&workload.root, Root::File(root) if root.path == image.path);
+                    let (place, view) = images.add(image, foreground.file.filter(|_| same))?;
                     // One that was written to has the folders of an overlay in it.
                     let written =
                         view.stat(Path::new("/upper")).is_some_and(|found| found.kind == FileKind::Dir);

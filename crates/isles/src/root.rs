@@ -1,7 +1,7 @@
 //! The root file system as the options of `isles run` spell it: how image files are mounted, what lies over them, and
 //! what they run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use isles_engine::image_file;
 use isles_spec::{FileSystemKind, ImageMount, Overlay, Workload, Writable};
@@ -19,6 +19,16 @@ pub fn default_command(workload: &mut Workload) {
 fn too_many(overlay: &str) -> Failure {
     Failure::new(format!("the overlay '{overlay}' is one too many to write to"))
         .with_hint("add :ro to those that are only read, and leave out --writable-tmpfs")
+}
+
+/// What is unpacked is one file system: a SIF file with others over it is not the same without them.
+pub fn refuse_partitions(path: &Path) -> Result<(), Failure> {
+    if image_file::overlays(path, &image_file::open(path)?)?.is_empty() {
+        return Ok(());
+    }
+    let what =
+        format!("'{}' has partitions over its root file system, and those are not unpacked", path.display());
+    Err(Failure::new(what).with_hint("it can be mounted: --image-mount fuse, which needs /dev/fuse"))
 }
 
 /// Overlays, and where what is written goes: to the one of them that is not read-only.

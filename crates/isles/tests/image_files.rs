@@ -226,6 +226,31 @@ fn root_writes_into_ext3_images() {
 }
 
 #[test]
+fn partitions_of_a_sif_file_lie_over_its_root() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let (over, path) = (world.path("over"), world.path("both.sif"));
+        fs::create_dir_all(over.join("etc")).unwrap();
+        fs::write(over.join("etc/passwd"), "root:x:0:0:over:/root:/bin/sh\n").unwrap();
+        fs::write(over.join("added"), "added\n").unwrap();
+        squash(&over, &world.path("over.sqfs")).unwrap();
+        let arch = Arch::from_name(&isles_spec::Platform::host().architecture).unwrap();
+        let open = |path: &Path| fs::File::open(path).unwrap();
+        let part = |role, path: &Path| NewObject::partition(FileSystem::Squashfs, role, arch, open(path));
+        let objects = vec![part(Role::Primary, &image), part(Role::Overlay, &world.path("over.sqfs"))];
+        NewSif::new(objects).create(&path).unwrap();
+        for way in mounts(world) {
+            let words =
+                ["run", "--rm", "--image-mount", way, path.to_str().unwrap(), "cat", "/added", "/etc/passwd"];
+            let out = isles(world, &words).fine();
+            assert_eq!(out, "added\nroot:x:0:0:over:/root:/bin/sh\n");
+        }
+        isles(world, &["run", "--rm", "--image-mount", "unpack", path.to_str().unwrap(), "true"])
+            .fails(125, &["both.sif", "partitions over its root"]);
+    });
+}
+
+#[test]
 fn a_folder_is_a_root_and_stays_as_it_is() {
     everyone(|world| {
         tree(&world.path("image"));

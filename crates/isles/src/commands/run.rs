@@ -10,8 +10,8 @@ use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, ImageMount, Mount, NamespaceMode, NetworkMode, PullPolicy, Resources, Rlimit,
-    Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
+    Device, Error as Spelling, ImageMount, Mount, NamespaceMode, NetworkMode, Overlay, PullPolicy, Resources,
+    Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -258,8 +258,10 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             match Source::parse(source, source::look)? {
                 Source::File(path) if engine.image_mount(workload.image_mount) != ImageMount::Unpack => {
                     let opened = image_file::open(&path)?;
-                    let mut found = image_file::find(&path, &opened)?;
-                    found.path = path.canonicalize().unwrap_or(path);
+                    let path = path.canonicalize().unwrap_or(path);
+                    let found = image_file::find(&path, &opened)?;
+                    let own = image_file::overlays(&path, &opened)?;
+                    workload.overlays.splice(0..0, own.into_iter().map(Overlay::File));
                     root::default_command(&mut workload);
                     workload.root = Root::File(found);
                     file = Some(opened);
@@ -278,7 +280,8 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
                     None
                 }
                 other => {
-                    if matches!(other, Source::File(_)) {
+                    if let Source::File(path) = &other {
+                        root::refuse_partitions(path)?;
                         // As if it were mounted: what the store makes of it starts the runscript in any case.
                         workload.entrypoint.get_or_insert_default();
                         root::default_command(&mut workload);
