@@ -99,7 +99,7 @@ pub fn overlays(path: &Path, file: &File) -> Result<Vec<ImageFile>> {
 }
 
 fn refused(path: &Path, reason: &str) -> Error {
-    Error::impossible(format!("the image '{}'", path.display()), reason)
+    Error::impossible(format!("running '{}'", path.display()), reason)
 }
 
 fn partition(path: &Path, object: &Object) -> Result<ImageFile> {
