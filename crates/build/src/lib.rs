@@ -47,4 +47,4 @@ pub use error::{Error, Result};
 pub use options::{BuildOptions, Built, Entitlement, SecretSource};
 pub use recipe::is_recipe;
 pub use secret::remove_dead_secrets;
-pub use sif::{SifOptions, write_sif};
+pub use sif::{SifOptions, write_oci_sif, write_sif};

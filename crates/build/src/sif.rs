@@ -53,6 +53,20 @@ pub fn write_sif(store: &Store, image: &Image, options: &SifOptions, path: &Path
     Ok(store.export_sif(image, &new, path)?)
 }
 
+/// Makes an OCI-SIF file of an image at `path`: nothing is put over it, since it says by its configuration how it
+/// starts.
+pub fn write_oci_sif(store: &Store, image: &Image, options: &SifOptions, path: &Path) -> Result<SifMade> {
+    let new = NewSifImage {
+        added: &[],
+        definition: "",
+        compression: options.compression,
+        latest: options.latest,
+        uuid: options.uuid,
+        threads: options.threads,
+    };
+    Ok(store.export_oci_sif(image, &new, path)?)
+}
+
 fn added(entry: Entry) -> (String, Added) {
     match entry {
         Entry::Folder { path, mode } => (path, Added::Folder { mode }),

@@ -318,3 +318,26 @@ fn oci_images_in_a_file_are_images() {
     let error = import(&other.store, &path).unwrap_err().to_string();
     assert!(error.contains("has digest"), "{error}");
 }
+
+#[test]
+fn an_image_goes_there_and_back_as_an_oci_image() {
+    let home = Home::new();
+    let image = app(&home);
+    let path = home.dir.path().join("app.sif");
+    home.store.export_oci_sif(&image, &new(&[]), &path).unwrap();
+    let again = home.dir.path().join("again.sif");
+    home.store.export_oci_sif(&image, &NewSifImage { threads: 2, ..new(&[]) }, &again).unwrap();
+    assert!(fs::read(&path).unwrap() == fs::read(&again).unwrap(), "the same image gives the same file");
+    let sif = Sif::open(&path).unwrap();
+    let kinds: Vec<_> = sif.objects().iter().map(|o| o.kind).collect();
+    assert_eq!(kinds, [Kind::OciBlob, Kind::OciBlob, Kind::OciBlob, Kind::OciRootIndex]);
+    let back = import(&home.store, &path).unwrap();
+    assert_eq!(back.config.config, image.config.config);
+    let own: String =
+        TREE.lines()
+            .filter(|line| !line.contains("singularity.d") && !line.starts_with("new "))
+            .fold(String::new(), |text, line| {
+                if line.is_empty() || line == "echo hi" { text } else { text + line + "\n" }
+            });
+    assert_eq!(tree_of(&home.store, &back), own);
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use isles_build::definition::Origin;
-use isles_build::{SifOptions, write_sif};
+use isles_build::{SifOptions, write_oci_sif, write_sif};
 use isles_spec::time::parse_rfc3339;
 use isles_spec::{Digest, Platform, Reference};
 use isles_store::{ExportFormat, Image, Lease, Store};
@@ -48,6 +48,8 @@ enum Kind {
     OciDir,
     /// A SIF file of one image, for Apptainer and Singularity.
     Sif,
+    /// The same as an OCI image in a SIF file, for SingularityCE's --oci.
+    OciSif,
 }
 
 type Chosen = Vec<(Image, Vec<Reference>)>;
@@ -59,8 +61,8 @@ pub fn cmd_save(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let images = choose(store, &lease, args)?;
     let bars = Bars::new(&cx.ui);
     match (args.format, &args.output) {
-        (Kind::Sif, Some(file)) => sif(store, &images, file)?,
-        (Kind::Sif, None) => {
+        (Kind::Sif | Kind::OciSif, Some(file)) => sif(store, &images, args.format, file)?,
+        (Kind::Sif | Kind::OciSif, None) => {
             return Err(
                 Failure::new("a SIF file cannot be written to standard output").with_hint("name it with -o")
             );
@@ -89,12 +91,12 @@ pub fn cmd_save(cx: &Context, args: &Args) -> Result<Code, Failure> {
 fn format(kind: Kind) -> ExportFormat {
     match kind {
         Kind::OciArchive => ExportFormat::OciArchive,
-        Kind::DockerArchive | Kind::OciDir | Kind::Sif => ExportFormat::DockerArchive,
+        Kind::DockerArchive | Kind::OciDir | Kind::Sif | Kind::OciSif => ExportFormat::DockerArchive,
     }
 }
 
 /// The one image as a SIF file, whose content depends on the image alone.
-fn sif(store: &Store, images: &Chosen, file: &Path) -> Result<(), Failure> {
+fn sif(store: &Store, images: &Chosen, kind: Kind, file: &Path) -> Result<(), Failure> {
     let [(image, names)] = images.as_slice() else {
         return Err(Failure::new(format!("a SIF file holds one image, not {}", images.len())));
     };
@@ -103,7 +105,10 @@ fn sif(store: &Store, images: &Chosen, file: &Path) -> Result<(), Failure> {
     let name = names.first().map_or_else(|| image.id().to_string(), |name| name.familiar().to_string());
     let origin = Origin::of_image("docker", &name, epoch.or(created).unwrap_or(0));
     let options = SifOptions { origin, latest: epoch, ..SifOptions::default() };
-    write_sif(store, image, &options, file)?;
+    match kind {
+        Kind::OciSif => write_oci_sif(store, image, &options, file)?,
+        _ => write_sif(store, image, &options, file)?,
+    };
     Ok(())
 }
 

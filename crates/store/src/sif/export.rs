@@ -5,7 +5,7 @@ use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use isles_sif::{Arch, FileSystem, INSPECTION, Inspection, Kind, NewObject, NewSif, OCI_CONFIG, Role};
-use isles_squashfs::{Compression, Options};
+use isles_squashfs::{Compression, Options, Written};
 use rustix::fs::{Mode, OFlags};
 
 use super::tree::{Added, Overlaid};
@@ -40,7 +40,6 @@ pub struct SifMade {
 impl Store {
     /// Makes a SIF file at `path`, in place of what may be there.
     pub fn export_sif(&self, image: &Image, new: &NewSifImage<'_>, path: &Path) -> Result<SifMade> {
-        let name = path.display().to_string();
         let platform = image.config.platform();
         let arch = Arch::from_name(&platform.architecture).ok_or_else(|| Error::Unsupported {
             object: "a SIF file".to_owned(),
@@ -50,17 +49,7 @@ impl Store {
         let mut tree = Overlaid::new(&merged, new.added, new.latest.unwrap_or(0));
         let inspection = Inspection::of(&tree).to_json();
         let config = to_json(&image.config.config)?;
-        let mut root = unnamed_beside(path)?;
-        let options = Options {
-            compression: new.compression,
-            latest: new.latest.map(|latest| u32::try_from(latest.max(0)).unwrap_or(u32::MAX)),
-            made: new.latest.map_or(0, |latest| u32::try_from(latest.max(0)).unwrap_or(u32::MAX)),
-            threads: new.threads,
-            ..Options::default()
-        };
-        let written = isles_squashfs::write(&mut tree, &mut root, &options)
-            .map_err(|source| Error::Squashfs { object: name, source })?;
-        root.rewind().at("read", path)?;
+        let (root, written) = squashed(&mut tree, new, path)?;
         let root = BufReader::with_capacity(1 << 20, root);
         let objects = vec![
             NewObject::new(Kind::Definition, new.definition.as_bytes()),
@@ -71,6 +60,27 @@ impl Store {
         NewSif { uuid: new.uuid, ..NewSif::new(objects) }.create(path)?;
         Ok(SifMade { root: written.bytes, files: written.inodes })
     }
+}
+
+/// The tree as a squashfs image, in a file without a name beside `path` that stands at its beginning.
+pub(super) fn squashed(
+    tree: &mut Overlaid<'_>,
+    new: &NewSifImage<'_>,
+    path: &Path,
+) -> Result<(File, Written)> {
+    let latest = new.latest.map(|latest| u32::try_from(latest.max(0)).unwrap_or(u32::MAX));
+    let options = Options {
+        compression: new.compression,
+        latest,
+        made: latest.unwrap_or(0),
+        threads: new.threads,
+        ..Options::default()
+    };
+    let mut file = unnamed_beside(path)?;
+    let written = isles_squashfs::write(tree, &mut file, &options)
+        .map_err(|source| Error::Squashfs { object: path.display().to_string(), source })?;
+    file.rewind().at("read", path)?;
+    Ok((file, written))
 }
 
 /// A file without a name on the file system where `path` will be: it is gone with this process.

@@ -1,20 +1,70 @@
 //! OCI-SIF: a SIF file whose objects are an OCI index and the blobs that it names. Layers may be archives, as
 //! everywhere, or squashfs images of one layer each (SingularityCE 4).
 
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
 
-use isles_sif::{Extra, Kind, Object, Sif};
-use isles_spec::image::{ImageConfig, Index, Manifest, media_type};
-use isles_spec::{Digest, Quiet, Reference};
+use isles_sif::{Extra, Kind, NewObject, NewSif, Object, Sif};
+use isles_spec::image::{Descriptor, History, ImageConfig, Index, Manifest, media_type};
+use isles_spec::{Algorithm, Digest, Quiet, Reference};
 
 use super::archive::Meaning;
+use super::export::{NewSifImage, SifMade, squashed};
 use super::import::squashfs;
-use crate::hash::Hasher;
-use crate::{Error, Image, Lease, NewImage, Result, Store};
+use super::tree::Overlaid;
+use crate::error::At;
+use crate::hash::{Hasher, digest_of};
+use crate::layer::to_json;
+use crate::{Error, Image, Lease, Merged, NewImage, Result, Store};
 
 const SQUASHFS_LAYER: &str = "application/vnd.sylabs.image.layer.v1.squashfs";
 
 impl Store {
+    /// Makes an OCI-SIF file at `path`, in place of what may be there: the image's configuration, and its root file
+    /// system as one layer, which SingularityCE mounts as it is.
+    pub fn export_oci_sif(&self, image: &Image, new: &NewSifImage<'_>, path: &Path) -> Result<SifMade> {
+        let merged = Merged::open(&self.layers_of(image)?, self.ownership())?;
+        let mut tree = Overlaid::new(&merged, new.added, new.latest.unwrap_or(0));
+        let (mut root, written) = squashed(&mut tree, new, path)?;
+        let digest = digest_of_file(&mut root).at("read", path)?;
+        let mut config = image.config.clone();
+        config.rootfs.diff_ids = vec![digest.clone()];
+        config.history = vec![History { created_by: Some("SIF".into()), ..History::default() }];
+        let config_bytes = to_json(&config)?;
+        let described = |kind: &str, bytes: &[u8]| {
+            Descriptor::new(kind, digest_of(Algorithm::Sha256, bytes), bytes.len() as u64)
+        };
+        let manifest = to_json(&Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_MANIFEST.into()),
+            artifact_type: None,
+            config: described(media_type::OCI_CONFIG, &config_bytes),
+            layers: vec![Descriptor::new(SQUASHFS_LAYER, digest, written.bytes)],
+            subject: None,
+            annotations: Default::default(),
+        })?;
+        let mut entry = described(media_type::OCI_MANIFEST, &manifest);
+        entry.platform = Some(config.platform());
+        let index = to_json(&Index {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.into()),
+            artifact_type: None,
+            manifests: vec![entry],
+            subject: None,
+            annotations: Default::default(),
+        })?;
+        let layer = NewObject::new(Kind::OciBlob, BufReader::with_capacity(1 << 20, root));
+        let objects = vec![
+            NewObject { alignment: 4096, ..layer },
+            NewObject::new(Kind::OciBlob, config_bytes.as_slice()),
+            NewObject::new(Kind::OciBlob, manifest.as_slice()),
+            NewObject::new(Kind::OciRootIndex, index.as_slice()),
+        ];
+        NewSif { uuid: new.uuid, ..NewSif::new(objects) }.create(path)?;
+        Ok(SifMade { root: written.bytes, files: written.inodes })
+    }
+
     pub(super) fn import_oci_sif(&self, lease: &Lease, sif: &Sif, refs: &[Reference]) -> Result<Image> {
         let root = sif.of_kind(Kind::OciRootIndex).next().ok_or_else(|| super::import::no_root(sif))?;
         let limit = self.limits().document as u64;
@@ -88,6 +138,20 @@ impl Store {
         let object = format!("object {} of {}", object.id, sif.name());
         Err(Error::WrongDigest { object, expected: expected.clone(), actual })
     }
+}
+
+/// Reads a file to its end and puts it back to its beginning.
+fn digest_of_file(file: &mut File) -> io::Result<Digest> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    file.rewind()?;
+    Ok(hasher.finish())
 }
 
 fn blob_in<'a>(sif: &'a Sif, digest: &Digest) -> Result<&'a Object> {
