@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use isles_openpgp::{Certificate, LIMIT};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::columns::{aligned, time};
 use crate::failure::Failure;
@@ -83,6 +85,7 @@ impl Keys {
 
     /// Adds a key, and says whether it was not there before.
     pub fn add(&self, part: Part, key: &Certificate) -> Result<bool, Failure> {
+        let _lock = lock(&self.folder)?;
         let mut all = self.all(part)?;
         if all.iter().any(|known| known.fingerprint() == key.fingerprint()) {
             return Ok(false);
@@ -94,6 +97,7 @@ impl Keys {
 
     /// Removes the key with a fingerprint, and says whether it was there.
     pub fn remove(&self, part: Part, fingerprint: &str) -> Result<bool, Failure> {
+        let _lock = lock(&self.folder)?;
         let wanted = fingerprint.trim_start_matches("0x").to_ascii_uppercase();
         let mut all = self.all(part)?;
         let before = all.len();
@@ -111,7 +115,6 @@ impl Keys {
         let failed = |e: io::Error| Failure::because(format!("cannot write {}", path.display()), &e);
         let mode = if self.is_global { 0o644 } else { 0o600 };
         if !self.is_global {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
             fs::set_permissions(&self.folder, Permissions::from_mode(0o700)).map_err(failed)?;
         }
         let beside = self.folder.join(format!(".new-{}", isles_store::random_name()));
@@ -127,6 +130,18 @@ impl Keys {
             let _ = fs::remove_file(&beside);
         }
         written.map_err(failed)
+    }
+}
+
+/// Makes a folder for its owner, and keeps others from changing what is in it until the file is dropped.
+pub fn lock(folder: &Path) -> Result<File, Failure> {
+    let failed = |e: io::Error| Failure::because(format!("cannot use the folder {}", folder.display()), &e);
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let file = File::open(folder).map_err(failed)?;
+    match flock(&file, FlockOperation::LockExclusive) {
+        // A file system without locks, as NFS may be.
+        Ok(()) | Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(file),
+        Err(e) => Err(failed(e.into())),
     }
 }
 
@@ -167,6 +182,22 @@ fn with_comment(user: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_key_is_lost_where_several_come_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::own(folder.path().to_str()).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let keys = keys.clone();
+                scope.spawn(move || {
+                    let key = Certificate::generate("A <a@example.org>", None, n).unwrap();
+                    assert!(keys.add(Part::Public, &key.to_public()).unwrap());
+                });
+            }
+        });
+        assert_eq!(keys.all(Part::Public).unwrap().len(), 8);
+    }
 
     #[test]
     fn keys_are_kept_for_their_owner() {

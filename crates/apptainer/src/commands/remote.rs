@@ -10,6 +10,7 @@ use crate::columns::aligned;
 use crate::command::{Arity, Command, Context};
 use crate::failure::Failure;
 use crate::flag::Flag;
+use crate::keys::{lock, settings_folder};
 use crate::remotes::{Keyserver, Remote, Remotes};
 
 static INSECURE: Flag =
@@ -277,6 +278,7 @@ fn no_login(_: &Context<'_>) -> Result<u8, Failure> {
 
 /// Changes the settings as they are now.
 fn change(how: impl FnOnce(&mut Remotes) -> Result<(), Failure>) -> Result<(), Failure> {
+    let _lock = lock(&settings_folder()?)?;
     let mut remotes = Remotes::load()?;
     how(&mut remotes)?;
     remotes.save()
