@@ -7,8 +7,8 @@ use isles_engine::{Engine, image_file};
 use isles_registry::LibraryName;
 use isles_sif::Sif;
 use isles_spec::image::ContainerConfig;
-use isles_spec::{Platform, Reference, Root};
-use isles_store::{Image as StoreImage, Imported, Lease, Store};
+use isles_spec::{FileSystemKind, ImageFile, Platform, Reference, Root};
+use isles_store::{Image as StoreImage, Imported, Lease, SifSource, Store};
 
 use crate::action_flags as flags;
 use crate::command::Context;
@@ -96,13 +96,53 @@ impl Image {
 /// Finds the image, and fetches it where it is not here.
 pub fn acquire(cx: &Context<'_>, engine: &Engine, text: &str) -> Result<Image, Failure> {
     match Named::parse(text) {
-        Named::Path(path) => on_disk(path),
+        Named::Path(path) => mountable(cx, engine, on_disk(path)?),
         Named::Instance(name) => Err(Failure::new(format!("the instance {name} is no image"))),
         Named::Uri(transport, rest) => fetch(cx, engine, text, transport, rest).map_err(|failure| Failure {
             message: format!("Unable to handle {text} uri: {}", failure.message),
             ..failure
         }),
     }
+}
+
+/// A squashfs image as it can be used here: unpacked into the store where the caller wants that, or where this user
+/// cannot mount it. What was unpacked before, and has not changed since, is there already.
+fn mountable(cx: &Context<'_>, engine: &Engine, image: Image) -> Result<Image, Failure> {
+    let Root::File(ImageFile { path, kind: FileSystemKind::Squashfs, .. }) = &image.root else {
+        return Ok(image);
+    };
+    let wanted = cx.values.is(&flags::UNSQUASH);
+    if !wanted && can_mount() {
+        return Ok(image);
+    }
+    cx.talk.info("Converting SIF file to temporary sandbox...");
+    let failed = |e: std::io::Error| Failure::because(format!("while extracting {}", path.display()), &e);
+    let file = match &image.file {
+        Some(file) => file.try_clone().map_err(failed)?,
+        None => image_file::open(path)?,
+    };
+    let store = engine.store();
+    let lease = store.lease()?;
+    let unpacked = match image_file::form(&file).map_err(failed)? {
+        Some(image_file::Form::Sif) => {
+            let sif = Sif::from_file(file, image.name.clone())
+                .map_err(|e| Failure::because(format!("while extracting {}", path.display()), &e))?;
+            store.import_sif(&lease, SifSource::Sif(&sif), &[], &Steps(cx.talk))?
+        }
+        _ => store.import_sif(&lease, SifSource::Squashfs(&file, &image.name), &[], &Steps(cx.talk))?,
+    };
+    if store.layers_of(&unpacked).is_err() {
+        store.ensure_layers(&lease, &unpacked, &Steps(cx.talk))?;
+    }
+    let root = Root::Image { manifest: unpacked.manifest_digest.clone(), name: image.name.clone() };
+    // It is run as the file is: by what is in it, and not by the configuration that the store has for it.
+    Ok(Image { store_image: Some(unpacked), file: None, _lease: Some(lease), root, ..image })
+}
+
+/// Whether this user may serve file systems (fuse(4)), or let the kernel read them from files (loop(4)).
+fn can_mount() -> bool {
+    let open = |path: &str| File::options().read(true).write(true).open(path).is_ok();
+    open("/dev/fuse") || open("/dev/loop-control")
 }
 
 /// A folder that is known to be a root file system, under another name.

@@ -254,7 +254,11 @@ fn started(
     let engine = launch.engine()?;
     let image = image::acquire(launch.cx, &engine, image)?;
     let (out, err) = shelf.logs(name)?;
-    let workload = Workload { interactive: false, init_stays: true, ..launch.workload(&engine, &image)? };
+    let mut workload = Workload { interactive: false, init_stays: true, ..launch.workload(&engine, &image)? };
+    if watch.shared {
+        // Those who share it run their programs in it; by itself it is only there.
+        workload.command = ["/bin/sh", "-c", ":"].map(str::to_owned).into();
+    }
     let foreground = Foreground {
         image: image.store_image.as_ref(),
         file: image.file.as_ref(),

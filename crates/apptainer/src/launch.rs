@@ -53,6 +53,9 @@ impl<'a> Launch<'a> {
         if let Named::Instance(instance) = Named::parse(name) {
             return crate::instance::join(self, instance);
         }
+        if self.cx.values.is(&flags::SHARENS) {
+            return crate::share::run(self, name);
+        }
         let engine = self.engine()?;
         let image = image::acquire(self.cx, &engine, name)?;
         let workload = self.workload(&engine, &image)?;
@@ -131,7 +134,6 @@ impl<'a> Launch<'a> {
             },
             writable,
             overlays,
-            image_mount: self.image_mount(),
             run_as: if self.user().is_some() { RunAs::Image } else { RunAs::Caller },
             system: SystemFiles {
                 dev: without(
@@ -214,14 +216,6 @@ impl<'a> Launch<'a> {
     fn capabilities(&self, root: bool) -> CapabilityBase {
         let given_away = self.cx.values.is(&flags::NO_PRIVS);
         if root && !given_away { CapabilityBase::Caller } else { CapabilityBase::None }
-    }
-
-    fn image_mount(&self) -> isles_spec::ImageMount {
-        if self.cx.values.is(&flags::UNSQUASH) {
-            isles_spec::ImageMount::Unpack
-        } else {
-            isles_spec::ImageMount::Auto
-        }
     }
 
     /// What the driver of a graphics processor consists of, and devices by their names in the CDI.

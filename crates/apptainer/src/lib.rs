@@ -40,6 +40,7 @@ mod reach;
 mod remotes;
 mod script;
 mod settings;
+mod share;
 mod talk;
 mod variables;
 mod yaml;
