@@ -1,0 +1,663 @@
+//! `apptainer exec`, `run`, `shell`, `test` and instances, as root and as ordinary users: command lines and what comes of
+//! them, as Apptainer 1.4 has them.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use world::{Running, Said, Who, World, everyone};
+
+/// A sandbox that belongs to whoever runs the program, with all that a definition file leaves in an image.
+fn sandbox(world: &World) -> PathBuf {
+    let tree = world.path("home/tree");
+    world::busybox(&tree);
+    let put = |path: &str, text: &str| {
+        let at = tree.join(path);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(&at, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&at, mode).unwrap();
+    };
+    put(
+        ".singularity.d/env/10-docker2singularity.sh",
+        "export PATH=\"${PATH:-/own:/bin}\"\nexport OCI=\"${OCI:-image}\"\n",
+    );
+    put(".singularity.d/env/90-environment.sh", "export FROM_IMAGE=yes\n");
+    put(
+        ".singularity.d/env/99-base.sh",
+        "export LD_LIBRARY_PATH=\"${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs\"\n",
+    );
+    put(".singularity.d/runscript", "#!/bin/sh\necho \"run: $*\"\n");
+    put(".singularity.d/runscript.help", "the help\n");
+    put(".singularity.d/test", "#!/bin/sh\nexit 7\n");
+    put(".singularity.d/startscript", "#!/bin/sh\necho \"start: $*\"\n");
+    put("scif/apps/tool/scif/runscript", "#!/bin/sh\necho tool\n");
+    world.give("home");
+    tree
+}
+
+fn apptainer(world: &World, words: &[&str]) -> Command {
+    world.command(["apptainer"].iter().chain(words))
+}
+
+fn say(world: &World, words: &[&str]) -> Said {
+    Said::of(apptainer(world, words).output().unwrap())
+}
+
+fn with(world: &World, variables: &[(&str, &str)], words: &[&str]) -> Said {
+    Said::of(apptainer(world, words).envs(variables.iter().copied()).output().unwrap())
+}
+
+#[test]
+fn exit_codes_and_words_are_apptainers() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let t = tree.as_str();
+        for (words, code, said) in [
+            (&["exec", t, "true"][..], 0, ""),
+            (&["exec", t, "sh", "-c", "exit 7"], 7, ""),
+            (&["exec", t, "sh", "-c", "kill -9 $$"], 137, ""),
+            (&["exec", "--pid", t, "sh", "-c", "kill -15 $$"], 143, ""),
+            (&["exec", t, "nosuch"], 255, "FATAL:   \"nosuch\": executable file not found in $PATH\n"),
+            (&["exec", t, "/nosuch"], 255, "FATAL:   stat /nosuch: no such file or directory\n"),
+            (&["exec", t, "/etc/passwd"], 255, "FATAL:   /etc/passwd: permission denied\n"),
+            (&["exec", "/nonexistent.sif", "true"], 255, "FATAL:   could not open image /nonexistent.sif"),
+            (&["exec", "/etc/hostname", "true"], 255, "image format not recognized"),
+            (&["exec", "-B", "/nonexistent", t, "true"], 255, "mount source /nonexistent doesn't exist"),
+            (&["exec", "-B", "/etc:/x:rx", t, "true"], 255, "rx is not a valid bind option"),
+            (
+                &["exec", "--pwd", "/nonexistent", t, "true"],
+                255,
+                "FATAL:   cannot enter the working directory",
+            ),
+            (&["exec", "--nosuch", t, "true"], 1, "Error for command \"exec\": unknown flag: --nosuch\n"),
+            (&["exec", "-y", t, "true"], 1, "unknown shorthand flag: 'y' in -y"),
+            (&["exec", t], 1, "requires at least 2 arg(s), only received 1"),
+            (&["exec", "--contain=maybe", t, "true"], 1, "invalid argument \"maybe\""),
+            (&["nosuch"], 1, "Error: unknown command \"nosuch\" for \"apptainer\""),
+            (&["execc"], 1, "Did you mean this?\n\texec"),
+            (&[], 1, "Usage:"),
+            (&["run", t], 0, ""),
+            (&["run", "--app", "nosuch", t], 1, "ERROR:   no runscript for contained app: nosuch"),
+            (&["test", t], 7, ""),
+            (&["exec", "--fusemount", "host:x /y", t, "true"], 255, "--fusemount is not supported"),
+            (&["exec", "--net", t, "true"], 255, "the network 'bridge' is not supported"),
+            (&["exec", "--nvccli", t, "true"], 255, "--nvccli is not supported"),
+            (&["exec", "--overlay", "/nonexistent/o", t, "true"], 255, "/nonexistent/o"),
+            (&["exec", "shub://a/b", "true"], 255, "shub:// is not supported"),
+            (&["exec", "instance://nosuch", "true"], 255, "no instance found with name nosuch"),
+            (&["exec", "--home", "a:b:c", t, "true"], 255, "incorrect number of elements: 3"),
+            (&["exec", "--dns", "moon", t, "true"], 255, "'moon' is not an IP address"),
+        ] {
+            say(world, words).fails(code, &[said]);
+        }
+    });
+}
+
+#[test]
+fn what_is_printed() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let t = tree.as_str();
+        let home = world.path("home").display().to_string();
+        let uid = world.uid();
+        // The user with the range has no home of their own.
+        let own_home = if world.who == Who::Ranged {
+            "/nowhere".to_owned()
+        } else if uid == 0 {
+            "/root".to_owned()
+        } else {
+            home.clone()
+        };
+        let environment = "echo $FROM_IMAGE $OCI $PATH $HOME $APPTAINER_NAME $SINGULARITY_NAME";
+        let sh = |script: &'static str| ["sh", "-c", script];
+        let path = "/own:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin";
+        for (options, command, out) in [
+            (&[][..], sh("id -u"), format!("{uid}\n")),
+            (&[], sh("pwd"), format!("{home}\n")),
+            (&[], sh(environment), format!("yes image {path} {own_home} tree tree\n")),
+            (&["--pwd", "/etc"], sh("pwd"), "/etc\n".into()),
+            (&["--cwd=/tmp"], sh("pwd"), "/tmp\n".into()),
+            (
+                &["-c"],
+                sh("ls -A /tmp | grep -v isles-world; ls -A $HOME | grep -v proc; pwd"),
+                format!("{own_home}\n"),
+            ),
+            (
+                &["-B", "/etc:/mnt/deep:ro"],
+                sh("test -f /mnt/deep/passwd && ! touch /mnt/deep/x 2>/dev/null; echo $APPTAINER_BIND"),
+                "/mnt/deep\n".into(),
+            ),
+            (
+                &["--mount", "type=bind,src=/etc,dst=/mnt/x,ro"],
+                sh("test -f /mnt/x/passwd; echo $?"),
+                "0\n".into(),
+            ),
+            (&["--env", "A=1,B=2", "--env", "C=x,y"], sh("echo $A $B $C"), "1 2 x,y\n".into()),
+            (&["--writable-tmpfs"], sh("echo hi > /new && cat /new"), "hi\n".into()),
+            (&[], sh("touch /new 2>/dev/null; echo $?"), "1\n".into()),
+            (&["--hostname", "isle"], sh("hostname; cat /etc/hostname"), "isle\nisle\n".into()),
+            (&["--dns", "1.2.3.4"], sh("cat /etc/resolv.conf"), "nameserver 1.2.3.4\n".into()),
+            (&["--fakeroot"], sh("id -u; echo $HOME"), "0\n/root\n".into()),
+            (&["--pid", "--no-init"], sh("echo $$"), "1\n".into()),
+            (&["-C"], sh("echo $$ $TERM"), "2\n".into()),
+            (&["--home", "/etc:/h"], sh("echo $HOME; test -f /h/passwd; echo $?"), "/h\n0\n".into()),
+            (&["--net", "--network", "none"], sh("grep -c : /proc/net/dev"), "1\n".into()),
+            (&["--no-mount", "tmp"], sh("ls -A /tmp | grep -vc isles-world; true"), "0\n".into()),
+            (&["--app", "tool"], sh("echo $APPTAINER_APPNAME"), "tool\n".into()),
+            (&["--compat"], sh("umask; echo new > /x; cat /x"), "0022\nnew\n".into()),
+            (&["--memory", "0", "--pids-limit", "0"], sh("echo fine"), "fine\n".into()),
+        ] {
+            if out.contains("/nowhere") {
+                continue;
+            }
+            let words: Vec<&str> =
+                ["exec"].iter().chain(options).copied().chain([t]).chain(command).collect();
+            let said = say(world, &words);
+            assert_eq!((said.code, said.out.as_str()), (0, out.as_str()), "{words:?}: {}", said.err);
+        }
+        assert_eq!(say(world, &["run", t, "a b", "c"]).fine(), "run: a b c\n");
+        assert_eq!(say(world, &["run", "--app", "tool", t]).fine(), "tool\n");
+        assert_eq!(say(world, &["run-help", t]).fine(), "the help\n");
+        assert_eq!(say(world, &["version"]).fine(), "1.4.5\n");
+        assert_eq!(say(world, &["--version"]).fine(), "apptainer version 1.4.5\n");
+        // As the host has them, and with the caller among them.
+        let passwd = say(world, &["exec", t, "cat", "/etc/passwd"]).fine();
+        assert!(passwd.contains(&format!(":x:{uid}:")) && passwd.contains("www:x:33:"), "{passwd}");
+    });
+}
+
+#[test]
+fn variables_go_in_and_out_of_both_families() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let show = ["exec", &tree, "sh", "-c", "echo $X $OCI"];
+        for (variables, out, said) in [
+            (&[("X", "host")][..], "host image\n", ""),
+            (&[("APPTAINERENV_X", "$(echo pwn)")], "pwn image\n", ""),
+            (
+                &[("SINGULARITYENV_X", "old")],
+                "old image\n",
+                "INFO:    Environment variable SINGULARITYENV_X is set, but APPTAINERENV_X is preferred\n",
+            ),
+            (
+                &[("SINGULARITYENV_X", "old"), ("APPTAINERENV_X", "new")],
+                "new image\n",
+                "WARNING: SINGULARITYENV_X and APPTAINERENV_X have different values, using the latter\n",
+            ),
+            (&[("OCI", "host"), ("X", "1")], "1 image\n", ""),
+            (&[("APPTAINERENV_OCI", "own"), ("X", "1")], "1 own\n", ""),
+            (&[("APPTAINER_NO_EVAL", "1"), ("APPTAINERENV_X", "$(echo pwn)")], "$(echo pwn) image\n", ""),
+            (&[("APPTAINER_CLEANENV", "true"), ("X", "host")], "image\n", ""),
+            (
+                &[("SINGULARITY_CLEANENV", "1"), ("APPTAINER_CLEANENV", "0"), ("X", "host")],
+                "host image\n",
+                "different values",
+            ),
+            (
+                &[("APPTAINERENV_HOME", "/evil"), ("X", "1")],
+                "1 image\n",
+                "Overriding HOME environment variable",
+            ),
+        ] {
+            let got = with(world, variables, &show);
+            assert_eq!((got.code, got.out.as_str()), (0, out), "{variables:?}: {}", got.err);
+            assert!(got.err.contains(said), "{variables:?}: {}", got.err);
+        }
+        // The user with the range has no home of their own.
+        let said =
+            |said: Said| said.err.replace("WARNING: Skipping impossible home directory mount to '/'\n", "");
+        let quiet = ["-q", "exec", &tree, "sh", "-c", "echo $X"];
+        assert_eq!(said(with(world, &[("SINGULARITYENV_X", "old")], &quiet)), "");
+        let both = [("SINGULARITYENV_X", "old"), ("APPTAINERENV_X", "new")];
+        let silent = ["--silent", "exec", &tree, "sh", "-c", "echo $X"];
+        assert_eq!(said(with(world, &both, &silent)), "");
+        let path = ["exec", &tree, "sh", "-c", "echo $PATH"];
+        let paths = [("APPTAINERENV_PREPEND_PATH", "/first"), ("SINGULARITYENV_APPEND_PATH", "/last")];
+        let out = with(world, &paths, &path).fine();
+        assert!(out.starts_with("/first:/own:/bin:") && out.ends_with(":/last\n"), "{out}");
+        assert_eq!(with(world, &[("APPTAINERENV_PATH", "/bin")], &path).fine(), "/bin\n");
+        // By variable and by flag; both add.
+        let binds = with(
+            world,
+            &[("SINGULARITY_BIND", "/etc:/a"), ("APPTAINER_BINDPATH", "/etc:/b")],
+            &["exec", "-B", "/etc:/c", &tree, "ls", "/a/passwd", "/b/passwd", "/c/passwd"],
+        );
+        assert_eq!(binds.fine(), "/a/passwd\n/b/passwd\n/c/passwd\n");
+        let file = world.path("home/env");
+        fs::write(&file, "# note\nX='a b'\nif true; then OCI=$X; fi\n").unwrap();
+        let words = ["exec", "--env-file", file.to_str().unwrap(), &tree, "sh", "-c", "echo $X $OCI"];
+        assert_eq!(say(world, &words).fine(), "a b a b\n");
+    });
+}
+
+/// As cwltool and Galaxy call it (`cwltool/singularity.py`, `galaxy/tool_util/deps/container_classes.py`).
+#[test]
+fn command_lines_of_cwltool_and_galaxy() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let home = world.path("home").display().to_string();
+        let work = world.path("home/work");
+        fs::create_dir(&work).unwrap();
+        fs::write(work.join("script.sh"), "echo in $PWD with $HOME and $VAR; cat input; echo out > result\n")
+            .unwrap();
+        fs::write(world.path("home/input"), "data\n").unwrap();
+        world.give("home");
+        let work = work.display().to_string();
+        let at_home = format!("{home}:{home}");
+        let bind = format!("{work}:{work}");
+        let galaxy = with(
+            world,
+            &[("SINGULARITYENV_VAR", "v")],
+            &[
+                "-s",
+                "exec",
+                "--contain",
+                "--pwd",
+                &work,
+                "--cleanenv",
+                "--ipc",
+                "--pid",
+                "--no-mount",
+                "tmp",
+                "-B",
+                &bind,
+                "-B",
+                &format!("{home}/input:{work}/input:ro"),
+                "--home",
+                &at_home,
+                &tree,
+                "/bin/sh",
+                &format!("{work}/script.sh"),
+            ],
+        );
+        assert_eq!(
+            (galaxy.out.as_str(), galaxy.err.as_str()),
+            (&*format!("in {work} with {home} and v\ndata\n"), "")
+        );
+        assert_eq!(fs::read_to_string(world.path("home/work/result")).unwrap(), "out\n");
+
+        let outdir = format!("{work}:/var/spool/cwl");
+        let input = format!("{home}/input:/var/lib/cwl/input:ro");
+        let cwltool = with(
+            world,
+            &[("SINGULARITYENV_VAR", "a\\$b"), ("APPTAINERENV_VAR", "x $y")],
+            &[
+                "--quiet",
+                "run",
+                "--contain",
+                "--ipc",
+                "--cleanenv",
+                "--no-eval",
+                "--userns",
+                "--pid",
+                "--home",
+                &outdir,
+                "--bind",
+                &input,
+                "--pwd",
+                "/var/spool/cwl",
+                "--net",
+                "--network",
+                "none",
+                &tree,
+                "cat",
+                "/var/lib/cwl/input",
+            ],
+        );
+        assert_eq!(cwltool.out, "run: cat /var/lib/cwl/input\n", "{}", cwltool.err);
+        let version = say(world, &["--version"]).fine();
+        let (name, number) = version.trim().split_once(" version ").unwrap();
+        assert_eq!(name, "apptainer");
+        assert!(number.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    });
+}
+
+#[test]
+fn names_of_the_program() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        for (name, words, out) in [
+            ("singularity", &["--version"][..], "apptainer version 1.4.5\n"),
+            ("apptainer", &["exec", &tree, "echo", "-n", "x"], "x"),
+            ("run-singularity", &[&tree, "a"], "run: a\n"),
+        ] {
+            let link = world.path("home").join(name);
+            symlink(world.path("isles"), &link).unwrap();
+            let mut command = world.command(words);
+            if world.who == Who::Ranged {
+                println!("skip: {name} is started by a shell for {:?}", world.who);
+                continue;
+            }
+            let mut named = Command::new(&link);
+            named.args(words).env_clear().envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+            named.current_dir(world.path("home"));
+            if World::is_root() && world.who == Who::Ordinary {
+                std::os::unix::process::CommandExt::uid(&mut named, world.uid());
+                std::os::unix::process::CommandExt::gid(&mut named, world.uid());
+            }
+            command.stdin(Stdio::null());
+            assert_eq!(Said::of(named.output().unwrap()).fine(), out, "{name}");
+        }
+    });
+}
+
+#[test]
+fn images_of_a_store_run_as_docker_made_them() {
+    everyone(|world| {
+        let tree = world.path("oci-tree");
+        world::busybox(&tree);
+        world.image("app", &tree, |config| {
+            config.config.entrypoint = Some(vec!["echo".into(), "entry $HOME".into()]);
+            config.config.cmd = Some(vec!["cmd".into()]);
+            config.config.env = vec!["PATH=/bin:/own".into(), "OCI=image".into()];
+        });
+        let source = format!("oci:{}:latest", world.path("app").display());
+        for (words, out) in [
+            (&["run", &source][..], "entry $HOME cmd\n"),
+            (&["run", &source, "a", "b"], "entry $HOME a b\n"),
+            (
+                &["exec", &source, "sh", "-c", "echo $OCI $PATH"],
+                "image /bin:/own:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin\n",
+            ),
+            (&["exec", "--env", "X=$(echo y)", &source, "sh", "-c", "echo $X $OCI"], "y image\n"),
+            (&["exec", "--no-eval", "--env", "X=$(echo y)", &source, "sh", "-c", "echo $X"], "$(echo y)\n"),
+        ] {
+            let said = say(world, words);
+            assert_eq!((said.code, said.out.as_str()), (0, out), "{words:?}: {}", said.err);
+        }
+        say(world, &["exec", &source, "nosuch"])
+            .fails(255, &["FATAL:   \"nosuch\": executable file not found in $PATH"]);
+    });
+}
+
+#[test]
+fn an_image_without_a_shell_and_without_passwd() {
+    everyone(|world| {
+        let tree = world.path("home/bare");
+        fs::create_dir_all(tree.join("bin")).unwrap();
+        fs::copy("/bin/busybox", tree.join("bin/echo")).unwrap();
+        world.give("home");
+        let t = tree.display().to_string();
+        let said = with(world, &[("APPTAINERENV_X", "$(no shell)")], &["exec", &t, "echo", "hi"]);
+        assert_eq!((said.code, said.out.as_str()), (0, "hi\n"), "{}", said.err);
+        assert!(
+            said.err.contains("WARNING: passwd file doesn't exist in container, not updating\n"),
+            "{}",
+            said.err
+        );
+        say(world, &["shell", &t]).fails(255, &["/bin/sh does not exist in container"]);
+        say(world, &["run", &t]).fails(1, &["No runscript"]);
+    });
+}
+
+#[test]
+fn a_current_folder_that_is_gone() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" apptainer exec \"$1\" pwd";
+        let mut command = apptainer(world, &[]);
+        let program = world.path("isles");
+        let env: Vec<_> =
+            command.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
+        if world.who == Who::Ranged {
+            println!("skip: as {:?} it is like as an ordinary user", world.who);
+            return;
+        }
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", script])
+            .arg(&program)
+            .arg(&tree)
+            .env_clear()
+            .envs(env)
+            .current_dir(world.path("home"));
+        if World::is_root() && world.who == Who::Ordinary {
+            std::os::unix::process::CommandExt::uid(&mut shell, world.uid());
+            std::os::unix::process::CommandExt::gid(&mut shell, world.uid());
+        }
+        command.stdin(Stdio::null());
+        let said = Said::of(shell.output().unwrap());
+        let home = if world.uid() == 0 {
+            "/root\n".to_owned()
+        } else {
+            format!("{}\n", world.path("home").display())
+        };
+        assert_eq!((said.code, said.out), (0, home));
+        assert!(said.err.contains("WARNING: can't determine current working directory"), "{}", said.err);
+    });
+}
+
+#[test]
+fn writing_goes_where_it_is_said() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let overlay = world.path("home/over");
+        fs::create_dir(&overlay).unwrap();
+        world.give("home");
+        let over = overlay.display().to_string();
+        say(world, &["exec", "--overlay", &over, &tree, "sh", "-c", "echo kept > /new"]).fine();
+        assert_eq!(
+            say(world, &["exec", "--overlay", &format!("{over}:ro"), &tree, "cat", "/new"]).fine(),
+            "kept\n"
+        );
+        say(world, &["exec", &tree, "cat", "/new"]).fails(1, &["/new"]);
+        say(world, &["exec", "--writable", &tree, "touch", "/in-the-image"]).fine();
+        assert!(world.path("home/tree/in-the-image").exists());
+        let workdir = world.path("home/wd");
+        fs::create_dir(&workdir).unwrap();
+        world.give("home");
+        let script = "echo 1 > /tmp/a; echo 2 > /var/tmp/b; echo 3 > /scratch/c";
+        let words =
+            ["exec", "-c", "-W", workdir.to_str().unwrap(), "-S", "/scratch", &tree, "sh", "-c", script];
+        say(world, &words).fine();
+        for (path, text) in [("tmp/a", "1\n"), ("var_tmp/b", "2\n"), ("scratch/scratch/c", "3\n")] {
+            assert_eq!(fs::read_to_string(workdir.join(path)).unwrap(), text);
+        }
+    });
+}
+
+#[test]
+fn a_shell_reads_what_it_is_given() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let mut command = apptainer(world, &["shell", &tree]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"echo $PS1 in $SHELL; exit 3\n")
+            .unwrap();
+        let said = Said::of(child.wait_with_output().unwrap());
+        assert_eq!((said.code, said.out.as_str()), (3, "Apptainer> in /bin/sh\n"), "{}", said.err);
+    });
+}
+
+#[test]
+fn signals_are_handed_on_and_a_killed_launcher_leaves_nothing() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let script = "trap 'echo got it; exit 5' TERM; echo up; while :; do sleep 0.01; done";
+        let (mut running, line) = Running::start(&mut apptainer(world, &["exec", &tree, "sh", "-c", script]));
+        assert_eq!(line, "up\n");
+        if world.who != Who::Ranged {
+            running.signal(Signal::TERM);
+            assert_eq!(running.rest(), "got it\n");
+            assert_eq!(running.code(), Some(5));
+        }
+        drop(running);
+        let (mut killed, line) =
+            Running::start(&mut apptainer(world, &["exec", &tree, "sh", "-c", "echo up; exec sleep 1000"]));
+        assert_eq!(line, "up\n");
+        killed.signal(Signal::KILL);
+        killed.code();
+        // The pipe closes when the last process of the container is gone.
+        assert_eq!(killed.rest(), "");
+        let next = say(world, &["exec", &tree, "true"]);
+        assert_eq!(next.code, 0);
+        let left = fs::read_dir(world.path("state/containers")).map_or(0, |entries| entries.count());
+        assert_eq!(left, 0, "the next command collects what was left: {}", next.err);
+    });
+}
+
+/// What ranks of an MPI program need: descriptors, variables, shared memory, and one user namespace for all.
+#[test]
+fn ranks_of_mpi() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let variables =
+            [("PMI_RANK", "3"), ("PMIX_RANK", "4"), ("SLURM_PROCID", "5"), ("OMPI_COMM_WORLD_RANK", "6")];
+        let show = "echo $PMI_RANK $PMIX_RANK $SLURM_PROCID $OMPI_COMM_WORLD_RANK";
+        let plain = ["exec", &tree, "sh", "-c", show];
+        assert_eq!(with(world, &variables, &plain).fine(), "3 4 5 6\n");
+        let clean = ["exec", "--cleanenv", &tree, "sh", "-c", show];
+        assert_eq!(with(world, &variables, &clean).fine(), "\n");
+        let mpi = ["exec", "--cleanenv", "--mpi", &tree, "sh", "-c", show];
+        assert_eq!(with(world, &variables, &mpi).fine(), "3 4 5 6\n");
+        assert_eq!(say(world, &["exec", &tree, "sh", "-c", "ls -id /dev/shm/. | wc -l"]).fine(), "1\n");
+        if world.who == Who::Ranged {
+            println!("skip: the shell that starts it as {:?} closes descriptors", world.who);
+            return;
+        }
+        // A descriptor as PMI-1 has one: beyond the streams, without close-on-exec.
+        let (mut read, write) = std::io::pipe().unwrap();
+        let mut command = apptainer(world, &["exec", &tree, "sh", "-c", "echo rank >&9"]);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&write);
+        // SAFETY: dup2(2) is safe between fork and exec.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
+                rustix::io::dup2(
+                    std::os::fd::BorrowedFd::borrow_raw(fd),
+                    &mut std::mem::ManuallyDrop::new(
+                        <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(9),
+                    ),
+                )?;
+                Ok(())
+            })
+        };
+        let said = Said::of(command.output().unwrap());
+        drop(write);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut read, &mut text).unwrap();
+        assert_eq!((said.code, text.as_str()), (0, "rank\n"), "{}", said.err);
+    });
+}
+
+#[test]
+fn ranks_share_a_container() {
+    everyone(|world| {
+        if world.who == Who::Ranged {
+            println!("skip: as {:?} every command has another parent", world.who);
+            return;
+        }
+        let tree = sandbox(world).display().to_string();
+        let namespaces = "stat -L -c %i /proc/self/ns/user /proc/self/ns/mnt";
+        // Alone it starts and ends a container; two at once are in the same one.
+        let rank = |script: &str| {
+            let mut command = apptainer(world, &["exec", "--sharens", &tree, "sh", "-c", script]);
+            command.stdin(Stdio::piped()).stderr(Stdio::piped());
+            command
+        };
+        let (mut first, one) = Running::start(&mut rank(&format!("{namespaces} | sort | head -n 1; cat")));
+        let (mut second, two) = Running::start(&mut rank(&format!("{namespaces} | sort | head -n 1; cat")));
+        assert_eq!(one, two);
+        assert_ne!(one, "");
+        let list = say(world, &["instance", "list", "--all"]).fine();
+        assert!(list.contains("sharens-"), "{list}");
+        assert!(!say(world, &["instance", "list"]).fine().contains("sharens-"));
+        for rank in [&mut first, &mut second] {
+            drop(rank.0.stdin.take());
+            assert_eq!(rank.code(), Some(0));
+        }
+        assert!(!say(world, &["instance", "list", "--all"]).fine().contains("sharens-"));
+    });
+}
+
+#[test]
+fn instances_live_until_they_are_stopped() {
+    everyone(|world| {
+        if world.who == Who::Ranged {
+            println!("skip: as {:?} the files of instances are of the mount namespace that ends", world.who);
+            return;
+        }
+        let tree = sandbox(world).display().to_string();
+        let start = say(world, &["instance", "start", &tree, "web", "a", "b"]);
+        assert_eq!((start.code, start.err.as_str()), (0, "INFO:    instance started successfully\n"));
+        say(world, &["instance", "start", &tree, "web"])
+            .fails(255, &["FATAL:   instance web already exists"]);
+        say(world, &["instance", "start", &tree, "a/b"]).fails(255, &["a/b is not a valid instance name"]);
+        let listed: serde_json::Value =
+            serde_json::from_str(&say(world, &["instance", "list", "-j"]).fine()).unwrap();
+        let found = &listed["instances"][0];
+        assert_eq!((found["instance"].as_str(), found["img"].as_str()), (Some("web"), Some(tree.as_str())));
+        assert!(found["pid"].as_i64().unwrap() > 1);
+        let table = say(world, &["instance", "list", "w*"]).fine();
+        assert!(table.starts_with("INSTANCE NAME    PID") && table.contains("web    "), "{table}");
+        assert!(!say(world, &["instance", "list", "x*"]).fine().contains("web"));
+        let inside = [
+            "exec",
+            "instance://web",
+            "sh",
+            "-c",
+            "echo $APPTAINER_NAME $FROM_IMAGE; id -u; cat /proc/1/comm",
+        ];
+        let out = say(world, &inside).fine();
+        assert!(out.starts_with(&format!("tree yes\n{}\n", world.uid())), "{out}");
+        assert_eq!(say(world, &["run", "instance://web", "x"]).fine(), "run: x\n");
+        say(world, &["exec", "instance://web", "nosuch"]).fails(255, &["executable file not found"]);
+        let stats = say(world, &["instance", "stats", "--json", "--no-stream", "web"]).fine();
+        assert!(stats.contains("\"current\": "), "{stats}");
+        let log = fs::read_to_string(found["logOutPath"].as_str().unwrap()).unwrap();
+        assert_eq!(log, "start: a b\n");
+        let stop = say(world, &["instance", "stop", "web"]);
+        assert!(stop.code == 0 && stop.err.starts_with("INFO:    Stopping web instance of "), "{stop:?}");
+        say(world, &["instance", "stop", "web"]).fails(1, &["Error for command \"stop\": no instance found"]);
+        say(world, &["exec", "instance://web", "true"]).fails(255, &["no instance found with name web"]);
+        assert!(!say(world, &["instance", "list"]).fine().contains("web"));
+        // One that failed leaves its name to others.
+        say(world, &["instance", "start", "/nonexistent.sif", "again"]).fails(255, &["/nonexistent.sif"]);
+        say(world, &["instance", "start", &tree, "again"]).fine();
+        say(world, &["instance", "stop", "--force", "--all"]).fine();
+    });
+}
+
+#[test]
+fn build_makes_files_and_folders() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let recipe = world.path("home/tool.def");
+        let text = format!(
+            "Bootstrap: localimage\nFrom: {tree}\n%environment\nexport BUILT={{{{ WHAT }}}}\n%runscript\nexec echo built \"$@\"\n%test\ntest -x /bin/sh\n"
+        );
+        fs::write(&recipe, text).unwrap();
+        world.give("home");
+        let recipe = recipe.display().to_string();
+        let sif = world.path("home/tool.sif").display().to_string();
+        let folder = world.path("home/tool").display().to_string();
+        let built = say(world, &["build", "--build-arg", "WHAT=it", &sif, &recipe]);
+        assert!(
+            built.code == 0 && built.err.contains(&format!("INFO:    Build complete: {sif}\n")),
+            "{built:?}"
+        );
+        assert_eq!(say(world, &["-q", "run", &sif, "x"]).fine(), "built x\n");
+        assert_eq!(
+            say(world, &["-q", "exec", &sif, "sh", "-c", "echo $BUILT $APPTAINER_NAME"]).fine(),
+            "it tool.sif\n"
+        );
+        say(world, &["build", &sif, &recipe])
+            .fails(255, &["already exists. Use --force if you want to overwrite it"]);
+        say(world, &["build", "--update", &sif, &recipe]).fails(255, &["only sandbox update is supported"]);
+        say(world, &["build", "--encrypt", &sif, &recipe]).fails(255, &["--encrypt is not supported"]);
+        say(world, &["build", &sif]).fails(1, &["accepts 2 arg(s), received 1"]);
+        say(world, &["build", "-F", &sif, "/nonexistent.def"])
+            .fails(255, &["unable to open file /nonexistent.def"]);
+        say(world, &["-q", "build", "--sandbox", &folder, &sif]).fine();
+        assert_eq!(say(world, &["run", &folder, "y"]).fine(), "built y\n");
+        let oci = world.source();
+        say(world, &["-q", "build", "--force", &sif, &oci]).fine();
+        assert_eq!(say(world, &["-q", "exec", &sif, "echo", "from oci"]).fine(), "from oci\n");
+    });
+}
