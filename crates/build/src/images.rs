@@ -133,7 +133,7 @@ pub fn on_disk(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<I
 pub fn of_daemon(build: &Build<'_>, daemon: &Daemon, name: &str) -> Result<Image> {
     let id = daemon.image_id(name)?;
     let key = Key::new("image of a daemon").with("id", id).finish();
-    if let Some(record) = build.store.build_record(&build.lease, &key)?
+    if let Some(record) = build.store.build_record(build.lease, &key)?
         && let Some(manifest) = record.holds.first()
         && build.store.has_image(manifest)
     {
@@ -141,7 +141,7 @@ pub fn of_daemon(build: &Build<'_>, daemon: &Daemon, name: &str) -> Result<Image
     }
     build.note_work();
     let mut archive = daemon.save(name)?;
-    let imported = build.store.import_archive(&build.lease, &mut archive, build.progress)?;
+    let imported = build.store.import_archive(build.lease, &mut archive, build.progress)?;
     let Some((image, _)) = imported.into_iter().next() else {
         return Err(isles_spec::Error::new(format!("the Docker daemon sent no image for '{name}'"))
             .with_hint("check the name with `docker images`")

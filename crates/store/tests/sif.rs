@@ -334,10 +334,11 @@ fn an_image_goes_there_and_back_as_an_oci_image() {
     let back = import(&home.store, &path).unwrap();
     assert_eq!(back.config.config, image.config.config);
     let own: String =
-        TREE.lines()
-            .filter(|line| !line.contains("singularity.d") && !line.starts_with("new "))
-            .fold(String::new(), |text, line| {
+        TREE.lines().filter(|line| !line.contains("singularity.d") && !line.starts_with("new ")).fold(
+            String::new(),
+            |text, line| {
                 if line.is_empty() || line == "echo hi" { text } else { text + line + "\n" }
-            });
+            },
+        );
     assert_eq!(tree_of(&home.store, &back), own);
 }

@@ -153,7 +153,7 @@ impl Known<'_> {
 
     /// What the file gave before, where it was here.
     pub fn base(&self, build: &Build<'_>) -> Result<Option<Base>> {
-        let record = build.store.build_record(&build.lease, &self.key())?;
+        let record = build.store.build_record(build.lease, &self.key())?;
         match record.as_ref().and_then(|record| record.holds.first()) {
             Some(manifest) if build.store.has_image(manifest) => {
                 of_image(build, build.store.image(manifest)?).map(Some)
@@ -168,7 +168,7 @@ impl Known<'_> {
             return Ok(base);
         }
         build.note_work();
-        let image = build.store.import_sif(&build.lease, source, &[], build.progress)?;
+        let image = build.store.import_sif(build.lease, source, &[], build.progress)?;
         let holds = vec![image.manifest_digest.clone()];
         build.store.put_build_record(&self.key(), &BuildRecord { holds, value: serde_json::Value::Null })?;
         of_image(build, image)
