@@ -182,7 +182,7 @@ impl Engine {
             identity: self.identity,
             prepared: Vec::new(),
             root,
-            read_only_root: false,
+            read_only_root: of_host,
             untrusted_root: false,
             view: &view,
             sources: Vec::new(),
