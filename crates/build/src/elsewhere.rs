@@ -13,6 +13,7 @@ use isles_spec::{Error as SpecError, Platform, Progress};
 use isles_store::Merged;
 
 use crate::archive::{Packed, is_archive, newest, unpack};
+use crate::attest::Dependency;
 use crate::copy::{Owner, Placement};
 use crate::error::{Error, Result};
 use crate::fetch::{self, Remote};
@@ -62,21 +63,55 @@ pub fn fetch(
     options: &BuildOptions,
     progress: &dyn Progress,
 ) -> Result<Fetched> {
-    let mut options = options.clone();
     let repository = git::parse_context(what).transpose().map_err(SpecError::new)?;
-    if repository.as_ref().is_some_and(|r| r.ssh)
-        && options.ssh.is_empty()
-        && let Some(socket) = std::env::var_os("SSH_AUTH_SOCK")
-    {
-        // Who names the repository lends their own keys to fetch it, as docker's client does.
-        options.ssh.insert("default".into(), vec![socket.into()]);
-    }
+    let options = lending(options, repository.as_ref());
     let lease = engine.store().lease()?;
     let build = Build::new(engine, client, &options, &lease, Platform::host(), progress);
     match repository {
         Some(repository) => of_repository(&build, repository, recipe),
         None => of_url(&build, what, recipe),
     }
+}
+
+/// Fetches the files of a named context. They go when the second part is dropped.
+///
+/// # Errors
+/// They cannot be fetched.
+pub fn files(build: &Build<'_>, what: &str) -> Result<(PathBuf, Scratch)> {
+    let Some(repository) = git::parse_context(what).transpose().map_err(SpecError::new)? else {
+        let remote = Remote::find(build, what, None)?;
+        build.depends_on(Dependency::file(&remote));
+        let (stream, _) = remote.open(build)?;
+        let scratch = Scratch::new(build.store)?;
+        if let Some(folder) = unpacked(build.store, &scratch, what, &|| fetch::again(&stream, what))? {
+            return Ok((folder, scratch));
+        }
+        // What is no archive is the only file.
+        let folder = scratch.folder("context")?;
+        let path = folder.join(&remote.name);
+        let mut stream = fetch::again(&stream, what)?;
+        let copied = File::create(&path).and_then(|mut to| std::io::copy(&mut stream, &mut to));
+        copied.map_err(Error::io("write", &path))?;
+        return Ok((folder, scratch));
+    };
+    let options = lending(build.options, Some(&repository));
+    let (engine, client, platform) = (build.engine, build.client, build.platform.clone());
+    let lender = Build::new(engine, client, &options, build.lease, platform, build.progress);
+    let (folder, _, scratch, dependency) = checkout(&lender, repository)?;
+    build.depends_on(dependency);
+    Ok((folder, scratch))
+}
+
+/// Who names a repository lends their own keys to fetch it, as docker's client does.
+fn lending(options: &BuildOptions, repository: Option<&Repository>) -> BuildOptions {
+    let mut options = options.clone();
+    if repository.is_some_and(|r| r.ssh)
+        && options.ssh.is_empty()
+        && let Some(socket) = std::env::var_os("SSH_AUTH_SOCK")
+    {
+        options.ssh.insert("default".into(), vec![socket.into()]);
+    }
+    options
 }
 
 /// The build context that comes from `input`: an archive of it, or the recipe alone.
@@ -92,16 +127,26 @@ pub fn read(engine: &Engine, input: impl Read, recipe: Wanted<'_>) -> Result<Fet
     }
 }
 
-fn of_repository(build: &Build<'_>, mut repository: Repository, recipe: Wanted<'_>) -> Result<Fetched> {
+fn of_repository(build: &Build<'_>, repository: Repository, recipe: Wanted<'_>) -> Result<Fetched> {
+    let shown = repository.shown();
+    let (folder, made, scratch, _) = checkout(build, repository)?;
+    in_folder(scratch, &folder, &shown, recipe, Some(made))
+}
+
+/// The files of a repository, and when they were made.
+fn checkout(build: &Build<'_>, mut repository: Repository) -> Result<(PathBuf, i64, Scratch, Dependency)> {
     let keep =
         build.options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").map(|v| v != "0" && v != "false");
     repository.keep_git_dir = repository.keep_git_dir.or(keep);
     let scratch = Scratch::new(build.store)?;
     let work = build.progress.begin(&format!("fetching {}", repository.shown()), None);
-    let checkout = Git::new(build, &repository).and_then(|git| git.checkout(&git.find()?, &scratch.0));
+    let checkout = Git::new(build, &repository).and_then(|git| {
+        let found = git.find()?;
+        Ok((git.checkout(&found, &scratch.0)?, Dependency::repository(&repository, &found)))
+    });
     build.progress.end(work, if checkout.is_ok() { "done" } else { "failed" });
-    let (folder, made) = checkout?;
-    in_folder(scratch, &folder, &repository.shown(), recipe, Some(made))
+    let ((folder, made), dependency) = checkout?;
+    Ok((folder, made, scratch, dependency))
 }
 
 fn of_url(build: &Build<'_>, url: &str, recipe: Wanted<'_>) -> Result<Fetched> {

@@ -11,6 +11,8 @@ use isles_spec::{Error as Spelling, Platform, Reference};
 pub enum NamedContext {
     /// Files of a folder.
     Folder(PathBuf),
+    /// A repository of git, an archive behind a URL, or a file there.
+    Elsewhere(String),
     /// `docker-image://NAME`: an image of the store or of a registry.
     Image(String),
     /// `oci-layout://FOLDER[:TAG]`: an image in an OCI layout.
@@ -43,10 +45,12 @@ impl NamedContext {
                 path => Ok(NamedContext::Layout { path: path.into(), tag }),
             };
         }
-        let remote = ["http://", "https://", "git://", "ssh://", "git@", "target:", "input:"];
-        if remote.iter().any(|scheme| text.starts_with(scheme)) {
+        if ["target:", "input:"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(Spelling::new(format!("'{text}' cannot be a named context"))
-                .with_hint("a folder, docker-image://NAME and oci-layout://FOLDER can be; ADD takes URLs and git repositories"));
+                .with_hint("it is a word of `docker buildx bake`; name the folder or the image itself"));
+        }
+        if crate::elsewhere::is_elsewhere(text) {
+            return Ok(NamedContext::Elsewhere(text.to_owned()));
         }
         if text.is_empty() {
             Err(Spelling::new("a named context has no value"))
@@ -114,7 +118,11 @@ mod tests {
             path: path.into(),
             tag: tag.map(Into::into),
         };
+        let elsewhere = |text: &str| NamedContext::Elsewhere(text.into());
         for (text, expected) in [
+            ("https://x/y.git#main", elsewhere("https://x/y.git#main")),
+            ("git@x:y", elsewhere("git@x:y")),
+            ("http://x/y.tar.gz", elsewhere("http://x/y.tar.gz")),
             ("../src", NamedContext::Folder("../src".into())),
             ("docker-image://a/b:1", NamedContext::Image("a/b:1".into())),
             ("oci-layout://x", layout("x", None)),
@@ -123,15 +131,7 @@ mod tests {
         ] {
             assert_eq!(NamedContext::parse(text).unwrap(), expected, "{text}");
         }
-        for bad in [
-            "",
-            "docker-image://",
-            "oci-layout://",
-            "oci-layout://x@sha256:ab",
-            "https://x/y.git",
-            "git@x:y",
-            "target:x",
-        ] {
+        for bad in ["", "docker-image://", "oci-layout://", "oci-layout://x@sha256:ab", "target:x"] {
             assert!(NamedContext::parse(bad).is_err(), "{bad}");
         }
         assert!(NamedContexts::parse(["a"]).is_err());

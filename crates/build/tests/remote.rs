@@ -351,3 +351,45 @@ fn what_is_not_checked_out() {
     }
     assert!(!proof.exists());
 }
+
+#[test]
+fn named_contexts_from_elsewhere() {
+    let (world, server) = world();
+    let named = |value: &str, text: &str| {
+        let contexts = isles_build::named::NamedContexts::parse([format!("ctx={value}")]).unwrap();
+        world.build_with("Dockerfile", text, &isles_build::BuildOptions { contexts, ..world.options() })
+    };
+    for (value, path, text) in
+        [(server.url("/x.tar.gz"), "inner", "in"), (server.url("/dir/file.txt"), "file.txt", "text")]
+    {
+        let recipe = format!("FROM base\nCOPY --from=ctx {path} /got\n");
+        let built = named(&value, &recipe).unwrap_or_else(|e| panic!("{value}: {}", describe(&e)));
+        assert!(world.list(&built.image)["/got"].ends_with(&format!("{text:?}")), "{value}");
+        assert_eq!(named(&value, &recipe).unwrap().image.id(), built.image.id(), "{value}");
+    }
+    let error = named(&server.url("/closed"), "FROM base\nCOPY --from=ctx x /got\n").unwrap_err();
+    assert!(describe(&error).contains("Dockerfile:2:"), "{}", describe(&error));
+    let folder = world.dir.path().join("served");
+    std::fs::create_dir(&folder).unwrap();
+    let Some(_) = repository(&folder) else {
+        println!("skip: there is no git on this machine");
+        return;
+    };
+    let served = Server::of_folder(&folder);
+    for (suffix, text) in [("", "two"), ("#side", "side")] {
+        let value = format!("{}{suffix}", served.url("/repo.git"));
+        let built = named(&value, "FROM base\nCOPY --from=ctx file /got\n");
+        let built = built.unwrap_or_else(|e| panic!("{value}: {}", describe(&e)));
+        assert!(world.list(&built.image)["/got"].ends_with(&format!("{text:?}")), "{value}");
+    }
+    let mut options = world.options();
+    options.attest.add("type=provenance").unwrap();
+    let text =
+        format!("FROM base\nADD {} {}#v1 /got/\n", server.url("/dir/file.txt"), served.url("/repo.git"));
+    let built = world.build_with("Dockerfile", &text, &options).unwrap();
+    let found = built.made[0].attested[0].body["buildDefinition"]["resolvedDependencies"].clone();
+    let uris: Vec<&str> = found.as_array().unwrap().iter().filter_map(|d| d["uri"].as_str()).collect();
+    assert!(uris.contains(&server.url("/dir/file.txt").as_str()), "{found}");
+    assert!(uris.contains(&format!("{}#v1", served.url("/repo.git")).as_str()), "{found}");
+    assert!(found.to_string().contains("\"sha1\""), "{found}");
+}

@@ -10,6 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Provenance;
 use super::packages::escaped;
+use crate::fetch::Remote;
+use crate::git::{self, Repository};
 use crate::output::Predicate;
 use crate::snapshot::Build;
 
@@ -43,6 +45,35 @@ impl Dependency {
             hex: digest.hex().to_owned(),
         }
     }
+}
+
+impl Dependency {
+    /// A file behind a URL.
+    pub fn file(remote: &Remote) -> Dependency {
+        let algorithm = remote.digest.algorithm().name().to_owned();
+        Dependency { uri: without_user(&remote.url), algorithm, hex: remote.digest.hex().to_owned() }
+    }
+
+    /// A commit of a repository.
+    pub fn repository(repository: &Repository, found: &git::Found) -> Dependency {
+        let reference = repository.reference.as_ref().map(|r| format!("#{r}")).unwrap_or_default();
+        Dependency {
+            uri: format!("{}{reference}", without_user(&repository.remote)),
+            algorithm: if found.commit.len() == 64 { "sha256" } else { "sha1" }.to_owned(),
+            hex: found.commit.clone(),
+        }
+    }
+}
+
+/// An address without a user, who may be a token, and without a password.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = match rest.split_once('/') {
+        Some((authority, path)) => (authority, format!("/{path}")),
+        None => (rest, String::new()),
+    };
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// What a build knows of itself.
@@ -124,6 +155,18 @@ pub fn predicate(build: &Build<'_>, wanted: &Provenance, told: &Told<'_>) -> Pre
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_tell_no_secret() {
+        for (url, expected) in [
+            ("https://user:word@host/x.git", "https://host/x.git"),
+            ("https://token@host:1/x@y", "https://host:1/x@y"),
+            ("https://host", "https://host"),
+            ("git@host:x.git", "git@host:x.git"),
+        ] {
+            assert_eq!(without_user(url), expected);
+        }
+    }
 
     #[test]
     fn images_as_dependencies() {

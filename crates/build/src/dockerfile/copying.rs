@@ -7,6 +7,7 @@ use super::execute::{Origin, Stage, absolute, place};
 use super::history;
 use super::instruction::{CopyInstruction, CopySource, Step};
 use super::words::Expander;
+use crate::attest::Dependency;
 use crate::chmod::Chmod;
 use crate::copy::{Download, Inline, Placement, copy, copy_download, copy_inline, is_numeric, owner};
 use crate::error::Result;
@@ -218,6 +219,7 @@ impl Stage<'_, '_> {
                 let found = Git::new(build, &repository)
                     .and_then(|git| git.find())
                     .map_err(|e| place(&origin.source, written.span, e))?;
+                build.depends_on(Dependency::repository(&repository, &found));
                 Source::Repository(repository, found)
             }
             None if word.starts_with("http://") || word.starts_with("https://") => {
@@ -240,6 +242,7 @@ impl Stage<'_, '_> {
                 };
                 let remote = Remote::find(build, word, checksum.as_ref())
                     .map_err(|e| place(&origin.source, written.span, e))?;
+                build.depends_on(Dependency::file(&remote));
                 Source::Url(remote)
             }
             None => {

@@ -47,8 +47,15 @@ pub struct Dockerfile<'a> {
     pub context: &'a Context,
     plan: &'a Plan,
     /// Folders with names of their own, as they are asked for.
-    named: Mutex<BTreeMap<String, Arc<Context>>>,
+    named: Mutex<BTreeMap<String, Opened>>,
     warnings: &'a Mutex<Vec<Diagnostic>>,
+}
+
+/// A folder with a name of its own.
+struct Opened {
+    context: Arc<Context>,
+    /// Its files, where they were fetched.
+    _scratch: Option<Scratch>,
 }
 
 /// A stage being carried out.
@@ -108,7 +115,7 @@ pub fn execute(
     let result =
         crate::stages::build(recipe.stages.len(), &plan.needed, &|index, stages| stage(&file, index, stages));
     context.save();
-    file.named.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|c| c.save());
+    file.named.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|o| o.context.save());
     let outcome = result?;
     let mut snapshot = match Arc::try_unwrap(outcome) {
         Ok(outcome) => outcome.snapshot,
@@ -268,13 +275,21 @@ impl Dockerfile<'_> {
         let build = self.build;
         match build.options.contexts.get(key) {
             None => Err(isles_spec::Error::new(format!("no context is named '{key}'")).into()),
-            Some(NamedContext::Folder(folder)) => {
+            Some(given @ (NamedContext::Folder(_) | NamedContext::Elsewhere(_))) => {
                 let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(context) = named.get(key) {
-                    return Ok(Other::Folder(context.clone()));
+                if let Some(opened) = named.get(key) {
+                    return Ok(Other::Folder(opened.context.clone()));
                 }
-                let context = Arc::new(Context::named(build.store, folder)?);
-                named.insert(key.to_owned(), context.clone());
+                let (folder, scratch) = match given {
+                    NamedContext::Elsewhere(what) => {
+                        let (folder, scratch) = crate::elsewhere::files(build, what)?;
+                        (folder, Some(scratch))
+                    }
+                    NamedContext::Folder(folder) => (folder.clone(), None),
+                    NamedContext::Image(_) | NamedContext::Layout { .. } => return Err(Error::Stopped),
+                };
+                let context = Arc::new(Context::named(build.store, &folder)?);
+                named.insert(key.to_owned(), Opened { context: context.clone(), _scratch: scratch });
                 Ok(Other::Folder(context))
             }
             Some(NamedContext::Image(name)) => {
@@ -296,10 +311,12 @@ impl Dockerfile<'_> {
             Some(NamedContext::Layout { path, tag }) => {
                 Ok(images::base(&images::on_disk(build, path, tag.as_deref())?, platform))
             }
-            None | Some(NamedContext::Folder(_)) => match self.context_as_files(key, platform)? {
-                Other::Folder(context) => images::of_context(build, &context, key, platform),
-                Other::Layers(..) => Err(Error::Stopped),
-            },
+            None | Some(NamedContext::Folder(_) | NamedContext::Elsewhere(_)) => {
+                match self.context_as_files(key, platform)? {
+                    Other::Folder(context) => images::of_context(build, &context, key, platform),
+                    Other::Layers(..) => Err(Error::Stopped),
+                }
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<String>,
     /// What a name of the recipe stands for, instead of the stage or the image of that name: a folder,
-    /// docker-image://IMAGE or oci-layout://FOLDER[:TAG].
+    /// a git repository, a URL, docker-image://IMAGE or oci-layout://FOLDER[:TAG].
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
     /// Attest what packages are in the image, as SPDX; --sbom=false does not.
