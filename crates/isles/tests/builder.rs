@@ -17,6 +17,9 @@ fn prepare(world: &World, state: &str, dockerfile: &str) {
     fs::create_dir_all(&context).unwrap();
     fs::write(context.join("Dockerfile"), dockerfile).unwrap();
     fs::write(context.join("f"), "text").unwrap();
+    // The layer is the same whenever it is made.
+    let file = fs::File::options().write(true).open(context.join("f")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
     world.give("home/context");
     isles(world, state, &["load", "-q", "-i", &world.source()]).fine();
 }
@@ -110,6 +113,33 @@ fn the_least_recently_used_goes_first() {
         assert!(went.contains("/big") && !went.contains("/other"), "{went}");
         let left = isles(world, "one", &["builder", "df", "--no-trunc"]).fine();
         assert!(left.contains("/other") && !left.contains("/big"), "{left}");
+    });
+}
+
+#[test]
+fn a_damaged_cache_costs_its_steps_only() {
+    everyone(|world| {
+        prepare(world, "one", "FROM test\nCOPY f /f\nRUN cat /f > /out\n");
+        let cache = world.path("home/cache").display().to_string();
+        let (to, from) = (format!("type=local,dest={cache}"), format!("type=local,src={cache}"));
+        isles(world, "one", &["build", "-q", "--cache-to", &to, "context"]).fine();
+        // Of the blobs of layers one is changed, and one goes.
+        let blobs = world.path("home/cache/blobs/sha256");
+        let gzip = |path: &Path| fs::read(path).unwrap().starts_with(&[0x1f, 0x8b]);
+        let mut layers: Vec<_> = fs::read_dir(&blobs).unwrap().map(|e| e.unwrap().path()).collect();
+        layers.retain(|path| gzip(path));
+        let [first, second] = layers.as_slice() else { panic!("{layers:?}") };
+        let mut bytes = fs::read(first).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        fs::write(first, bytes).unwrap();
+        fs::remove_file(second).unwrap();
+        prepare(world, "two", "FROM test\nCOPY f /f\nRUN cat /f > /out\n");
+        let said = isles(world, "two", &["build", "-t", "made", "--cache-from", &from, "context"]);
+        assert_eq!(said.err.matches("a layer of the imported cache: left out").count(), 2, "{said:?}");
+        said.fine();
+        assert_eq!(out(world, "two", "made"), "text");
+        isles(world, "two", &["verify"]).fine();
     });
 }
 

@@ -389,3 +389,29 @@ fn a_folder_that_shuts_out_its_owner_is_packed() {
     let tree = other.unpack(&archive).unwrap();
     assert!(tree.starts_with("shut dir 0\n") && tree.contains("shut/in dir 200\nshut/in/f 0 "), "{tree}");
 }
+
+#[test]
+fn a_layer_in_the_encoding_that_is_asked_for() {
+    use isles_store::Compression::{Gzip, Zstd};
+    let home = Home::new();
+    let lease = home.lease();
+    let tar = sample();
+    let diff_id = sha256(&tar);
+    ingest(&home.store, &lease, &gzip(&tar), &diff_id).unwrap();
+    let fetched = sha256(&gzip(&tar));
+    let encoded = |kind, level| home.store.layer_encoded(&lease, &diff_id, kind, level).unwrap();
+    assert_eq!(encoded(Some(Gzip), None).digest, fetched, "it is here so");
+    let plain = encoded(None, None);
+    assert_eq!((plain.digest, plain.size), (diff_id.clone(), tar.len() as u64));
+    let zstd = encoded(Some(Zstd), None);
+    assert_eq!(encoded(Some(Zstd), None), zstd, "it was made once");
+    let (fast, small) = (encoded(Some(Gzip), Some(1)), encoded(Some(Gzip), Some(9)));
+    assert!(small.size < fast.size, "{} {}", small.size, fast.size);
+    assert!(encoded(Some(Zstd), Some(22)).size < zstd.size);
+    for (blob, kind) in [(&zstd, "zstd"), (&fast, "gzip"), (&small, "gzip")] {
+        assert!(blob.media_type.ends_with(kind), "{}", blob.media_type);
+        let other = Home::new();
+        let bytes = fs::read(home.store.blob_path(&blob.digest)).unwrap();
+        ingest(&other.store, &other.lease(), &bytes, &diff_id).unwrap();
+    }
+}
