@@ -133,3 +133,37 @@ fn more_objects_than_usual_get_more_descriptors() {
     let error = editor.add(NewObject::new(Kind::Generic, &b"z"[..])).unwrap_err().to_string();
     assert!(error.contains("all of its descriptors are in use"), "{error}");
 }
+
+/// What a crash leaves: the file is as it was until one byte says otherwise, and goes on being changed.
+#[test]
+fn an_interrupted_change_has_happened_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path =
+        made(folder.path(), vec![NewObject::json("a", &b"one"[..]), partition(Role::Primary, b"root")]);
+    let before = fs::read(&path).unwrap();
+    Editor::open(&path).unwrap().add(NewObject::new(Kind::Generic, &b"three"[..])).unwrap();
+    let after = fs::read(&path).unwrap();
+    // In the order in which they are written: the data, the descriptor that is not in use yet, the byte that says that
+    // it is, the header.
+    let descriptor = 4096 + 2 * 585;
+    let mut data = before.clone();
+    data.extend_from_slice(&after[before.len()..]);
+    let mut unused = data.clone();
+    unused[descriptor..descriptor + 585].copy_from_slice(&after[descriptor..descriptor + 585]);
+    unused[descriptor + 4] = 0;
+    let mut used = unused.clone();
+    used[descriptor + 4] = 1;
+    for (state, is_there) in [(data, false), (unused, false), (used, true), (after, true)] {
+        fs::write(&path, state).unwrap();
+        let mut editor = Editor::open(&path).unwrap();
+        assert_eq!((content(editor.sif(), 1), content(editor.sif(), 2)), ("one".into(), "root".into()));
+        assert_eq!(editor.sif().object(3).is_ok(), is_there);
+        let id = editor.add(NewObject::new(Kind::Generic, &b"next"[..])).unwrap();
+        assert_eq!(content(editor.sif(), id), "next");
+        if is_there {
+            assert_eq!((id, content(editor.sif(), 3)), (4, "three".into()));
+        }
+        let header = editor.sif().header();
+        assert_eq!(header.descriptors_free, 48 - editor.sif().objects().len() as i64);
+    }
+}
