@@ -3,15 +3,29 @@
 
 use crate::command::{Arity, Command, Context};
 use crate::failure::Failure;
+use crate::flag::Flag;
 
-/// A command that cannot be.
+/// A command that cannot be. Its flags are known, so that it is refused and not they.
 const fn refused(
     usage: &'static str,
-    short: &'static str,
+    flags: &'static [&'static [&'static Flag]],
     run: fn(&Context<'_>) -> Result<u8, Failure>,
 ) -> Command {
-    Command { usage, short, arity: Arity::AtLeast(0), interspersed: true, run, ..Command::EMPTY }
+    let arity = Arity::AtLeast(0);
+    Command { usage, short: "Not supported", flags, arity, interspersed: true, run, ..Command::EMPTY }
 }
+
+static USER: Flag = Flag::text("user", "name", "of a user").short('u').env(&["CAP_USER"]);
+static GROUP: Flag = Flag::text("group", "name", "of a group").short('g').env(&["CAP_GROUP"]);
+static ADD: Flag = Flag::switch("add", "add a user").short('a');
+static REMOVE: Flag = Flag::switch("remove", "remove a user").short('r');
+static ENABLE: Flag = Flag::switch("enable", "enable a user").short('e');
+static DISABLE: Flag = Flag::switch("disable", "disable a user").short('d');
+static SET: Flag = Flag::switch("set", "set a directive").short('s');
+static UNSET: Flag = Flag::switch("unset", "remove a value of a directive").short('u');
+static GET: Flag = Flag::switch("get", "show a directive").short('g');
+static RESET: Flag = Flag::switch("reset", "set a directive to its default").short('r');
+static DRY_RUN: Flag = Flag::switch("dry-run", "only show what would change").short('d');
 
 pub static PLUGIN: Command = Command {
     usage: "plugin",
@@ -35,11 +49,11 @@ static PLUGIN_LIST: Command = Command {
     ..Command::EMPTY
 };
 
-static PLUGIN_COMPILE: Command = refused("compile", "Not supported", no_plugins);
-static PLUGIN_ENABLE: Command = refused("enable", "Not supported", no_plugins);
-static PLUGIN_INSPECT: Command = refused("inspect", "Not supported", no_plugins);
-static PLUGIN_INSTALL: Command = refused("install", "Not supported", no_plugins);
-static PLUGIN_UNINSTALL: Command = refused("uninstall", "Not supported", no_plugins);
+static PLUGIN_COMPILE: Command = refused("compile", &[], no_plugins);
+static PLUGIN_ENABLE: Command = refused("enable", &[], no_plugins);
+static PLUGIN_INSPECT: Command = refused("inspect", &[], no_plugins);
+static PLUGIN_INSTALL: Command = refused("install", &[], no_plugins);
+static PLUGIN_UNINSTALL: Command = refused("uninstall", &[], no_plugins);
 
 fn no_plugins(_: &Context<'_>) -> Result<u8, Failure> {
     let instead = "plugins are parts of Apptainer's own program, written in Go; this is another program";
@@ -54,8 +68,8 @@ pub static CAPABILITY: Command = Command {
     ..Command::EMPTY
 };
 
-static CAPABILITY_ADD: Command = refused("add", "Not supported", no_grants);
-static CAPABILITY_DROP: Command = refused("drop", "Not supported", no_grants);
+static CAPABILITY_ADD: Command = refused("add", &[&[&GROUP, &USER]], no_grants);
+static CAPABILITY_DROP: Command = refused("drop", &[&[&GROUP, &USER]], no_grants);
 
 static CAPABILITY_LIST: Command = Command {
     usage: "list [user/group]",
@@ -104,13 +118,13 @@ pub static CONFIG: Command = Command {
     ..Command::EMPTY
 };
 
-static CONFIG_FAKEROOT: Command = refused("fakeroot", "Not supported", |_| {
+static CONFIG_FAKEROOT: Command = refused("fakeroot", &[&[&ADD, &DISABLE, &ENABLE, &REMOVE]], |_| {
     let instead =
         "--fakeroot needs no setup; a range of IDs is given with `usermod --add-subuids 100000-165535 USER`";
     Err(Failure::unsupported("config fakeroot", instead))
 });
 
-static CONFIG_GLOBAL: Command = refused("global", "Not supported", |_| {
+static CONFIG_GLOBAL: Command = refused("global", &[&[&DRY_RUN, &GET, &RESET, &SET, &UNSET]], |_| {
     Err(Failure::unsupported(
         "config global",
         "edit apptainer.conf; -c names another one for a single command",
