@@ -98,10 +98,13 @@ pub fn acquire(cx: &Context<'_>, engine: &Engine, text: &str) -> Result<Image, F
     match Named::parse(text) {
         Named::Path(path) => mountable(cx, engine, on_disk(path)?),
         Named::Instance(name) => Err(Failure::new(format!("the instance {name} is no image"))),
-        Named::Uri(transport, rest) => fetch(cx, engine, text, transport, rest).map_err(|failure| Failure {
-            message: format!("Unable to handle {text} uri: {}", failure.message),
-            ..failure
-        }),
+        Named::Uri(transport, rest) => {
+            let fetched = fetch(cx, engine, text, transport, rest);
+            fetched.and_then(|image| mountable(cx, engine, image)).map_err(|failure| Failure {
+                message: format!("Unable to handle {text} uri: {}", failure.message),
+                ..failure
+            })
+        }
     }
 }
 
