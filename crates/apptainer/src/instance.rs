@@ -263,7 +263,7 @@ fn started(
         image: image.store_image.as_ref(),
         file: image.file.as_ref(),
         started: watch.started,
-        warn: &|text| launch.cx.talk.warning(text),
+        warn: &|text| launch.warn(text),
         ..Foreground::default()
     };
     let Started { process, monitor, .. } =
@@ -310,7 +310,7 @@ pub fn in_instance(launch: &Launch<'_>, record: &Record) -> Result<u8, Failure> 
     let contents = Contents::open(&engine, &image)?;
     image.name.clone_from(&record.image);
     let workload = launch.workload_inside(&image, &contents, record.fakeroot)?;
-    let foreground = Foreground { warn: &|text| launch.cx.talk.warning(text), ..Foreground::default() };
+    let foreground = Foreground { warn: &|text| launch.warn(text), ..Foreground::default() };
     let exit = engine.run_in(record.process, &workload, &foreground);
     exit.map(isles_engine::Exit::code).map_err(|e| not_started(e, &workload))
 }

@@ -64,11 +64,22 @@ impl<'a> Launch<'a> {
             &Foreground {
                 image: image.store_image.as_ref(),
                 file: image.file.as_ref(),
-                warn: &|text| self.cx.talk.warning(text),
+                warn: &|text| self.warn(text),
                 ..Foreground::default()
             },
         );
         exit.map(Exit::code).map_err(|e| not_started(e, &workload))
+    }
+
+    /// Passes a warning of the engine on. That a file of the host's names has no place in the image is no surprise to
+    /// anybody who did not ask for it.
+    pub fn warn(&self, text: &str) {
+        let by_default = ["/etc/localtime", "/etc/hosts", "/etc/resolv.conf"];
+        if by_default.iter().any(|path| text.contains(path)) {
+            self.cx.talk.verbose(text);
+        } else {
+            self.cx.talk.warning(text);
+        }
     }
 
     /// Only root of the container needs IDs beside the caller's own.
