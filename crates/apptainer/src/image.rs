@@ -72,9 +72,19 @@ pub struct Image {
     /// Keeps an image of the store from being collected until a container holds it.
     _lease: Option<Lease>,
     temporary: Option<Unfinished>,
+    /// The name under which it came into the store only now, where it is not to stay.
+    unwanted: Option<Reference>,
 }
 
 impl Image {
+    /// After the run: takes the name away that an image has got for it, where nothing is to be kept.
+    pub fn forget(&self, store: &Store) {
+        if let Some(name) = &self.unwanted {
+            // What is left is collected with everything that has no name.
+            let _ = store.untag(name);
+        }
+    }
+
     /// The last part of the name, as `APPTAINER_NAME` says it.
     pub fn short_name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)
@@ -89,6 +99,7 @@ impl Image {
             file: None,
             _lease: None,
             temporary: None,
+            unwanted: None,
         }
     }
 }
@@ -274,6 +285,7 @@ fn fetch(
 fn pulled(cx: &Context<'_>, store: &Store, reference: &Reference, text: &str) -> Result<Image, Failure> {
     let platform = Platform::host();
     let lines = Steps(cx.talk);
+    let known = store.resolve_reference(&reference.normalized(), None).is_ok();
     let image = match reach::client(cx)?.pull(store, reference, &platform, &lines) {
         Ok(pulled) => {
             if pulled.up_to_date {
@@ -298,7 +310,8 @@ fn pulled(cx: &Context<'_>, store: &Store, reference: &Reference, text: &str) ->
         let lease = store.lease()?;
         store.ensure_layers(&lease, &image, &lines)?;
     }
-    of_store(image, text, None)
+    let unwanted = (!known && cx.values.is(&flags::DISABLE_CACHE)).then(|| reference.normalized());
+    Ok(Image { unwanted, ..of_store(image, text, None)? })
 }
 
 fn of_store(image: StoreImage, text: &str, lease: Option<Lease>) -> Result<Image, Failure> {
@@ -319,6 +332,7 @@ fn of_store(image: StoreImage, text: &str, lease: Option<Lease>) -> Result<Image
         file: None,
         _lease: lease,
         temporary: None,
+        unwanted: None,
     })
 }
 

@@ -68,6 +68,7 @@ impl<'a> Launch<'a> {
                 ..Foreground::default()
             },
         );
+        image.forget(engine.store());
         exit.map(Exit::code).map_err(|e| not_started(e, &workload))
     }
 

@@ -42,6 +42,8 @@ fn images_of_a_registry_run() {
         let (docker, oras) = (format!("docker://{place}/image:1"), format!("oras://{place}/app:1"));
         apptainer(&["push", "app.sif", &docker]).fine();
         apptainer(&["push", "app.sif", &oras]).fine();
+        apptainer(&["exec", "--disable-cache", &docker, "sh", "-c", ":"]).fine();
+        assert!(!shelf.isles(&["images"]).fine().contains("/image"), "it is not kept");
         let said = apptainer(&["exec", &docker, "cat", "/etc/group"]);
         assert!(said.out.starts_with("root:x:0:\n"), "{said:?}");
         let again = apptainer(&["exec", &docker, "sh", "-c", "echo $APPTAINER_NAME"]);
