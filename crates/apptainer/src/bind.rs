@@ -40,9 +40,18 @@ pub fn binds(text: &str) -> Result<Vec<Bind>, String> {
             continue;
         }
         let parts: Vec<String> = split(&item, ':').collect();
+        if let [source, .., last] = &parts[..]
+            && last.is_empty()
+            && !source.is_empty()
+        {
+            return Err(format!("nothing follows the last colon of '{item}'"));
+        }
         let mut parts = parts.into_iter().filter(|part| !part.is_empty());
         let Some(source) = parts.next() else { continue };
         let destination = parts.next();
+        if destination.as_ref().is_some_and(|destination| !destination.starts_with('/')) {
+            return Err(format!("the destination of '{item}' is not an absolute path"));
+        }
         last_has_destination = destination.is_some();
         let destination = destination.unwrap_or_else(|| source.clone());
         let mut bind = Bind {
@@ -121,6 +130,9 @@ fn mount(fields: &[String]) -> Result<Bind, String> {
     if bind.source == Path::new("") || bind.destination == Path::new("") {
         return Err("mounts must specify a source and a destination".to_owned());
     }
+    if !bind.destination.is_absolute() {
+        return Err(format!("the destination {} is not an absolute path", bind.destination.display()));
+    }
     Ok(bind)
 }
 
@@ -198,7 +210,7 @@ mod tests {
             let binds: Vec<String> = binds(text).unwrap().iter().map(shown).collect();
             assert_eq!(binds, expected, "{text}");
         }
-        for bad in ["/a:/b:rx", "/a:/b:ro:/c", "/a:/b:id="] {
+        for bad in ["/a:/b:rx", "/a:/b:ro:/c", "/a:/b:id=", "/a:", "/a:/b:", "/a:b", "/a::ro"] {
             assert!(binds(bad).is_err(), "{bad}");
         }
     }
@@ -220,6 +232,7 @@ mod tests {
             ("type=tmpfs,dst=/b", "tmpfs"),
             ("src=/a", "destination"),
             ("src=,dst=/b", "empty"),
+            ("src=/a,dst=b", "absolute"),
             ("src=/a,dst=/b,color=red", "color"),
             ("\"src=/a,dst=/b", "quote"),
             ("src=/a,dst=/b,bind-propagation=shared", "propagation"),

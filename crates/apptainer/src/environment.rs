@@ -76,7 +76,7 @@ pub fn environment(host: &[(String, String)], wishes: &Wishes, talk: &Talk) -> E
     let mut asked: Vec<(String, String)> = Vec::new();
     for (name, value) in &wishes.from_files {
         if wishes.set.contains_key(name) {
-            talk.warning(&format!("Ignored environment file variable {name}: override from --env"));
+            talk.warning(&overridden(name));
         } else {
             asked.push((format!("{NEW}{name}"), value.clone()));
         }
@@ -242,6 +242,20 @@ pub fn read_assignments(text: &str) -> Result<BTreeMap<String, String>, usize> {
         out.insert(name.to_owned(), plain_word(value).ok_or(number + 1)?);
     }
     Ok(out)
+}
+
+/// Whether a line of a file of variables seems to set this one.
+pub fn may_set(text: &str, name: &str) -> bool {
+    text.lines().any(|line| {
+        let line = line.trim_start();
+        let line = line.strip_prefix("export ").map_or(line, str::trim_start);
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+    })
+}
+
+/// What is said where a variable is in a file and on the command line.
+pub fn overridden(name: &str) -> String {
+    format!("Ignored environment file variable {name}: override from --env")
 }
 
 /// What a shell makes of a word that asks nothing of it.

@@ -312,7 +312,9 @@ pub fn in_instance(launch: &Launch<'_>, record: &Record) -> Result<u8, Failure> 
     let workload = launch.workload_inside(&image, &contents, record.fakeroot)?;
     let foreground = Foreground { warn: &|text| launch.warn(text), ..Foreground::default() };
     let exit = engine.run_in(record.process, &workload, &foreground);
-    exit.map(isles_engine::Exit::code).map_err(|e| not_started(e, &workload))
+    let exit = exit.map_err(|e| not_started(e, &workload))?;
+    drop((contents, image, engine));
+    Ok(exit.pass_on())
 }
 
 /// Sends a signal; one that has ended meanwhile needs none.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use isles_engine::{Engine, Exit, Foreground};
+use isles_engine::{Engine, Foreground};
 use isles_spec::{
     CapabilityBase, NamespaceMode, NetworkMode, RunAs, Security, SystemFiles, SystemMount, UserNamespace,
     Workload,
@@ -14,6 +14,7 @@ use isles_spec::{
 use crate::action_flags as flags;
 use crate::caller::Caller;
 use crate::command::Context;
+use crate::commands::refused::CAPABILITIES;
 use crate::contents::Contents;
 use crate::environment::{self, Environment, Wishes};
 use crate::failure::Failure;
@@ -69,7 +70,10 @@ impl<'a> Launch<'a> {
             },
         );
         image.forget(engine.store());
-        exit.map(Exit::code).map_err(|e| not_started(e, &workload))
+        let exit = exit.map_err(|e| not_started(e, &workload))?;
+        // All that cleans up after itself has to go before a signal ends this process.
+        drop((image, engine));
+        Ok(exit.pass_on())
     }
 
     /// Passes a warning of the engine on. That a file of the host's names has no place in the image is no surprise to
@@ -137,8 +141,8 @@ impl<'a> Launch<'a> {
             },
             security: Security {
                 capabilities: self.capabilities(root_inside),
-                cap_add: list(values.text(&flags::ADD_CAPS)),
-                cap_drop: list(values.text(&flags::DROP_CAPS)),
+                cap_add: self.known_capabilities("add", values.text(&flags::ADD_CAPS)),
+                cap_drop: self.known_capabilities("drop", values.text(&flags::DROP_CAPS)),
                 no_new_privileges: Some(!values.is(&flags::ALLOW_SETUID)),
                 seccomp: settings.seccomp(),
                 unmask_system_paths: true,
@@ -230,6 +234,23 @@ impl<'a> Launch<'a> {
         if root && !given_away { CapabilityBase::Caller } else { CapabilityBase::None }
     }
 
+    /// The capabilities of a list, without those that nobody knows.
+    fn known_capabilities(&self, what: &str, names: Option<&str>) -> Vec<String> {
+        let short = |name: &String| {
+            let name = name.to_uppercase();
+            name.strip_prefix("CAP_").map_or(name.clone(), str::to_owned)
+        };
+        let is_known = |name: &String| {
+            short(name) == "ALL" || CAPABILITIES.iter().any(|(known, _)| *known == short(name))
+        };
+        let (known, unknown): (Vec<_>, Vec<_>) = list(names).into_iter().partition(is_known);
+        if !unknown.is_empty() {
+            let shown: Vec<String> = unknown.iter().map(|name| format!("CAP_{}", short(name))).collect();
+            self.cx.talk.warning(&format!("won't {what} unknown capability: {}", shown.join(",")));
+        }
+        known
+    }
+
     /// What the driver of a graphics processor consists of, and devices by their names in the CDI.
     fn lend(&self, contents: &Contents, shown: &mut Shown) -> Result<cdi::Injected, Failure> {
         let (cx, values, contain) = (self.cx, self.cx.values, self.settings.contain);
@@ -303,8 +324,10 @@ impl<'a> Launch<'a> {
         };
         fix("CONTAINER", &image.name);
         fix("NAME", image.short_name());
-        fix("COMMAND", self.action.name());
-        fix("APPNAME", values.text(&flags::APP).unwrap_or_default());
+        // Scripts of older images ask for an app by the older name.
+        if let Some(app) = values.word(&flags::APP) {
+            fix("APPNAME", app);
+        }
         fix("BIND", &shown.bound.join(","));
         if let Some(shell) = values.word(&flags::SHELL).filter(|_| self.action == Action::Shell) {
             fix("SHELL", shell);
@@ -315,6 +338,8 @@ impl<'a> Launch<'a> {
         if self.settings.no_eval {
             fix("NO_EVAL", "1");
         }
+        env.fixed.entry("APPTAINER_APPNAME".into()).or_default();
+        env.fixed.insert("APPTAINER_COMMAND".into(), self.action.name().to_owned());
         env.fixed.insert("HOME".into(), self.place.home.to_string_lossy().into_owned());
         Ok(env)
     }
@@ -368,10 +393,15 @@ impl<'a> Launch<'a> {
             return Ok((command, env.plain(&image.config.env)));
         }
         let action = if own.is_some() { Action::Exec } else { self.action };
+        let firm: Vec<String> = self.cx.values.pairs(&flags::ENV).into_keys().collect();
+        for name in firm.iter().filter(|name| texts.iter().any(|text| environment::may_set(text, name))) {
+            self.cx.talk.warning(&environment::overridden(name));
+        }
         let options = script::Options {
             action,
             evaluate: !self.settings.no_eval,
             files: &texts,
+            firm: &firm,
             libraries,
             quiet: self.cx.talk.level() < Level::Info,
         };

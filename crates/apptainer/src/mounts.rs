@@ -133,6 +133,10 @@ fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), F
         .transpose()?;
     let in_workdir = |name: &str, mode: u32, destination: &Path| -> Result<Mount, Failure> {
         match &workdir {
+            Some(workdir) if !workdir.is_dir() => {
+                Err(Failure::new(format!("the folder {} of --workdir does not exist", workdir.display()))
+                    .with_hint("make it first"))
+            }
             Some(workdir) => {
                 let folder = workdir.join(name);
                 make(&folder, mode)?;
@@ -159,6 +163,9 @@ fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), F
         Home::Empty => out.push(empty(&place.home, 0o700)),
     }
     for scratch in launch.cx.values.list(&flags::SCRATCH) {
+        if !scratch.starts_with('/') {
+            return Err(Failure::new(format!("the scratch folder '{scratch}' is not an absolute path")));
+        }
         let destination = isles_path(Path::new(scratch));
         out.push(in_workdir(&format!("scratch{}", destination.display()), 0o750, &destination)?);
     }

@@ -99,6 +99,9 @@ fn custom_home(spec: &str, cwd: Option<&Path>) -> Result<(PathBuf, PathBuf), Fai
     };
     match parts[..] {
         [source] => Ok((absolute(source)?, absolute(source)?)),
+        [_, destination] if !destination.starts_with('/') => {
+            Err(Failure::new(format!("the home '{destination}' of the container is not an absolute path")))
+        }
         [source, destination] => Ok((absolute(source)?, absolute(destination)?)),
         _ => Err(Failure::new(format!("home argument has incorrect number of elements: {}", parts.len()))),
     }
@@ -132,6 +135,7 @@ mod tests {
             assert_eq!(custom_home(spec, here).unwrap(), (source.into(), home.into()), "{spec}");
         }
         assert!(custom_home("a:b:c", here).unwrap_err().message.contains("elements: 3"));
+        assert!(custom_home("x:y", here).unwrap_err().message.contains("'y'"));
         assert!(custom_home("x", None).is_err());
     }
 

@@ -109,8 +109,10 @@ fn descend(path: &mut Vec<&'static Command>, mut rest: Vec<String>) -> Option<(O
     loop {
         let group = *path.last()?;
         let Some(command) = rest.first().and_then(|word| find(group, word)) else {
-            if let Some(word) = rest.first() {
-                told_off(&unknown_command(path, word));
+            match rest.first() {
+                Some(word) => told_off(&unknown_command(path, word)),
+                None if path.len() == 1 => {}
+                None => told_off(&format!("Error for command \"{}\": invalid command\n\n", group.name())),
             }
             misused_group(path);
             return None;

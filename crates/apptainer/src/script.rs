@@ -45,6 +45,8 @@ pub struct Options<'a> {
     pub evaluate: bool,
     /// Texts of `--env-file` that only a shell can read.
     pub files: &'a [String],
+    /// Wanted variables that win over those texts (`--env`).
+    pub firm: &'a [String],
     /// Libraries of the host are lent in [`LIBS`].
     pub libraries: bool,
     /// Messages of the script: nothing but errors, or information as well.
@@ -126,26 +128,32 @@ pub fn script(env: &Environment, of_image: &[String], options: &Options<'_>) -> 
         number
     };
     let mut text = format!("__default={DEFAULT_PATH}\n__libs={LIBS}{FUNCTIONS}__wanted() {{\n:\n");
-    for (name, value) in &env.wanted {
-        let value = match name.as_str() {
+    let mut want = |name: &str, value: &str, out: &mut Vec<String>| {
+        let value = match name {
             "LD_LIBRARY_PATH" if !value.is_empty() => format!("{value}:{LIBS}"),
-            _ => value.clone(),
+            _ => value.to_owned(),
         };
         let (how, value) = if options.evaluate && value.contains(['$', '`', '\\', '"']) {
             ("__read", with_quotes_escaped(&value))
         } else {
             ("__take", value)
         };
-        let at = lend(&value, &mut out);
-        text.push_str(&format!("{how} {name} {at}\n"));
+        format!("{how} {name} {}\n", lend(&value, out))
+    };
+    let firm = |name: &String| options.firm.contains(name) && !options.files.is_empty();
+    for (name, value) in env.wanted.iter().filter(|(name, _)| !firm(name)) {
+        text.push_str(&want(name, value, &mut out));
     }
     if !options.files.is_empty() {
         text.push_str("set -a\n");
-        for file in options.files {
-            let at = lend(file, &mut out);
-            text.push_str(&format!("eval \"$__{at}\"; unset __{at}\n"));
+        for (n, file) in options.files.iter().enumerate() {
+            out.push(format!("__file{n}={file}"));
+            text.push_str(&format!("eval \"$__file{n}\"; unset __file{n}\n"));
         }
         text.push_str("set +a\n");
+    }
+    for (name, value) in env.wanted.iter().filter(|(name, _)| firm(name)) {
+        text.push_str(&want(name, value, &mut out));
     }
     text.push_str("}\n");
     for (name, value) in of_image.iter().filter_map(|entry| entry.split_once('=')) {
@@ -218,7 +226,7 @@ fn then(options: &Options<'_>) -> String {
     match options.action {
         Action::Exec => "__find \"$1\"\nexec \"$@\"\n".to_owned(),
         Action::Shell => "__shell=${SINGULARITY_SHELL:-${APPTAINER_SHELL:-}}\n\
-            if [ -n \"$__shell\" ]; then __find \"$__shell\"; exec \"$__shell\" \"$@\"; fi\n\
+            if [ -n \"$__shell\" ] && [ -x \"$__shell\" ]; then exec \"$__shell\" \"$@\"; fi\n\
             if [ -x /bin/bash ]; then SHELL=/bin/bash; export SHELL; exec /bin/bash --norc \"$@\"; fi\n\
             SHELL=/bin/sh; export SHELL; exec /bin/sh \"$@\"\n"
             .to_owned(),
@@ -251,8 +259,14 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    const OPTIONS: Options<'_> =
-        Options { action: Action::Exec, evaluate: true, files: &[], libraries: false, quiet: false };
+    const OPTIONS: Options<'_> = Options {
+        action: Action::Exec,
+        evaluate: true,
+        files: &[],
+        firm: &[],
+        libraries: false,
+        quiet: false,
+    };
 
     fn map(list: &[(&str, &str)]) -> BTreeMap<String, String> {
         list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

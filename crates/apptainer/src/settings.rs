@@ -76,7 +76,7 @@ impl Settings {
             ipc: all || is(&flags::IPC),
             uts: is(&flags::UTS) || values.word(&flags::HOSTNAME).is_some(),
             userns: is(&flags::USERNS) && !is(&flags::IGNORE_USERNS),
-            network: network(values, talk)?,
+            network: network(values, is(&flags::FAKEROOT), talk)?,
             fakeroot: is(&flags::FAKEROOT),
             writable: is(&flags::WRITABLE),
             writable_tmpfs: compat || is(&flags::WRITABLE_TMPFS),
@@ -138,7 +138,7 @@ impl Settings {
     }
 }
 
-fn network(values: &Values, talk: &Talk) -> Result<NetworkMode, Failure> {
+fn network(values: &Values, fakeroot: bool, talk: &Talk) -> Result<NetworkMode, Failure> {
     let named = values.word(&flags::NETWORK);
     if let Some(path) = values.word(&flags::NETNS_PATH) {
         if values.is(&flags::NET) || named.is_some() {
@@ -153,6 +153,12 @@ fn network(values: &Values, talk: &Talk) -> Result<NetworkMode, Failure> {
     match named {
         None if !values.is(&flags::NET) => Ok(NetworkMode::Host),
         Some("none") => Ok(NetworkMode::None),
+        None if fakeroot => {
+            talk.warning(
+                "the network of --fakeroot has no connections: 'none' is used in place of 'fakeroot'",
+            );
+            Ok(NetworkMode::None)
+        }
         other => {
             let name = other.unwrap_or("bridge");
             Err(Failure::unsupported(

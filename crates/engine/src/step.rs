@@ -110,6 +110,15 @@ impl Exit {
         }
     }
 
+    /// Ends this process by the signal that ended the program, if one did, as whoever waits for it may want to know.
+    /// Else, and where this process outlives it, the code.
+    pub fn pass_on(self) -> u8 {
+        if let Exit::Signal(signal) = self {
+            isles_sandbox::signals::die_of(signal.into());
+        }
+        self.code()
+    }
+
     pub fn success(self) -> bool {
         self == Exit::Code(0)
     }

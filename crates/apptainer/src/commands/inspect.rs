@@ -104,22 +104,26 @@ fn chosen(cx: &Context<'_>, mut whole: Inspection, app: Option<&str>, all: bool)
         attributes.helpfile = of_image.helpfile;
     }
     if !all {
-        // The list is of names; what an app has is shown where it is named.
         let listed = cx.values.is(&LIST_APPS);
         attributes.apps.retain(|name, _| listed || app == Some(name.as_str()));
-        attributes.apps.values_mut().for_each(keep);
+        // A list has all of each app, of which plain text shows the names.
+        if !listed {
+            attributes.apps.values_mut().for_each(keep);
+        }
     }
     whole
 }
 
-/// As Apptainer prints it, with tabs.
+/// As Apptainer prints it: with tabs, and with characters that HTML knows as numbers.
 fn json(shown: &Inspection) -> String {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
     // Strings only: there is nothing that JSON cannot say.
     let _ = shown.serialize(&mut serializer);
-    String::from_utf8_lossy(&bytes).into_owned()
+    // Those characters are in strings only.
+    let text = String::from_utf8_lossy(&bytes);
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 fn text(attributes: &Attributes, app: Option<&str>, list: bool) -> String {

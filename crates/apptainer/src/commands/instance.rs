@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::action_flags::{BOOT, OF_ALL, OF_REGISTRY, RUNSCRIPT_TIMEOUT};
 use crate::command::{Arity, Command, Context};
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::flag::Flag;
 use crate::instance::{self, Record, Shelf, Watch};
 use crate::instance_stats::{self, Usage};
@@ -265,7 +265,7 @@ fn signal(word: &str) -> Result<Signal, Failure> {
 
 fn stats(cx: &Context<'_>) -> Result<u8, Failure> {
     let shelf = Shelf::find(cx, user(cx, "look at stats of")?)?;
-    let record = shelf.get(&cx.arguments[0])?;
+    let record = shelf.get(&cx.arguments[0]).map_err(|failure| failure.with_code(USAGE))?;
     let json = cx.values.is(&JSON);
     let mut once = cx.values.is(&NO_STREAM);
     if json && !once {

@@ -132,7 +132,7 @@ static CONFIG_GLOBAL: Command = refused("global", &[&[&DRY_RUN, &GET, &RESET, &S
 });
 
 /// Names without `CAP_`, in the kernel's order (capabilities(7)).
-const CAPABILITIES: &[(&str, &str)] = &[
+pub const CAPABILITIES: &[(&str, &str)] = &[
     ("CHOWN", "give files to others"),
     ("DAC_OVERRIDE", "read, write and execute files whatever their permissions"),
     ("DAC_READ_SEARCH", "read files and folders whatever their permissions"),
