@@ -84,7 +84,6 @@ pub fn skeleton() -> Vec<Entry> {
     for (name, text) in [
         ("01-base", "#!/bin/sh\n"),
         ("90-environment", "#!/bin/sh\n"),
-        ("91-environment", "#!/bin/sh\n"),
         ("94-appsbase", ""),
         ("95-apps", scripts::CHOSEN_APP),
         ("99-base", scripts::LIBRARIES),
@@ -230,7 +229,6 @@ mod tests {
             "env/01-base.sh",
             "env/10-docker2singularity.sh",
             "env/90-environment.sh",
-            "env/91-environment.sh",
             "env/94-appsbase.sh",
             "env/95-apps.sh",
             "env/99-base.sh",
