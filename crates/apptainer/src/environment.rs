@@ -12,6 +12,8 @@ use crate::talk::Talk;
 
 /// Where programs are looked for when the image does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs of the host are looked for besides, in Apptainer's order.
+pub const PATH_OF_HOST: &str = "/bin:/usr/bin:/sbin:/usr/sbin:/usr/local/bin:/usr/local/sbin";
 const NEW: &str = "APPTAINERENV_";
 const OLD: &str = "SINGULARITYENV_";
 /// The caller's wishes for PATH, under the names that the scripts of images know.

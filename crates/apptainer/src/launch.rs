@@ -307,7 +307,7 @@ impl<'a> Launch<'a> {
         let path = host.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         host.push((
             "USER_PATH".into(),
-            format!("{}:{}", path.unwrap_or_default(), environment::DEFAULT_PATH),
+            format!("{}:{}", path.unwrap_or_default(), environment::PATH_OF_HOST),
         ));
         let wishes = Wishes {
             clean: self.settings.clean_env,

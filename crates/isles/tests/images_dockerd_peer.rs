@@ -51,6 +51,7 @@ impl Docker<'_> {
         let host = format!("unix://{}", self.shelf.path("d.sock").display());
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "100", "docker", "--host", &host]).args(args);
+        command.env("DOCKER_BUILDKIT", "0");
         Said::of(command.current_dir(self.shelf.path(".")).stdin(Stdio::null()).output().unwrap())
     }
 }
@@ -142,4 +143,80 @@ fn dockerd_and_isles_have_the_same_images() {
             digest(shelf.isles_in("pulled", &["inspect", &theirs]).fine()).trim_matches(['[', ']'])
         )
     );
+}
+
+/// Layers, metadata and a trigger of the builder that makes a container for each instruction.
+const CLASSIC: &str = r#"FROM scratch
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "ln", "-s", "busybox", "/bin/sh"]
+RUN for a in cat echo env grep id ls mkdir rm stat; do /bin/busybox ln -s busybox /bin/$a; done
+RUN mkdir -p /data/sub /etc && echo app:x:7:8::/:/bin/sh > /etc/passwd && echo one > /data/one && echo two > /data/two
+RUN rm /data/one && mkdir /opaque && echo a > /opaque/a
+RUN rm -r /opaque && mkdir /opaque && echo b > /opaque/b
+ENV A=1 B="x y"
+WORKDIR /data
+VOLUME /vol
+USER app
+ENTRYPOINT ["/bin/sh", "-c"]
+CMD ["cat two; ls /opaque; id -u; echo $B"]
+ONBUILD COPY --chown=7:8 new /data/new
+"#;
+
+#[test]
+fn images_of_dockers_classic_builder_are_bases() {
+    let shelf = both().remove(0);
+    if !std::path::Path::new("/bin/busybox").exists() {
+        println!("skip: /bin/busybox is not installed");
+        return;
+    }
+    let Some(docker) = Docker::start(&shelf) else { return };
+    let file = |name: &str, text: &str| {
+        std::fs::create_dir_all(shelf.path(name).parent().unwrap()).unwrap();
+        std::fs::write(shelf.path(name), text).unwrap();
+    };
+    file("classic/Dockerfile", CLASSIC);
+    std::fs::copy("/bin/busybox", shelf.path("classic/busybox")).unwrap();
+    docker.run(&["build", "-q", "--network", "none", "-t", "classic:1", "classic"]).fine();
+    let runs = "two\nb\n7\nx y\n";
+    assert_eq!(docker.run(&["run", "--rm", "--network", "none", "classic:1"]).fine(), runs);
+
+    // By archive and by registry, it runs here, and is a base here.
+    docker.run(&["save", "-o", "classic.tar", "classic:1"]).fine();
+    shelf.isles(&["load", "-q", "-i", "classic.tar"]).fine();
+    assert_eq!(shelf.isles(&["run", "--rm", "classic:1"]).fine(), runs);
+    let mut bases = vec!["classic:1".to_owned()];
+    let registry = Registry::start(false);
+    if let Some(registry) = &registry {
+        let name = format!("{}/classic:1", registry.address);
+        docker.run(&["tag", "classic:1", &name]).fine();
+        docker.run(&["push", "-q", &name]).fine();
+        bases.push(name);
+    }
+    file("ours/new", "new\n");
+    for base in &bases {
+        file(
+            "ours/Dockerfile",
+            &format!(
+                "FROM {base}\nRUN test \"$(id -u)$PWD$A\" = 7/data1 && echo more > /data/two || true\nCMD [\"cat new; ls\"]\n"
+            ),
+        );
+        // The data belong to root: the user of the base cannot change them.
+        shelf.isles(&["build", "-q", "-t", "ours:1", "ours"]).fine();
+        let listed = "new\nnew\nsub\ntwo\n";
+        assert_eq!(shelf.isles(&["run", "--rm", "ours:1"]).fine(), listed, "{base}");
+
+        // And back: dockerd runs it, and builds on it.
+        shelf.isles(&["save", "-o", "ours.tar", "ours:1"]).fine();
+        docker.run(&["load", "-i", "ours.tar"]).fine();
+        assert_eq!(docker.run(&["run", "--rm", "--network", "none", "ours:1"]).fine(), listed, "{base}");
+        file("on/Dockerfile", "FROM ours:1\nUSER 0\nRUN rm /data/new\nCMD [\"ls; echo $A\"]\n");
+        docker.run(&["build", "-q", "--network", "none", "-t", "on:1", "on"]).fine();
+        assert_eq!(docker.run(&["run", "--rm", "--network", "none", "on:1"]).fine(), "sub\ntwo\n1\n");
+        let layers = |text: String| object(&text)["RootFS"]["Layers"].as_array().unwrap().clone();
+        let (classic, ours) = (
+            layers(docker.run(&["inspect", "classic:1"]).fine()),
+            layers(shelf.isles(&["inspect", "ours:1"]).fine()),
+        );
+        assert_eq!(ours[..classic.len()], classic, "the layers of the base are its own");
+    }
 }

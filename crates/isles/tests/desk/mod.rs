@@ -16,7 +16,8 @@ pub const REAL: &str = "/var/tmp/isles-peers/apptainer/usr/bin";
 const ORDINARY: u32 = 4242;
 
 /// Becomes the ordinary user; `$0` is the folder with the files that are seen in /etc and the device.
-const AS_ORDINARY: &str = "for f in passwd group; do mount --bind $0/$f /etc/$f || exit 99; done; \
+const AS_ORDINARY: &str = "for f in passwd group subuid subgid; do \
+                           [ ! -e $0/$f ] || mount --bind $0/$f /etc/$f || exit 99; done; \
                            mount --bind $0/fuse /dev/fuse || exit 99; \
                            exec setpriv --reuid 4242 --regid 4242 --clear-groups \"$@\"";
 
@@ -108,6 +109,13 @@ impl Desk {
             }
         }
         desk
+    }
+
+    /// Gives the ordinary user a range of subordinate IDs.
+    pub fn with_range(&self) {
+        for name in ["subuid", "subgid"] {
+            fs::write(self.path(name), "student:300000:65536\n").unwrap();
+        }
     }
 
     fn changes_user(&self) -> bool {
