@@ -200,3 +200,88 @@ fn buildah_gives_the_same_image() {
     };
     assert_eq!(variables(&our_config), variables(&their_config));
 }
+
+/// Whether a peer that needs root can run.
+fn usable(program: &str) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("skip: {program} needs root here");
+        return false;
+    }
+    if Command::new(program).arg("--version").output().is_err() {
+        println!("skip: {program} is not installed");
+        return false;
+    }
+    true
+}
+
+const SHELL: &str = "FROM scratch\nCOPY busybox /bin/\nRUN [\"/bin/busybox\", \"sh\", \"-c\", \"for a in sh cat rm \
+                     echo ls; do /bin/busybox ln -s busybox /bin/$a; done; echo 1 > /one; echo 2 > /two\"]\n\
+                     RUN rm /one\nENV A=\"x y\"\nCMD echo $A; cat /two\n";
+
+/// A context with a busybox and a Dockerfile; gives its path.
+fn context_of(world: &World, name: &str, dockerfile: &str) -> String {
+    let context = world.path(name);
+    std::fs::create_dir_all(&context).unwrap();
+    std::fs::copy("/bin/busybox", context.join("busybox")).unwrap();
+    std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    context.display().to_string()
+}
+
+#[test]
+fn each_builds_on_the_images_of_the_other() {
+    if !usable("buildah") || !Path::new("/bin/busybox").exists() {
+        return;
+    }
+    let world = World::new();
+    let more = "FROM BASE\nRUN test -e /one && exit 1; echo 3 > /three; rm /two\nCMD echo $A; ls -d /th*\n";
+    let base = context_of(&world, "shell", SHELL);
+    let says = "x y\n/three";
+    for (format, transport) in [("docker", "docker-archive"), ("oci", "oci-archive"), ("oci", "oci")] {
+        world.buildah(&["bud", "-q", "--format", format, "-t", "shell", &base]);
+        let at = world.path(&format!("theirs-{format}-{transport}")).display().to_string();
+        world.buildah(&[
+            "push",
+            "-q",
+            "localhost/shell",
+            &format!("{transport}:{at}:docker.io/library/shell:1"),
+        ]);
+        let source = if transport == "oci" { format!("oci:{at}") } else { at };
+        world.isles(&["load", "-q", "-i", &source]);
+        let context = context_of(&world, "more", &more.replace("BASE", "shell:1"));
+        world.isles(&["build", "-q", "-t", "more:1", &context]);
+        assert_eq!(world.isles(&["run", "--rm", "more:1"]), says, "{format} {transport}");
+        world.isles(&["rmi", "-f", "more:1", "shell:1"]);
+    }
+
+    // The other way round, and podman runs what comes of it.
+    world.isles(&["build", "-q", "-t", "shell:1", &base]);
+    for format in ["docker-archive", "oci-archive"] {
+        let at = world.path(&format!("ours-{format}")).display().to_string();
+        world.isles(&["save", "--format", format, "-o", &at, "shell:1"]);
+        let id = world.buildah(&["pull", "-q", &format!("{format}:{at}")]);
+        let context = context_of(&world, "more", &more.replace("BASE", &id));
+        let made = world.buildah(&["bud", "-q", "--format=docker", "-t", "more", &context]);
+        if !usable("podman") || !usable("runc") {
+            continue;
+        }
+        for (image, command, says) in [
+            (&id, "echo $A; cat /two; test -e /one || echo gone", "x y\n2\ngone"),
+            (&made, "echo $A; ls -d /th*", says),
+        ] {
+            let mut podman = Command::new("podman");
+            podman.arg("--root").arg(world.path("buildah")).arg("--runroot").arg(world.path("run"));
+            podman.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=file"]);
+            podman.args(["--runtime=runc", "run", "--rm", "--network=none"]);
+            // Its own limits are higher than root may set in some containers.
+            podman.args([
+                "--ulimit=nofile=1024:1024",
+                "--ulimit=nproc=1024:1024",
+                image,
+                "sh",
+                "-c",
+                command,
+            ]);
+            assert_eq!(world.run(&mut podman), says, "{format}");
+        }
+    }
+}
