@@ -14,6 +14,10 @@ const PAGE: usize = 4096;
 /// The longest name that a path may have (`NAME_MAX`).
 const NAME: usize = 255;
 
+/// Bytes that the kernel reads before they are asked for. A fault in a mapped file reads as many around it, and more
+/// than this mostly means blocks that nobody needs; who reads on gets the rest of a block from a cache.
+const READ_AHEAD: u32 = 32 << 10;
+
 /// What is asked of the kernel, as far as it knows it.
 const WANTED: u32 = feature::ASYNC_READ
     | feature::DO_READDIRPLUS
@@ -143,7 +147,7 @@ impl<F: FileSystem> Server<F> {
         self.agreed.store(agreed, Ordering::Release);
         reply.u32(MAJOR);
         reply.u32(minor.min(MINOR));
-        reply.u32(read_ahead);
+        reply.u32(read_ahead.min(READ_AHEAD));
         reply.u32(agreed);
         // Requests in the background, and from how many on the kernel takes it easier.
         reply.u16(64);
@@ -325,7 +329,7 @@ mod tests {
         let all = u32::MAX;
         let out = ask(&server, opcode::INIT, 0, &words(&[7, 45, 131_072, all, 0])).unwrap();
         assert_eq!(out.len(), 64);
-        assert_eq!((u32_at(&out, 0), u32_at(&out, 4), u32_at(&out, 8)), (7, MINOR, 131_072));
+        assert_eq!((u32_at(&out, 0), u32_at(&out, 4), u32_at(&out, 8)), (7, MINOR, READ_AHEAD));
         assert_eq!(u32_at(&out, 12), WANTED);
         let out = ask(&server, opcode::INIT, 0, &words(&[7, 31, 4096, 0])).unwrap();
         assert_eq!((u32_at(&out, 4), u32_at(&out, 12)), (31, 0));
