@@ -45,4 +45,8 @@ mod talk;
 mod variables;
 mod yaml;
 
+pub use commands::push::check_signed;
+pub use failure::Failure;
+pub use looked_into::inspection;
 pub use program::{Host, VERSION, is_name, main};
+pub use reach::library_of;

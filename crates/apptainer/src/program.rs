@@ -223,6 +223,11 @@ mod tests {
     fn the_tables_are_sound() {
         every(&ROOT, "apptainer", &mut |name, command| {
             assert!(!command.short.is_empty(), "{name}: no line for help");
+            let mut names: Vec<_> = command.commands.iter().map(|command| command.name()).collect();
+            names.sort_unstable();
+            for pair in names.windows(2) {
+                assert_ne!(pair[0], pair[1], "{name}: a command is there twice");
+            }
             let mut flags = command.all_flags();
             flags.sort_by_key(|flag| flag.name);
             for pair in flags.windows(2) {

@@ -58,17 +58,29 @@ pub fn library(
     name: Option<&LibraryName>,
     named: Option<&str>,
 ) -> Result<Library, Failure> {
+    let plain = cx.values.is(&flags::NO_HTTPS) || cx.values.is(&flags::NOHTTPS);
+    library_of(&options(cx)?, plain, name, named)
+}
+
+/// The same for whoever has no flags of Apptainer's; `plain` speaks HTTP without TLS with the host of a name.
+///
+/// # Errors
+/// No library is known, or two are named.
+pub fn library_of(
+    options: &ClientOptions,
+    plain: bool,
+    name: Option<&LibraryName>,
+    named: Option<&str>,
+) -> Result<Library, Failure> {
     let host = name.and_then(|name| name.host.as_deref());
     if named.is_some() && host.is_some() {
         let text = "Conflicting arguments; do not use --library with a library URI containing host name";
         return Err(Failure::new(text));
     }
-    let scheme =
-        if cx.values.is(&flags::NO_HTTPS) || cx.values.is(&flags::NOHTTPS) { "http" } else { "https" };
+    let scheme = if plain { "http" } else { "https" };
     let own = host.map(|host| format!("{scheme}://{host}"));
-    let options = options(cx)?;
     if let Some(server) = own.or_else(|| named.map(str::to_owned)).or_else(|| variables::look("LIBRARY")) {
-        return Ok(Library::new(&options, &server, variables::look("LIBRARY_TOKEN").as_deref())?);
+        return Ok(Library::new(options, &server, variables::look("LIBRARY_TOKEN").as_deref())?);
     }
     let remotes = Remotes::load()?;
     let (name, remote) = remotes.chosen(None)?;
@@ -79,7 +91,7 @@ pub fn library(
         )
     })?;
     let token = Some(remote.token.as_str()).filter(|token| !token.is_empty());
-    Ok(Library::new(&options, server, token)?)
+    Ok(Library::new(options, server, token)?)
 }
 
 /// Progress as lines, where the caller wants to hear of it.

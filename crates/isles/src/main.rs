@@ -3,6 +3,7 @@
 //! One file per command in [`commands`]; each has an `Args` structure, whose comments are the manual,
 //! and one function that reads from top to bottom. What a command prints goes through [`ui::Ui`].
 
+mod address;
 mod cli;
 mod commands;
 mod context;

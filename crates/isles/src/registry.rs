@@ -22,6 +22,10 @@ pub struct Connection {
 
 impl Connection {
     pub fn client(&self) -> Client {
-        Client::new(ClientOptions { tls_verify: self.tls_verify, ..ClientOptions::default() })
+        Client::new(self.options())
+    }
+
+    pub fn options(&self) -> ClientOptions {
+        ClientOptions { tls_verify: self.tls_verify, ..ClientOptions::default() }
     }
 }

@@ -197,6 +197,11 @@ impl Library {
         Ok(Library { http, base, token })
     }
 
+    /// The host of the server, with its port where it has one.
+    pub fn host(&self) -> String {
+        authority_of(&self.base)
+    }
+
     /// What the library has under a name for an architecture (`amd64`).
     pub fn find(&self, name: &LibraryName, architecture: &str) -> Result<LibraryImage> {
         let path = format!("v1/images/{}", name.image());

@@ -86,8 +86,11 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// A library wants to know who made an image.
-fn check_signed(sif: &Sif) -> Result<(), Failure> {
+/// Whether an image has signatures of known keys: a library wants to know who made it.
+///
+/// # Errors
+/// It has none, or what is signed is not what is there.
+pub fn check_signed(sif: &Sif) -> Result<(), Failure> {
     let certificates = [Keys::global().all(Part::Public)?, Keys::own(None)?.all(Part::Public)?].concat();
     let keys: Vec<_> = certificates.iter().flat_map(|c: &Certificate| c.keys().unwrap_or_default()).collect();
     let trust = Trust { keyring: Some(&keys), keys: &[], now: super::now() };
@@ -95,6 +98,6 @@ fn check_signed(sif: &Sif) -> Result<(), Failure> {
     match report.problem {
         None => Ok(()),
         Some(problem) => Err(Failure::new(format!("Unable to upload container: {problem}"))
-            .with_hint("sign it with `sign`, or push it unsigned with -U")),
+            .with_hint("sign it with `apptainer sign`, or push it unsigned with -U")),
     }
 }

@@ -40,6 +40,8 @@ pub enum Kind {
     Oci { to: Destination, folder: bool },
     /// What `docker load` reads.
     Docker(Destination),
+    /// A SIF file, for Apptainer and Singularity.
+    Sif(PathBuf),
     /// Nowhere: the build only fills the cache.
     Nowhere,
     /// An image in the store, and in a registry with `push`. Without names of its own it has those of the build.
@@ -81,10 +83,15 @@ impl Output {
         Output { kind, encoding: Encoding::default() }
     }
 
+    /// A SIF file.
+    pub fn sif(path: impl Into<PathBuf>) -> Output {
+        Output { kind: Kind::Sif(path.into()), encoding: Encoding::default() }
+    }
+
     pub fn is_stdout(&self) -> bool {
         match &self.kind {
             Kind::Tar(to) | Kind::Docker(to) | Kind::Oci { to, .. } => *to == Destination::Stdout,
-            Kind::Local { .. } | Kind::Image { .. } | Kind::Nowhere => false,
+            Kind::Local { .. } | Kind::Image { .. } | Kind::Sif(_) | Kind::Nowhere => false,
         }
     }
 
@@ -108,9 +115,9 @@ impl Output {
             })?;
             given.take(key, value).map_err(|why| wrong(why).with_hint(format!("keys are {KEYS}")))?;
         }
-        given
-            .output()
-            .map_err(|why| wrong(why).with_hint("write type=local|tar|oci|docker|image|registry|cacheonly,…"))
+        given.output().map_err(|why| {
+            wrong(why).with_hint("write type=local|tar|oci|docker|sif|image|registry|cacheonly,…")
+        })
     }
 }
 
@@ -214,6 +221,19 @@ impl Given {
                 Kind::Image { names: self.names, push: false, by_digest: false }
             }
             Some("docker") => Kind::Docker(archive()),
+            Some("sif") if self.push.is_some() || self.by_digest || !self.names.is_empty() => {
+                return Err("a SIF file goes to a registry by `isles push FILE oras://NAME`".into());
+            }
+            Some("sif") if self.encoding.force || self.encoding.docker_types => {
+                return Err("a SIF file has no layers and media types".into());
+            }
+            Some("sif") => match dest {
+                None => return Err("type=sif needs dest=FILE".into()),
+                Some(dest) if dest == "-" => {
+                    return Err("a SIF file cannot go to standard output".into());
+                }
+                Some(dest) => Kind::Sif(dest.into()),
+            },
             Some("image" | "registry") if dest.is_some() => {
                 return Err("an image has no dest; type=oci and type=docker have".into());
             }
@@ -251,6 +271,7 @@ mod tests {
             ("type=oci,dest=x,tar=false", Kind::Oci { to: path("x"), folder: true }),
             ("type=cacheonly", Kind::Nowhere),
             ("type=docker,dest=x.tar", Kind::Docker(path("x.tar"))),
+            ("type=sif,dest=x.sif", Kind::Sif("x.sif".into())),
             ("type=docker", Kind::Image { names: Vec::new(), push: false, by_digest: false }),
             ("type=image", Kind::Image { names: Vec::new(), push: false, by_digest: false }),
             ("type=registry", Kind::Image { names: Vec::new(), push: true, by_digest: false }),
@@ -287,6 +308,10 @@ mod tests {
             ("type=tar,push=yes", "true or false"),
             ("type=tar,compression=gzip", "only images"),
             ("type=docker,dest=x,compression=gzip", "plain layers"),
+            ("type=sif", "dest=FILE"),
+            ("type=sif,dest=-", "standard output"),
+            ("type=sif,dest=x,push=true", "isles push"),
+            ("type=sif,dest=x,force-compression=true", "no layers"),
             ("type=image,dest=x", "no dest"),
             ("type=oci,compression=estargz", "estargz"),
             ("type=oci,compression=lzma", "'lzma'"),

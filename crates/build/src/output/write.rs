@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use isles_registry::Client;
 use isles_spec::image::Descriptor;
 use isles_spec::{Progress, Reference};
+use isles_squashfs::Compression as Packing;
 use isles_store::{Compression, ExportFormat, LayoutPlace, Merged, Store};
 
 use super::bundle::{Bundle, Made, bundle, statement};
 use super::{Annotation, Destination, Encoding, Kind, Layers, Output, files};
 use crate::error::{Error, Result};
 use crate::options::Built;
+use crate::sif::{SifOptions, write_sif};
 
 /// What a caller wants of a result.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,7 @@ pub fn write(
             Kind::Local { folder, split } => job.local(folder, *split)?,
             Kind::Nowhere => {}
             Kind::Tar(to) => job.tar(to)?,
+            Kind::Sif(path) => written.image = Some(job.sif(path, &output.encoding)?),
             Kind::Docker(to) => written.image = Some(job.docker(to)?),
             Kind::Oci { to, folder } => written.image = Some(job.oci(to, *folder, &output.encoding)?),
             Kind::Image { names, push, by_digest } => {
@@ -78,6 +81,12 @@ pub fn check(wanted: &Outputs<'_>, platforms: usize) -> Result<()> {
                 return wrong(
                     "an archive for docker holds an image for one platform",
                     "type=oci holds several; or build for one platform at a time",
+                );
+            }
+            Kind::Sif(_) if platforms > 1 => {
+                return wrong(
+                    "a SIF file holds an image for one platform",
+                    "build for one platform at a time",
                 );
             }
             Kind::Image { names, push: true, .. } if names.is_empty() && wanted.names.is_empty() => {
@@ -162,6 +171,24 @@ impl Job<'_> {
             Ok(self.store.export_archive(&images, ExportFormat::DockerArchive, out, self.progress)?)
         })?;
         Ok(one.image.descriptor(self.store))
+    }
+
+    fn sif(&self, path: &Path, encoding: &Encoding) -> Result<Descriptor> {
+        let Some(one) = self.made().first() else { return Err(Error::Stopped) };
+        let level = encoding.level;
+        let compression = match encoding.layers {
+            Some(Layers::Plain) => Packing::None,
+            Some(Layers::Compressed(Compression::Gzip)) => Packing::Gzip(level.unwrap_or(9)),
+            None | Some(Layers::Compressed(Compression::Zstd)) => match level {
+                Some(level) => Packing::Zstd(i32::try_from(level).unwrap_or(i32::MAX)),
+                None => Packing::default(),
+            },
+        };
+        let options = SifOptions { compression, latest: self.built.epoch, ..SifOptions::default() };
+        let work = self.progress.begin(&format!("writing {}", path.display()), None);
+        let result = write_sif(self.store, &one.image, &options, path);
+        self.progress.end(work, if result.is_ok() { "done" } else { "failed" });
+        result.map(|_| one.image.descriptor(self.store))
     }
 
     fn oci(&self, to: &Destination, folder: bool, encoding: &Encoding) -> Result<Descriptor> {

@@ -31,6 +31,8 @@ Examples:
   isles build -t app -f dev.Dockerfile .        another recipe, with this folder as its context
   generate | isles build -t app -f - .          a recipe that comes from a program, in either language
   isles build -t tools tools.def                a definition file
+  isles build tools.sif tools.def               into a SIF file, from either language; the same as
+  isles build -o type=sif,dest=tools.sif .      an output beside others
   isles build --sandbox tools tools.def         the same as a folder, too
   isles build -t base debian://bookworm         Debian, from its packages
   isles build --build-arg VERSION=2 --target test .
@@ -53,9 +55,10 @@ again; --no-cache runs them all.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The folder that files are copied from and that holds the recipe, or the recipe itself; the URL of a git
-    /// repository or of an archive; - for an archive on standard input; or debian://SUITE.
-    #[arg(value_name = "PATH", default_value = ".")]
-    path: PathBuf,
+    /// repository or of an archive; - for an archive on standard input; or debian://SUITE [default: .]. Before it, the
+    /// name of a SIF file that is made, which ends in .sif.
+    #[arg(value_name = "[FILE.sif] PATH", num_args = 0..=2)]
+    words: Vec<PathBuf>,
     /// Give the image this name; may be repeated.
     #[arg(short, long, value_name = "NAME[:TAG]")]
     tag: Vec<Reference>,
@@ -151,12 +154,40 @@ enum Shown {
     Quiet,
 }
 
+impl Args {
+    /// The SIF file to make, and what to build.
+    fn target_and_path(&self) -> (Option<&Path>, &Path) {
+        // A folder may be called anything.
+        let is_sif = |word: &Path| word.extension().is_some_and(|e| e == "sif") && !word.is_dir();
+        match self.words.as_slice() {
+            [target, path, ..] => (Some(target), path),
+            [target] if is_sif(target) => (Some(target), Path::new(".")),
+            [path] => (None, path),
+            [] => (None, Path::new(".")),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.target_and_path().1
+    }
+
+    fn outputs(&self) -> Result<outputs::OutputOptions, Failure> {
+        let target = self.target_and_path().0;
+        if let Some(target) = target.filter(|target| target.extension().is_none_or(|e| e != "sif")) {
+            return Err(Failure::new(format!("'{}' is no name of a SIF file", target.display()))
+                .with_hint("of two words the first is the SIF file that is made, and ends in .sif"));
+        }
+        Ok(self.outputs.and_sif(target, !self.tag.is_empty()))
+    }
+}
+
 pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     if let Some(call) = args.call.wanted() {
         return call::cmd_call(cx, args, call);
     }
     let ui = cx.ui.quieter(args.quiet || args.progress == Shown::Quiet);
-    args.outputs.check(&args.tag, args.platform.len())?;
+    let outputs = args.outputs()?;
+    outputs.check(&args.tag, args.platform.len())?;
     let every_step = args.progress == Shown::Json;
     let options = BuildOptions { quiet: ui.is_quiet(), every_step, ..options(args)? };
     let client = args.connection.client();
@@ -186,8 +217,8 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     if built.cached && !every_step {
         ui.note("nothing changed");
     }
-    args.outputs.write(engine.store(), &client, &built, &args.tag, &bars)?;
-    if !args.outputs.takes_stdout() {
+    outputs.write(engine.store(), &client, &built, &args.tag, &bars)?;
+    if !outputs.takes_stdout() {
         cx.ui.line(&built.image.id().to_string())?;
     }
     Ok(Code::SUCCESS)
@@ -209,7 +240,7 @@ fn fetched(
     bars: &Bars,
 ) -> Result<Option<Fetched>, Failure> {
     let from_input = args.file.as_ref().is_some_and(|f| f.as_os_str() == "-");
-    let path = args.path.to_str().filter(|p| *p == "-" || elsewhere::is_elsewhere(p));
+    let path = args.path().to_str().filter(|p| *p == "-" || elsewhere::is_elsewhere(p));
     let text;
     let wanted = match &args.file {
         None => Wanted::Usual,
@@ -242,15 +273,15 @@ fn what(
     if let Some(fetched) = fetched(cx, args, client, options, bars)? {
         return Ok(What::Fetched(fetched));
     }
-    if let Some(suite) = args.path.to_str().and_then(|path| path.strip_prefix("debian://")) {
+    if let Some(suite) = args.path().to_str().and_then(|path| path.strip_prefix("debian://")) {
         return Ok(What::Suite(DebianSuite::parse(suite)?));
     }
     let found = match &args.file {
-        None => recipe::find(&args.path),
+        None => recipe::find(args.path()),
         Some(file) if file.as_os_str() == "-" => {
-            recipe::read_from(std::io::stdin().lock(), "standard input", &args.path)
+            recipe::read_from(std::io::stdin().lock(), "standard input", args.path())
         }
-        Some(file) => recipe::find(file).map(|found| Found { context: args.path.clone(), ..found }),
+        Some(file) => recipe::find(file).map(|found| Found { context: args.path().to_owned(), ..found }),
     };
     found.map(What::Recipe).map_err(|e| failure(&e))
 }

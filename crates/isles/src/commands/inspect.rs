@@ -1,25 +1,31 @@
 //! `isles inspect`
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use isles_engine::{Engine, Info, Status};
+use isles_sif::{NO_TIME, Object, Sif};
 use isles_spec::image::ContainerConfig;
-use isles_spec::time::rfc3339_nanoseconds;
+use isles_spec::time::{rfc3339, rfc3339_nanoseconds};
 use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode, Root};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
 
+use crate::address;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::format::Format;
 
-/// Show everything about containers and images, with docker's names for it.
+/// Show everything about containers and images, with docker's names for it, and about SIF files.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   isles inspect debian:12
   isles inspect -f '{{.State.ExitCode}}' quiet_reef_4f2a
-  isles inspect -f '{{.Id}} {{json .Config.Env}}' debian:12")]
+  isles inspect -f '{{.Id}} {{json .Config.Env}}' debian:12
+  isles inspect -f '{{json .Config.Labels}}' tool.sif
+  isles inspect -f '{{.Attributes.deffile}}' tool.sif")]
 pub struct Args {
-    /// Names or IDs.
+    /// Names or IDs, or paths of SIF files.
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
     /// Only things of this kind.
@@ -34,10 +40,12 @@ pub struct Args {
 enum Kind {
     Container,
     Image,
+    /// A SIF file.
+    File,
 }
 
 /// The kinds that a name is looked up in, in this order.
-const KINDS: [Kind; 2] = [Kind::Container, Kind::Image];
+const KINDS: [Kind; 3] = [Kind::Container, Kind::Image, Kind::File];
 
 pub fn cmd_inspect(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
@@ -62,6 +70,9 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
         let result = match candidate {
             Kind::Container => container(engine, name),
             Kind::Image => image(engine.store(), name),
+            // What else a word may mean is worth more in an error than that it is no file.
+            Kind::File if missing.is_some() && !Path::new(name).is_file() => break,
+            Kind::File => file(name),
         };
         match result {
             Ok(object) => return Ok(object),
@@ -69,6 +80,41 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
         }
     }
     Err(missing.unwrap_or_else(|| Failure::new(format!("nothing is called '{name}'"))))
+}
+
+/// A SIF file: its header and objects, and what Apptainer calls the attributes of an image.
+fn file(name: &str) -> Result<Value, Failure> {
+    let path = Path::new(name);
+    let sif = Sif::open(path)?;
+    let inspection = isles_apptainer::inspection(path).map_err(address::of_door)?;
+    let mut attributes = inspection.data.attributes;
+    let labels = std::mem::take(&mut attributes.labels);
+    let header = sif.header();
+    let time = |t: i64| (t != NO_TIME).then(|| rfc3339(t));
+    let object = |object: &Object| {
+        let partition = object.partition();
+        json!({
+            "Id": object.id,
+            "Group": object.group,
+            "Type": object.kind.name(),
+            "Name": object.name,
+            "Size": object.size,
+            "FileSystem": partition.map(|p| p.file_system.name()),
+            "Role": partition.map(|p| p.role.name()),
+        })
+    };
+    Ok(json!({
+        "Path": name,
+        "Id": header.uuid_text(),
+        "Created": time(header.created),
+        "Architecture": header.arch.name(),
+        "Os": "linux",
+        "Size": sif.file().metadata().map_or(0, |m| m.len()),
+        "Signed": sif.of_kind(isles_sif::Kind::Signature).next().is_some(),
+        "Config": {"Labels": labels},
+        "Attributes": attributes,
+        "Objects": sif.objects().iter().map(object).collect::<Vec<_>>(),
+    }))
 }
 
 /// An image as `docker inspect` shows it.

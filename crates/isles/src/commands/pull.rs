@@ -1,28 +1,41 @@
 //! `isles pull`
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
 use clap::ValueEnum;
 use isles_registry::Pulled;
+use isles_sif::Sif;
 use isles_spec::{Platform, Reference};
-use isles_store::{Skipped, Store};
+use isles_store::{SifSource, Skipped, Store};
 
+use crate::address::{Address, Scratch, SifAddress};
+use crate::commands::save;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::registry::Connection;
 use crate::ui::progress::Bars;
 
-/// Fetch images from a registry.
+/// Fetch images from a registry or a library.
 ///
 /// What an earlier try has fetched is used; layers that are here already, in whatever compression, are not
-/// fetched again.
+/// fetched again. A SIF file becomes an image of the store like any other, or with -o stays the file that it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   isles pull debian:12
   isles pull --platform linux/arm64 debian:12
-  isles pull localhost:5000/app@sha256:…")]
+  isles pull localhost:5000/app@sha256:…
+  isles pull oras://localhost:5000/app:1.0
+  isles pull -o tool.sif library://entity/collection/tool:1.0
+  isles pull -o debian.sif debian:12")]
 pub struct Args {
-    /// Names, by Docker's rules; docker:// before them is allowed.
+    /// Names, by Docker's rules; docker:// before them is allowed. oras:// before them means a SIF file in a registry,
+    /// library://[HOST/]ENTITY/COLLECTION/CONTAINER[:TAG] one in a library.
     #[arg(value_name = "NAME[:TAG|@DIGEST]", required = true)]
-    names: Vec<Reference>,
+    names: Vec<Address>,
+    /// Write the one image into this SIF file, instead of leaving it in the store only.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Fetch the image for this platform, such as linux/arm64 [default: this machine's].
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -50,22 +63,113 @@ enum Policy {
 
 pub fn cmd_pull(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
+    let (store, host) = (engine.store(), Platform::host());
+    let platform = args.platform.as_ref().unwrap_or(&host);
+    if let Some(file) = &args.output {
+        let [name] = args.names.as_slice() else {
+            return Err(Failure::new(format!("a SIF file holds one image, not {}", args.names.len()))
+                .with_hint("pull one at a time, each with its own -o"));
+        };
+        into_file(cx, store, name, platform, args, file)?;
+        return Ok(Code::SUCCESS);
+    }
     for name in &args.names {
-        pull(cx, engine.store(), name, args)?;
+        match name {
+            Address::Image(name) => {
+                pull(cx, store, name, platform, args)?;
+                cx.ui.line(&name.normalized().to_string())?;
+            }
+            Address::Sif(address) => pull_sif(cx, store, address, platform, args)?,
+        }
     }
     Ok(Code::SUCCESS)
 }
 
-fn pull(cx: &Context, store: &Store, name: &Reference, args: &Args) -> Result<(), Failure> {
+/// The image as a file; one that is a SIF file elsewhere stays as it is to the last byte.
+fn into_file(
+    cx: &Context,
+    store: &Store,
+    name: &Address,
+    platform: &Platform,
+    args: &Args,
+    file: &Path,
+) -> Result<(), Failure> {
+    match name {
+        Address::Sif(address) => {
+            let bars = Bars::new(&cx.ui.quieter(args.quiet));
+            isles_sif::create_whole(file, |whole| {
+                let copy = whole.try_clone();
+                let mut copy =
+                    copy.map_err(|e| Failure::because(format!("cannot write {}", file.display()), &e))?;
+                address.fetch(&args.connection, platform, &mut copy, &bars)
+            })?;
+        }
+        Address::Image(name) => {
+            pull(cx, store, name, platform, args)?;
+            let lease = store.lease()?;
+            let image = store.resolve_reference(&name.normalized(), Some(platform))?;
+            lease.hold(&image.manifest_digest)?;
+            store.ensure_layers(&lease, &image, &Bars::new(&cx.ui.quieter(args.quiet)))?;
+            save::write_file(store, &image, &name.normalized().familiar(), false, file)?;
+        }
+    }
+    cx.ui.line(&file.display().to_string())
+}
+
+/// A SIF file from elsewhere, as an image of the store.
+fn pull_sif(
+    cx: &Context,
+    store: &Store,
+    address: &SifAddress,
+    platform: &Platform,
+    args: &Args,
+) -> Result<(), Failure> {
+    let ui = cx.ui.quieter(args.quiet);
+    let name = address.name(&args.connection)?;
+    let here = store.resolve_reference(&name, Some(platform)).is_ok_and(|image| store.is_whole(&image));
+    match args.policy {
+        Policy::Missing | Policy::Never if here => {
+            ui.note(&format!("Status: {} is here", name.familiar()));
+            return cx.ui.line(&name.to_string());
+        }
+        Policy::Never => {
+            return Err(Failure::new(format!("{} is not here", name.familiar()))
+                .with_hint("--policy never does not ask a registry"));
+        }
+        _ => {}
+    }
+    let (scratch, bars) = (Scratch::new(store)?, Bars::new(&ui));
+    let path = scratch.join("image.sif");
+    let create = File::options().read(true).write(true).create_new(true).open(&path);
+    let mut file = create.map_err(|e| Failure::because(format!("cannot create '{}'", path.display()), &e))?;
+    match address.fetch(&args.connection, platform, &mut file, &bars) {
+        Err(failure) if args.policy == Policy::Newer && here => {
+            cx.ui.warning(&format!("{}; using the image that is here", failure.message));
+        }
+        fetched => {
+            fetched?;
+            let lease = store.lease()?;
+            let sif = Sif::from_file(file, address.to_string())?;
+            store.import_sif(&lease, SifSource::Sif(&sif), std::slice::from_ref(&name), &bars)?;
+        }
+    }
+    cx.ui.line(&name.to_string())
+}
+
+fn pull(
+    cx: &Context,
+    store: &Store,
+    name: &Reference,
+    platform: &Platform,
+    args: &Args,
+) -> Result<(), Failure> {
     let ui = cx.ui.quieter(args.quiet);
     let name = name.normalized();
-    let host = Platform::host();
-    let platform = args.platform.as_ref().unwrap_or(&host);
     let here = store.resolve_reference(&name, Some(platform)).ok().filter(|image| store.is_whole(image));
     match (args.policy, &here) {
         (Policy::Missing | Policy::Never, Some(_)) => {
             ui.note(&format!("Status: {} is here", name.familiar()));
-            return cx.ui.line(&name.to_string());
+            return Ok(());
         }
         (Policy::Never, None) => {
             return Err(Failure::new(format!("{} is not here", name.familiar()))
@@ -90,7 +194,7 @@ fn pull(cx: &Context, store: &Store, name: &Reference, args: &Args) -> Result<()
         }
         Err(e) => return Err(e.into()),
     }
-    cx.ui.line(&name.to_string())
+    Ok(())
 }
 
 fn status(name: &Reference, pulled: &Pulled) -> String {

@@ -3,35 +3,45 @@
 use std::fs::File;
 use std::path::Path;
 
+use isles_engine::Engine;
 use isles_sif::{Sif, is_sif};
 use isles_spec::{Platform, Reference};
 use isles_store::SifSource;
 
+use crate::address::{self, Address, Scratch, SifAddress};
+use crate::commands::save;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::registry::Connection;
+use crate::ui::Ui;
 use crate::ui::progress::Bars;
 
-/// Send an image to a registry.
+/// Send an image to a registry or a library.
 ///
 /// What the registry has is not sent, and what a sibling repository there has is mounted from it. Layers are
 /// compressed once and then remembered. A name that stands for several platforms, all of which are here, is sent
-/// whole.
+/// whole. To oras:// and library:// a SIF file goes as it is, and an image of the store as the SIF file that
+/// `isles save --format sif` makes of it; elsewhere a SIF file goes as an image of layers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   isles push localhost:5000/app:1.0
   isles push app localhost:5000/app:1.0
-  isles push app.sif localhost:5000/app:1.0")]
+  isles push app.sif localhost:5000/app:1.0
+  isles push app.sif oras://localhost:5000/app:1.0
+  isles push app.sif library://entity/collection/app:1.0")]
 pub struct Args {
     /// The image, by name or ID, or a SIF file.
     #[arg(value_name = "IMAGE")]
     image: String,
-    /// The name it gets in the registry [default: the same].
+    /// The name it gets in the registry [default: the same]; after oras:// or library:// that of a SIF file.
     #[arg(value_name = "NAME[:TAG]")]
-    target: Option<Reference>,
+    target: Option<Address>,
     /// Send only the image for this platform.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
+    /// Send a SIF file to a library even if nobody whose key is known has signed it.
+    #[arg(short = 'U', long)]
+    allow_unsigned: bool,
     /// Print only the name.
     #[arg(short, long)]
     quiet: bool,
@@ -43,33 +53,89 @@ pub fn cmd_push(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let ui = cx.ui.quieter(args.quiet);
     let file = Path::new(&args.image);
-    let (image, _lease) =
-        if file.is_file() && File::open(file).is_ok_and(|file| is_sif(&file).unwrap_or(false)) {
-            let sif = Sif::open(file).map_err(isles_store::Error::from)?;
-            let lease = engine.store().lease()?;
-            let bars = Bars::new(&ui);
-            let image = engine.store().import_sif(&lease, SifSource::Sif(&sif), &[], &bars)?;
-            (image.id().to_string(), Some(lease))
-        } else {
-            (args.image.clone(), None)
-        };
-    let target = match &args.target {
-        Some(target) => target.normalized(),
-        None if image != args.image => {
+    let is_file = file.is_file() && File::open(file).is_ok_and(|file| is_sif(&file).unwrap_or(false));
+    match &args.target {
+        Some(Address::Sif(target)) if is_file => send_sif(cx, &engine, &ui, args, file, target)?,
+        Some(Address::Sif(target)) => {
+            let store = engine.store();
+            let lease = store.lease()?;
+            let image = store.resolve(&args.image, args.platform.as_ref())?;
+            lease.hold(&image.manifest_digest)?;
+            let (scratch, bars) = (Scratch::new(store)?, Bars::new(&ui));
+            store.ensure_layers(&lease, &image, &bars)?;
+            drop(bars);
+            // Who fetches it sees this name.
+            let last = args.image.rsplit('/').next().unwrap_or(&args.image);
+            let file = scratch.join(format!("{}.sif", last.replace(':', "_")));
+            save::write_file(store, &image, &args.image, false, &file)?;
+            send_sif(cx, &engine, &ui, args, &file, target)?;
+        }
+        Some(Address::Image(target)) => send(cx, &engine, &ui, args, is_file, target)?,
+        None if is_file => {
             return Err(Failure::new(format!("'{}' has no name of its own", args.image))
                 .with_hint("say what it is to be called in the registry: `isles push FILE NAME`"));
         }
-        None => args.image.parse::<Reference>()?.normalized(),
-    };
-    let bars = Bars::new(&ui);
-    let client = args.connection.client();
-    let pushed = client.push(engine.store(), &image, args.platform.as_ref(), &target, &bars)?;
-    drop(bars);
-    if ui.is_quiet() {
-        cx.ui.line(&target.to_string())?;
-    } else {
-        let tag = target.tag().unwrap_or("digest");
-        cx.ui.line(&format!("{tag}: digest: {} size: {}", pushed.target.digest, pushed.target.size))?;
+        None => send(cx, &engine, &ui, args, false, &args.image.parse()?)?,
     }
     Ok(Code::SUCCESS)
+}
+
+/// Sends an image of layers, which a file has to become first.
+fn send(
+    cx: &Context,
+    engine: &Engine,
+    ui: &Ui,
+    args: &Args,
+    is_file: bool,
+    target: &Reference,
+) -> Result<(), Failure> {
+    let (store, bars) = (engine.store(), Bars::new(ui));
+    let (image, _lease) = if is_file {
+        let sif = Sif::open(Path::new(&args.image)).map_err(isles_store::Error::from)?;
+        let lease = store.lease()?;
+        let image = store.import_sif(&lease, SifSource::Sif(&sif), &[], &bars)?;
+        (image.id().to_string(), Some(lease))
+    } else {
+        (args.image.clone(), None)
+    };
+    let target = target.normalized();
+    let pushed = args.connection.client().push(store, &image, args.platform.as_ref(), &target, &bars)?;
+    drop(bars);
+    if ui.is_quiet() {
+        return cx.ui.line(&target.to_string());
+    }
+    let tag = target.tag().unwrap_or("digest");
+    cx.ui.line(&format!("{tag}: digest: {} size: {}", pushed.target.digest, pushed.target.size))
+}
+
+/// Sends a file as it is.
+fn send_sif(
+    cx: &Context,
+    engine: &Engine,
+    ui: &Ui,
+    args: &Args,
+    file: &Path,
+    target: &SifAddress,
+) -> Result<(), Failure> {
+    let bars = Bars::new(ui);
+    match target {
+        SifAddress::Registry(name) => {
+            let pushed = args.connection.client().push_sif(engine.store(), file, name, &bars)?;
+            drop(bars);
+            if !ui.is_quiet() {
+                let tag = name.normalized().tag().unwrap_or("digest").to_owned();
+                return cx.ui.line(&format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size));
+            }
+        }
+        SifAddress::Library(name) => {
+            let sif = Sif::open(file).map_err(isles_store::Error::from)?;
+            if !args.allow_unsigned {
+                isles_apptainer::check_signed(&sif).map_err(address::of_door)?;
+            }
+            let library = address::library(&args.connection, name)?;
+            library.push(file, name, sif.header().arch.name(), "No description", &bars)?;
+            drop(bars);
+        }
+    }
+    cx.ui.line(&target.to_string())
 }

@@ -100,15 +100,21 @@ fn sif(store: &Store, images: &Chosen, kind: Kind, file: &Path) -> Result<(), Fa
     let [(image, names)] = images.as_slice() else {
         return Err(Failure::new(format!("a SIF file holds one image, not {}", images.len())));
     };
+    let name = names.first().map_or_else(|| image.id().to_string(), |name| name.familiar().to_string());
+    write_file(store, image, &name, kind == Kind::OciSif, file)
+}
+
+/// Writes an image, which is called `name`, into a SIF file; with `oci` as the OCI image that it is.
+pub fn write_file(store: &Store, image: &Image, name: &str, oci: bool, file: &Path) -> Result<(), Failure> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let created = image.config.created.as_deref().and_then(parse_rfc3339);
-    let name = names.first().map_or_else(|| image.id().to_string(), |name| name.familiar().to_string());
-    let origin = Origin::of_image("docker", &name, epoch.or(created).unwrap_or(0));
+    let origin = Origin::of_image("docker", name, epoch.or(created).unwrap_or(0));
     let options = SifOptions { origin, latest: epoch, ..SifOptions::default() };
-    match kind {
-        Kind::OciSif => write_oci_sif(store, image, &options, file)?,
-        _ => write_sif(store, image, &options, file)?,
-    };
+    if oci {
+        write_oci_sif(store, image, &options, file)?;
+    } else {
+        write_sif(store, image, &options, file)?;
+    }
     Ok(())
 }
 

@@ -99,7 +99,7 @@ pub fn cmd_call(cx: &Context, args: &super::Args, call: Call) -> Result<Code, Fa
     let found = match &what {
         What::Recipe(found) | What::Fetched(Fetched { found, .. }) => found,
         What::Suite(_) => {
-            let path = args.path.display();
+            let path = args.path().display();
             return Err(Failure::new(format!("'{path}' is no recipe, so there is nothing to look at")));
         }
     };

@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 use crate::failure::Failure;
 
 /// Options that say what becomes of an image.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct OutputOptions {
     /// Where the result goes instead of into the store: a folder for its files, - for an archive of them, or
-    /// type=local|tar|oci|docker|image|registry|cacheonly with dest=PATH, tar=false, name=NAME, push=true,
+    /// type=local|tar|oci|docker|sif|image|registry|cacheonly with dest=PATH, tar=false, name=NAME, push=true,
     /// compression=uncompressed|gzip|zstd, compression-level=N, force-compression=true, oci-mediatypes=false;
     /// may be repeated.
     #[arg(short, long, value_name = "OUTPUT", value_parser = Output::parse)]
@@ -39,6 +39,16 @@ pub struct OutputOptions {
 }
 
 impl OutputOptions {
+    /// The same with a SIF file, which is named otherwise; an image that gets a name stays here under it.
+    pub fn and_sif(&self, file: Option<&Path>, named: bool) -> OutputOptions {
+        let mut all = self.clone();
+        if let Some(file) = file {
+            all.output.push(Output::sif(file));
+            all.load |= named;
+        }
+        all
+    }
+
     /// Everything that was asked for, by whatever option.
     fn all(&self) -> Vec<Output> {
         let mut all = self.output.clone();
@@ -150,9 +160,14 @@ mod tests {
             (&["type=image"], true, false, &["type=registry"]),
             (&["out", "-"], true, true, &["out", "-", "type=registry", "type=image"]),
             (&["type=docker"], false, true, &["type=image"]),
+            (&["type=sif,dest=x.sif"], false, false, &["type=sif,dest=x.sif"]),
         ] {
             let all = args(output, push, load).all();
             assert_eq!(all, expected.iter().map(parse).collect::<Vec<_>>(), "{output:?} {push} {load}");
         }
+        let sif = Path::new("x.sif");
+        assert_eq!(args(&[], false, false).and_sif(None, true).all(), [parse(&"type=image")]);
+        assert_eq!(args(&[], false, false).and_sif(Some(sif), false).all(), [parse(&"type=sif,dest=x.sif")]);
+        assert_eq!(args(&[], false, false).and_sif(Some(sif), true).all().len(), 2, "it is named, too");
     }
 }
