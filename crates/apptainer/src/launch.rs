@@ -285,10 +285,10 @@ impl<'a> Launch<'a> {
             return Ok(cdi::Injected::default());
         }
         let folders: Vec<PathBuf> = match values.list(&flags::CDI_DIRS) {
-            [] => cdi::USUAL_FOLDERS.map(PathBuf::from).into(),
+            [] => isles_engine::cdi::FOLDERS.map(PathBuf::from).into(),
             own => own.iter().map(PathBuf::from).collect(),
         };
-        let mut injected = cdi::inject(names, &folders).map_err(Failure::new)?;
+        let mut injected = cdi::inject(names, &folders)?;
         injected.warnings.iter().for_each(|warning| cx.talk.warning(warning));
         let (devices, others): (Vec<_>, Vec<_>) =
             injected.mounts.drain(..).partition(|mount| mount.destination.starts_with("/dev"));

@@ -43,7 +43,6 @@ mod settings;
 mod share;
 mod talk;
 mod variables;
-mod yaml;
 
 pub use commands::push::check_signed;
 pub use failure::Failure;

@@ -14,7 +14,6 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::keys::settings_folder;
-use crate::yaml;
 
 const SYSTEM: &str = "/etc/apptainer/remote.yaml";
 const LIMIT: u64 = 1 << 20;
@@ -106,10 +105,9 @@ fn read(path: &Path) -> Result<Remotes, Failure> {
     let odd = |why: String| Failure::new(format!("cannot use {}: {why}", path.display()));
     let bytes = bytes.ok_or_else(|| odd("it is too large".to_owned()))?;
     let text = String::from_utf8(bytes).map_err(|_| odd("it is not UTF-8".to_owned()))?;
-    match yaml::parse(&text).map_err(&odd)? {
-        Value::Null => Ok(Remotes::default()),
-        value => serde_json::from_value(value).map_err(|e| odd(e.to_string())),
-    }
+    // A file of comments only is none, and no error.
+    let read = serde_yaml_ng::from_str::<Option<Remotes>>(&text).map_err(|e| odd(e.to_string()))?;
+    Ok(read.unwrap_or_default())
 }
 
 impl Remotes {
@@ -154,8 +152,7 @@ impl Remotes {
         let failed = |e: io::Error| Failure::because(format!("cannot write {}", path.display()), &e);
         let folder = settings_folder()?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
-        // Strings, numbers and lists: there is nothing that JSON cannot say.
-        let text = yaml::write(&serde_json::to_value(self).unwrap_or_default());
+        let text = serde_yaml_ng::to_string(self).map_err(|e| failed(io::Error::other(e)))?;
         let beside = folder.join(format!(".new-{}", isles_store::random_name()));
         let file = File::options().write(true).create_new(true).mode(0o600).open(&beside);
         let written = file.and_then(|mut file| {

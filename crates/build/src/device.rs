@@ -1,21 +1,14 @@
 //! `RUN --device`: devices of the host by their path, or by the names that vendors give them.
 //!
-//! Specification: the Container Device Interface (CNCF TAG Runtime), 1.0. Its files are read where they are JSON;
-//! what a device needs beyond nodes, variables and mounts is refused by name.
+//! What a device needs beyond nodes, variables and mounts is refused by name.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use isles_spec::{Device, Error as SpecError, Mount, MountKind, Propagation};
-use serde::Deserialize;
+use isles_engine::cdi;
+use isles_spec::{Device, Error as SpecError, Mount};
 
 use crate::dockerfile::mount::fields;
-use crate::error::{Error, Result};
-
-/// Where vendors and programs leave their files; what is in the later one counts.
-const FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
-/// One file may have this many bytes.
-const LIMIT: u64 = 16 << 20;
+use crate::error::Result;
 
 /// A device as an instruction asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,53 +52,12 @@ impl std::str::FromStr for Asked {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    kind: String,
-    devices: Vec<Named>,
-    container_edits: Change,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Named {
-    name: String,
-    container_edits: Change,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Change {
-    env: Vec<String>,
-    device_nodes: Vec<Node>,
-    mounts: Vec<Bind>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Node {
-    path: PathBuf,
-    host_path: Option<PathBuf>,
-    permissions: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Bind {
-    host_path: PathBuf,
-    container_path: PathBuf,
-    options: Vec<String>,
-}
-
 /// What a device means on this host; `None` where it is not here and need not be.
 ///
 /// # Errors
 /// It is not here and is required, or it needs what cannot be given.
 pub fn find(asked: &Asked) -> Result<Option<Edits>> {
-    within(&FOLDERS.map(PathBuf::from), asked)
+    within(&cdi::FOLDERS.map(PathBuf::from), asked)
 }
 
 fn within(folders: &[PathBuf], asked: &Asked) -> Result<Option<Edits>> {
@@ -122,95 +74,34 @@ fn within(folders: &[PathBuf], asked: &Asked) -> Result<Option<Edits>> {
             }
         };
     }
-    let Some((kind, wanted)) = name.split_once('=').filter(|(kind, _)| kind.contains('/')) else {
-        return Err(SpecError::new(format!("'{name}' is no name of a device"))
+    cdi::parts(name).map_err(|_| {
+        SpecError::new(format!("'{name}' is no name of a device"))
             .with_hint("write a path below /dev, or VENDOR/CLASS=NAME")
-            .into());
+    })?;
+    let Some(found) = cdi::find(name, folders)? else {
+        return missing("no vendor describes it in /etc/cdi or /var/run/cdi".into(), "check its name");
     };
-    let mut found = None;
-    let mut unread = None;
-    for file in files(folders)? {
-        if file.extension().is_some_and(|e| e != "json") {
-            unread = Some(file);
-            continue;
-        }
-        let spec = read(&file)?;
-        if spec.kind != kind {
-            continue;
-        }
-        let mut edits = Edits::default();
-        let mut any = false;
-        for one in spec.devices.iter().filter(|d| wanted == "*" || d.name == wanted) {
-            any = true;
-            add(&mut edits, &one.container_edits, name)?;
-        }
-        if any {
-            add(&mut edits, &spec.container_edits, name)?;
-            found = Some(edits);
-        }
+    let mut edits = Edits::default();
+    for change in &found {
+        add(&mut edits, change, name)?;
     }
-    match (found, unread) {
-        (Some(edits), _) => Ok(Some(edits)),
-        (None, None) => {
-            missing("no vendor describes it in /etc/cdi or /var/run/cdi".into(), "check its name")
-        }
-        (None, Some(file)) => missing(
-            format!("'{}' may describe it, and is not JSON", file.display()),
-            "have the file written as JSON, as `nvidia-ctk cdi generate --format=json` does",
-        ),
-    }
+    Ok(Some(edits))
 }
 
-/// The description files of folders, in order.
-fn files(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut out = Vec::new();
-    for folder in folders {
-        let entries = match std::fs::read_dir(folder) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            other => other.map_err(Error::io("list", folder))?,
-        };
-        let mut here: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-        here.retain(|p| p.extension().is_some_and(|e| e == "json" || e == "yaml" || e == "yml"));
-        here.sort();
-        out.extend(here);
-    }
-    Ok(out)
-}
-
-fn read(file: &Path) -> Result<Spec> {
-    let bytes = std::fs::File::open(file)
-        .and_then(|f| isles_store::read_bounded(f, LIMIT))
-        .map_err(Error::io("read", file))?
-        .unwrap_or_default();
-    serde_json::from_slice(&bytes)
-        .map_err(|e| SpecError::new(format!("'{}' does not describe devices: {e}", file.display())).into())
-}
-
-fn add(edits: &mut Edits, change: &Change, name: &str) -> Result<()> {
+fn add(edits: &mut Edits, change: &cdi::Edits, name: &str) -> Result<()> {
     let empty = |v: &serde_json::Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
-    if let Some((key, _)) = change.rest.iter().find(|(_, value)| !empty(value)) {
+    let rest = change.rest.iter().find(|(_, value)| !empty(value)).map(|(key, _)| key.as_str());
+    if let Some(key) = rest.or((!change.hooks.is_empty()).then_some("hooks")) {
         return Err(
             SpecError::new(format!("the device '{name}' needs '{key}', which builds do not have")).into()
         );
     }
     edits.env.extend(change.env.iter().cloned());
     for node in &change.device_nodes {
-        edits.devices.push(device(node.path.clone(), node.host_path.clone(), node.permissions.clone()));
+        let (source, permissions) = (node.source().to_owned(), node.permissions.clone());
+        edits.devices.push(device(node.path.clone(), Some(source), permissions));
     }
-    for bind in &change.mounts {
-        edits.mounts.push(Mount {
-            destination: bind.container_path.clone(),
-            kind: MountKind::Bind {
-                source: bind.host_path.clone(),
-                recursive: bind.options.iter().any(|o| o == "rbind"),
-                create_source: false,
-                propagation: Propagation::default(),
-                recursive_read_only: false,
-            },
-            read_only: bind.options.iter().any(|o| o == "ro"),
-            optional: false,
-        });
-    }
+    edits.mounts.extend(change.mounts.iter().map(cdi::Bind::mount));
     Ok(())
 }
 
@@ -267,8 +158,9 @@ mod tests {
                 .contains("'v.com/gpu=7' is not here")
         );
         assert!(within(&folders, &asked("gpu")).is_err());
-        std::fs::write(dir.path().join("w.yaml"), "kind: w/x").unwrap();
-        assert!(within(&folders, &asked("w/x=0,required")).unwrap_err().to_string().contains("w.yaml"));
+        let yaml = "kind: w/x\ndevices:\n- name: all\n  containerEdits:\n    env: [W=1]\n";
+        std::fs::write(dir.path().join("w.yaml"), yaml).unwrap();
+        assert_eq!(within(&folders, &asked("w/x=all,required")).unwrap().unwrap().env, ["W=1"]);
         std::fs::write(dir.path().join("bad.json"), "[").unwrap();
         assert!(within(&folders, &asked("w/x=0")).is_err());
     }

@@ -6,6 +6,7 @@
 
 mod background;
 mod caller;
+pub mod cdi;
 mod devices;
 mod engine;
 mod error;

@@ -1,63 +1,11 @@
-//! `--device VENDOR/CLASS=NAME`: devices as the Container Device Interface describes them (CDI specification 0.8, in
-//! JSON). Device nodes, mounts and variables are taken; hooks would be programs of the host that change the
-//! container, and are named in a warning instead of run.
+//! `--device VENDOR/CLASS=NAME`: what devices bring, as the engine finds it in the files of their vendors. Device nodes,
+//! mounts and variables are taken; hooks would be programs of the host that change the container, and are named in a
+//! warning instead of run.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use isles_spec::{Mount, MountKind, Propagation};
-use serde::Deserialize;
-
-/// Where the files are usually.
-pub const USUAL_FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
-/// A file of a large machine has some hundred kilobytes.
-const LARGEST: u64 = 16 << 20;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Spec {
-    kind: String,
-    devices: Vec<Device>,
-    container_edits: Edits,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Device {
-    name: String,
-    container_edits: Edits,
-}
-
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Edits {
-    env: Vec<String>,
-    device_nodes: Vec<Node>,
-    mounts: Vec<Bound>,
-    hooks: Vec<Hook>,
-}
-
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Node {
-    path: PathBuf,
-    host_path: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Bound {
-    host_path: PathBuf,
-    container_path: PathBuf,
-    options: Vec<String>,
-}
-
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Hook {
-    path: String,
-    args: Vec<String>,
-}
+use isles_engine::cdi::{self, Edits, bind};
+use isles_spec::Mount;
 
 /// What devices bring into a container.
 #[derive(Debug, Default)]
@@ -68,26 +16,14 @@ pub struct Injected {
 }
 
 /// Looks devices up in the files of `folders`; a later folder wins over an earlier one.
-pub fn inject(names: &[String], folders: &[PathBuf]) -> Result<Injected, String> {
-    let (specs, unread) = specs(folders)?;
+pub fn inject(names: &[String], folders: &[PathBuf]) -> Result<Injected, isles_spec::Error> {
     let mut out = Injected::default();
     for name in names {
-        let (kind, device) = name
-            .split_once('=')
-            .filter(|(kind, device)| kind.contains('/') && !device.is_empty())
-            .ok_or_else(|| format!("'{name}' is not a device name of the form VENDOR/CLASS=NAME"))?;
-        let found = specs.iter().rev().filter(|spec| spec.kind == kind).find_map(|spec| {
-            let device = spec.devices.iter().find(|known| known.name == device)?;
-            Some((spec, device))
-        });
-        let Some((spec, device)) = found else {
-            let hint = match unread.is_empty() {
-                true => String::new(),
-                false => format!("; files in YAML are not read: {}", unread.join(", ")),
-            };
-            return Err(format!("no CDI file describes the device '{name}'{hint}"));
-        };
-        for edits in [&spec.container_edits, &device.container_edits] {
+        let found = cdi::find(name, folders)?.ok_or_else(|| {
+            isles_spec::Error::new(format!("no CDI file describes the device '{name}'"))
+                .with_hint("files of vendors are looked for in /etc/cdi and /var/run/cdi, or in --cdi-dirs")
+        })?;
+        for edits in &found {
             apply(edits, name, &mut out);
         }
     }
@@ -100,12 +36,10 @@ fn apply(edits: &Edits, name: &str, out: &mut Injected) {
         Some((name.to_owned(), value.to_owned()))
     }));
     for node in &edits.device_nodes {
-        let source = node.host_path.clone().filter(|path| path != Path::new("")).unwrap_or(node.path.clone());
-        add(&mut out.mounts, bind(source, &node.path, false));
+        add(&mut out.mounts, bind(node.source(), &node.path));
     }
     for bound in &edits.mounts {
-        let read_only = bound.options.iter().any(|option| option == "ro");
-        add(&mut out.mounts, bind(bound.host_path.clone(), &bound.container_path, read_only));
+        add(&mut out.mounts, bound.mount());
     }
     for hook in &edits.hooks {
         let what = hook.args.get(1).map_or(hook.path.as_str(), String::as_str);
@@ -122,45 +56,12 @@ fn add(mounts: &mut Vec<Mount>, mount: Mount) {
     }
 }
 
-fn bind(source: PathBuf, destination: &Path, read_only: bool) -> Mount {
-    let kind = MountKind::Bind {
-        source,
-        recursive: true,
-        create_source: false,
-        propagation: Propagation::default(),
-        recursive_read_only: false,
-    };
-    Mount { destination: destination.to_owned(), kind, read_only, optional: false }
-}
-
-/// All specifications in JSON, and the names of those that are not.
-fn specs(folders: &[PathBuf]) -> Result<(Vec<Spec>, Vec<String>), String> {
-    let (mut out, mut unread) = (Vec::new(), Vec::new());
-    for folder in folders {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths {
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => out.push(read(&path)?),
-                Some("yaml" | "yml") => unread.push(path.display().to_string()),
-                _ => {}
-            }
-        }
-    }
-    Ok((out, unread))
-}
-
-fn read(path: &Path) -> Result<Spec, String> {
-    let bytes = File::open(path).and_then(|file| isles_store::read_bounded(file, LARGEST));
-    let bytes = bytes.map_err(|e| format!("cannot read the CDI file '{}': {e}", path.display()))?;
-    let bytes = bytes.ok_or_else(|| format!("the CDI file '{}' is too large", path.display()))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| format!("the CDI file '{}' makes no sense: {e}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use isles_spec::MountKind;
+
     use super::*;
 
     const VENDOR: &str = r#"{"cdiVersion":"0.6.0","kind":"vendor.com/gpu",
@@ -211,16 +112,16 @@ mod tests {
         fs::write(dir.path().join("other.yaml"), "").unwrap();
         let folders = [dir.path().to_owned()];
         for (name, word) in [
-            ("vendor.com/gpu", "form"),
-            ("vendor.com/gpu=", "form"),
-            ("gpu=0", "form"),
+            ("vendor.com/gpu", "no name"),
+            ("vendor.com/gpu=", "no name"),
+            ("gpu=0", "no name"),
             ("vendor.com/gpu=7", "'vendor.com/gpu=7'"),
-            ("other.com/x=0", "other.yaml"),
+            ("other.com/x=0", "'other.com/x=0'"),
         ] {
-            let said = inject(&[name.to_owned()], &folders).unwrap_err();
+            let said = inject(&[name.to_owned()], &folders).unwrap_err().to_string();
             assert!(said.contains(word), "{name}: {said}");
         }
         fs::write(dir.path().join("bad.json"), "{").unwrap();
-        assert!(inject(&["a/b=c".to_owned()], &folders).unwrap_err().contains("bad.json"));
+        assert!(inject(&["a/b=c".to_owned()], &folders).unwrap_err().to_string().contains("bad.json"));
     }
 }
