@@ -1,7 +1,7 @@
 //! What a command is: the words of its usage, its flags, how many arguments it takes, and what it does.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use isles_engine::Engine;
 
@@ -93,6 +93,8 @@ pub struct Context<'a> {
     /// The command's own flags, and what variables say about them.
     pub values: &'a Values,
     pub arguments: &'a [String],
+    /// The file with the settings of the site, where the caller names one.
+    pub config: Option<&'a Path>,
     pub host: &'a Host<'a>,
 }
 

@@ -24,6 +24,7 @@ use crate::mounts::{self, Shown};
 use crate::place::Place;
 use crate::script::{self, Action};
 use crate::settings::Settings;
+use crate::site::Site;
 use crate::talk::Level;
 use crate::{limits, overlays};
 
@@ -45,6 +46,7 @@ impl<'a> Launch<'a> {
     pub fn new(cx: &'a Context<'a>, action: Action, arguments: &'a [String]) -> Result<Launch<'a>, Failure> {
         let caller = Caller::find();
         let settings = Settings::read(cx.values, caller.uid == 0, &cx.talk)?;
+        let settings = settings.of_site(Site::load(cx.config)?, &cx.talk);
         let place = Place::find(cx, &settings, &caller)?;
         Ok(Launch { cx, action, arguments, settings, caller, place, instance: None })
     }
@@ -99,6 +101,7 @@ impl<'a> Launch<'a> {
     /// The whole description of the container.
     pub fn workload(&self, engine: &Engine, image: &Image) -> Result<Workload, Failure> {
         let (settings, values) = (&self.settings, self.cx.values);
+        settings.site.check(image, self.caller.uid == 0)?;
         let contents = Contents::open(engine, image)?;
         let (writable, overlays) = overlays::of(settings, values, image)?;
         let mut shown = mounts::shown(self, &contents, &writable)?;
@@ -154,7 +157,11 @@ impl<'a> Launch<'a> {
             system: SystemFiles {
                 dev: without(
                     "dev",
-                    if settings.contain && !shown.whole_dev { SystemMount::New } else { SystemMount::Host },
+                    if (settings.contain || settings.minimal_dev) && !shown.whole_dev {
+                        SystemMount::New
+                    } else {
+                        SystemMount::Host
+                    },
                 ),
                 proc: without("proc", if settings.pid { SystemMount::New } else { SystemMount::Host }),
                 sys: without("sys", SystemMount::Host),
@@ -259,8 +266,11 @@ impl<'a> Launch<'a> {
         let drivers = [(&flags::NV, &flags::NO_NV, gpu::NVIDIA), (&flags::ROCM, &flags::NO_ROCM, gpu::ROCM)];
         let wanted: Vec<_> = drivers
             .iter()
-            .filter(|(yes, no, _)| values.is(yes) && !values.is(no))
-            .map(|(_, _, d)| d)
+            .filter(|(yes, no, driver)| {
+                let always = self.settings.site.is(&format!("always use {}", driver.name));
+                (values.is(yes) || always) && !values.is(no)
+            })
+            .map(|(_, _, driver)| driver)
             .collect();
         let mut narrow = values.is(&flags::COMPAT32);
         if narrow && wanted.is_empty() {

@@ -41,6 +41,7 @@ mod remotes;
 mod script;
 mod settings;
 mod share;
+mod site;
 mod talk;
 mod variables;
 

@@ -53,7 +53,14 @@ pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> R
     let mut out = Shown::default();
     host_files(launch, &mut out.mounts);
     temporary_and_home(launch, &mut out.mounts)?;
-    let binds = all_binds(launch.cx.values, launch.place.cwd.as_deref())?;
+    let mut binds = all_binds(launch.cx.values, launch.place.cwd.as_deref())?;
+    if !binds.is_empty() && !launch.settings.site.is("user bind control") {
+        launch
+            .cx
+            .talk
+            .warning("Ignoring user bind request: user bind control disabled by system administrator");
+        binds.clear();
+    }
     current_folder(launch, &binds, &mut out.mounts);
     names(launch, contents, writable, &mut out.mounts)?;
     out.binds_at = out.mounts.len();
@@ -95,8 +102,8 @@ fn bind_mount(source: &Path, destination: &Path) -> Mount {
     Mount { destination: destination.to_owned(), kind, read_only: false, optional: false }
 }
 
-fn empty(destination: &Path, mode: u32) -> Mount {
-    let kind = MountKind::Tmpfs { size: None, mode: Some(mode), options: vec!["exec".into()] };
+fn empty(destination: &Path, mode: u32, size: Option<u64>) -> Mount {
+    let kind = MountKind::Tmpfs { size, mode: Some(mode), options: vec!["exec".into()] };
     Mount { destination: destination.to_owned(), kind, read_only: false, optional: false }
 }
 
@@ -108,16 +115,14 @@ fn text_file(destination: &str, text: String) -> Mount {
 /// The time zone and the names of hosts.
 fn host_files(launch: &Launch<'_>, out: &mut Vec<Mount>) {
     let settings = &launch.settings;
-    for path in ["/etc/localtime", "/etc/hosts"] {
+    for (source, path) in settings.site.bind_paths() {
         if settings.without(path) {
             continue;
         }
         // A network without connections has no other hosts.
         if path == "/etc/hosts" && settings.contain && settings.network != NetworkMode::Host {
             out.push(text_file(path, ONLY_LOCALHOST.to_owned()));
-        } else if let Ok(source) = fs::canonicalize(path)
-            && source.is_file()
-        {
+        } else if let Ok(source) = fs::canonicalize(source) {
             out.push(Mount { optional: true, ..bind_mount(&source, Path::new(path)) });
         }
     }
@@ -142,7 +147,7 @@ fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), F
                 make(&folder, mode)?;
                 Ok(bind_mount(&folder, destination))
             }
-            None => Ok(empty(destination, mode)),
+            None => Ok(empty(destination, mode, settings.site.session_size())),
         }
     };
     if !settings.without("tmp") {
@@ -160,7 +165,7 @@ fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), F
         Home::OfImage => {}
         Home::Bound(source) => out.push(bind_mount(source, &place.home)),
         Home::Empty if settings.contain => out.push(in_workdir("home", 0o700, &place.home)?),
-        Home::Empty => out.push(empty(&place.home, 0o700)),
+        Home::Empty => out.push(empty(&place.home, 0o700, settings.site.session_size())),
     }
     for scratch in launch.cx.values.list(&flags::SCRATCH) {
         if !scratch.starts_with('/') {
@@ -197,8 +202,8 @@ fn absolute(here: Option<&Path>, path: &Path) -> Result<PathBuf, Failure> {
 /// The current folder, where it is not there with something else already.
 fn current_folder(launch: &Launch<'_>, binds: &[Bind], out: &mut Vec<Mount>) {
     let settings = &launch.settings;
-    let Some(cwd) = launch.place.cwd.as_ref().filter(|_| !settings.contain && !settings.without("cwd"))
-    else {
+    let wanted = !settings.contain && !settings.without("cwd") && settings.site.is("user bind control");
+    let Some(cwd) = launch.place.cwd.as_ref().filter(|_| wanted) else {
         return;
     };
     let real = fs::canonicalize(cwd).unwrap_or_else(|_| cwd.clone());
@@ -223,7 +228,8 @@ fn names(
     out: &mut Vec<Mount>,
 ) -> Result<(), Failure> {
     let (cx, settings, caller) = (launch.cx, &launch.settings, &launch.caller);
-    if !settings.without("/etc/resolv.conf") {
+    let wanted = |name: &str| settings.site.is(&format!("config {name}"));
+    if !settings.without("/etc/resolv.conf") && wanted("resolv_conf") {
         let text = match cx.values.word(&flags::DNS) {
             Some(servers) => Some(identity_files::resolv_conf(servers).map_err(Failure::new)?),
             None => read_text(Path::new("/etc/resolv.conf")).ok(),
@@ -239,6 +245,7 @@ fn names(
         return Ok(());
     }
     match contents.read_text("/etc/passwd") {
+        _ if !wanted("passwd") => {}
         Some(image) => {
             let text = identity_files::passwd(&image, caller, uid, &launch.place.home);
             out.push(text_file("/etc/passwd", text));
@@ -246,6 +253,7 @@ fn names(
         None => cx.talk.warning("passwd file doesn't exist in container, not updating"),
     }
     match contents.read_text("/etc/group") {
+        _ if !wanted("group") => {}
         Some(image) => {
             let groups = if settings.fakeroot { &[][..] } else { &caller.groups };
             out.push(text_file("/etc/group", identity_files::group(&image, caller, groups)));

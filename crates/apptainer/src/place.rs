@@ -33,7 +33,13 @@ pub struct Place {
 
 impl Place {
     pub fn find(cx: &Context<'_>, settings: &Settings, caller: &Caller) -> Result<Place, Failure> {
-        let custom = cx.values.text(&flags::HOME).filter(|_| cx.values.has(&flags::HOME));
+        let mut custom = cx.values.text(&flags::HOME).filter(|_| cx.values.has(&flags::HOME));
+        if custom.is_some() && !settings.site.is("user bind control") {
+            cx.talk.warning(
+                "Not mounting user requested home: user bind control disabled by system administrator",
+            );
+            custom = None;
+        }
         let cwd = current_folder(std::env::var_os("PWD").map(PathBuf::from));
         if cwd.is_none() {
             cx.talk.warning("can't determine current working directory: it is not there any more");

@@ -72,11 +72,6 @@ fn run(words: &[String], host: &Host<'_>) -> u8 {
         return failed(&talk, &Failure::new(why), &path);
     }
     let talk = global::talk(&global);
-    if let Some(path) = global.word(&global::CONFIG) {
-        talk.warning(&format!(
-            "The configuration '{path}' is not read: flags and variables say all of it here"
-        ));
-    }
     if rest.first().is_some_and(|word| word == "help") {
         return help_of(&rest[1..]);
     }
@@ -95,7 +90,13 @@ fn run(words: &[String], host: &Host<'_>) -> u8 {
     if let Err(why) = variables::apply(&flags, &mut values, &look, &talk) {
         return failed(&talk, &Failure::new(why), &path);
     }
-    let context = Context { talk, values: &values, arguments: &arguments, host };
+    let context = Context {
+        talk,
+        values: &values,
+        arguments: &arguments,
+        config: global.word(&global::CONFIG).map(Path::new),
+        host,
+    };
     match (command.run)(&context) {
         Ok(code) => code,
         Err(failure) => failed(&talk, &failure, &path),

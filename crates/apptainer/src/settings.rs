@@ -8,6 +8,7 @@ use crate::action_flags as flags;
 use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::parse::Values;
+use crate::site::Site;
 use crate::talk::Talk;
 
 /// The walls and the comforts that were asked for.
@@ -31,6 +32,9 @@ pub struct Settings {
     /// `--security uid:` and `gid:`
     pub uid: Option<u32>,
     pub gids: Vec<u32>,
+    /// /dev has only what every program expects, whatever else is shown.
+    pub minimal_dev: bool,
+    pub site: Site,
 }
 
 /// What `--no-mount` knows beside paths.
@@ -100,6 +104,31 @@ impl Settings {
             out.security(option)?;
         }
         Ok(out)
+    }
+
+    /// What the site wants otherwise than the caller.
+    pub fn of_site(mut self, site: Site, talk: &Talk) -> Settings {
+        for what in ["proc", "sys", "home", "tmp"] {
+            if !site.is(&format!("mount {what}")) {
+                self.no_mount.push(what.to_owned());
+            }
+        }
+        match site.one("mount dev") {
+            "no" => self.no_mount.push("dev".to_owned()),
+            "minimal" => self.minimal_dev = true,
+            _ => {}
+        }
+        for (what, on) in [("pid", &mut self.pid), ("ipc", &mut self.ipc), ("uts", &mut self.uts)] {
+            if *on && !site.is(&format!("allow {what} ns")) {
+                talk.warning(&format!(
+                    "{} namespace disabled by configuration, it is shared with the host",
+                    what.to_uppercase()
+                ));
+                *on = false;
+            }
+        }
+        self.site = site;
+        self
     }
 
     fn security(&mut self, option: &str) -> Result<(), Failure> {
@@ -198,6 +227,17 @@ mod tests {
             s.without("tmp") && s.without("/etc/hosts") && !s.without("moon") && !s.without("/etc/localtime")
         );
         assert!(read(&[(&flags::NO_MOUNT, "bind-paths")], false).unwrap().without("/etc/hosts"));
+    }
+
+    #[test]
+    fn the_site_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.conf");
+        std::fs::write(&file, "mount tmp = no\nmount dev = minimal\nallow pid ns = no\n").unwrap();
+        let site = Site::load(Some(&file)).unwrap();
+        let s = read(&[(&flags::CONTAINALL, "true")], false).unwrap();
+        let s = s.of_site(site, &Talk::new(Level::Fatal, false));
+        assert!(s.without("tmp") && !s.without("home") && s.minimal_dev && !s.pid && s.ipc);
     }
 
     #[test]

@@ -661,3 +661,62 @@ fn build_makes_files_and_folders() {
         assert_eq!(say(world, &["-q", "exec", &sif, "echo", "from oci"]).fine(), "from oci\n");
     });
 }
+
+#[test]
+fn settings_of_a_site_count() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let data = world.path("home/data");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("f"), "of the site\n").unwrap();
+        let conf = world.path("home/site.conf").display().to_string();
+        let write = |text: &str| {
+            fs::write(&conf, text).unwrap();
+            world.give("home");
+        };
+        write(&format!(
+            "# BIND PATH: [STRING]\nbind path = {}:/site\nmount tmp = no\nmount home = no\nuser bind control = no\n\
+             config passwd = no\nmount dev = minimal\n",
+            data.display()
+        ));
+        let run = |words: &[&str]| say(world, &[&["-c", &conf, "exec"], words].concat());
+        let bind = format!("{}:/mine", data.display());
+        let script = "cat /site/f; ls -d /mine /dev/kmsg /dev/null 2>/dev/null; ls /tmp | wc -l; \
+                      grep -c . /etc/passwd";
+        let image = fs::read_to_string(format!("{tree}/etc/passwd")).unwrap();
+        let said = run(&["-B", &bind, &tree, "sh", "-c", script]);
+        assert!(said.err.contains("WARNING: Ignoring user bind request"), "{said:?}");
+        let lines = image.lines().filter(|line| !line.is_empty()).count();
+        assert_eq!(said.fine(), format!("of the site\n/dev/null\n0\n{lines}\n"));
+
+        write("allow container dir = no\nallow pid ns = no\n");
+        let said = run(&["--pid", &tree, "true"]);
+        match world.who {
+            Who::Root => assert_eq!(said.code, 0, "{said:?}"),
+            _ => {
+                said.fails(255, &["disallows users from running sandbox based containers"]);
+            }
+        }
+        write("mount home = perhaps\n");
+        run(&[&tree, "true"]).fails(255, &["site.conf: line 1", "yes or no"]);
+        run(&["--help"]).fine();
+
+        let config = |words: &[&str]| say(world, &[&["-c", &conf, "config", "global"], words].concat());
+        write("# kept\nmount home = no\n");
+        config(&["--set", "bind path", "/a,/b"]).fine();
+        config(&["--unset", "bind path", "/a"]).fine();
+        config(&["--set", "mount home", "yes"]).fine();
+        let said = config(&["--set", "max loop devices", "8"]);
+        assert!(said.err.contains("'max loop devices' has no effect here"), "{said:?}");
+        let text = "# kept\nbind path = /b\nmount home = yes\nmax loop devices = 8\n";
+        assert_eq!(fs::read_to_string(&conf).unwrap(), text);
+        assert_eq!(config(&["--get", "bind path"]).fine(), "/b\n");
+        assert_eq!(config(&["--get", "mount tmp"]).fine(), "yes\n");
+        config(&["--reset", "bind path"]).fine();
+        assert_eq!(config(&["--get", "bind path"]).fine(), "/etc/localtime,/etc/hosts\n");
+        config(&["--set", "mount hone", "no"])
+            .fails(255, &["not a valid configuration directive", "mount home"]);
+        config(&["--set", "mount home", "no way"]).fails(255, &["it takes yes or no"]);
+        config(&["mount home"]).fails(1, &["--set, --unset, --get or --reset"]);
+    });
+}

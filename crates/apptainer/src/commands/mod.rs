@@ -5,6 +5,7 @@
 pub mod action;
 pub mod build;
 pub mod cache;
+pub mod config;
 pub mod delete;
 pub mod inspect;
 pub mod instance;
@@ -35,7 +36,7 @@ pub static ROOT: Command = Command {
         &build::COMMAND,
         &cache::COMMAND,
         &refused::CAPABILITY,
-        &refused::CONFIG,
+        &config::COMMAND,
         &delete::COMMAND,
         &action::EXEC,
         &inspect::COMMAND,

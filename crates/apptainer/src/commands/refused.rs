@@ -111,26 +111,6 @@ fn no_grants(_: &Context<'_>) -> Result<u8, Failure> {
     Err(Failure::unsupported("granting capabilities to users", instead))
 }
 
-pub static CONFIG: Command = Command {
-    usage: "config",
-    short: "The configuration of Apptainer on this machine",
-    commands: &[&CONFIG_FAKEROOT, &CONFIG_GLOBAL],
-    ..Command::EMPTY
-};
-
-static CONFIG_FAKEROOT: Command = refused("fakeroot", &[&[&ADD, &DISABLE, &ENABLE, &REMOVE]], |_| {
-    let instead =
-        "--fakeroot needs no setup; a range of IDs is given with `usermod --add-subuids 100000-165535 USER`";
-    Err(Failure::unsupported("config fakeroot", instead))
-});
-
-static CONFIG_GLOBAL: Command = refused("global", &[&[&DRY_RUN, &GET, &RESET, &SET, &UNSET]], |_| {
-    Err(Failure::unsupported(
-        "config global",
-        "edit apptainer.conf; -c names another one for a single command",
-    ))
-});
-
 /// Names without `CAP_`, in the kernel's order (capabilities(7)).
 pub const CAPABILITIES: &[(&str, &str)] = &[
     ("CHOWN", "give files to others"),
