@@ -118,7 +118,14 @@ fn ask(build: &Build<'_>, url: &str) -> Result<Kept> {
     let authorization = authorization(build, url)?;
     let wish = Wish { known: validator.as_ref(), authorization: authorization.as_deref(), ..Wish::default() };
     let web = build.client.web();
-    let mut answer = web.get(url, wish)?;
+    let mut answer = web.get(url, wish).map_err(|e| match (&e, kept(build, url)) {
+        (isles_registry::Error::Unreachable { .. }, Some(old)) => SpecError::new(format!(
+            "{e}; '{url}' was fetched before, and nobody can say whether that is still what it holds"
+        ))
+        .with_hint(format!("--checksum={} takes what is here, without asking", old.digest))
+        .into(),
+        _ => Error::from(e),
+    })?;
     if let (304, Some(known)) = (answer.status, known) {
         return Ok(known);
     }

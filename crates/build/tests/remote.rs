@@ -393,3 +393,26 @@ fn named_contexts_from_elsewhere() {
     assert!(uris.contains(&format!("{}#v1", served.url("/repo.git")).as_str()), "{found}");
     assert!(found.to_string().contains("\"sha1\""), "{found}");
 }
+
+#[test]
+fn a_server_that_is_gone_is_said_with_what_is_here() {
+    let world = World::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/f", listener.local_addr().unwrap());
+    // Closes its port after one file.
+    let serving = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\ntext").unwrap();
+    });
+    let text = format!("FROM base\nADD {url} /new\n");
+    world.image(&text);
+    serving.join().unwrap();
+    let shown = describe(&world.build(&text).unwrap_err());
+    let sum = "sha256:982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1";
+    for part in ["cannot reach", "was fetched before", &format!("--checksum={sum}")] {
+        assert!(shown.contains(part), "'{part}' is missing in {shown}");
+    }
+    world.image(&text.replace("ADD", &format!("ADD --checksum={sum}")));
+}

@@ -17,15 +17,6 @@ const fn refused(
 
 static USER: Flag = Flag::text("user", "name", "of a user").short('u').env(&["CAP_USER"]);
 static GROUP: Flag = Flag::text("group", "name", "of a group").short('g').env(&["CAP_GROUP"]);
-static ADD: Flag = Flag::switch("add", "add a user").short('a');
-static REMOVE: Flag = Flag::switch("remove", "remove a user").short('r');
-static ENABLE: Flag = Flag::switch("enable", "enable a user").short('e');
-static DISABLE: Flag = Flag::switch("disable", "disable a user").short('d');
-static SET: Flag = Flag::switch("set", "set a directive").short('s');
-static UNSET: Flag = Flag::switch("unset", "remove a value of a directive").short('u');
-static GET: Flag = Flag::switch("get", "show a directive").short('g');
-static RESET: Flag = Flag::switch("reset", "set a directive to its default").short('r');
-static DRY_RUN: Flag = Flag::switch("dry-run", "only show what would change").short('d');
 
 pub static PLUGIN: Command = Command {
     usage: "plugin",
