@@ -65,8 +65,8 @@ pub fn check(
 /// before anything was done: base images are brought here, which the build needs anyway. Without, afterwards.
 pub fn of_build(file: &Dockerfile<'_>, fetch: bool) -> Checked {
     let build = file.build;
-    let local = |name: &str, platform: &Platform| build.store.resolve(name, Some(platform)).ok();
-    let fetched = |name: &str, platform: &Platform| images::named(build, name, platform).ok();
+    let local = |name: &str, platform: &Platform| images::here(build.store, name, platform);
+    let fetched = |name: &str, platform: &Platform| images::named_or_other(build, name, platform).ok();
     checks::check(
         &file.recipe.source,
         &Look {

@@ -6,7 +6,7 @@ use std::path::Path;
 use isles_registry::Daemon;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Platform, PullPolicy, Reference};
-use isles_store::{BuildRecord, CommitOptions, Image, Merged};
+use isles_store::{BuildRecord, CommitOptions, Image, Merged, Store};
 
 use crate::attest::Dependency;
 use crate::context::Context;
@@ -44,6 +44,38 @@ pub fn named(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image
         build.depends_on(Dependency::image(&reference, platform, &target));
     }
     hold(build, image)
+}
+
+/// The same, and where the name stands for one image only, which is for another platform, that one: its files can be
+/// had, and steps are refused where their programs do not run. The checks warn of it.
+pub fn named_or_other(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image> {
+    named(build, name, platform).or_else(|error| {
+        let found = match &error {
+            Error::Registry(e) => match &**e {
+                isles_registry::Error::WrongPlatform { found, .. } => found.parse::<Platform>().ok(),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(found) = found {
+            return named(build, name, &found);
+        }
+        match only_other(build.store, name) {
+            Some(image) => hold(build, image),
+            None => Err(error),
+        }
+    })
+}
+
+/// The image of a name in the store, for a platform or, where there is but one, for another.
+pub fn here(store: &Store, name: &str, platform: &Platform) -> Option<Image> {
+    store.resolve(name, Some(platform)).ok().or_else(|| only_other(store, name))
+}
+
+/// The image that a name of the store stands for by itself, not by an index of several.
+fn only_other(store: &Store, name: &str) -> Option<Image> {
+    let target = store.lookup(&Reference::parse(name).ok()?.normalized()).ok()??;
+    store.resolve(name, None).ok().filter(|image| image.manifest_digest == target)
 }
 
 /// Keeps an image from being collected while the build lasts, and its layers at hand.

@@ -769,3 +769,27 @@ fn the_same_recipe_twice_at_once() {
     });
     assert_eq!(ids, [3; 4]);
 }
+
+#[test]
+fn images_for_other_platforms_are_used_with_a_warning() {
+    let world = World::new();
+    world.write("f", "text");
+    let host = isles_spec::Platform::host();
+    let other = if host.architecture == "s390x" { "linux/amd64" } else { "linux/s390x" };
+    let options = BuildOptions { platforms: vec![other.parse().unwrap()], ..world.options() };
+    let made = world.build_with("Dockerfile", "FROM scratch\nCOPY f /\n", &options).unwrap();
+    let name = "foreign:1".parse::<isles_spec::Reference>().unwrap().normalized();
+    world.engine.store().set_name(&name, &made.image.manifest_digest).unwrap();
+
+    let built = world.build("FROM foreign:1\nCOPY f /g\n").unwrap();
+    let said: Vec<&str> = built.warnings.iter().map(|w| w.message.as_str()).collect();
+    assert!(matches!(said[..], [one] if one.contains("'foreign:1' is for linux/")), "{said:?}");
+    assert!(world.list(&built.image).contains_key("/g"));
+    world.build("FROM base\nCOPY --from=foreign:1 f /g\n").unwrap();
+    // A program of it does not run, or has an interpreter and is missing.
+    let shown = describe(&world.build("FROM foreign:1\nRUN true\n").unwrap_err());
+    assert!(shown.contains("do not run on this machine") || shown.contains("/bin/sh"), "{shown}");
+    // Of a name that stands for several, the right one has to be there.
+    let shown = describe(&world.build("FROM nowhere:1\nCOPY f /\n").unwrap_err());
+    assert!(shown.contains("nowhere:1"), "{shown}");
+}

@@ -255,7 +255,7 @@ impl Dockerfile<'_> {
         source: &SourceText,
         span: Span,
     ) -> Result<isles_store::Image> {
-        images::named(self.build, name, platform).map_err(|e| {
+        images::named_or_other(self.build, name, platform).map_err(|e| {
             match plan::near_stage(self.recipe, name, index) {
                 Some(near) => {
                     let place = source
@@ -293,7 +293,7 @@ impl Dockerfile<'_> {
                 Ok(Other::Folder(context))
             }
             Some(NamedContext::Image(name)) => {
-                Other::layers(build, &Snapshot::of_image(&images::named(build, name, platform)?))
+                Other::layers(build, &Snapshot::of_image(&images::named_or_other(build, name, platform)?))
             }
             Some(NamedContext::Layout { path, tag }) => {
                 Other::layers(build, &Snapshot::of_image(&images::on_disk(build, path, tag.as_deref())?))
@@ -306,7 +306,7 @@ impl Dockerfile<'_> {
         let build = self.build;
         match build.options.contexts.get(key) {
             Some(NamedContext::Image(name)) => {
-                Ok(images::base(&images::named(build, name, platform)?, platform))
+                Ok(images::base(&images::named_or_other(build, name, platform)?, platform))
             }
             Some(NamedContext::Layout { path, tag }) => {
                 Ok(images::base(&images::on_disk(build, path, tag.as_deref())?, platform))
