@@ -67,9 +67,41 @@ fn systems_are_installed_by_the_programs_of_the_host() {
         let path = recipe(world, "Bootstrap: dnf\nMirrorURL: http://other\n");
         if !Path::new("/usr/bin/dnf").exists() && !Path::new("/usr/bin/yum").exists() {
             let words =
-                ["x.def:1:12: ", "needs 'dnf' or 'yum', which is not on this machine", "From: rockylinux"];
+                ["x.def:1:12: ", "needs 'dnf' or 'yum', which is not on this machine", "--tools-image"];
             world.isles(&["build", &path]).fails(1, &words);
         }
+    });
+}
+
+#[test]
+fn systems_are_installed_by_the_programs_of_an_image() {
+    everyone(|world| {
+        let context = world.path("home/tools");
+        world::busybox(&context);
+        fs::create_dir_all(context.join("usr/bin")).unwrap();
+        let dnf = "#!/bin/sh\nfor a; do case $a in --installroot=*) root=${a#--installroot=};; esac; done\n\
+                   : > /written-in-the-image\nmkdir -p $root/bin && cp /bin/busybox $root/bin/busybox\n\
+                   for name in sh cat ls; do ln -sf busybox $root/bin/$name; done\necho \"dnf $*\" > $root/told\n";
+        for (name, text) in [("dnf", dnf), ("rpm", "#!/bin/sh\n")] {
+            let path = context.join("usr/bin").join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
+        world.give("home");
+        world.isles(&["build", "-t", "tools:1", context.to_str().unwrap()]).fine();
+
+        let header = "Bootstrap: dnf\nMirrorURL: http://m/9\nInclude: vi\n";
+        let path = recipe(world, &format!("{header}%runscript\nls -d /written* /told; cat /told\n"));
+        world.isles(&["build", "-t", "made:1", "--tools-image", "tools:1", &path]).fine();
+        let said = world.isles(&["run", "--rm", "made:1"]);
+        assert!(said.out.starts_with("/told\ndnf ") && said.out.contains("coreutils vi"), "{said:?}");
+        // The variable does the same, and the step is known.
+        let again = world.command(["build", &path]).env("ISLES_TOOLS_IMAGE", "tools:1").output().unwrap();
+        assert!(Said::of(again).err.contains("nothing changed"));
+        let path = recipe(world, "Bootstrap: zypper\nMirrorURL: http://m\n");
+        let words = ["needs 'zypper', which is not in the image 'tools:1'", "From: opensuse/leap"];
+        world.isles(&["build", "--tools-image", "tools:1", &path]).fails(1, &words);
     });
 }
 

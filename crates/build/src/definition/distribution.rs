@@ -1,7 +1,7 @@
 //! Agents that fill an empty root with a distribution's own program: `yum`, `dnf`, `zypper`, `arch`; and `busybox`,
 //! which is one file.
 //!
-//! The program is the host's. It runs with the host read-only and the root writable ([`super::host`]); what it keeps
+//! The program is the host's, or that of an image that the caller names (`--tools-image`). The host's runs with the host read-only and the root writable ([`super::host`]); what it keeps
 //! for itself, caches and configuration, goes into the root and is removed at the end. As with a RUN that installs
 //! packages, the result is kept by what was asked for, not by what the mirror had.
 
@@ -9,6 +9,7 @@ use std::path::Path;
 
 use isles_registry::web::{Web, Wish};
 use isles_spec::Platform;
+use isles_store::{FileKind, Merged};
 
 use super::host::{HostScript, ROOTFS};
 use super::scripts::quoted;
@@ -24,6 +25,8 @@ use crate::upper::{Access, Upper};
 
 /// A busybox has some 2 MB.
 const BUSYBOX_LIMIT: u64 = 64 << 20;
+/// The variable that names an image with the programs.
+const TOOLS_IMAGE: &str = "ISLES_TOOLS_IMAGE";
 const PACMAN_LIMIT: u64 = 1 << 20;
 const TEMPLATE: &str = "%{OSVERSION}";
 
@@ -58,13 +61,32 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &
             yum(source, stage, agent, key.as_deref())?
         }
     };
+    let named = build.options.definition.tools_image.clone();
+    let named = named.or_else(|| std::env::var(TOOLS_IMAGE).ok()).filter(|name| !name.is_empty());
+    let tools = match &named {
+        Some(image) => {
+            let tools =
+                images::named(build, image, &Platform::host()).map_err(|e| place(source, agent.span, e))?;
+            Some(Snapshot::of_image(&tools))
+        }
+        None => None,
+    };
+    let view = tools.as_ref().map(|tools| tools.view(build.store)).transpose()?;
+    let has = |program: &str| view.as_ref().map_or_else(|| on_host(program), |view| in_image(view, program));
     let mut found = Vec::new();
     for choice in &plan.programs {
-        let program = choice.iter().find(|program| on_host(program)).ok_or_else(|| {
+        let program = choice.iter().find(|program| has(program)).ok_or_else(|| {
             let names = choice.join("' or '");
+            let (place, cure) = match &named {
+                Some(image) => (format!("in the image '{image}'"), "name another image".to_owned()),
+                None => {
+                    let cure = "install it, name an image that has it with --tools-image".to_owned();
+                    ("on this machine".to_owned(), cure)
+                }
+            };
             source
-                .at(agent.span, format!("Bootstrap: {name} needs '{names}', which is not on this machine"))
-                .with_suggestion(format!("install it, or {}", plan.instead))
+                .at(agent.span, format!("Bootstrap: {name} needs '{names}', which is not {place}"))
+                .with_suggestion(format!("{cure}, or {}", plan.instead))
         })?;
         found.push(*program);
     }
@@ -74,7 +96,11 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &
     }
     let text = (plan.script)(&found);
     let mut snapshot = images::scratch(&build.platform);
-    let key = snapshot.key("distribution", build).with("script", &text).finish();
+    let mut key = snapshot.key("distribution", build).with("script", &text);
+    if let Some(tools) = &tools {
+        key = key.with("tools", tools.key("tools", build).finish().to_string());
+    }
+    let key = key.finish();
     let title = format!("Bootstrap: {name}");
     let step = Step { title: &title, key, shortcut: None, created_by: title.clone() };
     let script = HostScript {
@@ -83,6 +109,7 @@ pub fn bootstrap(build: &Build<'_>, source: &SourceText, stage: &Stage, agent: &
         interpreter: vec!["/bin/sh".into(), "-e".into()],
         text: &text,
         env: Vec::new(),
+        tools: tools.as_ref(),
         folder: Path::new("/"),
         network: build.options.network.clone(),
         clamp: None,
@@ -127,6 +154,13 @@ fn on_host(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| {
         std::fs::metadata(folder.join(program))
             .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    })
+}
+
+/// Whether an image has a program where programs usually are.
+fn in_image(view: &Merged, program: &str) -> bool {
+    ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"].iter().any(|folder| {
+        view.stat(&Path::new(folder).join(program)).is_ok_and(|stat| stat.kind == FileKind::File)
     })
 }
 

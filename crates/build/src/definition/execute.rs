@@ -332,6 +332,7 @@ fn setup(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<
         interpreter: program(recipe, section)?,
         text: &text,
         env: Vec::new(),
+        tools: None,
         folder: recipe.folder,
         network: build.options.network.clone(),
         clamp: snapshot.created.as_deref().and_then(parse_rfc3339),

@@ -15,7 +15,7 @@ use crate::snapshot::{Build, Scratch, Snapshot};
 
 /// Where the image stands.
 pub const ROOTFS: &str = "/isles-rootfs";
-/// What a script gets of the caller's environment.
+/// What a script gets of the caller's environment; the first [`OF_HOST`] only where it sees the host.
 const INHERITED: [&str; 12] = [
     "PATH",
     "HOME",
@@ -31,6 +31,8 @@ const INHERITED: [&str; 12] = [
     "all_proxy",
 ];
 
+const OF_HOST: usize = 4;
+
 /// A script and what is known about it.
 pub struct HostScript<'s> {
     /// What errors call it.
@@ -41,6 +43,8 @@ pub struct HostScript<'s> {
     pub interpreter: Vec<String>,
     pub text: &'s str,
     pub env: Vec<String>,
+    /// The image that it runs in, in place of the host's files; then the image that is made has nothing yet.
+    pub tools: Option<&'s Snapshot>,
     /// Where it starts.
     pub folder: &'s Path,
     pub network: NetworkMode,
@@ -56,15 +60,27 @@ impl HostScript<'_> {
         let (upper, overlay_work) = (scratch.folder("upper")?, scratch.folder("work")?);
         let folder = scratch.folder("host")?;
         let view = snapshot.view(build.store)?;
-        crate::run::like_root(&upper, &view, build.store.ownership())?;
+        if let Some(tools) = self.tools {
+            crate::run::like_root(&upper, &tools.view(build.store)?, build.store.ownership())?;
+        }
         let file = scratch.0.join("script");
         crate::run::write_script(&file, self.text)?;
-        let root = StepRoot::Host {
-            folder: &folder,
-            at: Path::new(ROOTFS),
-            lowers: &lowers,
-            upper: &upper,
-            work: &overlay_work,
+        let of_tools = self.tools.map(|tools| tools.lowers(build.store)).transpose()?;
+        let made = match &of_tools {
+            // Of what is written in the tools' image only the root that is filled is kept.
+            Some(_) => scratch.folder(&format!("upper{ROOTFS}"))?,
+            None => upper.clone(),
+        };
+        crate::run::like_root(&made, &view, build.store.ownership())?;
+        let root = match &of_tools {
+            Some(lowers) => StepRoot::Layers { lowers, upper: &upper, work: &overlay_work },
+            None => StepRoot::Host {
+                folder: &folder,
+                at: Path::new(ROOTFS),
+                lowers: &lowers,
+                upper: &upper,
+                work: &overlay_work,
+            },
         };
         let script = format!("{SCRIPTS}/script");
         let mut argv = self.interpreter.clone();
@@ -91,13 +107,17 @@ impl HostScript<'_> {
         }
         let clamp_mtime = self.clamp.or(build.epoch);
         let options = CommitOptions { clamp_mtime, exclude: Vec::new(), lowers };
-        Ok(build.store.commit_layer(build.lease, &upper, &options)?)
+        Ok(build.store.commit_layer(build.lease, &made, &options)?)
     }
 
     fn environment(&self) -> Vec<String> {
         let mut env = vec![DEFAULT_PATH.to_owned(), "TMPDIR=/dev/shm".to_owned()];
-        let inherited =
-            INHERITED.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+        if let Some(tools) = self.tools {
+            env.extend(tools.config.config.env.iter().cloned());
+        }
+        // Where programs and homes are is the image's to say.
+        let inherited = INHERITED.iter().skip(if self.tools.is_some() { OF_HOST } else { 0 });
+        let inherited = inherited.filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
         env.extend(inherited);
         for name in ["APPTAINER", "SINGULARITY"] {
             env.push(format!("{name}_ROOTFS={ROOTFS}"));

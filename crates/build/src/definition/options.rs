@@ -36,6 +36,9 @@ pub struct DefinitionOptions {
     /// The library that `Bootstrap: library` asks where the recipe names none, and the caller's token for it.
     pub library: Option<String>,
     pub library_token: Option<String>,
+    /// The image whose `dnf`, `zypper` or `pacman` fills the root of the agents that need one, in place of the host's;
+    /// `ISLES_TOOLS_IMAGE` where nothing is said.
+    pub tools_image: Option<String>,
     /// The public keys for `Fingerprints`; those that Apptainer keeps where nothing is said.
     pub keyring: Option<PathBuf>,
 }

@@ -41,6 +41,10 @@ pub struct DefinitionArgs {
     /// The library that `Bootstrap: library` asks.
     #[arg(long, value_name = "URL")]
     library: Option<String>,
+    /// Take dnf, zypper or pacman from this image, where `Bootstrap: dnf` and its like need one [default:
+    /// ISLES_TOOLS_IMAGE, else this machine's].
+    #[arg(long, value_name = "IMAGE")]
+    tools_image: Option<String>,
     /// The public keys for Fingerprints [default: those of Apptainer].
     #[arg(long, value_name = "FILE")]
     keyring: Option<PathBuf>,
@@ -62,6 +66,7 @@ impl DefinitionArgs {
             mounts: mounts.collect::<Result<_, _>>()?,
             library: self.library.clone(),
             library_token: None,
+            tools_image: self.tools_image.clone(),
             keyring: self.keyring.clone(),
         })
     }
