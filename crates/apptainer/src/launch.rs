@@ -22,6 +22,7 @@ use crate::gpu::{self, cdi, elf};
 use crate::image::{self, Image, Named};
 use crate::mounts::{self, Shown};
 use crate::place::Place;
+use crate::ranks::Rank;
 use crate::script::{self, Action};
 use crate::settings::Settings;
 use crate::site::Site;
@@ -62,15 +63,22 @@ impl<'a> Launch<'a> {
         let engine = self.engine()?;
         let image = image::acquire(self.cx, &engine, name)?;
         let workload = self.workload(&engine, &image)?;
+        // After the image is there: whoever comes first keeps the others waiting until its program runs.
+        let rank = Rank::arrive(self, &engine);
         let exit = engine.run(
             &workload,
             &Foreground {
                 image: image.store_image.as_ref(),
                 file: image.file.as_ref(),
+                user_namespace: rank.as_ref().and_then(Rank::user_namespace),
+                started: &|pid| rank.iter().for_each(|rank| rank.runs(pid)),
                 warn: &|text| self.warn(text),
                 ..Foreground::default()
             },
         );
+        if let Some(rank) = rank {
+            rank.leave();
+        }
         image.forget(engine.store());
         let exit = exit.map_err(|e| not_started(e, &workload))?;
         // All that cleans up after itself has to go before a signal ends this process.

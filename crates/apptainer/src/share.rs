@@ -6,10 +6,7 @@
 //! is held while something is decided, the other is shared by all who run. Where all of them are killed nobody is
 //! left to decide, so the process that stays with the container watches the parent as well, and ends with it.
 
-use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 
 use isles_engine::Target;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -19,9 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open};
 use crate::failure::Failure;
 use crate::instance::{self, Shelf, Watch};
 use crate::launch::Launch;
-
-/// Where locks are of this machine alone, and gone when it is restarted.
-const FOLDER: &str = "/dev/shm";
+use crate::lock::{self, Lock};
 
 /// Runs the program in the container that the processes of this parent share.
 pub fn run(launch: &Launch<'_>, image: &str) -> Result<u8, Failure> {
@@ -30,7 +25,7 @@ pub fn run(launch: &Launch<'_>, image: &str) -> Result<u8, Failure> {
         .ok_or_else(|| Failure::new("--sharens: the parent process has ended"))?;
     let name = format!("sharens-{}-{}", parent.pid, parent.began);
     let shelf = Shelf::find(launch.cx, None)?;
-    let place = Path::new(FOLDER).join(format!("isles-{}-{name}", launch.caller.uid));
+    let place = lock::place(launch.caller.uid, &name);
     let deciding = Lock::to_decide(&place.with_extension("lock"), launch.caller.uid)?;
     let record = match shelf.get(&name) {
         Ok(record) => record,
@@ -72,59 +67,4 @@ fn watch(parent: Target, container: i32) {
         }
         instance::kill(container, Signal::KILL);
     });
-}
-
-struct Lock {
-    path: PathBuf,
-    file: File,
-}
-
-impl Lock {
-    /// The lock under which is decided, taken. One whose file was removed meanwhile is nobody's any more.
-    fn to_decide(path: &Path, uid: u32) -> Result<Lock, Failure> {
-        loop {
-            let lock = Lock::open(path.to_owned(), uid)?;
-            lock.take(FlockOperation::LockExclusive)?;
-            let own = lock.file.metadata().map(|found| found.ino()).ok();
-            if own.is_some() && own == fs::symlink_metadata(path).map(|found| found.ino()).ok() {
-                return Ok(lock);
-            }
-        }
-    }
-
-    /// The file belongs to the caller, whoever may have put one there before.
-    fn open(path: PathBuf, uid: u32) -> Result<Lock, Failure> {
-        let failed =
-            |e: &std::io::Error| Failure::because(format!("cannot use the lock '{}'", path.display()), e);
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let opened = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(flags)
-            .open(&path);
-        let file = opened.map_err(|e| failed(&e))?;
-        if file.metadata().map_err(|e| failed(&e))?.uid() != uid {
-            return Err(Failure::new(format!("the lock '{}' belongs to another user", path.display())));
-        }
-        Ok(Lock { path, file })
-    }
-
-    fn take(&self, how: FlockOperation) -> Result<(), Failure> {
-        loop {
-            match rustix::fs::flock(&self.file, how) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => {
-                    let what = || format!("cannot take the lock '{}'", self.path.display());
-                    return other.map_err(|e| Failure::because(what(), &std::io::Error::from(e)));
-                }
-            }
-        }
-    }
-
-    fn remove(&self) {
-        let _ = fs::remove_file(&self.path);
-    }
 }

@@ -1,10 +1,12 @@
 //! A further process in the namespaces of one that runs: what `exec` does in an instance, and what the ranks of one
 //! node do that share a container.
 
+use std::fs::File;
 use std::io;
 
 use isles_sandbox::Setup;
-use isles_sandbox::setup::{Namespaces, RootFs};
+use isles_sandbox::identity::Identity;
+use isles_sandbox::setup::{Namespaces, RootFs, user_namespace_of_caller};
 use isles_sandbox::signals::Signals;
 use isles_spec::Workload;
 use isles_spec::image::ContainerConfig;
@@ -29,7 +31,7 @@ impl Engine {
     pub fn run_in(&self, target: Target, workload: &Workload, foreground: &Foreground<'_>) -> Result<Exit> {
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let wish = || format!("joining the process {}", target.pid);
-        let (pid, joined) = open_namespaces(target.pid);
+        let (pid, joined) = open_namespaces(target.pid, Namespaces::of_process);
         // Looked at afterwards: what was opened is then of the one that was meant.
         if !target.lives() {
             return Err(Error::impossible(wish(), "it has ended"));
@@ -75,16 +77,27 @@ impl Engine {
         (foreground.started)(child.pid());
         Ok(attend(&mut child, workload, &signals, &|| {})?.into())
     }
+
+    /// The user namespace of a container's process, for [`Foreground::user_namespace`]: `None` where it has ended, or has
+    /// other IDs than the caller's own.
+    pub fn user_namespace_of(&self, target: Target) -> Option<File> {
+        if self.identity() != Identity::Single {
+            return None;
+        }
+        let found = open_namespaces(target.pid, user_namespace_of_caller).1.ok();
+        // Looked at afterwards: what was opened is then of the one that was meant.
+        found.filter(|_| target.lives()).map(File::from)
+    }
 }
 
 /// The namespaces of a process, or of the program that it stands before: nobody but root may look into an init of ours,
 /// which is not the container's (CVE-2019-5736), but the program is in the same ones.
-fn open_namespaces(pid: i32) -> (i32, io::Result<Namespaces>) {
-    match Namespaces::of_process(pid) {
+fn open_namespaces<T>(pid: i32, open: impl Fn(i32) -> io::Result<T>) -> (i32, io::Result<T>) {
+    match open(pid) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
             let program = children.unwrap_or_default().split_whitespace().next().and_then(|n| n.parse().ok());
-            match program.map(|pid| (pid, Namespaces::of_process(pid))) {
+            match program.map(|pid| (pid, open(pid))) {
                 Some((program, Ok(found))) => (program, Ok(found)),
                 _ => (pid, Err(e)),
             }

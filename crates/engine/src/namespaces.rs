@@ -94,6 +94,13 @@ fn user_namespace(workload: &Workload, identity: Identity, user: &User) -> Resul
     }
 }
 
+/// Whether it has the caller's own IDs alone, and under their own numbers: any two such are the same to the program.
+pub fn is_of_caller(user: &UserNs) -> bool {
+    let only = |map: &[IdMapping], id: u32| matches!(map, [one] if (one.inside, one.outside, one.length) == (id, id, 1));
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    matches!(user, UserNs::New { uids, gids } if only(uids, uid) && only(gids, gid))
+}
+
 /// A map in which `id` inside is root of this namespace, and all others are those that it has besides.
 fn keep_id(file: &str, id: u32) -> Vec<IdMapping> {
     let map = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();

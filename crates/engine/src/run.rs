@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use isles_sandbox::identity::Identity;
+use isles_sandbox::setup::UserNs;
 use isles_sandbox::signals::{From, Signals};
 use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
@@ -20,7 +21,7 @@ use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn};
 use crate::step::Exit;
 use crate::view::View;
-use crate::{hosts, name, process, terminal};
+use crate::{hosts, name, namespaces, process, terminal};
 
 /// So many signals to end it, one after the other, kill a container that does not listen (docker does the same).
 const PATIENCE: u32 = 3;
@@ -32,6 +33,9 @@ pub struct Foreground<'a> {
     pub image: Option<&'a Image>,
     /// The file of [`Root::File`], where the caller has opened it already: what was checked is then what is mounted.
     pub file: Option<&'a std::fs::File>,
+    /// The user namespace of other containers of the caller ([`Engine::user_namespace_of`]), to be in where the container
+    /// would have one of its own with the same IDs.
+    pub user_namespace: Option<&'a std::fs::File>,
     /// Told the ID when the container is there, before its program starts.
     pub created: &'a dyn Fn(&str) -> io::Result<()>,
     /// Told the process ID when its program runs.
@@ -43,7 +47,14 @@ pub struct Foreground<'a> {
 impl Default for Foreground<'_> {
     /// For a folder or a file, and telling nobody.
     fn default() -> Self {
-        Foreground { image: None, file: None, created: &|_| Ok(()), started: &|_| {}, warn: &|_| {} }
+        Foreground {
+            image: None,
+            file: None,
+            user_namespace: None,
+            created: &|_| Ok(()),
+            started: &|_| {},
+            warn: &|_| {},
+        }
     }
 }
 
@@ -161,6 +172,12 @@ impl Engine {
             terminal: workload.tty.then(terminal::size),
             warn: foreground.warn,
         })?;
+        if let Some(shared) = foreground.user_namespace
+            && namespaces::is_of_caller(&planned.setup.namespaces.user)
+        {
+            let shared = shared.try_clone().map_err(|e| Error::system("share a user namespace", e))?;
+            planned.setup.namespaces.user = UserNs::Join(shared.into());
+        }
         if self.identity == Identity::Single {
             let process = &planned.setup.process;
             base.servers.iter().for_each(|image| image.file_system().belongs_to(process.uid, process.gid));

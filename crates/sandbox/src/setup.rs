@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::capability::CapabilitySet;
 use crate::seccomp::Bpf;
+use crate::sys::{Errno, process};
 use isles_spec::{IdMapping, Propagation};
 
 /// One start of one process tree.
@@ -175,6 +176,29 @@ impl Namespaces {
             time_joined: open("time")?,
         })
     }
+}
+
+/// The user namespace of a running process, where this one may make containers in it: a child of its own namespace in
+/// which its own IDs, and no others, are what they are outside.
+///
+/// # Errors
+/// The process has ended or may not be looked into, or its namespace is another one.
+pub fn user_namespace_of_caller(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let theirs: OwnedFd = File::open(format!("/proc/{pid}/ns/user"))?.into();
+    let parent = process::parent_of_namespace(theirs.as_raw_fd())
+        .map_err(|Errno(errno)| io::Error::from_raw_os_error(errno))?;
+    let (parent, own) = (File::from(parent).metadata()?, std::fs::metadata("/proc/self/ns/user")?);
+    let maps = |file: &str, id: u32| -> io::Result<bool> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+        Ok(text.split_whitespace().eq([id.to_string().as_str(), &id.to_string(), "1"]))
+    };
+    let same = (parent.dev(), parent.ino()) == (own.dev(), own.ino());
+    if !same || !maps("uid_map", uid)? || !maps("gid_map", gid)? {
+        return Err(io::Error::other("its user namespace is not one of this user's ID in this one"));
+    }
+    Ok(theirs)
 }
 
 /// The user namespace.

@@ -299,6 +299,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let exit = engine.run(
         &workload,
         &Foreground {
+            user_namespace: None,
             image: image.as_ref().map(|found| &found.image),
             file: file.as_ref(),
             started: &|_| {},

@@ -226,12 +226,15 @@ impl Desk {
         self.file(
             "busybox/Dockerfile",
             format!(
-                "FROM scratch\nCOPY busybox /bin/\nRUN [\"/bin/busybox\", \"sh\", \"-c\", \"for a in {applets}; do \
+                "FROM scratch\nCOPY busybox bash /bin/\nRUN [\"/bin/busybox\", \"sh\", \"-c\", \"for a in {applets}; do \
                  /bin/busybox ln -s busybox /bin/$a; done; mkdir -p /etc /usr /var /tmp; \
                  echo root:x:0:0::/root:/bin/sh > /etc/passwd; echo root:x:0: > /etc/group\"]\nCMD [\"sh\"]\n"
             ),
         );
         fs::copy("/bin/busybox", self.path("home/busybox/busybox")).unwrap();
+        // Snakemake and Nextflow run nothing else; what they say to it is understood by busybox as well.
+        let bash = self.file("busybox/bash", "#!/bin/busybox sh\nexec /bin/busybox sh \"$@\"\n");
+        fs::set_permissions(bash, fs::Permissions::from_mode(0o755)).unwrap();
         self.run(&["isles", "build", "-q", "-t", "busybox:desk", "busybox"]).fine();
         for name in names {
             self.run(&["isles", "push", "-q", "busybox:desk", name]).fine();

@@ -1,6 +1,7 @@
 //! Processes and what they may do: clone3(2), setns(2), capset(2), prctl(2), seccomp(2), and waiting.
 
 use std::ffi::{CStr, c_char};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use super::{Errno, Fd, Result, check};
 
@@ -66,6 +67,14 @@ pub fn clone_sibling(flags: u64, cgroup: Option<i32>) -> Result<i32> {
 pub fn setns(fd: i32, kind: i32) -> Result<()> {
     // SAFETY: setns(2) of a number has no memory effects.
     check(unsafe { libc::setns(fd, kind) }.into()).map(drop)
+}
+
+/// The user namespace that is above the one behind a descriptor (ioctl_ns(2)). EPERM where it is above the caller's, too.
+pub fn parent_of_namespace(fd: i32) -> Result<OwnedFd> {
+    const NS_GET_PARENT: libc::Ioctl = libc::_IO(0xb7, 2);
+    // SAFETY: the request takes no argument, and its answer is a new descriptor that nobody else owns.
+    check(unsafe { libc::ioctl(fd, NS_GET_PARENT) }.into())
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// unshare(2) of namespaces.
