@@ -576,6 +576,46 @@ fn ranks_share_a_container() {
     });
 }
 
+/// Without a flag: as the variables of their launcher say.
+#[test]
+fn ranks_of_one_job_share_a_user_namespace() {
+    everyone(|world| {
+        if world.who == Who::Ranged {
+            println!("skip: the shell that starts it as {:?} makes a user namespace for each", world.who);
+            return;
+        }
+        let tree = sandbox(world).display().to_string();
+        let job = |name: &str| format!("{name}-{}-{:?}", std::process::id(), world.who);
+        let start = |job: &str| {
+            let script = "echo $(stat -L -c %i /proc/self/ns/user /proc/self/ns/mnt); cat";
+            let mut command = apptainer(world, &["exec", &tree, "sh", "-c", script]);
+            command.env("PMI_RANK", "0").env("PMI_SIZE", "2").env("PMI_JOBID", job);
+            command.stdin(Stdio::piped()).stderr(Stdio::piped());
+            let (rank, line) = Running::start(&mut command);
+            let (user, mount) = line.trim().split_once(' ').unwrap();
+            (rank, user.to_owned(), mount.to_owned())
+        };
+        let (first, user, mount) = start(&job("a"));
+        let (mut second, same, own) = start(&job("a"));
+        assert_eq!(user, same);
+        assert_ne!(mount, own);
+        let (mut other, another, _) = start(&job("b"));
+        assert_eq!(another == user, world.who == Who::Root);
+        // Whoever made it may be gone.
+        first.signal(Signal::KILL);
+        let (mut third, same, _) = start(&job("a"));
+        assert_eq!(user, same);
+        for rank in [&mut second, &mut third, &mut other] {
+            drop(rank.0.stdin.take());
+            assert_eq!(rank.code(), Some(0));
+        }
+        let left = fs::read_dir("/dev/shm").unwrap().flatten();
+        let left: Vec<_> =
+            left.filter(|file| file.file_name().to_string_lossy().contains(&job("a"))).collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
 #[test]
 fn instances_live_until_they_are_stopped() {
     everyone(|world| {

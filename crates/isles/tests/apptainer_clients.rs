@@ -126,7 +126,7 @@ fn two_ranks_of_open_mpi_find_each_other() {
         desk.run(&["mpicc", "-o", "ranks", "ranks.c"]).fine();
         desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
         desk.run(&["apptainer", "build", "b.sif", "docker-archive:b.tar"]).fine();
-        let mut words = vec!["mpirun", "-n", "2", "--oversubscribe"];
+        let mut words = vec!["timeout", "30", "mpirun", "-n", "2", "--oversubscribe"];
         if !desk.ordinary {
             words.push("--allow-run-as-root");
         }
@@ -137,64 +137,149 @@ fn two_ranks_of_open_mpi_find_each_other() {
     });
 }
 
+/// Whether there is what a cluster of one node needs.
+fn has_slurm() -> bool {
+    let all = ["slurmctld", "slurmd", "munged", "srun"].into_iter().all(installed);
+    if all && !rustix::process::geteuid().is_root() {
+        println!("skip: Slurm's daemons need root");
+        return false;
+    }
+    all
+}
+
+/// The first words that a program says to PMI-2, and the answer of Slurm.
+const PMI2: &str = "printf 'cmd=init pmi_version=2 pmi_subversion=0\\n' >&$PMI_FD; eval \"read answer <&$PMI_FD\"; \
+                    echo \"$PMI_RANK $answer\"";
+
 #[test]
 fn slurm_runs_steps_in_containers() {
-    if !installed("slurmctld") || !installed("slurmd") || !installed("munged") || !installed("srun") {
+    if !has_slurm() {
         return;
     }
-    if !rustix::process::geteuid().is_root() {
-        println!("skip: Slurm's daemons need root");
+    both(|desk| {
+        desk.busybox(&[]);
+        desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
+        desk.run(&["apptainer", "build", "b.sif", "docker-archive:b.tar"]).fine();
+        let cluster = Cluster::start(desk);
+        let sorted = |words: &[&str]| -> Vec<String> {
+            let mut lines: Vec<String> = cluster.srun(words).fine().lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let script = "echo rank $SLURM_PROCID of $SLURM_NTASKS";
+        let ranks = ["-n2", "apptainer", "exec", "b.sif", "sh", "-c", script];
+        assert_eq!(sorted(&ranks), ["rank 0 of 2", "rank 1 of 2"]);
+        let failed = cluster.srun(&["-n1", "apptainer", "exec", "b.sif", "sh", "-c", "exit 7"]);
+        assert_eq!(failed.code, Some(7), "{failed:?}");
+        let clean = ["--cleanenv", "--mpi", "b.sif", "sh", "-c", PMI2];
+        let pmi2 = sorted(&[&["-n2", "--mpi=pmi2", "apptainer", "exec"][..], &clean].concat());
+        assert!(pmi2.len() == 2, "{pmi2:?}");
+        for (rank, line) in pmi2.iter().enumerate() {
+            assert!(line.starts_with(&format!("{rank} cmd=response_to_init")), "{line}");
+        }
+        if !installed("mpicc") {
+            return;
+        }
+        desk.file("ranks.c", RANKS);
+        desk.run(&["mpicc", "-o", "ranks", "ranks.c"]).fine();
+        let bare = cluster.srun(&["-n2", "--mpi=pmix", "./ranks"]);
+        if bare.code != Some(0) {
+            println!(
+                "skip: this Open MPI and this Slurm do not meet without containers either: {}",
+                bare.err
+            );
+            return;
+        }
+        let hybrid = ["-n2", "--mpi=pmix", "apptainer", "exec", "-B", HOST, "b.sif", "./ranks"];
+        assert_eq!(sorted(&hybrid), ["rank 0 of 2, sum 3, last x", "rank 1 of 2, sum 3, last x"]);
+    });
+}
+
+#[test]
+fn a_cancelled_job_takes_its_container_along() {
+    if !has_slurm() {
+        return;
+    }
+    both(|desk| {
+        desk.busybox(&[]);
+        desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
+        desk.run(&["apptainer", "build", "b.sif", "docker-archive:b.tar"]).fine();
+        let cluster = Cluster::start(desk);
+        for (way, end) in [
+            ("scancel", "scancel --me"),
+            // The process that stays with the container is the parent of its program.
+            ("kill -9", "kill -9 $(sed -n 's/^PPid:\\t//p' /proc/$0/status)"),
+        ] {
+            let marker = format!("{}{:07}", if desk.ordinary { 4 } else { 5 }, std::process::id());
+            let words = ["timeout", "25", "srun", "-n1", "apptainer", "exec", "b.sif", "sleep", &marker];
+            let mut job = cluster.command(&words).spawn().unwrap();
+            let program = loop {
+                if let Some(pid) = sleepers(&marker).first() {
+                    break pid.to_string();
+                }
+                assert!(job.try_wait().unwrap().is_none(), "{way}: the job ended by itself");
+                std::thread::yield_now();
+            };
+            desk::Said::of(cluster.command(&["sh", "-c", end, &program]).output().unwrap()).fine();
+            assert!(!job.wait().unwrap().success(), "{way}");
+            let soon = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while !sleepers(&marker).is_empty() {
+                assert!(std::time::Instant::now() < soon, "{way}: the program still runs");
+                std::thread::yield_now();
+            }
+            // What a monitor that was killed could not remove, the next one does.
+            desk.run(&["apptainer", "exec", "b.sif", "true"]).fine();
+            let state = if desk.ordinary { "home/.local/share/isles" } else { "home/state" };
+            let left = fs::read_dir(desk.path(state).join("containers")).map_or(0, Iterator::count);
+            assert_eq!(left, 0, "{way}");
+        }
+    });
+}
+
+#[test]
+fn slurm_runs_bundles() {
+    if !has_slurm() {
         return;
     }
     let desk = Desk::new(false);
-    desk.busybox(&[]);
-    desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
-    desk.run(&["apptainer", "build", "b.sif", "docker-archive:b.tar"]).fine();
+    if !installed("/bin/busybox") {
+        return;
+    }
+    let rootfs = desk.path("home/bundle/rootfs");
+    for name in ["bin", "proc", "dev", "sys"] {
+        fs::create_dir_all(rootfs.join(name)).unwrap();
+    }
+    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", rootfs.join("bin/sh")).unwrap();
+    desk.run(&["isles", "oci", "spec", "--bundle", "bundle"]).fine();
     let cluster = Cluster::start(&desk);
-    let out = cluster.srun(&[
-        "-n2",
-        "apptainer",
-        "exec",
-        "b.sif",
-        "sh",
-        "-c",
-        "echo rank $SLURM_PROCID of $SLURM_NTASKS",
-    ]);
-    let mut lines: Vec<String> = out.fine().lines().map(str::to_owned).collect();
-    lines.sort();
-    assert_eq!(lines, ["rank 0 of 2", "rank 1 of 2"]);
-    let failed = cluster.srun(&["-n1", "apptainer", "exec", "b.sif", "sh", "-c", "exit 7"]);
-    assert_eq!(failed.code, Some(7), "{failed:?}");
-    if installed("mpicc") {
-        desk.file("ranks.c", RANKS);
-        desk.run(&["mpicc", "-o", "ranks", "ranks.c"]).fine();
-        let out = cluster.srun(&["-n2", "--mpi=pmi2", "apptainer", "exec", "-B", HOST, "b.sif", "./ranks"]);
-        let mut lines: Vec<String> = out.fine().lines().map(str::to_owned).collect();
-        lines.sort();
-        assert_eq!(lines, ["rank 0 of 2, sum 3, last x", "rank 1 of 2, sum 3, last x"]);
-    }
-    // A job that is cancelled takes its container along.
-    let marker = format!("4{:06}", std::process::id());
-    let mut job = cluster.command(&["srun", "-n1", "apptainer", "exec", "b.sif", "sleep", &marker]);
-    let mut job = job.spawn().unwrap();
-    while sleepers(&marker) == 0 {
-        assert!(job.try_wait().unwrap().is_none(), "the job ended by itself");
-        std::thread::yield_now();
-    }
-    desk::Said::of(cluster.command(&["scancel", "--me"]).output().unwrap()).fine();
-    job.wait().unwrap();
-    while sleepers(&marker) > 0 {
-        std::thread::yield_now();
-    }
+    let runtime = format!("{} oci --root {}", desk.path("bin/isles").display(), desk.path("oci").display());
+    let name = "%n.%u.%j.%s.%t";
+    fs::write(
+        cluster.folder.join("oci.conf"),
+        format!(
+            "RunTimeQuery=\"{runtime} state {name}\"\nRunTimeRun=\"{runtime} run --bundle %b {name}\"\n\
+             RunTimeKill=\"{runtime} kill --all {name} KILL\"\nRunTimeDelete=\"{runtime} delete --force {name}\"\n"
+        ),
+    )
+    .unwrap();
+    let bundle = format!("--container={}", desk.path("home/bundle").display());
+    let script = "echo job $SLURM_JOB_ID; test -e /etc && echo of the host; exit 3";
+    let said = cluster.srun(&["-n1", &bundle, "/bin/sh", "-c", script]);
+    assert_eq!((said.code, said.out.as_str()), (Some(3), "job 1\n"), "{}", said.err);
+    let left = fs::read_dir(desk.path("oci")).map_or(0, Iterator::count);
+    assert_eq!(left, 0);
 }
 
-/// How many processes sleep so long.
-fn sleepers(marker: &str) -> usize {
+/// The processes that sleep so long.
+fn sleepers(marker: &str) -> Vec<i32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|p| fs::read(p.path().join("cmdline")).ok());
-    lines
-        .filter(|line| line.starts_with(b"sleep\0") && line.ends_with(format!("\0{marker}\0").as_bytes()))
-        .count()
+    let numbers = processes.filter_map(|p| p.file_name().to_str()?.parse().ok());
+    let sleeps = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"sleep\0") && line.ends_with(format!("\0{marker}\0").as_bytes())
+    };
+    numbers.filter(sleeps).collect()
 }
 
 /// Slurm on this machine alone: one controller, one node.
@@ -234,8 +319,8 @@ impl Cluster<'_> {
                       --log-file=$0/munged.log --seed-file=$0/seed; \
                       slurmctld -c -L $0/slurmctld.log; slurmd -L $0/slurmd.log; \
                       until sinfo -h -t idle -o %T | grep -q idle; do sleep 0.1; done";
-        let mut start = cluster.command(&["timeout", "60", "sh", "-ec", script]);
-        start.arg(&cluster.folder);
+        let mut start = desk.daemon(&["timeout", "25", "sh", "-ec", script]);
+        start.env("SLURM_CONF", cluster.folder.join("slurm.conf")).arg(&cluster.folder);
         let said = desk::Said::of(start.output().unwrap());
         let log = |name: &str| fs::read_to_string(cluster.folder.join(name)).unwrap_or_default();
         assert_eq!(said.code, Some(0), "{said:?}\n{}\n{}", log("slurmctld.log"), log("slurmd.log"));
@@ -249,7 +334,7 @@ impl Cluster<'_> {
     }
 
     fn srun(&self, words: &[&str]) -> desk::Said {
-        desk::Said::of(self.command(&[&["srun"], words].concat()).output().unwrap())
+        desk::Said::of(self.command(&[&["timeout", "20", "srun"], words].concat()).output().unwrap())
     }
 }
 

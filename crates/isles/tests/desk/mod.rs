@@ -139,9 +139,20 @@ impl Desk {
         path
     }
 
+    /// A daemon's start: as whoever runs the tests, where the user has a name.
+    pub fn daemon(&self, words: &[impl AsRef<OsStr>]) -> Command {
+        if !self.changes_user() {
+            return self.command(words);
+        }
+        let mut command = Command::new("unshare");
+        let script = AS_ORDINARY.replace("exec setpriv --reuid 4242 --regid 4242 --clear-groups", "exec");
+        command.args(["-m", "sh", "-c", &script]).arg(self.dir.path()).args(words);
+        self.surround(command)
+    }
+
     /// A program, as the user, in the home.
     pub fn command(&self, words: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = if self.changes_user() {
+        let command = if self.changes_user() {
             let mut command = Command::new("unshare");
             command.args(["-m", "sh", "-c", AS_ORDINARY]).arg(self.dir.path());
             command.args(words);
@@ -151,6 +162,10 @@ impl Desk {
             command.args(words);
             command
         };
+        self.surround(command)
+    }
+
+    fn surround(&self, mut command: Command) -> Command {
         let path = format!("{}:{PYTHON}/bin:/usr/sbin:/usr/bin:/sbin:/bin", self.path("bin").display());
         command
             .env_clear()
@@ -160,6 +175,9 @@ impl Desk {
             .env("CONTAINERS_REGISTRIES_CONF", self.path("registries.conf"))
             .current_dir(self.path("home"))
             .stdin(Stdio::null());
+        if !self.ordinary {
+            command.env("ISLES_ROOT", self.path("home/state"));
+        }
         command
     }
 
