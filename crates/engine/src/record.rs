@@ -102,6 +102,12 @@ pub fn process_start(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Whether a process is only there for its parent to hear how it ended: a zombie.
+pub fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+}
+
 /// The monitor of some container that runs now.
 pub(crate) fn some_monitor(store: &isles_store::Store) -> Option<i32> {
     store.containers().ok()?.iter().find_map(|id| {
