@@ -54,10 +54,12 @@ pub struct Mountable {
     pub server: Option<Arc<Server<Squashfs>>>,
 }
 
-/// Gets an image ready. `file` is the opened file, where the caller has it.
+/// Gets an image ready. `file` is the opened file, where the caller has it; `opened` the image in it, where that was
+/// looked into before.
 pub fn mountable(
     image: &ImageFile,
     file: Option<&File>,
+    opened: Option<Arc<Server<Squashfs>>>,
     way: ImageMount,
     identity: Identity,
 ) -> Result<Mountable> {
@@ -85,10 +87,15 @@ pub fn mountable(
     }
     match image.kind {
         FileSystemKind::Squashfs => {
-            let copy = file.try_clone().map_err(failed)?;
-            let bad = |source| Error::Squashfs { path: image.path.clone(), source };
-            let opened = Image::open(copy, image.offset, size).map_err(bad)?;
-            let server = Arc::new(Server::new(Squashfs::new(opened)));
+            let server = match opened {
+                Some(server) => server,
+                None => {
+                    let copy = file.try_clone().map_err(failed)?;
+                    let bad = |source| Error::Squashfs { path: image.path.clone(), source };
+                    let opened = Image::open(copy, image.offset, size).map_err(bad)?;
+                    Arc::new(Server::new(Squashfs::new(opened)))
+                }
+            };
             if root && way != ImageMount::Fuse {
                 match loop_device::mount(&file, image.offset, size, c"squashfs", false) {
                     Ok(mount) => {

@@ -1,9 +1,11 @@
 //! A look into the root of a workload before it runs: for doors that decide by what an image has.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use isles_fuse::Server;
 use isles_sandbox::loop_device;
 use isles_spec::{FileSystemKind, ImageFile, Root};
 use isles_squashfs::Image as SquashfsImage;
@@ -28,6 +30,19 @@ impl Inside {
     /// The content of a regular file of at most `limit` bytes; `None` where there is no such file.
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         read(&self.0, path, limit)
+    }
+
+    /// The names in a folder; none where it is no folder.
+    pub fn names(&self, path: &Path) -> Vec<OsString> {
+        self.0.names(path)
+    }
+
+    /// The image, where it is a file that this process reads.
+    pub(crate) fn server(&self) -> Option<Arc<Server<Squashfs>>> {
+        match &self.0 {
+            View::Image(server) => Some(server.clone()),
+            View::Layers(_) => None,
+        }
     }
 }
 
@@ -62,7 +77,7 @@ fn of_file(image: &ImageFile, file: Option<&File>) -> Result<View> {
         FileSystemKind::Squashfs => {
             let bad = |source| Error::Squashfs { path: image.path.clone(), source };
             let opened = SquashfsImage::open(file, image.offset, size).map_err(bad)?;
-            Ok(View::Image(Arc::new(isles_fuse::Server::new(Squashfs::new(opened)))))
+            Ok(View::Image(Arc::new(Server::new(Squashfs::new(opened)))))
         }
         FileSystemKind::Ext => {
             let mount = loop_device::mount(&file, image.offset, size, c"ext4", false)

@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::hosts;
 use crate::image_mount::{self, mountable};
+use crate::inside::Inside;
 use crate::places;
 use crate::run::Foreground;
 use crate::squashfs::Squashfs;
@@ -61,10 +62,15 @@ struct Images<'a> {
 }
 
 impl Images<'_> {
-    fn add(&mut self, image: &ImageFile, file: Option<&fs::File>) -> Result<(PathBuf, View)> {
+    fn add(
+        &mut self,
+        image: &ImageFile,
+        file: Option<&fs::File>,
+        opened: Option<Arc<Server<Squashfs>>>,
+    ) -> Result<(PathBuf, View)> {
         // What is taken into the store is the root alone.
         let way = if self.way == ImageMount::Unpack { ImageMount::Auto } else { self.way };
-        let ready = mountable(image, file, way, self.identity)?;
+        let ready = mountable(image, file, opened, way, self.identity)?;
         self.servers.extend(ready.server);
         let place = self.place(ready.source, image.path.display().to_string())?;
         Ok((place, ready.view))
@@ -106,7 +112,7 @@ impl Engine {
                 Overlay::File(image) => {
                     // A partition of the same file is of the same opened file.
                     let same = matches!(&workload.root, Root::File(root) if root.path == image.path);
-                    let (place, view) = images.add(image, foreground.file.filter(|_| same))?;
+                    let (place, view) = images.add(image, foreground.file.filter(|_| same), None)?;
                     // One that was written to has the folders of an overlay in it.
                     let written =
                         view.stat(Path::new("/upper")).is_some_and(|found| found.kind == FileKind::Dir);
@@ -122,7 +128,7 @@ impl Engine {
                     Some(MountSource::Bind { source: path, recursive: false })
                 }
                 MountKind::Image { image, inside } => {
-                    let (place, view) = images.add(image, None)?;
+                    let (place, view) = images.add(image, None, None)?;
                     let found = view.stat(inside).ok_or_else(|| {
                         let wish = format!("binding '{}' of '{}'", inside.display(), image.path.display());
                         Error::impossible(wish, "the image has nothing there")
@@ -186,7 +192,8 @@ impl Engine {
                 folder: Some(path.clone()),
             },
             (Root::File(image), _) => {
-                let (place, view) = images.add(image, foreground.file)?;
+                let (place, view) =
+                    images.add(image, foreground.file, foreground.inside.and_then(Inside::server))?;
                 Bottom { lowers: vec![place], view, folder: None }
             }
             (Root::Image { name, .. }, None) => {

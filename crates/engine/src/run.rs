@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use crate::caller::caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::inside::Inside;
 use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn};
@@ -36,6 +37,8 @@ pub struct Foreground<'a> {
     /// The user namespace of other containers of the caller ([`Engine::user_namespace_of`]), to be in where the container
     /// would have one of its own with the same IDs.
     pub user_namespace: Option<&'a std::fs::File>,
+    /// A look that the caller has had into the root: what was read for it is not read again.
+    pub inside: Option<&'a Inside>,
     /// Told the ID when the container is there, before its program starts.
     pub created: &'a dyn Fn(&str) -> io::Result<()>,
     /// Told the process ID when its program runs.
@@ -51,6 +54,7 @@ impl Default for Foreground<'_> {
             image: None,
             file: None,
             user_namespace: None,
+            inside: None,
             created: &|_| Ok(()),
             started: &|_| {},
             warn: &|_| {},

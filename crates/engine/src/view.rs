@@ -101,7 +101,7 @@ impl View {
         }
     }
 
-    fn names(&self, folder: &Path) -> Vec<OsString> {
+    pub fn names(&self, folder: &Path) -> Vec<OsString> {
         match self {
             View::Layers(layers) => {
                 layers.read_dir(folder).unwrap_or_default().into_iter().map(|entry| entry.name).collect()

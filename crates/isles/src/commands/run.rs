@@ -302,6 +302,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             user_namespace: None,
             image: image.as_ref().map(|found| &found.image),
             file: file.as_ref(),
+            inside: None,
             started: &|_| {},
             created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
             warn: &|text| cx.ui.warning(text),
