@@ -29,6 +29,17 @@ impl Contents {
             .is_some_and(|found| found.kind == isles_store::FileKind::File && found.mode & 0o111 != 0)
     }
 
+    /// The names in a folder; none where it is no folder. One that is not UTF-8 is changed, so nothing has it.
+    pub fn names(&self, path: &str) -> Vec<String> {
+        let names = self.0.names(Path::new(path));
+        names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
+    /// The look itself, for the start of a container of the same image.
+    pub fn inside(&self) -> &Inside {
+        &self.0
+    }
+
     /// A regular file; `None` where there is none, or none that can be read.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         self.0.read(Path::new(path), LARGEST).ok().flatten()

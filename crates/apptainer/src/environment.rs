@@ -261,7 +261,7 @@ pub fn overridden(name: &str) -> String {
 }
 
 /// What a shell makes of a word that asks nothing of it.
-fn plain_word(text: &str) -> Option<String> {
+pub fn plain_word(text: &str) -> Option<String> {
     let mut out = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

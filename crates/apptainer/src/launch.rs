@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use isles_engine::{Engine, Foreground};
+use isles_engine::{Engine, Error, Foreground};
 use isles_spec::{
-    CapabilityBase, NamespaceMode, NetworkMode, RunAs, Security, SystemFiles, SystemMount, UserNamespace,
-    Workload,
+    CapabilityBase, Mount, MountKind, NamespaceMode, NetworkMode, RunAs, Security, SystemFiles, SystemMount,
+    UserNamespace, Workload, Writable,
 };
 
 use crate::action_flags as flags;
@@ -20,6 +20,7 @@ use crate::environment::{self, Environment, Wishes};
 use crate::failure::Failure;
 use crate::gpu::{self, cdi, elf};
 use crate::image::{self, Image, Named};
+use crate::known_scripts;
 use crate::mounts::{self, Shown};
 use crate::place::Place;
 use crate::ranks::Rank;
@@ -28,6 +29,15 @@ use crate::settings::Settings;
 use crate::site::Site;
 use crate::talk::Level;
 use crate::{limits, overlays};
+
+const SHELL: &str = "/bin/sh";
+
+/// Whether a program is started by the image's shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shell {
+    WhereNeeded,
+    Always,
+}
 
 /// Everything that is known about a run before it starts.
 pub struct Launch<'a> {
@@ -62,27 +72,36 @@ impl<'a> Launch<'a> {
         }
         let engine = self.engine()?;
         let image = image::acquire(self.cx, &engine, name)?;
-        let workload = self.workload(&engine, &image)?;
+        let contents = Contents::open(&engine, &image)?;
+        let workload = self.workload_of(&image, &contents, Shell::WhereNeeded)?;
         // After the image is there: whoever comes first keeps the others waiting until its program runs.
         let rank = Rank::arrive(self, &engine);
-        let exit = engine.run(
-            &workload,
-            &Foreground {
-                image: image.store_image.as_ref(),
-                file: image.file.as_ref(),
-                user_namespace: rank.as_ref().and_then(Rank::user_namespace),
-                started: &|pid| rank.iter().for_each(|rank| rank.runs(pid)),
-                warn: &|text| self.warn(text),
-                ..Foreground::default()
-            },
-        );
+        let foreground = Foreground {
+            image: image.store_image.as_ref(),
+            file: image.file.as_ref(),
+            inside: Some(contents.inside()),
+            user_namespace: rank.as_ref().and_then(Rank::user_namespace),
+            started: &|pid| rank.iter().for_each(|rank| rank.runs(pid)),
+            warn: &|text| self.warn(text),
+            ..Foreground::default()
+        };
+        let exit = match engine.run(&workload, &foreground) {
+            // What the kernel does not run a shell may, and it says why not in the words that are known.
+            Err(Error::Program { .. }) if self.without_its_shell(&contents, &workload) => {
+                let again = self.workload_of(&image, &contents, Shell::Always);
+                again.and_then(|workload| {
+                    engine.run(&workload, &foreground).map_err(|e| not_started(e, &workload))
+                })
+            }
+            exit => exit.map_err(|e| not_started(e, &workload)),
+        };
         if let Some(rank) = rank {
             rank.leave();
         }
         image.forget(engine.store());
-        let exit = exit.map_err(|e| not_started(e, &workload))?;
+        let exit = exit?;
         // All that cleans up after itself has to go before a signal ends this process.
-        drop((image, engine));
+        drop((contents, image, engine));
         Ok(exit.pass_on())
     }
 
@@ -97,6 +116,11 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// Whether the image's shell could have run the program, and did not.
+    fn without_its_shell(&self, contents: &Contents, workload: &Workload) -> bool {
+        self.action == Action::Exec && workload.command == self.arguments && contents.is_program(SHELL)
+    }
+
     /// Only root of the container needs IDs beside the caller's own.
     pub fn engine(&self) -> Result<Engine, Failure> {
         if self.settings.fakeroot && !self.cx.values.is(&flags::IGNORE_SUBUID) {
@@ -108,18 +132,27 @@ impl<'a> Launch<'a> {
 
     /// The whole description of the container.
     pub fn workload(&self, engine: &Engine, image: &Image) -> Result<Workload, Failure> {
+        self.workload_of(image, &Contents::open(engine, image)?, Shell::WhereNeeded)
+    }
+
+    fn workload_of(&self, image: &Image, contents: &Contents, shell: Shell) -> Result<Workload, Failure> {
         let (settings, values) = (&self.settings, self.cx.values);
         settings.site.check(image, self.caller.uid == 0)?;
-        let contents = Contents::open(engine, image)?;
         let (writable, overlays) = overlays::of(settings, values, image)?;
-        let mut shown = mounts::shown(self, &contents, &writable)?;
-        let lent = self.lend(&contents, &mut shown);
+        // Nothing is laid over what was looked into.
+        let as_it_is = overlays.is_empty() && !matches!(writable, Writable::Folder(_) | Writable::File(_));
+        let mut shown = mounts::shown(self, contents, &writable)?;
+        let lent = self.lend(contents, &mut shown);
         let root_inside = settings.fakeroot || self.caller.uid == 0 && settings.uid.is_none();
         let mut env = self.environment(image, &shown)?;
         for (name, value) in lent?.env {
             env.host.insert(name, value);
         }
-        let (command, env) = self.program(image, &contents, env, shown.libraries)?;
+        let known = match shell {
+            Shell::WhereNeeded => self.known_variables(contents, &env, &shown, as_it_is),
+            Shell::Always => None,
+        };
+        let (command, env) = self.program(image, contents, env, shown.libraries, known)?;
         let (working_dir, working_dir_else) = self.place.working_dirs(settings, values);
         let private = |own: bool| if own { NamespaceMode::Private } else { NamespaceMode::Host };
         let without =
@@ -193,7 +226,7 @@ impl<'a> Launch<'a> {
         let (settings, values) = (&self.settings, self.cx.values);
         let shown = Shown::default();
         let env = self.environment(image, &shown)?;
-        let (command, env) = self.program(image, contents, env, false)?;
+        let (command, env) = self.program(image, contents, env, false, None)?;
         let (working_dir, working_dir_else) = self.place.working_dirs(settings, values);
         let root = fakeroot || self.caller.uid == 0;
         let user = if fakeroot && self.caller.uid != 0 { Some("0:0".to_owned()) } else { None };
@@ -378,17 +411,64 @@ impl<'a> Launch<'a> {
         Ok((known, texts))
     }
 
+    /// What the scripts of an image set, where `exec` needs no shell to know all of its environment.
+    fn known_variables(
+        &self,
+        contents: &Contents,
+        env: &Environment,
+        shown: &Shown,
+        as_it_is: bool,
+    ) -> Option<Vec<String>> {
+        const SCRIPTS: &str = "/.singularity.d";
+        let (settings, values) = (&self.settings, self.cx.values);
+        let plain = self.action == Action::Exec
+            && as_it_is
+            && !settings.contain
+            && !shown.libraries
+            && values.word(&flags::APP).is_none()
+            && values.list(&flags::ENV_FILE).is_empty()
+            && !env.wanted.contains_key("PROMPT_COMMAND")
+            && (settings.no_eval || !env.wants_evaluation());
+        if !plain {
+            return None;
+        }
+        let covers = |mount: &Mount| {
+            mount.destination.starts_with(SCRIPTS) || Path::new(SCRIPTS).starts_with(&mount.destination)
+        };
+        // The shell would find out where it really is; in a folder of the host that is sure.
+        let here = self.place.working_dirs(settings, values).0;
+        let around = shown.mounts.iter().rfind(|mount| here.starts_with(&mount.destination));
+        let bound = around.is_some_and(|mount| matches!(mount.kind, MountKind::Bind { .. }));
+        if !bound || shown.mounts.iter().any(covers) || !contents.exists("/.singularity.d/env") {
+            return None;
+        }
+        let known = known_scripts::variables(contents)?;
+        let fixed =
+            |entry: &String| entry.split_once('=').is_some_and(|(name, _)| env.fixed.contains_key(name));
+        (!known.iter().any(fixed)).then_some(known)
+    }
+
     /// The words of the process and its variables: by the script where the image has a shell to read it, else as they
-    /// are.
+    /// are. `known` is what the image's own scripts set, where that is known without.
     fn program(
         &self,
         image: &Image,
         contents: &Contents,
         env: Environment,
         libraries: bool,
+        known: Option<Vec<String>>,
     ) -> Result<(Vec<String>, Vec<String>), Failure> {
+        if let Some(known) = known {
+            let mut env = env;
+            let here = self.place.working_dirs(&self.settings, self.cx.values).0;
+            env.fixed.insert("PWD".into(), here.to_string_lossy().into_owned());
+            for name in ["APPTAINER_ENVIRONMENT", "SINGULARITY_ENVIRONMENT"] {
+                env.fixed.insert(name.into(), script::POST_ENVIRONMENT.into());
+            }
+            return Ok((self.arguments.to_vec(), env.plain(&known)));
+        }
         let texts = self.files_of_variables()?.1;
-        let has_shell = contents.is_program("/bin/sh");
+        let has_shell = contents.is_program(SHELL);
         let has_scripts = contents.exists("/.singularity.d/env") || contents.exists("/environment");
         let evaluate = !self.settings.no_eval && env.wants_evaluation();
         let own = self.own_program(image, contents)?;

@@ -28,6 +28,7 @@ mod image;
 mod instance;
 mod instance_stats;
 mod keys;
+mod known_scripts;
 mod launch;
 mod limits;
 mod lock;

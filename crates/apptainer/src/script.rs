@@ -7,6 +7,9 @@
 
 use crate::environment::{DEFAULT_PATH, Environment, LIBS, PROMPT, prompt_command};
 
+/// What `%post` may add to, where nothing else was said.
+pub const POST_ENVIRONMENT: &str = "/.singularity.d/env/91-environment.sh";
+
 /// What is done once the environment is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {

@@ -99,6 +99,49 @@ fn exit_codes_and_words_are_apptainers() {
     });
 }
 
+/// Where the scripts of an image are known, no shell runs before the program; nothing else tells the difference.
+#[test]
+fn known_scripts_give_what_a_shell_would() {
+    everyone(|world| {
+        let tree = sandbox(world);
+        for (name, text) in isles_build::definition::OWN_SCRIPTS {
+            fs::write(tree.join(".singularity.d/env").join(name), text).unwrap();
+        }
+        let t = tree.display().to_string();
+        let lines: [(&[&str], &[(&str, &str)]); 6] = [
+            (&[], &[("OCI", "host"), ("OTHER", "host")]),
+            (&["--cleanenv"], &[("OTHER", "host"), ("LANG", "xx")]),
+            (&["--env", "OCI=line,B=x y"], &[("LD_LIBRARY_PATH", "/host")]),
+            (&["--env", "OCI=$HOME"], &[]),
+            (&[], &[("APPTAINERENV_PREPEND_PATH", "/first"), ("SINGULARITYENV_LD_LIBRARY_PATH", "/lib2")]),
+            (&[], &[("APPTAINERENV_PATH", "/only"), ("PS1", "host"), ("APPTAINERENV_OWN", "")]),
+        ];
+        let all = || {
+            lines.map(|(options, variables)| {
+                let words = [&["exec"], options, &[t.as_str(), "/bin/env"]].concat();
+                let said = with(world, variables, &words).fine();
+                let mut lines: Vec<String> = said.lines().map(str::to_owned).collect();
+                // What busybox's shell counts for itself.
+                lines.retain(|line| !line.starts_with("SHLVL="));
+                lines.sort_unstable();
+                lines
+            })
+        };
+        let known = all();
+        assert!(known[0].contains(&"OCI=image".to_owned()), "{known:?}");
+        fs::write(tree.join(".singularity.d/env/01-base.sh"), ":\n").unwrap();
+        assert_eq!(known, all());
+        fs::remove_file(tree.join(".singularity.d/env/01-base.sh")).unwrap();
+        // A shell that cannot run is not missed, where none is needed.
+        fs::remove_file(tree.join("bin/sh")).unwrap();
+        fs::write(tree.join("bin/sh"), "#!/nonexistent\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(tree.join("bin/sh"), mode).unwrap();
+        say(world, &["exec", &t, "true"]).fine();
+        say(world, &["exec", "--env", "A=$B", &t, "true"]).fails(255, &[]);
+    });
+}
+
 #[test]
 fn what_is_printed() {
     everyone(|world| {

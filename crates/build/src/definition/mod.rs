@@ -30,6 +30,7 @@ use std::sync::Arc;
 pub use arguments::BuildArguments;
 pub use labels::Origin;
 pub use options::{DefinitionOptions, Sections};
+pub use scripts::OWN_SCRIPTS;
 pub use syntax::{Definition, FileCopy, Section, SectionKind, Stage};
 pub use tree::{Entry, singularity_tree};
 

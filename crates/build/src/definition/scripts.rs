@@ -99,6 +99,10 @@ pub const CALLERS_PATH: &str = "#!/bin/sh\n\
     unset SING_USER_DEFINED_PREPEND_PATH SING_USER_DEFINED_APPEND_PATH SING_USER_DEFINED_PATH\n\
     export PATH\n";
 
+/// Scripts of `env` that are the same in every image that we make, and set no variable but for the runtime.
+pub const OWN_SCRIPTS: [(&str, &str); 3] =
+    [("95-apps.sh", CHOSEN_APP), ("99-base.sh", LIBRARIES), ("99-runtimevars.sh", CALLERS_PATH)];
+
 /// The image's own environment (ENV) as a script, `env/10-docker2singularity.sh`. What is set already wins, as it
 /// does with ENV; but PATH is the image's where Apptainer starts it, since there it would be the host's.
 pub fn image_environment(env: &[String]) -> String {
