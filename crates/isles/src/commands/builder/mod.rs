@@ -17,6 +17,10 @@ use crate::filter::Filter;
 
 /// Look at the build cache, shrink it, and carry cache mounts about.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles builder df
+  isles builder prune --max-used-space 5g
+  isles builder cache --help")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
