@@ -473,4 +473,36 @@ mod tests {
             assert!(ask(&server, opcode::GETATTR, node, &[]).is_err());
         }
     }
+
+    /// `ISLES_FUZZ` is how many are tried (20,000 where it is not set).
+    #[test]
+    fn messages_at_random_do_no_harm() {
+        let rounds: usize = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+        let server = server();
+        let mut reply = Reply::default();
+        let mut state = 0x5eed_1234_cafe_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let mut answered = 0;
+        for _ in 0..rounds {
+            let mut body: Vec<u8> = (0..random() % 96).map(|_| random() as u8).collect();
+            if random().is_multiple_of(2) {
+                // Offsets and sizes that could be: small, or the largest there are.
+                let value: u64 = [0, 1, 4096, u64::MAX][random() as usize % 4];
+                body.chunks_exact_mut(8).for_each(|field| field.copy_from_slice(&value.to_le_bytes()));
+            }
+            let node = [ROOT, 2, 3, random()][random() as usize % 4];
+            let mut bytes = message(random() as u32 % 56, node, &body);
+            if random().is_multiple_of(8) {
+                let at = random() as usize % bytes.len();
+                bytes[at] = random() as u8;
+            }
+            answered += usize::from(server.answer(&bytes, &mut reply).is_some());
+        }
+        assert!(answered > rounds / 4, "{answered} of {rounds} answered");
+    }
 }

@@ -149,7 +149,7 @@ fn seeds(folder: &Path) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Changes of good files, the same in every run.
+/// Changes of good files, the same in every run. `ISLES_FUZZ` is how many are tried (1,500 where it is not set).
 #[test]
 fn no_change_of_a_file_does_harm() {
     let folder = tempfile::tempdir().unwrap();
@@ -166,7 +166,8 @@ fn no_change_of_a_file_does_harm() {
     let (mut opened, mut refused) = (0, 0);
     let path = folder.path().join("changed.sif");
     let trust = Trust { keyring: Some(&[]), keys: &[], now: 1 };
-    for _ in 0..1500 {
+    let rounds = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    for _ in 0..rounds {
         let mut file = seeds[random() % seeds.len()].clone();
         for _ in 0..=random() % 3 {
             let at = match random() % 3 {
@@ -204,5 +205,5 @@ fn no_change_of_a_file_does_harm() {
             }
         }
     }
-    assert!(opened > 100 && refused > 100, "{opened} opened, {refused} refused");
+    assert!(opened > rounds / 15 && refused > rounds / 15, "{opened} opened, {refused} refused");
 }

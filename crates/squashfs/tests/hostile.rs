@@ -155,10 +155,10 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// `ISLES_FUZZ=100000` looks for longer.
+/// `ISLES_FUZZ` is how many images are tried (4,500 where it is not set).
 #[test]
 fn no_change_of_an_image_does_harm() {
-    let rounds: usize = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    let rounds: usize = std::env::var("ISLES_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(4500);
     let mut seeds = corpus();
     for compression in [Compression::None, Compression::Gzip(6), Compression::Zstd(3)] {
         seeds.push((format!("{compression:?}").into(), small().bytes(&options(compression))));
@@ -166,7 +166,7 @@ fn no_change_of_an_image_does_harm() {
     // Without compression a change reaches what it is in; so most rounds are for that.
     let plain = small().bytes(&options(Compression::None));
     let (mut harmless, mut found) = (0, 0);
-    for round in 0..rounds * 3 {
+    for round in 0..rounds {
         let mut random = Random(0x1234_5678_9abc ^ (round as u64 + 1) << 20);
         let mut bytes = if round % 3 < 2 { plain.clone() } else { seeds[random.next(seeds.len())].1.clone() };
         mutate(&mut bytes, &mut random);
@@ -176,7 +176,7 @@ fn no_change_of_an_image_does_harm() {
         }
     }
     // The changes must neither be all fatal at once nor all without effect, or they would show nothing.
-    assert!(found > rounds && harmless > rounds / 10, "{found} found, {harmless} harmless");
+    assert!(found > rounds / 3 && harmless > rounds / 30, "{found} found, {harmless} harmless");
 }
 
 /// An image without compression, in which everything can be found and changed.
