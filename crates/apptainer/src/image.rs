@@ -12,6 +12,7 @@ use isles_store::{Image as StoreImage, Imported, Lease, SifSource, Store};
 
 use crate::action_flags as flags;
 use crate::command::Context;
+use crate::commands::pull::{goes_by, path_and_tag};
 use crate::failure::Failure;
 use crate::reach::{self, Steps};
 
@@ -228,7 +229,7 @@ fn fetch(
             pulled(cx, store, &reference, text)
         }
         "oci" | "oci-archive" | "docker-archive" => {
-            let (path, tag) = path_and_tag(transport, rest);
+            let (path, tag) = path_and_tag(rest);
             let lease = store.lease()?;
             let found = if path.is_dir() {
                 store.import_oci_dir(&lease, &path, tag.as_deref(), &bars)?
@@ -269,7 +270,7 @@ fn fetch(
                 Ok(())
             })
         }
-        "http" | "https" => cached(cx, "net", None, |file| download(cx, text, file)),
+        "http" | "https" => cached(cx, "net", None, |file| reach::download(cx, text, file)),
         "shub" => Err(Failure::unsupported(
             "shub://",
             "Singularity Hub was switched off in 2021; use docker:// or oras://",
@@ -336,21 +337,6 @@ fn of_store(image: StoreImage, text: &str, lease: Option<Lease>) -> Result<Image
     })
 }
 
-fn path_and_tag(transport: &str, rest: &str) -> (PathBuf, Option<String>) {
-    let split = if transport == "docker-archive" { rest.split_once(':') } else { rest.rsplit_once(':') };
-    match split {
-        Some((path, tag)) if transport == "docker-archive" || !tag.contains('/') => {
-            (path.into(), Some(tag.to_owned()))
-        }
-        _ => (rest.into(), None),
-    }
-}
-
-fn goes_by(reference: &Reference, wanted: &str) -> bool {
-    reference.tag() == Some(wanted)
-        || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
-}
-
 fn choose(text: &str, found: Vec<Imported>) -> Result<StoreImage, Failure> {
     let own = Platform::host();
     let mut images: Vec<StoreImage> = found.into_iter().map(|(image, _)| image).collect();
@@ -415,17 +401,6 @@ pub fn temporary_folder(cx: &Context<'_>) -> PathBuf {
     cx.values.word(&flags::TMPDIR).map_or_else(std::env::temp_dir, PathBuf::from)
 }
 
-fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
-    use isles_registry::web::{Web, Wish};
-    let answer = Web::new(&reach::options(cx)?).get(url, Wish::default())?;
-    if answer.status != 200 {
-        return Err(Failure::new(format!("cannot fetch '{url}': the server says {}", answer.status)));
-    }
-    std::io::copy(&mut answer.reader(), file)
-        .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,19 +421,6 @@ mod tests {
             ("https://x/y.sif", Named::Uri("https", "x/y.sif")),
         ] {
             assert_eq!(Named::parse(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn paths_and_tags() {
-        for (transport, rest, path, tag) in [
-            ("oci", "/a:1/b", "/a:1/b", None),
-            ("oci", "/a/b:t", "/a/b", Some("t")),
-            ("oci-archive", "x.tar", "x.tar", None),
-            ("docker-archive", "x.tar:a/b:1", "x.tar", Some("a/b:1")),
-        ] {
-            let (found, name) = path_and_tag(transport, rest);
-            assert_eq!((found.to_str(), name.as_deref()), (Some(path), tag), "{rest}");
         }
     }
 }

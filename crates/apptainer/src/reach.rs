@@ -1,7 +1,9 @@
 //! How registries, libraries and other servers are reached, as the flags and variables of a command want it.
 
+use std::fs::File;
 use std::io::Write;
 
+use isles_registry::web::{Web, Wish};
 use isles_registry::{Client, ClientOptions, Credentials, Daemon, Library, LibraryName, Login};
 use isles_spec::Progress;
 
@@ -41,6 +43,24 @@ pub fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
         options.credentials = Credentials::fixed(Login::Password { user, password });
     }
     Ok(options)
+}
+
+/// Writes what is behind a URL into a file, all of it.
+pub fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
+    let answer = Web::new(&options(cx)?).get(url, Wish::default())?;
+    if answer.status != 200 {
+        return Err(Failure::new(format!("'{url}' is not served: the server answers {}", answer.status)));
+    }
+    let expected = answer.length;
+    let copied = std::io::copy(&mut answer.reader(), file)
+        .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
+    match expected {
+        Some(expected) if expected != copied => {
+            Err(Failure::new(format!("'{url}' ended after {copied} of {expected} bytes"))
+                .with_hint("try again"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The docker daemon that is named, or the usual one.

@@ -1,13 +1,11 @@
 //! `apptainer pull`: an image from somewhere else, as a SIF file here.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use isles_build::definition::Origin;
 use isles_build::{SifOptions, write_sif};
 use isles_registry::LibraryName;
-use isles_registry::web::{Web, Wish};
 use isles_sif::Sif;
 use isles_spec::time::parse_rfc3339;
 use isles_spec::{Platform, Reference};
@@ -114,7 +112,7 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
             }
         }
         "http" | "https" => {
-            fetched(&path, |file| download(cx, uri, file))
+            fetched(&path, |file| reach::download(cx, uri, file))
                 .map_err(|e| prefixed("While pulling from image from http(s)", e))?;
         }
         "shub" => {
@@ -212,7 +210,7 @@ fn obtained(
 }
 
 /// `PATH[:TAG]`, where what is on disk decides where the path ends.
-fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
+pub fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
     if Path::new(text).exists() {
         return (text.into(), None);
     }
@@ -221,7 +219,8 @@ fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
     found.map_or_else(|| (text.into(), None), |(path, tag)| (path.into(), Some(tag.to_owned())))
 }
 
-fn goes_by(reference: &Reference, wanted: &str) -> bool {
+/// Whether an image of an archive is meant by a tag, or by a whole name.
+pub fn goes_by(reference: &Reference, wanted: &str) -> bool {
     reference.tag() == Some(wanted)
         || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
 }
@@ -248,23 +247,6 @@ fn fetched(path: &Path, fetch: impl FnOnce(&mut File) -> Result<(), Failure>) ->
     })
 }
 
-fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
-    let answer = Web::new(&reach::options(cx)?).get(url, Wish::default())?;
-    if answer.status != 200 {
-        return Err(Failure::new(format!("'{url}' is not served: the server answers {}", answer.status)));
-    }
-    let expected = answer.length;
-    let copied = io::copy(&mut answer.reader(), file)
-        .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
-    match expected {
-        Some(expected) if expected != copied => {
-            Err(Failure::new(format!("'{url}' ended after {copied} of {expected} bytes"))
-                .with_hint("try again"))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +261,25 @@ mod tests {
             ("https", "example.org/a/b.sif?x=1", "b.sif"),
         ] {
             assert_eq!(usual_name(scheme, rest), name);
+        }
+    }
+
+    #[test]
+    fn paths_and_tags() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().display();
+        for name in ["a:1", "x.tar"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        for (rest, path, tag) in [
+            ("a:1", "a:1", None),
+            ("a:1:t", "a:1", Some("t")),
+            ("x.tar", "x.tar", None),
+            ("x.tar:a/b:1", "x.tar", Some("a/b:1")),
+            ("none:1", "none:1", None),
+        ] {
+            let (found, name) = path_and_tag(&format!("{root}/{rest}"));
+            assert_eq!((found, name.as_deref()), (dir.path().join(path), tag), "{rest}");
         }
     }
 }
