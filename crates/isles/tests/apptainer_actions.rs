@@ -108,7 +108,9 @@ fn known_scripts_give_what_a_shell_would() {
             fs::write(tree.join(".singularity.d/env").join(name), text).unwrap();
         }
         let t = tree.display().to_string();
-        let lines: [(&[&str], &[(&str, &str)]); 6] = [
+        /// Options, and variables of the caller.
+        type Line<'l> = (&'l [&'l str], &'l [(&'l str, &'l str)]);
+        let lines: [Line<'_>; 6] = [
             (&[], &[("OCI", "host"), ("OTHER", "host")]),
             (&["--cleanenv"], &[("OTHER", "host"), ("LANG", "xx")]),
             (&["--env", "OCI=line,B=x y"], &[("LD_LIBRARY_PATH", "/host")]),
