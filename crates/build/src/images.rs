@@ -60,7 +60,10 @@ pub fn named_or_other(build: &Build<'_>, name: &str, platform: &Platform) -> Res
         if let Some(found) = found {
             return named(build, name, &found);
         }
-        match only_other(build.store, name) {
+        // What the registry was to be asked for is not taken from here.
+        let here =
+            (build.options.pull != PullPolicy::Always).then(|| only_other(build.store, name)).flatten();
+        match here {
             Some(image) => hold(build, image),
             None => Err(error),
         }

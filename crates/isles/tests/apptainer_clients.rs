@@ -64,7 +64,7 @@ fn snakemake_runs_rules_in_containers() {
     desk.file(
         "Snakefile",
         "rule all:\n    input: 'both.txt'\n\nrule first:\n    output: 'first.txt'\n    container: \
-         'docker://busybox:1.30.1'\n    shell: 'busybox | head -1 > /dev/null; echo $APPTAINER_NAME > {output}'\n\n\
+         'docker://busybox:1.30.1'\n    shell: 'busybox > /dev/null; echo $APPTAINER_NAME > {output}'\n\n\
          rule second:\n    input: 'first.txt'\n    output: 'both.txt'\n    container: 'local.sif'\n    shell: \
          'cat {input} > {output}; echo $SINGULARITY_NAME >> {output}'\n",
     );

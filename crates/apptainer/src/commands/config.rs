@@ -23,9 +23,16 @@ pub static COMMAND: Command = Command {
     ..Command::EMPTY
 };
 
+static ADD: Flag = Flag::switch("add", "add a user").short('a');
+static REMOVE: Flag = Flag::switch("remove", "remove a user").short('r');
+static ENABLE: Flag = Flag::switch("enable", "enable a user").short('e');
+static DISABLE: Flag = Flag::switch("disable", "disable a user").short('d');
+
 static FAKEROOT: Command = Command {
     usage: "fakeroot",
     short: "Not supported",
+    // They are known, so that the command is refused and not they.
+    flags: &[&[&ADD, &REMOVE, &ENABLE, &DISABLE]],
     arity: Arity::AtLeast(0),
     interspersed: true,
     run: |_| {
