@@ -49,6 +49,10 @@ pub fn mount(file: &File, offset: u64, size: u64, kind: &CStr, writable: bool) -
     let make = || {
         m::set_string(&context, c"source", &path)?;
         let safe = m::ATTR_NOSUID | m::ATTR_NODEV;
+        if kind == c"ext4" {
+            // Otherwise the image says what a damage in it does, and that may be to stop the whole machine.
+            m::set_string(&context, c"errors", if writable { c"remount-ro" } else { c"continue" })?;
+        }
         if writable {
             return m::create(&context, safe);
         }
@@ -103,4 +107,40 @@ fn attach(file: &File, offset: u64, size: u64, writable: bool) -> sys::Result<(s
         }
     }
     Err(Errno(libc::EBUSY))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn an_image_does_not_say_what_a_damage_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let made = Command::new("mkfs.ext3").args(["-q", "-F", "-e", "panic"]).arg(&path).arg("4m").status();
+        if !made.is_ok_and(|status| status.success()) {
+            println!("skip: mkfs.ext3 (package e2fsprogs) is missing");
+            return;
+        }
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let size = file.metadata().unwrap().len();
+        for (writable, expected) in [(false, "errors=continue"), (true, "errors=remount-ro")] {
+            let mounted = match mount(&file, 0, size, c"ext4", writable) {
+                Ok(mounted) => File::from(mounted),
+                Err(e) => {
+                    println!("skip: the kernel mounts no ext3 image here: {e}");
+                    return;
+                }
+            };
+            let number = libc::minor(mounted.metadata().unwrap().dev());
+            let Ok(options) = std::fs::read_to_string(format!("/proc/fs/ext4/loop{number}/options")) else {
+                println!("skip: this kernel does not list the options of ext4");
+                return;
+            };
+            assert!(options.lines().any(|line| line == expected), "{options}");
+        }
+    }
 }
