@@ -97,11 +97,37 @@ fn open_namespaces<T>(pid: i32, open: impl Fn(i32) -> io::Result<T>) -> (i32, io
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
             let program = children.unwrap_or_default().split_whitespace().next().and_then(|n| n.parse().ok());
-            match program.map(|pid| (pid, open(pid))) {
-                Some((program, Ok(found))) => (program, Ok(found)),
+            let Some(program) = program.and_then(Target::of) else { return (pid, Err(e)) };
+            match open(program.pid) {
+                // The number may be another's by now.
+                Ok(found) if program.lives() && parent(program.pid) == Some(pid) => (program.pid, Ok(found)),
                 _ => (pid, Err(e)),
             }
         }
         other => (pid, other),
+    }
+}
+
+/// The process that a process is a child of (proc_pid_status(5)).
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_are_known() {
+        let own = std::process::id() as i32;
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = child.id() as i32;
+        assert_eq!(parent(pid), Some(own));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_ne!(parent(pid), Some(own));
+        assert_eq!(parent(-1), None);
     }
 }
