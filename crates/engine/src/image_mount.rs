@@ -158,6 +158,11 @@ pub fn writable(image: &ImageFile, identity: Identity) -> Result<(PreparedSource
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(failed("make the folders of an overlay in")(e.into())),
         }
+        let found = rustix::fs::statat(&mount, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| failed("look into the image")(e.into()))?;
+        if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
+            return Err(Error::impossible(wish(), format!("its '{name}' is no folder")));
+        }
     }
     Ok((PreparedSource::Mount(mount), file))
 }

@@ -76,6 +76,12 @@ impl Images<'_> {
         Ok((place, ready.view))
     }
 
+    /// The folder `upper` of an overlay, at a place of its own: the kernel would follow a link to anywhere on the host.
+    fn upper(&mut self, of: PathBuf) -> Result<PathBuf> {
+        let name = of.join("upper").display().to_string();
+        self.place(PreparedSource::Folder { of, name: "upper".to_owned() }, name)
+    }
+
     fn place(&mut self, source: PreparedSource, name: String) -> Result<PathBuf> {
         let place = self.folder.path().join(format!("mount-{}", self.prepared.len()));
         make(&place)?;
@@ -105,18 +111,25 @@ impl Engine {
         for overlay in &workload.overlays {
             lowers.push(match overlay {
                 Overlay::Folder(path) => {
-                    let upper = path.join("upper");
-                    let found = if upper.is_dir() { upper } else { path.clone() };
-                    found.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?
+                    let path = path.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?;
+                    // A link is looked at itself: it could lead to any folder of the host.
+                    match path.join("upper").symlink_metadata() {
+                        Ok(found) if found.is_symlink() => return Err(is_link(&path, "upper")),
+                        Ok(found) if found.is_dir() => images.upper(path)?,
+                        _ => path,
+                    }
                 }
                 Overlay::File(image) => {
                     // A partition of the same file is of the same opened file.
                     let same = matches!(&workload.root, Root::File(root) if root.path == image.path);
                     let (place, view) = images.add(image, foreground.file.filter(|_| same), None)?;
                     // One that was written to has the folders of an overlay in it.
-                    let written =
-                        view.stat(Path::new("/upper")).is_some_and(|found| found.kind == FileKind::Dir);
-                    if written { place.join("upper") } else { place }
+                    let upper = Path::new("/upper");
+                    if view.read_link(upper).is_some() {
+                        return Err(is_link(&image.path, "upper"));
+                    }
+                    let written = view.stat(upper).is_some_and(|found| found.kind == FileKind::Dir);
+                    if written { images.upper(place)? } else { place }
                 }
             });
         }
@@ -162,7 +175,7 @@ impl Engine {
                 // Root in a user namespace may not set the others.
                 let in_userns = workload.userns == UserNamespace::KeepId;
                 let userxattr = self.store.ownership().userxattr() || in_userns;
-                let root = RootFs::Overlay { lowers, upper, work, volatile, userxattr };
+                let root = RootFs::Overlay { lowers, upper, work, volatile, userxattr, foreign: stays };
                 (root, workload.writable == Writable::Nowhere)
             }
         };
@@ -215,8 +228,12 @@ fn written(workload: &Workload, images: &mut Images<'_>) -> Result<Option<(PathB
         Writable::Folder(path) => {
             let path = path.canonicalize().map_err(|e| Error::file("use the overlay", path, e))?;
             let folders = (path.join("upper"), path.join("work"));
-            make(&folders.0)?;
-            make(&folders.1)?;
+            for (folder, name) in [(&folders.0, "upper"), (&folders.1, "work")] {
+                make(folder)?;
+                if folder.is_symlink() {
+                    return Err(is_link(&path, name));
+                }
+            }
             return Ok(Some(folders));
         }
         Writable::File(image) => {
@@ -231,6 +248,13 @@ fn written(workload: &Workload, images: &mut Images<'_>) -> Result<Option<(PathB
     let folders = vec!["upper".to_owned(), "work".to_owned()];
     let place = images.place(PreparedSource::Memory { size, folders }, "memory".into())?;
     Ok(Some((place.join("upper"), place.join("work"))))
+}
+
+fn is_link(overlay: &Path, name: &str) -> Error {
+    Error::impossible(
+        format!("using the overlay '{}'", overlay.display()),
+        format!("its '{name}' is a link, and has to be a folder"),
+    )
 }
 
 fn make(path: &Path) -> Result<()> {

@@ -164,6 +164,7 @@ impl Engine {
                     work: work.to_owned(),
                     volatile: true,
                     userxattr: ownership.userxattr(),
+                    foreign: false,
                 };
                 (root, View::from(Merged::open(&layers, ownership)?))
             }

@@ -198,6 +198,40 @@ fn overlays_keep_what_is_written() {
 }
 
 #[test]
+fn a_link_in_an_overlay_leads_to_no_folder_of_the_host() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let (file, overlay) = (image.to_str().unwrap(), world.path("home/overlay"));
+        let elsewhere = world.path("home/elsewhere");
+        for name in ["upper", "work"] {
+            for folder in [&overlay, &elsewhere] {
+                fs::create_dir(folder).unwrap();
+            }
+            symlink(&elsewhere, overlay.join(name)).unwrap();
+            world.give("home/overlay");
+            world.give("home/elsewhere");
+            let path = overlay.to_str().unwrap();
+            let run = |overlay: &str| isles(world, &["run", "--rm", "--overlay", overlay, file, "true"]);
+            run(path).fails(125, &["home/overlay", name, "is a link"]);
+            if name == "upper" {
+                run(&format!("{path}:ro")).fails(125, &["home/overlay", name, "is a link"]);
+                let path = world.path("over.sqfs");
+                squash(&overlay, &path).unwrap();
+                for way in mounts(world) {
+                    let options = ["run", "--rm", "--image-mount", way, "--overlay"];
+                    let words = [&format!("{}:ro", path.display()), file, "true"];
+                    isles(world, &[&options[..], &words].concat()).fails(125, &["over.sqfs", "is a link"]);
+                }
+            }
+            assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+            for folder in [&overlay, &elsewhere] {
+                fs::remove_dir_all(folder).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn root_writes_into_ext3_images() {
     let Some(world) = World::new(Who::Root).filter(|_| World::is_root()) else { return };
     let Some(image) = image(&world) else { return };
@@ -223,6 +257,19 @@ fn root_writes_into_ext3_images() {
     run(path, "true").fails(125, &["another container"]);
     drop(running);
     isles(&world, &["run", "--rm", path, "true"]).fails(127, &["true"]);
+    // The kernel would follow a link in an image to a folder of the host.
+    let (content, linked) = (world.path("content"), world.path("linked.img"));
+    let elsewhere = world.path("elsewhere");
+    fs::create_dir(&content).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, content.join("upper")).unwrap();
+    let mut make = Command::new("mkfs.ext3");
+    let made = make.args(["-q", "-F", "-d"]).arg(&content).arg(&linked).arg("4m").status().unwrap();
+    assert!(made.success());
+    let path = linked.to_str().unwrap();
+    run(path, "echo x > /x").fails(125, &["linked.img", "'upper' is no folder"]);
+    run(&format!("{path}:ro"), "true").fails(125, &["linked.img", "'upper' is a link"]);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
 #[test]

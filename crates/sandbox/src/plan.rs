@@ -39,6 +39,7 @@ pub(crate) enum PlannedRoot {
         work: CString,
         volatile: bool,
         userxattr: bool,
+        foreign: bool,
     },
     Directory(CString),
     Change(CString),
@@ -298,7 +299,7 @@ impl<'a> Plan<'a> {
         let in_own_userns = !matches!(ns.user, UserNs::Host) || !initial_user_namespace();
 
         let root = match &setup.root {
-            RootFs::Overlay { lowers, upper, work, volatile, userxattr } => {
+            RootFs::Overlay { lowers, upper, work, volatile, userxattr, foreign } => {
                 if lowers.len() > MAX_LAYERS {
                     return Err(SpawnError {
                         step: Step::Root,
@@ -320,6 +321,7 @@ impl<'a> Plan<'a> {
                     work: c(work)?,
                     volatile: *volatile,
                     userxattr: *userxattr,
+                    foreign: *foreign,
                 }
             }
             RootFs::Directory(path) => PlannedRoot::Directory(c(path)?),

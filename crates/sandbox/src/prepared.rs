@@ -19,6 +19,7 @@ pub(crate) struct PlannedPrepared {
 pub(crate) enum PlannedPreparedSource {
     Mount(RawFd),
     Fuse(FuseMount),
+    Folder { of: CString, name: CString },
     Memory { size: Option<CString>, folders: Vec<CString> },
 }
 
@@ -60,6 +61,9 @@ pub(crate) fn plan(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared
             let (channel, devices) = (channel.as_raw_fd(), *devices);
             PlannedPreparedSource::Fuse(FuseMount { channel, devices, opened, options })
         }
+        PreparedSource::Folder { of, name } => {
+            PlannedPreparedSource::Folder { of: c(of)?, name: text(name)? }
+        }
         PreparedSource::Memory { size, folders } => PlannedPreparedSource::Memory {
             size: size.map(|bytes| text(&bytes.to_string())).transpose()?,
             folders: folders.iter().map(|name| text(name)).collect::<Result<_, _>>()?,
@@ -80,6 +84,12 @@ pub(crate) fn mount(prepared: &PlannedPrepared) -> sys::Result<()> {
     match &prepared.source {
         PlannedPreparedSource::Mount(mount) => m::attach_raw(*mount, place.0),
         PlannedPreparedSource::Fuse(fuse) => m::attach(&crate::fuse::mount(fuse)?, place.0),
+        PlannedPreparedSource::Folder { of, name } => {
+            let flags = libc::O_PATH | libc::O_DIRECTORY;
+            let of = sys::open(of, flags, 0)?;
+            let folder = sys::open_in_root_no_links(of.0, name, flags, 0)?;
+            m::attach(&m::clone_tree(folder.0, c"", false)?, place.0)
+        }
         PlannedPreparedSource::Memory { size, folders } => {
             let context = m::fsopen_named(c"tmpfs")?;
             if let Some(size) = size {

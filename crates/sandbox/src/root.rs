@@ -35,8 +35,9 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
             let place = sys::open(path, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
             (m::clone_tree(place.0, c"", true).at(Step::Root)?, place)
         }
-        PlannedRoot::Overlay { lowers, joined, upper, work, volatile, userxattr } => {
-            let place = sys::open(upper, libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)?;
+        PlannedRoot::Overlay { lowers, joined, upper, work, volatile, userxattr, foreign } => {
+            let flags = libc::O_PATH | libc::O_DIRECTORY | if *foreign { libc::O_NOFOLLOW } else { 0 };
+            let place = sys::open(upper, flags, 0).at_index(Step::Root, usize::MAX)?;
             if lowers.is_empty() {
                 let mount = m::clone_tree(place.0, c"", false).at(Step::Root)?;
                 (mount, place)
@@ -53,8 +54,21 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
                         Err(e) => return Err(e).at_index(Step::Root, index),
                     }
                 }
-                m::set_string(&context, c"upperdir", upper).at(Step::Root)?;
-                m::set_string(&context, c"workdir", work).at(Step::Root)?;
+                if *foreign {
+                    // What was opened is what is used, even where there is a link of its name by now.
+                    let work = sys::open(work, flags, 0).at_index(Step::Root, usize::MAX)?;
+                    for (key, folder) in [(c"upperdir", place.0), (c"workdir", work.0)] {
+                        let path = sys::path_of_descriptor(folder);
+                        let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno(libc::EINVAL));
+                        let set = path.and_then(|path| m::set_string(&context, key, path));
+                        set.at_index(Step::Root, usize::MAX)?;
+                    }
+                    // Before Linux 6.5 the paths are looked up no sooner than the file system is made.
+                    std::mem::forget(work);
+                } else {
+                    m::set_string(&context, c"upperdir", upper).at(Step::Root)?;
+                    m::set_string(&context, c"workdir", work).at(Step::Root)?;
+                }
                 if *userxattr {
                     m::set_flag(&context, c"userxattr").at(Step::Root)?;
                 }

@@ -95,6 +95,8 @@ pub enum RootFs {
         volatile: bool,
         /// Markers are in `user.overlay.*` (in a user namespace).
         userxattr: bool,
+        /// Others may write to the folder that `upper` and `work` are in: neither may be a link.
+        foreign: bool,
     },
     /// A folder as it is.
     Directory(PathBuf),
@@ -120,6 +122,8 @@ pub enum PreparedSource {
     /// A file system that whoever holds the other end of this socket serves (fuse(4)): the descriptors of `/dev/fuse` are
     /// sent there, up to `devices` of them for as many threads, and received with [`crate::fuse::receive`].
     Fuse { channel: OwnedFd, devices: u32 },
+    /// A folder in one of the host or in what was mounted before, where a link of that name is refused.
+    Folder { of: PathBuf, name: String },
     /// A tmpfs of that many bytes at most, half the memory where not given, with these folders in it.
     Memory { size: Option<u64>, folders: Vec<String> },
 }

@@ -60,11 +60,13 @@ fn full(root: &std::path::Path, dir: &std::path::Path) -> isles_sandbox::Setup {
     for dir in [&upper, &work, &data] {
         fs::create_dir_all(dir).unwrap();
     }
+    let lowers = vec![root.to_owned()];
     let overlay =
-        RootFs::Overlay { lowers: vec![root.to_owned()], upper, work, volatile: true, userxattr: !is_root() };
+        RootFs::Overlay { lowers, upper, work, volatile: true, userxattr: !is_root(), foreign: true };
     let mut s = setup(overlay, "exit 5", suitable());
     let memory = PreparedSource::Memory { size: Some(1 << 20), folders: vec!["inner".into()] };
-    for (name, source) in [("memory", Some(memory)), ("served", served())] {
+    let folder = PreparedSource::Folder { of: dir.join("memory"), name: "inner".into() };
+    for (name, source) in [("memory", Some(memory)), ("served", served()), ("folder", Some(folder))] {
         let Some(source) = source else { continue };
         let place = dir.join(name);
         fs::create_dir(&place).unwrap();

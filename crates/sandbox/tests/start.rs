@@ -38,6 +38,7 @@ fn a_shell_sees_its_own_world() {
         work,
         volatile: true,
         userxattr: false,
+        foreign: false,
     };
     let (status, output) = run(&mut setup(overlay, LOOK, UserNs::Host));
     look(&output);
@@ -63,6 +64,7 @@ fn an_ordinary_user_needs_one_id() {
             work: work.clone(),
             volatile: true,
             userxattr: true,
+            foreign: false,
         };
         let (status, output) = run(&mut setup(overlay, LOOK, one_id()));
         look(&output);

@@ -549,6 +549,7 @@ fn bad_numbers_of_layers() {
         work: work.clone(),
         volatile: true,
         userxattr: false,
+        foreign: false,
     };
     let mut s = setup(overlay(&layers[..499]), "ls / | grep -c file", UserNs::Host);
     assert_eq!(run(&mut s).1, "499\n");
@@ -786,4 +787,44 @@ fn the_tree_dies_with_its_starter() {
         std::io::Read::read_to_end(&mut read, &mut rest).unwrap();
         assert_eq!(rest, b"");
     });
+}
+
+#[test]
+fn a_link_is_no_folder_of_a_foreign_overlay() {
+    if !is_root() {
+        println!("skip: not root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    let at = |name: &str| dir.path().join(name);
+    for name in ["real", "work", "elsewhere", "place"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(at("elsewhere"), at("link")).unwrap();
+    fs::write(at("real/file"), "").unwrap();
+    for (upper, work, lower, refused) in [
+        ("real", "work", "real", None),
+        ("link", "work", "real", Some(Step::Root)),
+        ("real", "link", "real", Some(Step::Root)),
+        ("real", "work", "link", Some(Step::Image)),
+    ] {
+        let overlay = RootFs::Overlay {
+            lowers: vec![root.clone()],
+            upper: at(upper),
+            work: at(work),
+            volatile: false,
+            userxattr: false,
+            foreign: true,
+        };
+        let mut s = setup(overlay, "echo x > /written; ls /file", UserNs::Host);
+        let source = PreparedSource::Folder { of: dir.path().to_owned(), name: lower.into() };
+        s.prepared.push(Prepared { place: at("place"), source, name: "layer".into() });
+        match refused {
+            Some(step) => assert_eq!(spawn(&s).unwrap_err().step, step, "{upper} {work} {lower}"),
+            None => assert_eq!(run(&mut s).1, "/file\n", "{upper} {work} {lower}"),
+        }
+    }
+    assert!(at("real/written").exists());
+    assert_eq!(fs::read_dir(at("elsewhere")).unwrap().count(), 0);
 }

@@ -75,6 +75,25 @@ fn openat2(root: i32, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Resul
     }
 }
 
+/// `/proc/self/fd/N`, terminated.
+pub fn path_of_descriptor(fd: i32) -> [u8; 26] {
+    let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0";
+    let (mut digits, mut number) = ([0u8; 10], fd.unsigned_abs());
+    let mut count = 0;
+    loop {
+        digits[count] = b'0' + (number % 10) as u8;
+        number /= 10;
+        count += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    for at in 0..count {
+        path[14 + at] = digits[count - 1 - at];
+    }
+    path
+}
+
 /// open(2) of a path of the caller's root.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
     openat(libc::AT_FDCWD, path, flags, mode)

@@ -137,20 +137,7 @@ pub fn remount(mount: i32, set: u64, clear: u64, propagation: u64) -> Result<()>
         (ATTR_NODIRATIME, libc::MS_NODIRATIME, 0x800),
         (ATTR_NOSYMFOLLOW, 0x100, 0x2000),
     ];
-    let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0";
-    let (mut digits, mut number) = ([0u8; 10], mount.unsigned_abs());
-    let mut count = 0;
-    loop {
-        digits[count] = b'0' + (number % 10) as u8;
-        number /= 10;
-        count += 1;
-        if number == 0 {
-            break;
-        }
-    }
-    for at in 0..count {
-        path[14 + at] = digits[count - 1 - at];
-    }
+    let path = super::path_of_descriptor(mount);
     let call = |flags: u64| {
         // SAFETY: the path is terminated, the other pointers may be null for these kinds of call.
         let answer = unsafe {
