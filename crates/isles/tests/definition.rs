@@ -164,9 +164,11 @@ fn apps_and_scripts_of_the_host() {
     everyone(|world| {
         let own = world.path("home/own");
         fs::write(&own, "mine").unwrap();
+        let _listener = UnixListener::bind(world.path("home/socket")).unwrap();
         world.give("home");
         let text = format!(
             "Bootstrap: oci\nFrom: {}\n%setup\ncat own > $APPTAINER_ROOTFS/seen\n\
+             test -e socket && test ! -S socket || exit 8\n\
              if rm own || ( : > $HOME/new ) || ( : > /tmp/isles-was-here-{} ); then exit 9; fi\n\
              %environment\nexport A=environment\n%apprun greet\necho hello \"$@\" $A $SCIF_APPNAME\n\
              %appinstall greet\necho '#!/bin/sh' > bin/tool; echo 'echo tool' >> bin/tool; chmod 755 bin/tool\n\
