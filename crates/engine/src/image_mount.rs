@@ -15,6 +15,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -26,7 +27,7 @@ use isles_sandbox::{fuse, loop_device};
 use isles_spec::{FileSystemKind, ImageFile, ImageMount};
 use isles_squashfs::Image;
 use isles_store::{Merged, Ownership};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::{Error, Result};
 use crate::squashfs::Squashfs;
@@ -127,7 +128,7 @@ pub fn mountable(
     }
 }
 
-/// Mounts an ext3 image to be written to, with the folders of an overlay in it. The file is locked against other
+/// Mounts an ext3 image to be written to, with the folders of an overlay in it. Its path must be no link. The file is locked against other
 /// containers for as long as it is open.
 pub fn writable(image: &ImageFile, identity: Identity) -> Result<(PreparedSource, File)> {
     let failed = |action| move |e: io::Error| Error::file(action, &image.path, e);
@@ -141,7 +142,11 @@ pub fn writable(image: &ImageFile, identity: Identity) -> Result<(PreparedSource
             "only the kernel writes ext3, and only for root; use a folder",
         ));
     }
-    let file = File::options().read(true).write(true).open(&image.path).map_err(failed("open the image"))?;
+    // The path is the real one of what was looked at: where there is a link by now, another file is meant.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    let opened = options.read(true).write(true).custom_flags(flags).open(&image.path);
+    let file = opened.map_err(failed("open the image"))?;
     let found = file.metadata().map_err(failed("look at the image"))?;
     let size = image.size.unwrap_or_else(|| found.len().saturating_sub(image.offset));
     if !found.is_file() || size == 0 || image.offset.saturating_add(size) > found.len() {
@@ -197,4 +202,20 @@ fn served(server: &Arc<Server<Squashfs>>) -> Result<PreparedSource> {
     };
     named().spawn(receive).map_err(failed)?;
     Ok(PreparedSource::Fuse { channel, devices: threads as u32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("image"), dir.path().join("link"));
+        std::fs::write(&path, "not empty").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let image = ImageFile { path: link, kind: FileSystemKind::Ext, offset: 0, size: None };
+        let refused = writable(&image, Identity::Root).unwrap_err().to_string();
+        assert!(refused.contains("open the image"), "{refused}");
+    }
 }

@@ -108,6 +108,11 @@ impl Engine {
         };
         let bottom = self.bottom(workload, foreground, &mut images)?;
         let mut lowers = bottom.lowers;
+        // What is in the file of the root is of the same opened file.
+        let opened = |image: &ImageFile| {
+            let same = matches!(&workload.root, Root::File(root) if root.path == image.path);
+            foreground.file.filter(|_| same)
+        };
         for overlay in &workload.overlays {
             lowers.push(match overlay {
                 Overlay::Folder(path) => {
@@ -120,9 +125,7 @@ impl Engine {
                     }
                 }
                 Overlay::File(image) => {
-                    // A partition of the same file is of the same opened file.
-                    let same = matches!(&workload.root, Root::File(root) if root.path == image.path);
-                    let (place, view) = images.add(image, foreground.file.filter(|_| same), None)?;
+                    let (place, view) = images.add(image, opened(image), None)?;
                     // One that was written to has the folders of an overlay in it.
                     let upper = Path::new("/upper");
                     if view.read_link(upper).is_some() {
@@ -141,7 +144,7 @@ impl Engine {
                     Some(MountSource::Bind { source: path, recursive: false })
                 }
                 MountKind::Image { image, inside } => {
-                    let (place, view) = images.add(image, None, None)?;
+                    let (place, view) = images.add(image, opened(image), None)?;
                     let found = view.stat(inside).ok_or_else(|| {
                         let wish = format!("binding '{}' of '{}'", inside.display(), image.path.display());
                         Error::impossible(wish, "the image has nothing there")
