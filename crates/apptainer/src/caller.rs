@@ -36,15 +36,15 @@ impl Caller {
         Caller::of(uid, gid, others, &read("/etc/passwd"), &read("/etc/group"), &variable)
     }
 
-    /// The home of a user of this name.
-    pub fn home_of(name: &str) -> Option<PathBuf> {
+    /// The ID and the home of a user of this name.
+    pub fn named(name: &str) -> Option<(u32, PathBuf)> {
         let bytes = fs::File::open("/etc/passwd").and_then(|file| isles_store::read_bounded(file, LARGEST));
         let text = String::from_utf8_lossy(&bytes.ok()??).into_owned();
         let line = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
         line.into_iter()
             .find(|f| f.len() >= 7 && f[0] == name)
-            .map(|f| PathBuf::from(f[5]))
-            .filter(|h| h.is_absolute())
+            .and_then(|f| Some((f[2].parse().ok()?, PathBuf::from(f[5]))))
+            .filter(|(_, home)| home.is_absolute())
     }
 
     fn of(

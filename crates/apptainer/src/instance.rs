@@ -6,11 +6,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Foreground, Started, Target};
 use isles_spec::{NetworkMode, Workload};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::caller::Caller;
@@ -59,20 +62,23 @@ pub struct Shelf {
     instances: PathBuf,
     /// `HOST/USER`
     below: PathBuf,
+    /// The user whose it is, where root looks at what another has written. Nothing of it is believed or changed then:
+    /// its links lead nowhere, and a process is an instance only where it is that user's.
+    other: Option<u32>,
 }
 
 impl Shelf {
     pub fn of(config_dir: &Path, user: &str) -> Shelf {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Shelf { instances: config_dir.join("instances"), below: Path::new(&host).join(user) }
+        Shelf { instances: config_dir.join("instances"), below: Path::new(&host).join(user), other: None }
     }
 
     /// That of the caller, or, for root, of another user.
     pub fn find(cx: &Context<'_>, user: Option<&str>) -> Result<Shelf, Failure> {
         let Some(user) = user else { return Ok(Shelf::of(&cx.config_dir()?, &Caller::find().name)) };
-        let home =
-            Caller::home_of(user).ok_or_else(|| Failure::new(format!("no user named {user} found")))?;
-        Ok(Shelf::of(&home.join(".apptainer"), user))
+        let (uid, home) =
+            Caller::named(user).ok_or_else(|| Failure::new(format!("no user named {user} found")))?;
+        Ok(Shelf { other: Some(uid), ..Shelf::of(&home.join(".apptainer"), user) })
     }
 
     fn folder(&self, name: &str) -> PathBuf {
@@ -89,20 +95,24 @@ impl Shelf {
 
     /// Those whose names match and that run; the files of others are removed.
     pub fn list(&self, pattern: &str) -> Result<Vec<Record>, Failure> {
-        let folder = self.folder("");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Failure::because(format!("cannot read '{}'", folder.display()), &e)),
+        let failed = |e: rustix::io::Errno| {
+            Failure::because(format!("cannot read '{}'", self.folder("").display()), &io::Error::from(e))
         };
-        let mut names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let folder = match self.open(&Path::new("app").join(&self.below), OFlags::DIRECTORY) {
+            Ok(folder) => folder,
+            Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+            Err(e) => return Err(failed(e)),
+        };
+        let mut names = Vec::new();
+        for entry in Dir::new(folder).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().to_str().ok().map(str::to_owned));
+        }
         names.retain(|name| check_name(name).is_ok() && matches(pattern, name));
         names.sort();
         let mut out = Vec::new();
         for name in names {
             match self.read(&name) {
-                Some(record) if record.monitor.lives() => out.push(record),
+                Some(record) if self.runs(&record) => out.push(record),
                 Some(_) => self.forget(&name),
                 None => {}
             }
@@ -113,28 +123,73 @@ impl Shelf {
     /// The instance of exactly this name.
     pub fn get(&self, name: &str) -> Result<Record, Failure> {
         check_name(name)?;
-        match self.read(name).filter(|record| record.monitor.lives()) {
+        match self.read(name).filter(|record| self.runs(record)) {
             Some(record) => Ok(record),
             None => Err(Failure::new(format!("no instance found with name {name}"))
                 .with_hint("`apptainer instance list` shows those that run")),
         }
     }
 
-    fn read(&self, name: &str) -> Option<Record> {
-        let file = File::open(self.file(name)).ok()?;
-        serde_json::from_slice(&isles_store::read_bounded(file, LARGEST).ok()??).ok()
+    fn runs(&self, record: &Record) -> bool {
+        let theirs = |process: Target| !process.lives() || self.may_signal(process);
+        record.monitor.lives() && theirs(record.monitor) && theirs(record.process)
     }
 
+    fn may_signal(&self, process: Target) -> bool {
+        process.pid > 1 && self.other.is_none_or(|user| user_of(process.pid) == Some(user))
+    }
+
+    /// Sends a signal to a process of an instance; one that has ended meanwhile needs none.
+    pub fn signal(&self, process: Target, signal: Signal) {
+        signal_if(process, signal, || self.may_signal(process));
+    }
+
+    /// Opens what is below the shelf, through no link.
+    fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let shelf = openat(CWD, &self.instances, folder, Mode::empty())?;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        openat2(&shelf, path, flags, Mode::empty(), how)
+    }
+
+    fn read(&self, name: &str) -> Option<Record> {
+        let path = Path::new("app").join(&self.below).join(name).join(format!("{name}.json"));
+        // A pipe is opened at once, too.
+        let file = File::from(self.open(&path, OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?);
+        let about = file.metadata().ok()?;
+        if !about.is_file() || self.other.is_some_and(|user| about.uid() != user) {
+            return None;
+        }
+        let mut record: Record =
+            serde_json::from_slice(&isles_store::read_bounded(file, LARGEST).ok()??).ok()?;
+        // What says which process it is counts, and not what stands beside it for others.
+        name.clone_into(&mut record.name);
+        (record.pid, record.ppid) = (record.process.pid, record.monitor.pid);
+        record.image.retain(|c| !c.is_control());
+        record.ip.retain(|c| !c.is_control());
+        (record.pid > 1 && record.ppid > 1).then_some(record)
+    }
+
+    /// Removes the file of an instance; that of another user's is left to them.
     pub fn forget(&self, name: &str) {
-        let _ = fs::remove_file(self.file(name));
-        let _ = fs::remove_dir(self.folder(name));
+        let above = Path::new("app").join(&self.below);
+        if self.other.is_some() || check_name(name).is_err() {
+            return;
+        }
+        if let Ok(folder) = self.open(&above.join(name), OFlags::PATH | OFlags::DIRECTORY) {
+            let _ = unlinkat(&folder, format!("{name}.json"), AtFlags::empty());
+        }
+        if let Ok(above) = self.open(&above, OFlags::PATH | OFlags::DIRECTORY) {
+            let _ = unlinkat(&above, name, AtFlags::REMOVEDIR);
+        }
     }
 
     /// Reserves a name, by the folder of its record: two that start at once cannot both have it.
     fn reserve(&self, name: &str) -> Result<(), Failure> {
         check_name(name)?;
         let taken = || Failure::new(format!("instance {name} already exists"));
-        if self.read(name).is_some_and(|record| record.monitor.lives()) {
+        if self.read(name).is_some_and(|record| self.runs(&record)) {
             return Err(taken());
         }
         self.forget(name);
@@ -287,7 +342,7 @@ fn started(
         fakeroot: launch.settings.fakeroot,
     };
     // Nobody could find it without its file.
-    shelf.write(&record).inspect_err(|_| kill(monitor.pid, rustix::process::Signal::KILL))?;
+    shelf.write(&record).inspect_err(|_| kill(monitor, Signal::KILL))?;
     Ok(record)
 }
 
@@ -318,10 +373,24 @@ pub fn in_instance(launch: &Launch<'_>, record: &Record) -> Result<u8, Failure> 
 }
 
 /// Sends a signal; one that has ended meanwhile needs none.
-pub fn kill(pid: i32, signal: rustix::process::Signal) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        let _ = rustix::process::kill_process(pid, signal);
+pub fn kill(process: Target, signal: Signal) {
+    signal_if(process, signal, || true);
+}
+
+/// The process is held while it is looked at, so that none that has its number later gets the signal.
+fn signal_if(process: Target, signal: Signal, fine: impl FnOnce() -> bool) {
+    let Some(pid) = Pid::from_raw(process.pid).filter(|_| process.pid > 1) else { return };
+    let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    if process.lives() && fine() {
+        let _ = pidfd_send_signal(held, signal);
     }
+}
+
+/// The real user ID of a process: who may send it signals.
+fn user_of(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -374,6 +443,45 @@ mod tests {
         for field in ["\"pid\":", "\"ppid\":", "\"logErrPath\":\"/e\"", "\"sharensMode\":false"] {
             assert!(text.contains(field), "{field}: {text}");
         }
+    }
+
+    #[test]
+    fn what_another_user_wrote_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Target::of(std::process::id().cast_signed()).unwrap();
+        let shelf = Shelf::of(dir.path(), "me");
+        let (uid, other) = (rustix::process::geteuid().as_raw(), "someone");
+        for (name, record) in [
+            ("fine", record("fine", own)),
+            // The number beside the process, and the name, are not what counts.
+            ("number", Record { pid: -1, ..record("../../x", own) }),
+            ("odd", Record { image: "a\x1b[2Jb".into(), ip: "\r1".into(), ..record("odd", own) }),
+            ("all", record("all", Target { pid: -1, ..own })),
+            ("gone", record("gone", Target { began: 1, ..own })),
+        ] {
+            shelf.reserve(name).unwrap();
+            fs::write(shelf.file(name), serde_json::to_vec(&record).unwrap()).unwrap();
+        }
+        for name in ["link", "pipe"] {
+            shelf.reserve(name).unwrap();
+        }
+        std::os::unix::fs::symlink(shelf.file("fine"), shelf.file("link")).unwrap();
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(CWD, shelf.file("pipe"), pipe, Mode::from_raw_mode(0o600), 0).unwrap();
+        std::os::unix::fs::symlink(shelf.folder("fine"), shelf.folder("folder")).unwrap();
+
+        let theirs = |user| Shelf { other: Some(user), ..Shelf::of(dir.path(), "me") };
+        let found = theirs(uid).list("*").unwrap();
+        let names: Vec<_> = found.iter().map(|r| (r.name.as_str(), r.pid, r.image.as_str())).collect();
+        let image = "/x.sif";
+        assert_eq!(names, [("fine", own.pid, image), ("number", own.pid, image), ("odd", own.pid, "a[2Jb")]);
+        assert!(theirs(uid).get("gone").is_err() && shelf.file("gone").exists(), "it is left to {other}");
+        assert!(theirs(uid + 1).list("*").unwrap().is_empty(), "the files are not {other}'s");
+        assert!(shelf.get("link").is_err() && shelf.get("folder").is_err());
+        assert_eq!(shelf.list("*").unwrap().len(), 3);
+        assert!(!shelf.file("gone").exists());
+        assert_eq!(user_of(own.pid), Some(rustix::process::getuid().as_raw()));
+        assert!(!theirs(uid + 1).may_signal(own) && theirs(uid).may_signal(own));
     }
 
     #[test]

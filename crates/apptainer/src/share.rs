@@ -44,9 +44,7 @@ pub fn run(launch: &Launch<'_>, image: &str) -> Result<u8, Failure> {
     // Nobody can join while this is decided, and those who run hold the other lock.
     running.take(FlockOperation::Unlock)?;
     if running.take(FlockOperation::NonBlockingLockExclusive).is_ok() {
-        if record.process.lives() {
-            instance::kill(record.pid, Signal::KILL);
-        }
+        instance::kill(record.process, Signal::KILL);
         shelf.forget(&name);
         running.remove();
         deciding.remove();
@@ -57,6 +55,7 @@ pub fn run(launch: &Launch<'_>, image: &str) -> Result<u8, Failure> {
 
 /// Ends the container with the parent of those who share it. Called in the process that stays with it.
 fn watch(parent: Target, container: i32) {
+    let container = Target::of(container);
     std::thread::spawn(move || {
         let there = Pid::from_raw(parent.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         if let Some(parent_fd) = there
@@ -65,6 +64,8 @@ fn watch(parent: Target, container: i32) {
             let mut fds = [PollFd::from_borrowed_fd(parent_fd.as_fd(), PollFlags::IN)];
             while matches!(poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
         }
-        instance::kill(container, Signal::KILL);
+        if let Some(container) = container {
+            instance::kill(container, Signal::KILL);
+        }
     });
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -135,7 +136,8 @@ fn list(cx: &Context<'_>) -> Result<u8, Failure> {
     if cx.values.is(&LOGS) {
         rows.push(["INSTANCE NAME", "PID", "LOGS"].map(str::to_owned).into());
         for record in &found {
-            let (err, out) = (record.log_err.display().to_string(), record.log_out.display().to_string());
+            let plain = |path: &Path| path.display().to_string().replace(char::is_control, "");
+            let (err, out) = (plain(&record.log_err), plain(&record.log_out));
             rows.push(vec![record.name.clone(), record.pid.to_string(), err]);
             rows.push(vec![String::new(), String::new(), out]);
         }
@@ -203,9 +205,7 @@ fn stop(cx: &Context<'_>) -> Result<u8, Failure> {
     let patience = cx.values.number(&TIMEOUT).unwrap_or(PATIENCE).max(0);
     for record in &found {
         cx.talk.info(&format!("Stopping {} instance of {} (PID={})", record.name, record.image, record.pid));
-        if record.process.lives() {
-            instance::kill(record.pid, signal);
-        }
+        shelf.signal(record.process, signal);
     }
     let until = std::time::Instant::now() + Duration::from_secs(patience.unsigned_abs());
     for record in &found {
@@ -214,7 +214,7 @@ fn stop(cx: &Context<'_>) -> Result<u8, Failure> {
                 "Killing {} instance of {} (PID={}) (Timeout)",
                 record.name, record.image, record.pid
             ));
-            instance::kill(record.pid, Signal::KILL);
+            shelf.signal(record.process, Signal::KILL);
             ended(record, Duration::from_secs(PATIENCE.unsigned_abs()));
         }
         shelf.forget(&record.name);
