@@ -362,7 +362,8 @@ fn push(cx: &Context<'_>) -> Result<u8, Failure> {
     })?;
     let said = connect(cx)?.add(&key.to_text())?;
     if !said.is_empty() {
-        cx.talk.info(&format!("Key server response: {said}"));
+        let said = said.chars().filter(|c| !c.is_control() || matches!(c, '\t' | '\n'));
+        cx.talk.info(&format!("Key server response: {}", said.collect::<String>()));
     }
     cx.print(format!("public key `{wanted}' pushed to server successfully\n"))?;
     Ok(0)
@@ -401,6 +402,7 @@ fn found(list: &str, long: bool) -> (usize, String) {
     let mut count = 0;
     let mut is_named = true;
     for line in list.lines() {
+        let line = line.replace(char::is_control, "");
         let fields: Vec<&str> = line.trim().split(':').collect();
         let field = |n: usize| fields.get(n).copied().unwrap_or_default();
         match field(0) {
@@ -419,7 +421,7 @@ fn found(list: &str, long: bool) -> (usize, String) {
                         &date(field(5)),
                         status(field(6)),
                     ]),
-                    false => words(&[&id[id.len().saturating_sub(8)..], field(3)]),
+                    false => words(&[short(id), field(3)]),
                 });
                 is_named = false;
             }
@@ -436,6 +438,11 @@ fn found(list: &str, long: bool) -> (usize, String) {
         }
     }
     (count, aligned(&lines, 2))
+}
+
+/// The last eight digits of an ID.
+fn short(id: &str) -> &str {
+    id.char_indices().rev().nth(7).map_or(id, |(at, _)| &id[at..])
 }
 
 fn algorithm(number: &str) -> &'static str {
@@ -499,6 +506,11 @@ mod tests {
         assert!(long.contains("EdDSA      256   2020-06-30 00:01:56 +0000 UTC"), "{long}");
         assert!(long.contains("[revoked]"), "{long}");
         assert_eq!(found("what", true).0, 0);
+        for is_long in [false, true] {
+            let (count, text) = found("pub:ä1234567ü89:1:4\x1b[2J096:\x07x:y\x1b:r\nuid:%1b[2JMe", is_long);
+            assert_eq!(count, 1);
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        }
         assert_eq!(unescaped("%zz%4"), "%zz%4");
     }
 }
