@@ -49,11 +49,11 @@ impl Lock {
         own.is_some() && own == fs::symlink_metadata(&self.path).map(|found| found.ino()).ok()
     }
 
-    /// The file belongs to the caller, whoever may have put one there before.
+    /// The file belongs to the caller alone, whoever may have put one there before: the folder is everybody's.
     pub fn open(path: PathBuf, uid: u32) -> Result<Lock, Failure> {
         let failed =
             |e: &std::io::Error| Failure::because(format!("cannot use the lock '{}'", path.display()), e);
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
         let opened = File::options()
             .read(true)
             .write(true)
@@ -63,8 +63,14 @@ impl Lock {
             .custom_flags(flags)
             .open(&path);
         let file = opened.map_err(|e| failed(&e))?;
-        if file.metadata().map_err(|e| failed(&e))?.uid() != uid {
-            return Err(Failure::new(format!("the lock '{}' belongs to another user", path.display())));
+        let about = file.metadata().map_err(|e| failed(&e))?;
+        let odd = |why: &str| Err(Failure::new(format!("the lock '{}' {why}", path.display())));
+        if about.uid() != uid {
+            return odd("belongs to another user");
+        }
+        // One that somebody removes meanwhile has no name.
+        if !about.is_file() || about.nlink() > 1 || about.mode() & 0o077 != 0 {
+            return odd("is no file of the caller alone, which others can neither read nor link to");
         }
         Ok(Lock { path, file })
     }
@@ -83,5 +89,31 @@ impl Lock {
 
     pub fn remove(&self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn what_somebody_left_there_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let (at, uid) = (|name: &str| dir.path().join(name), rustix::process::geteuid().as_raw());
+        let make = |name: &str| drop(Lock::open(at(name), uid).unwrap());
+        make("fine");
+        make("fine");
+        make("open");
+        fs::set_permissions(at("open"), fs::Permissions::from_mode(0o644)).unwrap();
+        make("linked");
+        fs::hard_link(at("linked"), at("twice")).unwrap();
+        symlink(at("fine"), at("link")).unwrap();
+        mknodat(CWD, at("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        for name in ["open", "linked", "twice", "link", "pipe"] {
+            assert!(Lock::open(at(name), uid).is_err(), "{name}");
+        }
+        assert!(Lock::open(at("fine"), uid + 1).is_err());
     }
 }
