@@ -3,11 +3,14 @@
 //!
 //! Files are read in place and never trusted: every offset is checked, and loops have an end.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// The tables that are looked at have at most this many entries.
 const MOST: usize = 4096;
+/// And so often is read from one file at all; a large library needs some hundreds.
+const READS: u32 = 1 << 16;
 /// Names of versions are short.
 const LONGEST_NAME: usize = 64;
 
@@ -66,12 +69,14 @@ pub fn machine_name(machine: u16, wide: bool) -> &'static str {
 
 struct Elf<'a> {
     read: &'a dyn Fn(&mut [u8], u64) -> bool,
+    left: Cell<u32>,
     wide: bool,
     little: bool,
 }
 
 impl Elf<'_> {
     fn bytes<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        self.left.set(self.left.get().checked_sub(1)?);
         let mut bytes = [0; N];
         (self.read)(&mut bytes, at).then_some(bytes)
     }
@@ -126,7 +131,7 @@ fn inspect(read: &dyn Fn(&mut [u8], u64) -> bool) -> Option<Library> {
     if !read(&mut ident, 0) || !ident.starts_with(b"\x7fELF") {
         return None;
     }
-    let elf = Elf { read, wide: ident[4] == 2, little: ident[5] == 1 };
+    let elf = Elf { read, left: Cell::new(READS), wide: ident[4] == 2, little: ident[5] == 1 };
     let mut out = Library { machine: elf.u16(18)?, wide: elf.wide, ..Library::default() };
     // What cannot be understood below leaves the versions unknown.
     let _ = versions(&elf, &mut out);
@@ -142,9 +147,9 @@ fn versions(elf: &Elf<'_>, out: &mut Library) -> Option<()> {
     for n in 0..count as u64 {
         let at = table.checked_add(n.checked_mul(size)?)?;
         let (offset, address, length) = if elf.wide {
-            (elf.word(at + 8)?, elf.word(at + 16)?, elf.word(at + 32)?)
+            (elf.word(at.checked_add(8)?)?, elf.word(at.checked_add(16)?)?, elf.word(at.checked_add(32)?)?)
         } else {
-            (elf.word(at + 4)?, elf.word(at + 8)?, elf.word(at + 16)?)
+            (elf.word(at.checked_add(4)?)?, elf.word(at.checked_add(8)?)?, elf.word(at.checked_add(16)?)?)
         };
         match elf.u32(at)? {
             PT_LOAD => loads.push((address, length, offset)),
@@ -157,7 +162,7 @@ fn versions(elf: &Elf<'_>, out: &mut Library) -> Option<()> {
     let mut tags = [None; 5];
     for n in 0..(length / step).min(MOST as u64) {
         let at = dynamic.checked_add(n * step)?;
-        let (mut tag, value) = (elf.word(at)?, elf.word(at + step / 2)?);
+        let (mut tag, value) = (elf.word(at)?, elf.word(at.checked_add(step / 2)?)?);
         if !elf.wide {
             tag = u64::from(u32::try_from(tag).ok()?);
         }
@@ -182,12 +187,13 @@ fn versions(elf: &Elf<'_>, out: &mut Library) -> Option<()> {
     if let (Some(needs), Some(count)) = (tags[1], tags[2]) {
         let mut at = place(needs)?;
         for _ in 0..count.min(MOST as u64) {
-            let (entries, first, next) = (elf.u16(at + 2)?, elf.u32(at + 8)?, elf.u32(at + 12)?);
+            let (entries, first, next) =
+                (elf.u16(at.checked_add(2)?)?, elf.u32(at.checked_add(8)?)?, elf.u32(at.checked_add(12)?)?);
             let mut entry = at.checked_add(u64::from(first))?;
             for _ in 0..entries {
-                let name = elf.name(names.checked_add(u64::from(elf.u32(entry + 8)?))?)?;
+                let name = elf.name(names.checked_add(u64::from(elf.u32(entry.checked_add(8)?)?))?)?;
                 out.needs = out.needs.max(glibc(&name));
-                match elf.u32(entry + 12)? {
+                match elf.u32(entry.checked_add(12)?)? {
                     0 => break,
                     next => entry = entry.checked_add(u64::from(next))?,
                 }
@@ -201,7 +207,7 @@ fn versions(elf: &Elf<'_>, out: &mut Library) -> Option<()> {
     if let (Some(defined), Some(count)) = (tags[3], tags[4]) {
         let mut at = place(defined)?;
         for _ in 0..count.min(MOST as u64) {
-            let (first, next) = (elf.u32(at + 12)?, elf.u32(at + 16)?);
+            let (first, next) = (elf.u32(at.checked_add(12)?)?, elf.u32(at.checked_add(16)?)?);
             let name = elf.u32(at.checked_add(u64::from(first))?)?;
             let name = elf.name(names.checked_add(u64::from(name))?)?;
             out.provides = out.provides.max(glibc(&name));
@@ -287,7 +293,36 @@ mod tests {
                 let _ = library_in(&bad);
             }
         }
+        // Offsets near the end of what there is.
+        for (at, n) in (0..0x2a0).step_by(4).flat_map(|at| (0..32).map(move |n| (at, n))) {
+            let mut bad = good.clone();
+            bad[at..at + 8].copy_from_slice(&(u64::MAX - n).to_le_bytes());
+            let _ = inspect(&|out, at| {
+                let known = usize::try_from(at).ok().and_then(|at| bad.get(at..at.checked_add(out.len())?));
+                out.fill(0);
+                if let Some(known) = known {
+                    out.copy_from_slice(known);
+                }
+                true
+            });
+        }
         assert_eq!(library_in(b"#!/bin/sh\n"), None);
+    }
+
+    #[test]
+    fn tables_without_an_end_are_left() {
+        let mut good = made::library(62, "GLIBC_2.34", false);
+        good[0x220 + 8..0x220 + 16].copy_from_slice(&u64::MAX.to_le_bytes());
+        let reads = Cell::new(0u32);
+        let _ = inspect(&|out, at| {
+            reads.set(reads.get() + 1);
+            match usize::try_from(at).ok().and_then(|at| good.get(at..at.checked_add(out.len())?)) {
+                Some(known) if at < 0x280 => out.copy_from_slice(known),
+                _ => out.fill(u8::from(out.len() > 1)),
+            }
+            true
+        });
+        assert!(reads.get() > 1000 && reads.get() <= READS + 1, "{}", reads.get());
     }
 
     #[test]
