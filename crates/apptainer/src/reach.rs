@@ -99,8 +99,13 @@ pub fn library_of(
     }
     let scheme = if plain { "http" } else { "https" };
     let own = host.map(|host| format!("{scheme}://{host}"));
-    if let Some(server) = own.or_else(|| named.map(str::to_owned)).or_else(|| variables::look("LIBRARY")) {
-        return Ok(Library::new(options, &server, variables::look("LIBRARY_TOKEN").as_deref())?);
+    let (set, token) = (variables::look("LIBRARY"), variables::look("LIBRARY_TOKEN"));
+    if let Some(server) = own {
+        let token = token.filter(|_| is_configured(&server, set.as_deref(), &of_remote));
+        return Ok(Library::new(options, &server, token.as_deref())?);
+    }
+    if let Some(server) = named.map(str::to_owned).or(set) {
+        return Ok(Library::new(options, &server, token.as_deref())?);
     }
     let remotes = Remotes::load()?;
     let (name, remote) = remotes.chosen(None)?;
@@ -112,6 +117,20 @@ pub fn library_of(
     })?;
     let token = Some(remote.token.as_str()).filter(|token| !token.is_empty());
     Ok(Library::new(options, server, token)?)
+}
+
+/// Whether the caller's settings speak of this server: what only the name of an image names may be anybody's, and gets
+/// no token.
+fn is_configured(server: &str, set: Option<&str>, remote: &dyn Fn() -> Option<String>) -> bool {
+    let same = |other: &str| Library::same_origin(server, other);
+    set.is_some_and(same) || remote().is_some_and(|other| same(&other))
+}
+
+/// The library of the endpoint in use.
+fn of_remote() -> Option<String> {
+    let remotes = Remotes::load().ok()?;
+    let (_, remote) = remotes.chosen(None).ok()?;
+    remote.services().ok()?.uri("libraryAPI").map(str::to_owned)
 }
 
 /// Progress as lines, where the caller wants to hear of it.
@@ -145,6 +164,23 @@ impl Progress for Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_for_servers_of_the_settings() {
+        let (none, remote) = (|| None, || Some("https://lib.example.org/v1".to_owned()));
+        for (server, set, fine) in [
+            ("https://evil.example", None, false),
+            ("https://evil.example", Some("https://own.example"), false),
+            ("https://own.example", Some("https://own.example/"), true),
+            ("https://own.example", Some("own.example:443"), true),
+            ("http://own.example", Some("https://own.example"), false),
+            ("https://own.example:8443", Some("https://own.example"), false),
+        ] {
+            assert_eq!(is_configured(server, set, &none), fine, "{server} {set:?}");
+        }
+        assert!(is_configured("https://lib.example.org", None, &remote));
+        assert!(!is_configured("https://lib.example.com", None, &remote));
+    }
 
     #[test]
     fn schemes() {

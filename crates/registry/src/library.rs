@@ -197,6 +197,15 @@ impl Library {
         Ok(Library { http, base, token })
     }
 
+    /// Whether the URLs of two libraries have the same scheme, host and port.
+    pub fn same_origin(one: &str, other: &str) -> bool {
+        let url = |text: &str| -> Option<Uri> {
+            if text.contains("://") { text.to_owned() } else { format!("https://{text}") }.parse().ok()
+        };
+        let (Some(one), Some(other)) = (url(one), url(other)) else { return false };
+        location::same_origin(&one, &other)
+    }
+
     /// The host of the server, with its port where it has one.
     pub fn host(&self) -> String {
         authority_of(&self.base)
