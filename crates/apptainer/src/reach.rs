@@ -1,7 +1,7 @@
 //! How registries, libraries and other servers are reached, as the flags and variables of a command want it.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use isles_registry::web::{Web, Wish};
 use isles_registry::{Client, ClientOptions, Credentials, Daemon, Library, LibraryName, Login};
@@ -13,6 +13,9 @@ use crate::failure::Failure;
 use crate::remotes::Remotes;
 use crate::talk::{Level, Talk};
 use crate::variables;
+
+/// What is fetched has at most this many bytes.
+const LARGEST: u64 = 64 << 30;
 
 /// What `scheme:rest` says; the slashes before the rest are gone. `None` for what has no scheme.
 pub fn split(uri: &str) -> Option<(&str, &str)> {
@@ -52,9 +55,27 @@ pub fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Fail
         return Err(Failure::new(format!("'{url}' is not served: the server answers {}", answer.status)));
     }
     let expected = answer.length;
-    let copied = std::io::copy(&mut answer.reader(), file)
+    receive(url, answer.reader(), expected, file, LARGEST)
+}
+
+fn receive(
+    url: &str,
+    body: impl Read,
+    expected: Option<u64>,
+    into: &mut impl Write,
+    limit: u64,
+) -> Result<(), Failure> {
+    let too_large = || {
+        Failure::new(format!("'{url}' is larger than a file may be"))
+            .with_hint(format!("{} GiB are allowed", LARGEST >> 30))
+    };
+    if expected.is_some_and(|expected| expected > limit) {
+        return Err(too_large());
+    }
+    let copied = std::io::copy(&mut body.take(limit.saturating_add(1)), into)
         .map_err(|e| Failure::because(format!("cannot fetch '{url}'"), &e))?;
     match expected {
+        _ if copied > limit => Err(too_large()),
         Some(expected) if expected != copied => {
             Err(Failure::new(format!("'{url}' ended after {copied} of {expected} bytes"))
                 .with_hint("try again"))
@@ -164,6 +185,21 @@ impl Progress for Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn downloads_have_an_end() {
+        let get = |body: &mut dyn Read, expected| receive("u", body, expected, &mut std::io::sink(), 8);
+        for (body, expected, fine) in [
+            (&b"12345678"[..], None, true),
+            (&b"12345678"[..], Some(8), true),
+            (&b"1234567"[..], Some(8), false),
+            (&b""[..], Some(9), false),
+            (&b"123456789"[..], None, false),
+        ] {
+            assert_eq!(get(&mut &*body, expected).is_ok(), fine, "{body:?} {expected:?}");
+        }
+        assert!(get(&mut std::io::repeat(1), None).unwrap_err().message.contains("larger"));
+    }
 
     #[test]
     fn a_token_is_for_servers_of_the_settings() {

@@ -21,6 +21,8 @@ use crate::{ClientOptions, Error, Result, location, retry};
 
 /// Answers about images are small.
 const ANSWER_LIMIT: u64 = 4 << 20;
+/// Files whose size the library does not tell have at most this many bytes, and no other has more.
+const FILE_LIMIT: u64 = 64 << 30;
 const BUFFER: usize = 128 << 10;
 
 /// A library, as one user speaks to it.
@@ -161,6 +163,11 @@ impl std::fmt::Display for LibraryName {
     }
 }
 
+/// How many bytes may come of a file that is said to have `size`, which is 0 where nothing is said.
+fn limit_of(size: u64) -> u64 {
+    if size > 0 { size.min(FILE_LIMIT) } else { FILE_LIMIT }
+}
+
 impl Library {
     /// A library at a URL, such as `https://library.sylabs.io`, with the token of a user where there is one. Plain HTTP
     /// is spoken where the URL says so, and a token goes over it to this machine only.
@@ -261,6 +268,7 @@ impl Library {
         let mut into = Checked::new(file, Algorithm::Sha256)?;
         let mut buffer = vec![0; BUFFER];
         let mut attempt = 0;
+        let limit = limit_of(size);
         loop {
             let begun = into.written;
             let mut headers = HeaderMap::new();
@@ -285,8 +293,8 @@ impl Library {
                     Ok(n) => {
                         let old = usize::try_from(skip).unwrap_or(usize::MAX).min(n);
                         skip -= old as u64;
-                        if size > 0 && into.written + (n - old) as u64 > size {
-                            return Err(Error::TooLarge { host, object: name.to_string(), limit: size });
+                        if into.written + (n - old) as u64 > limit {
+                            return Err(Error::TooLarge { host, object: name.to_string(), limit });
                         }
                         into.write(&buffer[old..n])?;
                         advance((n - old) as u64);
@@ -520,6 +528,13 @@ fn json() -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_no_known_size_have_a_limit() {
+        for (size, limit) in [(0, FILE_LIMIT), (5, 5), (u64::MAX, FILE_LIMIT)] {
+            assert_eq!(limit_of(size), limit, "{size}");
+        }
+    }
 
     #[test]
     fn names() {
