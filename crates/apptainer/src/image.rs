@@ -1,6 +1,7 @@
 //! From the word that names an image to something that can run: a folder, a file, an image in the store, or an instance.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Engine, image_file};
@@ -9,6 +10,7 @@ use isles_sif::Sif;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{FileSystemKind, ImageFile, Platform, Reference, Root};
 use isles_store::{Image as StoreImage, Imported, Lease, SifSource, Store};
+use sha2::{Digest, Sha256};
 
 use crate::action_flags as flags;
 use crate::command::Context;
@@ -363,15 +365,21 @@ fn cached(
     let folder = if keep { cx.cache_dir()?.join(kind) } else { temporary_folder(cx) };
     let failed =
         |e: &std::io::Error| Failure::because(format!("cannot keep an image in '{}'", folder.display()), e);
-    fs::create_dir_all(&folder).map_err(|e| failed(&e))?;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder).map_err(|e| failed(&e))?;
     let place = key.filter(|_| keep).map(|key| folder.join(key.replace(':', ".")));
-    if let Some(place) = place.as_ref().filter(|place| place.is_file()) {
-        cx.talk.info("Using cached SIF image");
-        return on_disk(place);
+    if let (Some(place), Some(key)) = (place.as_ref().filter(|place| place.is_file()), key) {
+        match kept(place, key) {
+            Some(image) => {
+                cx.talk.info("Using cached SIF image");
+                return Ok(image);
+            }
+            None => cx.talk.warning(&format!("'{}' is not what its name says", place.display())),
+        }
     }
     // Others that fetch the same at once each write a file of their own, and the last one stays.
     let unfinished = Unfinished(folder.join(format!(".isles-{}", isles_store::random_name())));
-    let mut file = File::create_new(&unfinished.0).map_err(|e| failed(&e))?;
+    let made = File::options().read(true).write(true).create_new(true).mode(0o644).open(&unfinished.0);
+    let mut file = made.map_err(|e| failed(&e))?;
     fill(&mut file)?;
     match place {
         Some(place) => {
@@ -384,6 +392,41 @@ fn cached(
             Ok(image)
         }
     }
+}
+
+/// An image of the cache; `None` where it is not what its name says.
+fn kept(place: &Path, digest: &str) -> Option<Image> {
+    let image = on_disk(place).ok()?;
+    let is_it = is_as_named(place, image.file.as_ref()?, digest);
+    is_it.is_ok_and(|is_it| is_it).then_some(image)
+}
+
+/// A name is believed where nobody else could have given it; else the digest of the open file, which is what is run, is
+/// found out.
+fn is_as_named(place: &Path, file: &File, digest: &str) -> std::io::Result<bool> {
+    let folder = fs::metadata(place.parent().unwrap_or(Path::new("/")))?;
+    let (named, opened) = (fs::symlink_metadata(place)?, file.metadata()?);
+    let is_same = (named.dev(), named.ino()) == (opened.dev(), opened.ino());
+    if is_same && [folder, named, opened].iter().all(is_own) {
+        return Ok(true);
+    }
+    let (mut hash, mut at, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 17]);
+    loop {
+        match file.read_at(&mut buffer, at)? {
+            0 => break,
+            n => {
+                hash.update(&buffer[..n]);
+                at += n as u64;
+            }
+        }
+    }
+    Ok(digest == format!("sha256:{}", isles_spec::digest::hex(&hash.finalize())))
+}
+
+/// Whether nobody but the caller, or root, can change it.
+fn is_own(about: &fs::Metadata) -> bool {
+    let caller = rustix::process::geteuid().as_raw();
+    (about.uid() == caller || about.uid() == 0) && about.mode() & 0o022 == 0
 }
 
 /// A file that goes when it is no longer needed, unless it has got another name.
@@ -404,6 +447,28 @@ pub fn temporary_folder(cx: &Context<'_>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn files_that_others_may_have_put_into_the_cache() {
+        const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("x");
+        for (folder, mode, text, fine) in [
+            (0o755, 0o644, "other", true),
+            (0o755, 0o666, "other", false),
+            (0o777, 0o644, "other", false),
+            (0o775, 0o664, "abc", true),
+        ] {
+            fs::write(&place, text).unwrap();
+            fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(folder)).unwrap();
+            let file = File::open(&place).unwrap();
+            assert_eq!(is_as_named(&place, &file, ABC).unwrap(), fine, "{folder:o} {mode:o} {text}");
+        }
+        let other = tempfile::tempfile().unwrap();
+        assert!(!is_as_named(&place, &other, ABC).unwrap(), "what is run is another file");
+    }
 
     #[test]
     fn words_that_name_images() {
