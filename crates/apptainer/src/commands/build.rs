@@ -316,6 +316,8 @@ fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
         json: values.is(&JSON),
         force: values.is(&FORCE),
         fix_permissions: values.is(&FIX_PERMS),
+        // Root has asked by being root, as with Apptainer. This is before the engine may have made root of anybody.
+        host_scripts: rustix::process::geteuid().is_root(),
         mounts,
         library: values.word(&LIBRARY).map(str::to_owned),
         library_token: variables::look("LIBRARY_TOKEN"),

@@ -133,7 +133,8 @@ fn refuse(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<()> {
                 return Err(source
                     .at(section.name.span, "%pre would run on the host with all rights of whoever builds")
                     .with_suggestion(
-                        "use %setup, which can write nothing but the image; or allow it by option",
+                        "use %setup, which can write nothing but the image; `isles build --host-scripts` runs \
+                         it, and so does `apptainer build` as root",
                     )
                     .into());
             }
