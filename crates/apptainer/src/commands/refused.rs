@@ -23,6 +23,8 @@ pub static PLUGIN: Command = Command {
     short: "Plugins of Apptainer, of which there are none",
     commands: &[
         &PLUGIN_COMPILE,
+        &PLUGIN_CREATE,
+        &PLUGIN_DISABLE,
         &PLUGIN_ENABLE,
         &PLUGIN_INSPECT,
         &PLUGIN_INSTALL,
@@ -41,6 +43,8 @@ static PLUGIN_LIST: Command = Command {
 };
 
 static PLUGIN_COMPILE: Command = refused("compile", &[], no_plugins);
+static PLUGIN_CREATE: Command = refused("create", &[], no_plugins);
+static PLUGIN_DISABLE: Command = refused("disable", &[], no_plugins);
 static PLUGIN_ENABLE: Command = refused("enable", &[], no_plugins);
 static PLUGIN_INSPECT: Command = refused("inspect", &[], no_plugins);
 static PLUGIN_INSTALL: Command = refused("install", &[], no_plugins);
@@ -50,6 +54,34 @@ fn no_plugins(_: &Context<'_>) -> Result<u8, Failure> {
     let instead = "plugins are parts of Apptainer's own program, written in Go; this is another program";
     Err(Failure::unsupported("a plugin", instead))
 }
+
+/// A group of commands, or one whose flags are nobody's here: what comes behind its name is not looked at.
+const fn refused_whole(usage: &'static str, run: fn(&Context<'_>) -> Result<u8, Failure>) -> Command {
+    Command { interspersed: false, ..refused(usage, &[], run) }
+}
+
+pub static OCI: Command = refused_whole("oci", |_| {
+    let instead = "`isles oci` is an OCI runtime; `isles run` runs OCI images";
+    Err(Failure::unsupported("apptainer oci", instead))
+});
+pub static CHECKPOINT: Command = refused_whole("checkpoint", |_| {
+    let instead = "run DMTCP inside the container, with its files bound or installed there";
+    Err(Failure::unsupported("apptainer checkpoint", instead))
+});
+pub static TAG: Command = refused_whole("tag", |_| {
+    let instead =
+        "`apptainer push FILE library://ENTITY/COLLECTION/NAME:TAG,TAG` gives an image all its tags";
+    Err(Failure::unsupported("apptainer tag", instead))
+});
+pub static BUILDCFG: Command = refused_whole("buildcfg", |_| {
+    let instead = "this program is one file, whose places are not chosen when it is compiled";
+    Err(Failure::unsupported("apptainer buildcfg", instead))
+});
+pub static CONFGEN: Command = refused_whole("confgen", |_| {
+    let instead = "what /etc/apptainer/apptainer.conf does not say has Apptainer's default; \
+                   `apptainer config global --set` changes it";
+    Err(Failure::unsupported("apptainer confgen", instead))
+});
 
 pub static CAPABILITY: Command = Command {
     usage: "capability",
