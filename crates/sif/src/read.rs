@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// More descriptors than this no file has; the usual number is 48.
 const MOST_DESCRIPTORS: i64 = 16_384;
 
+/// Objects are aligned to pages, of this size at most.
+const MOST_PADDING: u64 = 64 << 10;
+
 /// A SIF file that is open for reading.
 #[derive(Debug)]
 pub struct Sif {
@@ -181,17 +184,19 @@ fn consistent(header: &Header, objects: &[Object], length: u64) -> std::result::
     if objects.iter().filter(|object| is_primary(object)).count() > 1 {
         return Err("it has two primary partitions".to_owned());
     }
-    let mut full: Vec<&Object> = objects.iter().filter(|object| object.size > 0).collect();
-    for object in &full {
+    for object in objects {
         let end = object.offset.checked_add(object.size).filter(|end| i64::try_from(*end).is_ok());
+        // An empty object may stand where the next one would begin, which is aligned.
+        let most = if object.size > 0 { length } else { length.saturating_add(MOST_PADDING) };
         match end {
-            Some(end) if end <= length => {}
+            Some(end) if end <= most => {}
             _ => return Err(format!("object {} reaches beyond the end of the file", object.id)),
         }
-        if object.offset < header.data_offset.cast_unsigned() {
+        if object.size > 0 && object.offset < header.data_offset.cast_unsigned() {
             return Err(format!("object {} lies over the descriptors", object.id));
         }
     }
+    let mut full: Vec<&Object> = objects.iter().filter(|object| object.size > 0).collect();
     full.sort_unstable_by_key(|object| object.offset);
     match full.windows(2).find(|pair| pair[0].end() > pair[1].offset) {
         Some(pair) => Err(format!("object {} lies over object {}", pair[0].id, pair[1].id)),

@@ -90,6 +90,13 @@ fn lies_are_refused_with_their_reason() {
     for length in [0, 1, 127, 128, 4096, 32_175, 32_180, good.len() - 1] {
         assert!(open(&good[..length]).is_err(), "{length} bytes");
     }
+    // Nor do empty objects lie far behind the end, where the next one would then go.
+    for (offset, fine) in [(good.len() as i64, true), (1 << 40, false), (i64::MAX, false)] {
+        let mut empty = good.clone();
+        empty[slot(0, 17)..slot(0, 25)].copy_from_slice(&number(offset));
+        empty[slot(0, 25)..slot(0, 33)].copy_from_slice(&number(0));
+        assert_eq!(open(&empty).is_ok(), fine, "{offset}");
+    }
     open(&good).unwrap();
 }
 
