@@ -196,3 +196,73 @@ impl Signature {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000;
+    const BINDING: u8 = 0x18;
+    const PRIMARY_BINDING: u8 = 0x19;
+    const REVOCATION: u8 = 0x28;
+
+    /// `main` with the key of `sub` as its own.
+    fn adopted(main: &Certificate, sub: &Certificate, signatures: &[Vec<u8>]) -> Vec<u8> {
+        let mut packets = main.to_public().packets;
+        packets.push((TAG_SUBKEY, sub.primary_body().to_vec()));
+        packets.extend(signatures.iter().map(|body| (TAG_SIGNATURE, body.clone())));
+        Certificate { packets }.to_bytes()
+    }
+
+    #[test]
+    fn a_subkey_belongs_to_whom_it_says() {
+        let made = |name| Certificate::generate(name, None, NOW).unwrap();
+        let (ours, sub, theirs) = (made("Ours"), made("Sub"), made("Theirs"));
+        let open = |key: &Certificate| key.open(None).unwrap();
+        let both =
+            |main: &Certificate| [framed_key(main.primary_body()), framed_key(sub.primary_body())].concat();
+        let back = |main: &Certificate| open(&sub).sign(PRIMARY_BINDING, &[], &both(main), NOW);
+        let bound = |main: &Certificate, back: &[u8]| {
+            open(main).sign(BINDING, &[&[27, 2], &[&[32], back].concat()], &both(main), NOW)
+        };
+        let plain = |main: &Certificate| open(main).sign(BINDING, &[&[27, 2]], &both(main), NOW);
+        let revoked = |main: &Certificate| open(main).sign(REVOCATION, &[], &both(main), NOW);
+        let good = adopted(&ours, &sub, &[bound(&ours, &back(&ours))]);
+        let fate = |keyring: &[u8]| {
+            let keys = key::keys(keyring).unwrap();
+            let found: Vec<_> = keys.iter().filter(|k| k.fingerprint == sub.fingerprint()).collect();
+            found
+                .iter()
+                .map(|k| (k.owner.clone(), k.primary == ours.fingerprint(), k.revoked))
+                .collect::<Vec<_>>()
+        };
+        let own = |is_revoked| vec![("Ours".to_owned(), true, is_revoked)];
+        let foreign = |signatures: &[Vec<u8>]| adopted(&theirs, &sub, signatures);
+        for (what, keyring, expected) in [
+            ("both vouch", good.clone(), own(false)),
+            ("nobody vouches for the primary", adopted(&ours, &sub, &[plain(&ours)]), vec![]),
+            ("it vouches for another", foreign(&[bound(&theirs, &back(&ours))]), vec![]),
+            ("only the primary says so", foreign(&[bound(&theirs, &plain(&theirs))]), vec![]),
+            ("revoked", [good.clone(), adopted(&ours, &sub, &[revoked(&ours)])].concat(), own(true)),
+            ("revoked first", adopted(&ours, &sub, &[revoked(&ours), bound(&ours, &back(&ours))]), own(true)),
+            ("revoked by another", [good.clone(), foreign(&[revoked(&theirs)])].concat(), own(false)),
+            ("before it", [foreign(&[plain(&theirs), revoked(&theirs)]), good.clone()].concat(), own(false)),
+        ] {
+            assert_eq!(fate(&keyring), expected, "{what}");
+        }
+    }
+
+    /// Where this machine has them: each of their subkeys signs.
+    #[test]
+    fn subkeys_of_archives_are_known() {
+        let path = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let Ok(file) = std::fs::read(path) else {
+            println!("skip: no {path}");
+            return;
+        };
+        let subkeys = Certificate::read(&file).unwrap();
+        let subkeys = subkeys.iter().flat_map(|c| &c.packets).filter(|(tag, _)| *tag == TAG_SUBKEY).count();
+        let keys = key::keyring(&file).unwrap();
+        assert_eq!(keys.iter().filter(|k| k.primary != k.fingerprint).count(), subkeys);
+    }
+}

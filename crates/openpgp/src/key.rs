@@ -13,6 +13,7 @@ pub(crate) const TAG_USER: u8 = 13;
 pub(crate) const TAG_SUBKEY: u8 = 14;
 
 const TYPE_SUBKEY_BINDING: u8 = 0x18;
+const TYPE_PRIMARY_BINDING: u8 = 0x19;
 const TYPE_DIRECT: u8 = 0x1f;
 const TYPE_KEY_REVOCATION: u8 = 0x20;
 const TYPE_SUBKEY_REVOCATION: u8 = 0x28;
@@ -138,8 +139,8 @@ pub(crate) fn framed_key(body: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// The keys of a keyring, in binary form or armored. Subkeys appear as keys of their own, if their primary
-/// key vouches for them.
+/// The keys of a keyring, in binary form or armored. Subkeys that sign appear as keys of their own, if their primary
+/// key vouches for them and they for it: nobody adopts another's.
 pub fn keyring(file: &[u8]) -> Result<Vec<Key>> {
     if file.len() > LIMIT {
         return Err(Malformed("it is too large"));
@@ -158,12 +159,23 @@ pub fn keyring(file: &[u8]) -> Result<Vec<Key>> {
     if all.is_empty() { Err(Malformed("it has no key")) } else { Ok(all) }
 }
 
+/// Whether a binding holds the subkey's own signature over both keys (RFC 9580, section 5.2.1.9).
+fn vouches(sub: &Key, binding: &Signature, data: &[u8]) -> bool {
+    binding.embedded.iter().any(|body| {
+        matches!(Signature::parse(body), Ok(Some(back)) if back.kind == TYPE_PRIMARY_BINDING
+            && back.understood
+            && back.may_be_of(sub)
+            && sub.verifies(&back, data))
+    })
+}
+
 pub(crate) fn keys(packets: &[u8]) -> Result<Vec<Key>> {
     let mut bytes = Bytes(packets);
     let mut all: Vec<Key> = Vec::new();
     // Where the primary key of the packets that follow is, and whether the latest was usable.
     let mut primary: Option<usize> = None;
     let mut subkey: Option<Key> = None;
+    let mut is_revoked = false;
     let mut user: Option<&[u8]> = None;
     let mut newest_self = 0;
     while !bytes.0.is_empty() {
@@ -173,7 +185,7 @@ pub(crate) fn keys(packets: &[u8]) -> Result<Vec<Key>> {
                 let parsed = Key::parse(body)?;
                 primary = parsed.is_some().then_some(all.len());
                 all.extend(parsed);
-                (subkey, user, newest_self) = (None, None, 0);
+                (subkey, is_revoked, user, newest_self) = (None, false, None, 0);
             }
             TAG_USER => {
                 user = Some(body);
@@ -183,7 +195,7 @@ pub(crate) fn keys(packets: &[u8]) -> Result<Vec<Key>> {
                     key.owner = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).collect();
                 }
             }
-            TAG_SUBKEY => (subkey, user) = (Key::parse(body)?, None),
+            TAG_SUBKEY => (subkey, is_revoked, user) = (Key::parse(body)?, false, None),
             TAG_SIGNATURE => {
                 let Some(at) = primary else { continue };
                 let Some(signature) = Signature::parse(body)? else { continue };
@@ -199,12 +211,19 @@ pub(crate) fn keys(packets: &[u8]) -> Result<Vec<Key>> {
                         if !main.verifies(&signature, &data) {
                             continue;
                         }
-                        if let Some(known) = all.iter().position(|k| k.fingerprint == sub.fingerprint) {
-                            all[known].revoked |= signature.kind == TYPE_SUBKEY_REVOCATION;
+                        // A revocation may stand before what it revokes.
+                        is_revoked |= signature.kind == TYPE_SUBKEY_REVOCATION;
+                        let known =
+                            |k: &Key| (k.primary, k.fingerprint) == (main.fingerprint, sub.fingerprint);
+                        if let Some(known) = all.iter().position(known) {
+                            all[known].revoked |= is_revoked;
+                            continue;
+                        }
+                        if signature.kind != TYPE_SUBKEY_BINDING || !vouches(sub, &signature, &data) {
                             continue;
                         }
                         let mut sub = sub.clone();
-                        sub.revoked = signature.kind == TYPE_SUBKEY_REVOCATION || main.revoked;
+                        sub.revoked = is_revoked || main.revoked;
                         let own = signature.key_lifetime.map(|s| sub.created.saturating_add(s));
                         sub.expires = [own, main.expires].into_iter().flatten().min();
                         sub.owner.clone_from(&main.owner);

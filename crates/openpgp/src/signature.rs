@@ -36,6 +36,8 @@ pub struct Signature {
     pub(crate) issuer: Option<[u8; 8]>,
     pub(crate) left: [u8; 2],
     pub(crate) values: Vec<Vec<u8>>,
+    /// Bodies of signatures that are in this one.
+    pub(crate) embedded: Vec<Vec<u8>>,
     pub(crate) understood: bool,
 }
 
@@ -69,6 +71,7 @@ impl Signature {
             issuer_fingerprint: None,
             issuer: None,
             left,
+            embedded: Vec::new(),
             understood: !values.is_empty(),
             values,
         };
@@ -101,8 +104,10 @@ impl Signature {
                     let named = is_known.then(|| packet.array()).transpose()?;
                     self.issuer_fingerprint = named.or(self.issuer_fingerprint);
                 }
+                // It is verified itself, so it may stand in either part.
+                (32, _) => self.embedded.push(packet.0.to_vec()),
                 // Flags, preferences and the like change nothing about validity. Unhashed ones bind nobody.
-                (4 | 7 | 11 | 20..=32 | 34 | 35 | 39, _) | (_, false) => {}
+                (4 | 7 | 11 | 20..=31 | 34 | 35 | 39, _) | (_, false) => {}
                 (_, true) if tag & 0x80 != 0 => self.understood = false,
                 _ => {}
             }

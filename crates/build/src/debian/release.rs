@@ -176,7 +176,7 @@ pub fn keyring(files: &[PathBuf]) -> Result<Vec<Key>> {
         }
         let bytes = fs::read(path).map_err(|e| reason(e.to_string()))?;
         for key in openpgp::keyring(&bytes).map_err(|e| reason(e.0.into()))? {
-            match keys.iter_mut().find(|k| k.fingerprint == key.fingerprint) {
+            match keys.iter_mut().find(|k| (k.primary, k.fingerprint) == (key.primary, key.fingerprint)) {
                 Some(known) => known.revoked |= key.revoked,
                 None => keys.push(key),
             }
