@@ -19,6 +19,8 @@ use crate::secret::Hidden;
 
 /// As OpenSSH's own agent.
 const LONGEST: usize = 256 << 10;
+/// So many clients a step may have at the same time.
+const CLIENTS: usize = 64;
 /// SSH_AGENTC_REQUEST_IDENTITIES and SSH_AGENTC_SIGN_REQUEST.
 const ALLOWED: [u8; 2] = [11, 13];
 /// SSH_AGENT_FAILURE, with its length.
@@ -136,15 +138,26 @@ impl Forward {
         let listener = UnixListener::bind(&socket).map_err(Error::io("listen at", &socket))?;
         let ended = Arc::new(AtomicBool::new(false));
         let (stop, behind) = (ended.clone(), agent.socket.clone());
+        let place = Arc::new(());
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
-                let Ok(client) = client else { continue };
-                let behind = behind.clone();
+                let client = match client {
+                    Ok(client) => client,
+                    // The client was gone again; else, without descriptors, the next would fail at once too.
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
+                    Err(_) => return,
+                };
+                // Each has a clone; those that are too many are closed.
+                if Arc::strong_count(&place) > CLIENTS {
+                    continue;
+                }
+                let (behind, place) = (behind.clone(), place.clone());
                 // It ends with the client, and that with the step.
-                std::thread::spawn(move || {
+                let _ = std::thread::Builder::new().spawn(move || {
+                    let _place = place;
                     let _ = UnixStream::connect(behind).and_then(|agent| serve(client, agent));
                 });
             }
@@ -210,9 +223,11 @@ mod tests {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                while let Ok(Some(request)) = message(&mut stream) {
-                    stream.write_all(&[0, 0, 0, 2, 100, request[4]]).unwrap();
-                }
+                std::thread::spawn(move || {
+                    while let Ok(Some(request)) = message(&mut stream) {
+                        stream.write_all(&[0, 0, 0, 2, 100, request[4]]).unwrap();
+                    }
+                });
             }
         });
         let forward = Forward::new(Agent::of(&[socket]).unwrap()).unwrap();
@@ -228,6 +243,15 @@ mod tests {
             client.write_all(request).unwrap();
             assert_eq!(message(&mut client).unwrap().unwrap(), answer, "{request:?}");
         }
+        // Clients that are too many are closed, and a place that is free again is given again.
+        let answers = |client: &mut UnixStream| {
+            let _ = client.write_all(&[0, 0, 0, 1, 11]);
+            matches!(message(client), Ok(Some(_)))
+        };
+        let mut more: Vec<_> = (0..CLIENTS).map(|_| UnixStream::connect(forward.socket()).unwrap()).collect();
+        let served = more.iter_mut().map(answers).filter(|served| *served).count();
+        assert_eq!(served, CLIENTS - 1);
+        drop(more);
         // A length that nobody means ends the connection.
         client.write_all(&[255; 4]).unwrap();
         assert!(message(&mut client).unwrap().is_none());
