@@ -143,7 +143,7 @@ pub fn library_of(
 /// Whether the caller's settings speak of this server: what only the name of an image names may be anybody's, and gets
 /// no token.
 fn is_configured(server: &str, set: Option<&str>, remote: &dyn Fn() -> Option<String>) -> bool {
-    let same = |other: &str| Library::same_origin(server, other);
+    let same = |other: &str| Library::is_same_server(server, other);
     set.is_some_and(same) || remote().is_some_and(|other| same(&other))
 }
 

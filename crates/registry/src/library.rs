@@ -168,6 +168,12 @@ fn limit_of(size: u64) -> u64 {
     if size > 0 { size.min(FILE_LIMIT) } else { FILE_LIMIT }
 }
 
+/// The URL that paths of a library begin with.
+fn base_of(server: &str) -> Option<Uri> {
+    let text = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
+    format!("{}/", text.trim_end_matches('/')).parse().ok()
+}
+
 impl Library {
     /// A library at a URL, such as `https://library.sylabs.io`, with the token of a user where there is one. Plain HTTP
     /// is spoken where the URL says so, and a token goes over it to this machine only.
@@ -180,9 +186,7 @@ impl Library {
                 .with_hint("a library is named by a URL, for example https://library.sylabs.io")
                 .into()
         };
-        let text = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
-        let base: Uri =
-            format!("{}/", text.trim_end_matches('/')).parse().map_err(|_| odd("it is no URL"))?;
+        let base = base_of(server).ok_or_else(|| odd("it is no URL"))?;
         let http = Http::new(options);
         match base.scheme_str() {
             Some("https") => {}
@@ -204,13 +208,9 @@ impl Library {
         Ok(Library { http, base, token })
     }
 
-    /// Whether the URLs of two libraries have the same scheme, host and port.
-    pub fn same_origin(one: &str, other: &str) -> bool {
-        let url = |text: &str| -> Option<Uri> {
-            if text.contains("://") { text.to_owned() } else { format!("https://{text}") }.parse().ok()
-        };
-        let (Some(one), Some(other)) = (url(one), url(other)) else { return false };
-        location::same_origin(&one, &other)
+    /// Whether two names of libraries mean the same server: the same scheme, host and port.
+    pub fn is_same_server(one: &str, other: &str) -> bool {
+        matches!((base_of(one), base_of(other)), (Some(a), Some(b)) if location::same_origin(&a, &b))
     }
 
     /// The host of the server, with its port where it has one.
@@ -568,6 +568,22 @@ mod tests {
             ("", None, false),
         ] {
             assert_eq!(Library::new(&options, server, token).is_ok(), fine, "{server}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_same_server() {
+        for (other, same) in [
+            ("https://library.example", true),
+            ("Library.example/", true),
+            ("https://library.example:443/v1", true),
+            ("http://library.example", false),
+            ("https://library.example:8443", false),
+            ("https://library.example.org", false),
+            ("https://library.example@other.example", false),
+            ("", false),
+        ] {
+            assert_eq!(Library::is_same_server("https://library.example/", other), same, "{other}");
         }
     }
 }

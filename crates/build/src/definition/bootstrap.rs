@@ -236,8 +236,11 @@ fn fetched(
     let name = LibraryName::parse(from)?;
     let options = &build.options.definition;
     let server = stage.field("library").map(|f| f.text.clone()).or_else(|| name.host.clone());
-    let server = server.or_else(|| options.library.clone()).unwrap_or_else(|| LIBRARY.to_owned());
-    let library = Library::new(&build.options.bootstrap.client, &server, options.library_token.as_deref())?;
+    let usual = options.library.as_deref().unwrap_or(LIBRARY);
+    let server = server.unwrap_or_else(|| usual.to_owned());
+    // The token is for the caller's library, and a recipe may name any other.
+    let token = options.library_token.as_deref().filter(|_| Library::is_same_server(&server, usual));
+    let library = Library::new(&build.options.bootstrap.client, &server, token)?;
     let architecture = &build.platform.architecture;
     let image = library.find(&name, architecture)?;
     let shown = name.to_string();
