@@ -140,7 +140,7 @@ fn tree(view: &Merged, to: &Path, ownership: Ownership) -> Result<()> {
                     _ => (FileType::Fifo, (0, 0)),
                 };
                 let device = rustix::fs::makedev(number.0, number.1);
-                match mknodat(&here.fd, &name, kind, Mode::from(stat.mode), device) {
+                match mknodat(&here.fd, &name, kind, mode(&stat, ownership), device) {
                     Ok(()) => leaf(&here.fd, &name, &stat, ownership, &shown)?,
                     // Only root can make devices, and every runtime brings its own.
                     Err(Errno::PERM) if kind != FileType::Fifo => {}
@@ -172,8 +172,17 @@ fn attributes(
             Err(e) => return Err(Error::io("set an attribute of", shown)(e)),
         }
     }
-    fchmod(fd, Mode::from(stat.mode)).map_err(Error::io("set the mode of", shown))?;
+    fchmod(fd, mode(stat, ownership)).map_err(Error::io("set the mode of", shown))?;
     rustix::fs::futimens(fd, &times(stat)).map_err(Error::io("set the time of", shown))
+}
+
+/// The mode of something. Where all files become the caller's, none runs with the rights of its owner.
+fn mode(stat: &Stat, ownership: Ownership) -> Mode {
+    Mode::from(match (ownership.keeps_owners(), stat.kind) {
+        (true, _) => stat.mode,
+        (false, FileKind::Dir) => stat.mode & 0o1777,
+        (false, _) => stat.mode & 0o777,
+    })
 }
 
 /// Owner and time of what cannot be opened.
@@ -196,4 +205,28 @@ fn leaf(
 fn times(stat: &Stat) -> Timestamps {
     let time = Timespec { tv_sec: stat.mtime.0, tv_nsec: stat.mtime.1.into() };
     Timestamps { last_access: time, last_modification: time }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn nothing_runs_as_its_new_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layer, to) = (dir.path().join("layer"), dir.path().join("to"));
+        std::fs::create_dir_all(layer.join("d")).unwrap();
+        std::fs::write(layer.join("f"), "x").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for (name, bits) in [("f", 0o6755), ("d", 0o7775)] {
+            std::fs::set_permissions(layer.join(name), std::fs::Permissions::from_mode(bits)).unwrap();
+            assert_eq!(mode(&layer.join(name)), bits);
+        }
+        let view = Merged::open(&[layer], Ownership::Single).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        tree(&view, &to, Ownership::Single).unwrap();
+        assert_eq!((mode(&to.join("f")), mode(&to.join("d"))), (0o755, 0o1775));
+    }
 }

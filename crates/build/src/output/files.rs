@@ -113,7 +113,7 @@ impl Writer<'_> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = openat(at, name, flags, Mode::empty()).map_err(self.failed("open", path))?;
         self.directory(&dir, path, depth + 1)?;
-        fchmod(&dir, Mode::from(stat.mode)).map_err(self.failed("set the mode of", path))?;
+        fchmod(&dir, Mode::from(stat.mode & 0o1777)).map_err(self.failed("set the mode of", path))?;
         futimens(&dir, &self.times(stat)).map_err(self.failed("set the time of", path))
     }
 
@@ -122,7 +122,8 @@ impl Writer<'_> {
         let fd = openat(at, name, flags, Mode::RUSR | Mode::WUSR).map_err(self.failed("create", path))?;
         let mut to = File::from(fd);
         io::copy(&mut self.view.open_file(path)?, &mut to).map_err(self.failed("write", path))?;
-        fchmod(&to, Mode::from(stat.mode)).map_err(self.failed("set the mode of", path))?;
+        // What ran as somebody of the image would run as whoever asked.
+        fchmod(&to, Mode::from(stat.mode & 0o777)).map_err(self.failed("set the mode of", path))?;
         futimens(&to, &self.times(stat)).map_err(self.failed("set the time of", path))
     }
 
@@ -144,4 +145,29 @@ impl Writer<'_> {
 fn is_dir(at: &OwnedFd, name: &OsStr) -> bool {
     statat(at, name, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use isles_store::Ownership;
+
+    use super::*;
+
+    #[test]
+    fn nothing_runs_as_its_new_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layer, to) = (dir.path().join("layer"), dir.path().join("to"));
+        std::fs::create_dir_all(layer.join("d")).unwrap();
+        std::fs::write(layer.join("f"), "x").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for (name, bits) in [("f", 0o6755), ("d", 0o7775)] {
+            std::fs::set_permissions(layer.join(name), std::fs::Permissions::from_mode(bits)).unwrap();
+            assert_eq!(mode(&layer.join(name)), bits);
+        }
+        let view = Merged::open(&[layer], Ownership::Single).unwrap();
+        write(&view, &to, None).unwrap();
+        assert_eq!((mode(&to.join("f")), mode(&to.join("d"))), (0o755, 0o1775));
+    }
 }
