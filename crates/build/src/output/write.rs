@@ -291,10 +291,11 @@ pub fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) 
     }
     let part: PathBuf = {
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
+        name.push(format!(".{}.part", isles_store::random_name()));
         path.with_file_name(name)
     };
-    let file = File::create(&part).map_err(Error::io("create", &part))?;
+    // A link that somebody laid there is not followed.
+    let file = File::create_new(&part).map_err(Error::io("create", &part))?;
     let mut out = BufWriter::new(&file);
     let result = write(&mut out)
         .and_then(|()| out.flush().map_err(Error::io("write", &part)))

@@ -150,9 +150,10 @@ fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failu
     }
     let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.part", std::process::id()));
+    temporary.push(format!(".{}.part", isles_store::random_name()));
     let temporary = path.with_file_name(temporary);
-    let result = File::create(&temporary).map_err(failed).and_then(|file| {
+    // A link that somebody laid there is not followed.
+    let result = File::create_new(&temporary).map_err(failed).and_then(|file| {
         write(&mut BufWriter::new(&file))?;
         file.sync_data().and_then(|()| fs::rename(&temporary, path)).map_err(failed)
     });
