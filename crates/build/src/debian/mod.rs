@@ -154,7 +154,7 @@ pub fn bootstrap(
     progress: &dyn Progress,
 ) -> Result<Bootstrapped> {
     let plan = Plan::new(suite, options)?;
-    let web = Web::new(&options.client);
+    let web = Web::guarded(&options.client);
     let keyring = release::keyring(&plan.keyring)?;
     let clock = Clock { now: archive::now(), check_valid_until: options.check_valid_until };
     let freshness = Freshness { max_age: options.max_age, offline: options.offline };

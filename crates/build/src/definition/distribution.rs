@@ -352,7 +352,7 @@ fn download(build: &Build<'_>, url: &str, limit: u64) -> Result<Vec<u8>> {
     let refused = |why: String| -> Error {
         isles_spec::Error::new(format!("cannot fetch '{url}': {why}")).with_hint("check the URL").into()
     };
-    let answer = Web::new(&build.options.bootstrap.client).get(url, Wish::default())?;
+    let answer = Web::guarded(&build.options.bootstrap.client).get(url, Wish::default())?;
     if answer.status != 200 {
         return Err(refused(format!("the answer is {}", answer.status)));
     }
