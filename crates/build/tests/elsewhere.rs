@@ -155,6 +155,51 @@ fn links_of_a_fetched_context_lead_nowhere_else() {
 }
 
 #[test]
+fn a_fetched_definition_sees_nothing_of_the_host() {
+    let world = World::new();
+    let private = world.dir.path().join("private");
+    std::fs::create_dir(&private).unwrap();
+    std::fs::write(private.join("Dockerfile"), "FROM base\n").unwrap();
+    let private = private.display().to_string();
+    let link = format!("-> {private}");
+    let options = world.options();
+    let try_it = |text: &str| {
+        let packed =
+            archive(&[("x.def", text), ("f", "x"), ("out", &link), ("in/Dockerfile", "FROM base\n")]);
+        let fetched = elsewhere::read(&world.engine, &packed[..], Wanted::Usual).unwrap();
+        isles_build::build(&world.engine, &world.client, &fetched.found, &options, &Quiet)
+            .map(drop)
+            .map_err(|e| describe(&e))
+    };
+    for text in [
+        "Bootstrap: scratch\n%setup\ntouch $SINGULARITY_ROOTFS/x\n".to_owned(),
+        "Bootstrap: scratch\n%files\n/etc/passwd /x\n".to_owned(),
+        "Bootstrap: scratch\n%files\nf /f\n\\/etc/passwd /x\n".to_owned(),
+        "Bootstrap: scratch\n%files\n../../private /x\n".to_owned(),
+        "Bootstrap: scratch\n%appfiles a\n/etc/passwd x\n".to_owned(),
+        format!("Bootstrap: localimage\nFrom: {private}\n"),
+        "Bootstrap: localimage\nFrom: out\n".to_owned(),
+        format!("Bootstrap: localimage\nFrom: oci:{private}:tag\n"),
+        format!("Bootstrap: oci\nFrom: {private}:tag\n"),
+        format!("Bootstrap: dockerfile\nFrom: {private}\n"),
+        format!("Bootstrap: dockerfile\nFrom: in\nFilename: {private}/Dockerfile\n"),
+        "Bootstrap: dockerfile\nFrom: out\n".to_owned(),
+        "Bootstrap: dnf\nMirrorURL: http://127.0.0.1:1\n".to_owned(),
+        "Bootstrap: docker-daemon\nFrom: x\n".to_owned(),
+    ] {
+        let shown = try_it(&text).expect_err(&text);
+        assert!(
+            shown.contains("on the host, which a recipe that was fetched does not see"),
+            "{text}: {shown}"
+        );
+        assert!(shown.contains("build it from its folder"), "{text}: {shown}");
+    }
+    for text in ["Bootstrap: scratch\n%files\nf /f\n", "Bootstrap: dockerfile\nFrom: in\n"] {
+        try_it(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+    }
+}
+
+#[test]
 fn the_time_of_a_build() {
     let world = World::new();
     let packed = archive(&[("x", "y")]);

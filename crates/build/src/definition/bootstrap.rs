@@ -13,6 +13,7 @@ use isles_spec::{Platform, Progress, Reference};
 use isles_store::Image;
 
 use super::distribution;
+use super::execute::of_host;
 use super::local::{Base, Known, Signers, base_of_local_image, of_sif};
 use super::syntax::Stage;
 use crate::debian::{self, Runner};
@@ -60,7 +61,7 @@ pub fn bootstrap(
     build: &Build<'_>,
     source: &SourceText,
     stage: &Stage,
-    context: &Path,
+    recipe: &Found,
     warnings: &Mutex<Vec<Diagnostic>>,
 ) -> Result<Base> {
     let Some(agent) = stage.field("bootstrap") else {
@@ -82,6 +83,10 @@ pub fn bootstrap(
         })
     };
     let name = agent.to_ascii_lowercase();
+    let context = recipe.context.as_path();
+    if recipe.fetched {
+        inside(source, stage, context, agent, &name)?;
+    }
     let at = |word: &Spanned, e: Error| crate::dockerfile::execute::place(source, word.span, e);
     let oci = |image: &Image| Base { snapshot: images::base(image, &build.platform), oci: true };
     let plain = |snapshot| Base { snapshot, oci: false };
@@ -131,6 +136,41 @@ pub fn bootstrap(
                 .with_suggestion(other.or(near).unwrap_or_else(|| format!("known are {}", AGENTS.join(", "))))
                 .into())
         }
+    }
+}
+
+/// Refuses what a recipe that was fetched would have of the host.
+fn inside(source: &SourceText, stage: &Stage, context: &Path, agent: &Spanned, name: &str) -> Result<()> {
+    let refused = |span, what: &str| Err(of_host(source, span, what));
+    match name {
+        "yum" | "dnf" | "zypper" | "arch" => {
+            refused(agent.span, &format!("Bootstrap: {name} runs a program"))
+        }
+        "docker-daemon" => refused(agent.span, "Bootstrap: docker-daemon takes an image that is"),
+        "docker-archive" | "oci" | "oci-archive" | "localimage" | "dockerfile" | "buildkit" => {
+            let Some(from) = stage.field("from") else { return Ok(()) };
+            let schemes = ["oci:", "oci-archive:", "docker-archive:"];
+            let text = schemes.iter().find_map(|s| from.strip_prefix(s)).unwrap_or(&from.text);
+            let whole = context.join(text);
+            let mut paths = vec![context.join(&from.text), whole.clone()];
+            // The name of an image in an archive stands behind its path.
+            paths.extend(text.split_once(':').map(|(path, _)| context.join(path)));
+            if matches!(name, "dockerfile" | "buildkit") {
+                match stage.field("filename") {
+                    Some(file) => paths.push(whole.join(&file.text)),
+                    // Where it cannot be found, the build says why.
+                    None => paths.extend(crate::recipe::find(&whole).ok().map(|found| found.file)),
+                }
+            }
+            let top = context.canonicalize().map_err(Error::io("find", context))?;
+            // What is not there is no file of the host's; it is an image of the store, or an error.
+            let leads_out = |path: &PathBuf| path.canonicalize().is_ok_and(|path| !path.starts_with(&top));
+            match paths.iter().any(leads_out) {
+                true => refused(from.span, &format!("'{}' is", from.text)),
+                false => Ok(()),
+            }
+        }
+        _ => Ok(()),
     }
 }
 

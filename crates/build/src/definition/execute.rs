@@ -18,7 +18,7 @@ use super::files::{Other, files};
 use super::host::{HostScript, interpreter};
 use super::local::Base;
 use super::metadata::metadata;
-use super::syntax::{Definition, Section, SectionKind, Stage};
+use super::syntax::{Definition, Section, SectionKind, Stage, without_escapes};
 use super::tree::{self, Entry};
 use super::{BuildArguments, apps, json, permissions, sandbox};
 use crate::context::Context;
@@ -40,7 +40,7 @@ pub struct Recipe<'a> {
     pub source: &'a SourceText,
     pub context: &'a Context,
     definition: &'a Definition,
-    folder: &'a Path,
+    found: &'a Found,
     target: usize,
     warnings: &'a Mutex<Vec<Diagnostic>>,
 }
@@ -74,6 +74,9 @@ pub fn execute(
     let arguments = BuildArguments::of(&build.options.build_args, options)?;
     let (definition, warnings) = super::parse(source.clone(), &arguments)?;
     let target = target(build, &definition, &source)?;
+    if found.fetched {
+        definition.stages.iter().try_for_each(|stage| strange(build, &source, stage))?;
+    }
     definition.stages.iter().try_for_each(|stage| refuse(build, &source, stage))?;
     let needed = needed(&definition, &source, target)?;
     let result = options.sandbox.as_ref().or(options.update.as_ref());
@@ -81,14 +84,13 @@ pub fn execute(
         sandbox::check(folder, options)?;
     }
     let context = Context::open(build.store, found)?;
-    let folder = found.context.as_path();
     let warnings = Mutex::new(warnings);
     let recipe = Recipe {
         build,
         definition: &definition,
         source: &source,
         context: &context,
-        folder,
+        found,
         target,
         warnings: &warnings,
     };
@@ -157,6 +159,38 @@ fn refuse(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Whoever wrote a recipe that was fetched gets nothing of this host: neither its programs nor its files.
+fn strange(build: &Build<'_>, source: &SourceText, stage: &Stage) -> Result<()> {
+    for section in &stage.sections {
+        let is_host = match section.kind {
+            SectionKind::Pre | SectionKind::Setup => !section.body.trim().is_empty(),
+            _ => false,
+        };
+        if is_host && build.options.definition.sections.has(section.kind) {
+            return Err(of_host(source, section.name.span, &format!("%{} runs", section.kind.name())));
+        }
+        let is_copy = match section.kind {
+            SectionKind::Files => section.from_stage().is_none(),
+            kind => kind == SectionKind::AppFiles,
+        };
+        for line in section.copies().iter().filter(|_| is_copy) {
+            let path = without_escapes(&line.source);
+            if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+                return Err(of_host(source, line.source.span, &format!("'{path}' is")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of something that `what` on the host.
+pub fn of_host(source: &SourceText, span: Span, what: &str) -> Error {
+    source
+        .at(span, format!("{what} on the host, which a recipe that was fetched does not see"))
+        .with_suggestion("fetch it, look at it, and build it from its folder")
+        .into()
+}
+
 /// The stages that one needs, itself last.
 fn needed(definition: &Definition, source: &SourceText, target: usize) -> Result<Vec<usize>> {
     let mut needed = vec![false; target + 1];
@@ -204,7 +238,7 @@ fn stage<'s>(recipe: &Recipe<'_>, index: usize, stages: &Stages<'s, Snapshot>) -
     let update = recipe.build.options.definition.update.as_ref().filter(|_| is_target);
     let base = match update {
         Some(folder) => super::local::base_of_local_image(recipe.build, folder, None, &Default::default())?,
-        None => bootstrap(recipe.build, recipe.source, stage, recipe.folder, recipe.warnings)?,
+        None => bootstrap(recipe.build, recipe.source, stage, recipe.found, recipe.warnings)?,
     };
     let Base { mut snapshot, oci } = base;
     skeleton(recipe, &mut snapshot, oci)?;
@@ -288,7 +322,7 @@ fn pre(recipe: &Recipe<'_>, stage: &Stage) -> Result<()> {
     let ran = (|| -> std::io::Result<ExitStatus> {
         let (mut reader, writer) = std::io::pipe()?;
         let mut command = Command::new(&argv[0]);
-        command.args(&argv[1..]).arg(&file).current_dir(recipe.folder).stdin(Stdio::null());
+        command.args(&argv[1..]).arg(&file).current_dir(&recipe.found.context).stdin(Stdio::null());
         let mut child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
         // Its ends of the pipe go with it.
         drop(command);
@@ -334,7 +368,7 @@ fn setup(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<
         text: &text,
         env: Vec::new(),
         tools: None,
-        folder: recipe.folder,
+        folder: &recipe.found.context,
         network: build.options.network.clone(),
         clamp: snapshot.created.as_deref().and_then(parse_rfc3339),
     };
