@@ -140,7 +140,7 @@ fn checkout(build: &Build<'_>, mut repository: Repository) -> Result<(PathBuf, i
     repository.keep_git_dir = repository.keep_git_dir.or(keep);
     let scratch = Scratch::new(build.store)?;
     let work = build.progress.begin(&format!("fetching {}", repository.shown()), None);
-    let checkout = Git::new(build, &repository).and_then(|git| {
+    let checkout = Git::of_caller(build, &repository).and_then(|git| {
         let found = git.find()?;
         Ok((git.checkout(&found, &scratch.0)?, Dependency::repository(&repository, &found)))
     });

@@ -176,6 +176,9 @@ fn authorization(build: &Build<'_>, url: &str) -> Result<Option<String>> {
     let host = crate::git::host_of(authority.rsplit('@').next().unwrap_or(authority));
     for (name, kind) in [("HTTP_AUTH_HEADER_", ""), ("HTTP_AUTH_TOKEN_", "Bearer ")] {
         if let Some(source) = build.options.secrets.get(&format!("{name}{host}")) {
+            if !crate::git::is_safe(url, &host) {
+                return Err(crate::git::in_the_clear(&format!("{name}{host}"), url));
+            }
             let secret = source.read()?;
             return Ok(Some(format!("{kind}{}", String::from_utf8_lossy(&secret).trim())));
         }

@@ -139,6 +139,58 @@ fn a_token_goes_to_its_host_only() {
 }
 
 #[test]
+fn a_token_without_a_host_is_for_the_callers_repository() {
+    let server = Server::new(|_| (401, vec![("WWW-Authenticate", "Basic realm=\"x\"".into())], Vec::new()));
+    let world = World::new();
+    let file = world.dir.path().join("token");
+    std::fs::write(&file, "t0ken\n").unwrap();
+    let url = server.url("/repo.git");
+    let secret = |name: &str| {
+        let mut options = world.options();
+        options.secrets.insert(name.into(), file.clone().into());
+        options
+    };
+    // Whether it is said, by who names the repository.
+    let by_recipe = |name: &str, url: &str| {
+        let built = world.build_with("Dockerfile", &format!("FROM scratch\nADD {url} /x/\n"), &secret(name));
+        describe(&built.map(drop).unwrap_err())
+    };
+    // git itself tries it with no name and no password.
+    let told = || {
+        let token = "basic eC1hY2Nlc3MtdG9rZW46dDBrZW4=";
+        let asked = server.requests.lock().unwrap();
+        asked
+            .iter()
+            .filter(|r| r.header("authorization").is_some_and(|a| a.eq_ignore_ascii_case(token)))
+            .count()
+    };
+    let shown = by_recipe("GIT_AUTH_TOKEN", &url);
+    if shown.contains("needs the program git") {
+        println!("skip: there is no git on this machine");
+        return;
+    }
+    assert_eq!(told(), 0, "{shown}");
+    by_recipe("GIT_AUTH_TOKEN.127.0.0.1", &url);
+    let before = told();
+    assert!(before > 0);
+    let far = "http://repository.invalid/x.git";
+    let shown = by_recipe("GIT_AUTH_TOKEN.repository.invalid", far);
+    assert!(shown.contains("does not go over plain HTTP"), "{shown}");
+    let shown = by_recipe("HTTP_AUTH_TOKEN_repository.invalid", "http://repository.invalid/x");
+    assert!(shown.contains("does not go over plain HTTP"), "{shown}");
+    let options = secret("GIT_AUTH_TOKEN");
+    let fetch = |url: &str| {
+        let wanted = isles_build::elsewhere::Wanted::Usual;
+        let quiet = &isles_spec::Quiet;
+        isles_build::elsewhere::fetch(&world.engine, &world.client, url, wanted, &options, quiet).map(drop)
+    };
+    assert!(fetch(&url).is_err());
+    assert!(told() > before);
+    let shown = describe(&fetch(far).unwrap_err());
+    assert!(shown.contains("does not go over plain HTTP"), "{shown}");
+}
+
+#[test]
 fn a_download_that_breaks_is_begun_again() {
     use std::io::Write;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -337,7 +389,12 @@ fn what_is_not_checked_out() {
     }
     assert!(!proof.exists());
     // A submodule is no way to a program or to files of this machine.
-    for address in [format!("ext::touch {}", proof.display()), format!("file://{}", commits.bare.display())] {
+    for (address, part) in [
+        (format!("ext::touch {}", proof.display()), "not allowed"),
+        (format!("file://{}", commits.bare.display()), "not allowed"),
+        ("http://169.254.169.254/x.git".to_owned(), "link-local"),
+        ("http://%31%36%39.254.169.254/x.git".to_owned(), "no name of a host"),
+    ] {
         let text = format!("[submodule \"s\"]\n\tpath = s\n\turl = {address}\n");
         std::fs::write(commits.work.join(".gitmodules"), text).unwrap();
         git(&commits.work, &["update-index", "--add", "--cacheinfo", &format!("160000,{},s", commits.first)]);
@@ -346,7 +403,7 @@ fn what_is_not_checked_out() {
         git(&commits.work, &["push", "--quiet", "--force", commits.bare.to_str().unwrap(), "main"]);
         git(&commits.bare, &["update-server-info"]);
         let error = world.build(&format!("FROM base\nADD {} /x/\n", server.url("/repo.git"))).unwrap_err();
-        assert!(error.to_string().contains("not allowed"), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
         world.image(&format!("FROM base\nADD {}?submodules=false /x/\n", server.url("/repo.git")));
     }
     assert!(!proof.exists());

@@ -102,6 +102,30 @@ pub fn host_of(host: &str) -> String {
     }
 }
 
+/// The host that an address of git leads to.
+///
+/// # Errors
+/// It is none of those that are asked.
+pub fn host_in(url: &str) -> std::result::Result<String, isles_spec::Error> {
+    let no = || {
+        isles_spec::Error::new(format!(
+            "'{}' is not allowed as the address of a submodule",
+            url.escape_default()
+        ))
+        .with_hint("?submodules=false leaves them out")
+    };
+    let authority = match url.split_once("://") {
+        Some((_, rest)) => rest.split(['/', '?', '#', '\\']).next().unwrap_or_default(),
+        // HOST:PATH, as ssh has it.
+        None => url
+            .split_once(':')
+            .map(|(host, path)| if path.starts_with(':') { "" } else { host })
+            .ok_or_else(no)?,
+    };
+    let host = host_of(authority.rsplit_once('@').map_or(authority, |(_, host)| host));
+    if host.is_empty() { Err(no()) } else { Ok(host) }
+}
+
 impl Repository {
     /// Adds what the fragment and the query say.
     fn with(mut self, fragment: &str, query: &str) -> std::result::Result<Repository, String> {

@@ -32,6 +32,8 @@ use crate::tree::{Folder, Tree};
 
 /// So long one command of git may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// Submodules of submodules go so deep.
+const SUBMODULES: usize = 16;
 /// So much of its output is kept.
 const OUTPUT: u64 = 16 << 20;
 
@@ -46,6 +48,8 @@ pub struct Found {
 /// The host's git, for one repository.
 pub struct Git<'r> {
     repository: &'r Repository,
+    /// Whether the caller names the repository, and not a recipe.
+    is_callers: bool,
     /// Configuration that is not for the command line, where others can read it.
     secrets: Vec<(String, String)>,
     agent: Option<Agent>,
@@ -58,7 +62,19 @@ impl<'r> Git<'r> {
     /// # Errors
     /// The host of the repository is one that is not asked.
     pub fn new(build: &Build<'_>, repository: &'r Repository) -> Result<Git<'r>> {
-        refuse_link_local(repository)?;
+        Git::with(build, repository, false)
+    }
+
+    /// For a repository that the caller names, who lends it what no host's name stands beside.
+    ///
+    /// # Errors
+    /// As [`Git::new`].
+    pub fn of_caller(build: &Build<'_>, repository: &'r Repository) -> Result<Git<'r>> {
+        Git::with(build, repository, true)
+    }
+
+    fn with(build: &Build<'_>, repository: &'r Repository, is_callers: bool) -> Result<Git<'r>> {
+        refuse_link_local(&repository.host)?;
         let scratch = crate::snapshot::Scratch::new(build.store)?;
         let agent = match build.options.ssh.get("default").filter(|_| repository.ssh) {
             Some(sources) => Some(Agent::of(sources)?),
@@ -66,7 +82,8 @@ impl<'r> Git<'r> {
         };
         Ok(Git {
             repository,
-            secrets: authorization(build, repository)?,
+            is_callers,
+            secrets: authorization(build, repository, is_callers)?,
             agent,
             folder: scratch.folder("git")?,
             _scratch: scratch,
@@ -155,11 +172,7 @@ impl<'r> Git<'r> {
         self.run(here, &["checkout", "--quiet", "--force", "--detach", &found.commit, "--"])
             .map_err(|e| SpecError::new(format!("cannot check out {}: {e}", found.commit)))?;
         if !wanted.no_submodules && top.join(".gitmodules").exists() {
-            let update = ["submodule", "--quiet", "update", "--init", "--recursive", "--force"];
-            match self.run(here, &[&update[..], &["--depth=1"]].concat()) {
-                Err(e) if is_about_depth(&e) => self.run(here, &update).map(drop)?,
-                other => drop(other?),
-            }
+            self.submodules(&top)?;
         }
         let time = self.run(here, &["show", "--no-patch", "--format=%ct", &found.commit, "--"])?;
         let time = time.trim().parse().unwrap_or(0);
@@ -188,6 +201,48 @@ impl<'r> Git<'r> {
         let files = top.join(here);
         settle(&files, (!wanted.times_of_checkout).then_some(time))?;
         Ok((files, time))
+    }
+
+    /// Fetches submodules, and theirs. Their addresses are looked at before they are asked.
+    fn submodules(&self, top: &Path) -> Result<()> {
+        let mut todo = vec![(top.to_owned(), 0)];
+        while let Some((folder, depth)) = todo.pop() {
+            if std::fs::symlink_metadata(folder.join(".gitmodules")).is_err() {
+                continue;
+            }
+            if depth == SUBMODULES {
+                let shown = self.repository.shown();
+                let why = format!("'{shown}' has submodules more than {SUBMODULES} deep");
+                return Err(SpecError::new(why).with_hint("?submodules=false leaves them out").into());
+            }
+            let here = Some(folder.as_path());
+            // Afterwards the configuration holds whole addresses.
+            self.run(here, &["submodule", "--quiet", "init"])?;
+            let all = self.run(here, &["config", "--local", "--list", "-z"])?;
+            for entry in all.split('\0') {
+                if let Some((key, url)) = entry.split_once('\n')
+                    && key.starts_with("submodule.")
+                    && key.ends_with(".url")
+                {
+                    refuse_link_local(&address::host_in(url)?)?;
+                }
+            }
+            let update = ["submodule", "--quiet", "update", "--force"];
+            match self.run(here, &[&update[..], &["--depth=1"]].concat()) {
+                Err(e) if is_about_depth(&e) => self.run(here, &update).map(drop)?,
+                other => drop(other?),
+            }
+            for entry in self.run(here, &["ls-files", "--stage", "-z"])?.split('\0') {
+                if let Some((_, path)) = entry.split_once('\t').filter(|_| entry.starts_with("160000 ")) {
+                    let below = folder.join(path);
+                    // Those that nobody fetched have no `.git`.
+                    if below.join(".git").symlink_metadata().is_ok() {
+                        todo.push((below, depth + 1));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn fetch(&self, top: &Path, shallow: bool, what: &[&str]) -> Result<()> {
@@ -266,6 +321,10 @@ impl<'r> Git<'r> {
         ] {
             command.args(["-c", setting]);
         }
+        // Where a redirect leads nobody has looked at; and what others wrote could lead anywhere by it.
+        if !self.is_callers || !self.secrets.is_empty() || arguments.first() == Some(&"submodule") {
+            command.args(["-c", "http.followRedirects=false"]);
+        }
         if let Some(here) = here {
             command.current_dir(here);
         }
@@ -291,8 +350,11 @@ impl<'r> Git<'r> {
             }
             s if s.contains("could not read Username") || s.contains("Authentication failed") => error
                 .with_hint(
-                    "pass --secret id=GIT_AUTH_TOKEN,src=FILE with a token, or use an ssh address and --ssh",
+                    "pass --secret id=GIT_AUTH_TOKEN.HOST,src=FILE with a token for that host, or use an ssh address and --ssh",
                 ),
+            s if s.contains("returned error: 30") => {
+                error.with_hint("no redirect is followed; name the repository by where it is")
+            }
             _ => error,
         }
         .into())
@@ -359,8 +421,13 @@ fn output(mut command: Command, within: Duration) -> io::Result<Output> {
     Ok(Output { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
 }
 
-/// A token or header that the caller gives for the host, as BuildKit names them.
-fn authorization(build: &Build<'_>, repository: &Repository) -> Result<Vec<(String, String)>> {
+/// A token or header that the caller gives for the host, as BuildKit names them. Those that name no host are for
+/// the caller's own repositories: a recipe may name any host.
+fn authorization(
+    build: &Build<'_>,
+    repository: &Repository,
+    is_callers: bool,
+) -> Result<Vec<(String, String)>> {
     if repository.ssh || !repository.remote.starts_with("http") {
         return Ok(Vec::new());
     }
@@ -371,8 +438,12 @@ fn authorization(build: &Build<'_>, repository: &Repository) -> Result<Vec<(Stri
         ("GIT_AUTH_HEADER".to_owned(), false),
         ("GIT_AUTH_TOKEN".to_owned(), true),
     ];
-    for (name, token) in names {
+    let count = if is_callers { names.len() } else { 2 };
+    for (name, token) in names.into_iter().take(count) {
         let Some(source) = build.options.secrets.get(&name) else { continue };
+        if !is_safe(&repository.remote, host) {
+            return Err(in_the_clear(&name, &repository.shown()));
+        }
         let secret = source.read()?;
         let text = String::from_utf8_lossy(&secret);
         let value = match token {
@@ -385,10 +456,29 @@ fn authorization(build: &Build<'_>, repository: &Repository) -> Result<Vec<(Stri
     Ok(Vec::new())
 }
 
+/// Whether what is sent to a URL is for its host alone.
+pub fn is_safe(url: &str, host: &str) -> bool {
+    let is_here = host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    is_here || url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
+}
+
+/// A secret that would be for everybody on the way.
+pub fn in_the_clear(name: &str, url: &str) -> Error {
+    SpecError::new(format!("the secret {name} does not go over plain HTTP to '{url}'"))
+        .with_hint("write the address with https://")
+        .into()
+}
+
 /// Services at link-local addresses are not for recipes. What does not resolve here is left to git and proxies.
-fn refuse_link_local(repository: &Repository) -> Result<()> {
+fn refuse_link_local(host: &str) -> Result<()> {
     use std::net::ToSocketAddrs;
-    let host = repository.host.as_str();
+    // What git would decode to another name than the one that is looked at here.
+    if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':')) {
+        return Err(SpecError::new(format!("'{}' is no name of a host", host.escape_default()))
+            .with_hint("write it in letters, digits, dots and dashes")
+            .into());
+    }
     let addresses = (host, 0u16).to_socket_addrs().into_iter().flatten();
     for address in addresses {
         if isles_registry::is_link_local(address.ip()) {
