@@ -169,6 +169,9 @@ impl Site {
     /// The settings of the machine, or of the file that is named.
     pub fn load(named: Option<&Path>) -> Result<Site, Failure> {
         let (path, text) = read(named)?;
+        if let Some(folder) = path.parent() {
+            refuse_control_list(&folder.join("ecl.toml"))?;
+        }
         Site::parse(&text).map_err(|why| {
             Failure::new(format!("while parsing configuration file {}: {why}", path.display()))
         })
@@ -248,9 +251,49 @@ impl Site {
     }
 }
 
+/// A site that lets only signed images run says so in an execution control list, which nothing here reads. Where one
+/// counts, running images all the same would undo what was decided.
+fn refuse_control_list(path: &Path) -> Result<(), Failure> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Failure::because(format!("while loading {}", path.display()), &e)),
+    };
+    let words = |line: &str| line.split('#').next().unwrap_or_default().replace(char::is_whitespace, "");
+    if text.lines().any(|line| words(line) == "activated=true") {
+        let what = format!("the execution control list {}", path.display());
+        return Err(Failure::unsupported(
+            what,
+            "this site lets only images run that it lists; ask who keeps the list",
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_list_that_counts_is_not_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ecl.toml");
+        assert!(refuse_control_list(&path).is_ok());
+        for (text, counts) in [
+            ("activated = false\n", false),
+            ("# activated = true\n", false),
+            ("activated = true # on\n", true),
+            ("legacyinsecure=false\n\tactivated=true\n", true),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(refuse_control_list(&path).is_err(), counts, "{text}");
+        }
+        // It lies beside the file with the settings.
+        let settings = folder.path().join("apptainer.conf");
+        std::fs::write(&settings, "mount home = no\n").unwrap();
+        let refused = Site::load(Some(&settings)).unwrap_err();
+        assert!(refused.line().contains("ecl.toml is not supported"), "{}", refused.line());
+    }
 
     #[test]
     fn what_a_file_says() {
