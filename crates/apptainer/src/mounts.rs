@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use isles_engine::image_file;
-use isles_spec::{Mount, MountKind, NetworkMode, Propagation, Writable};
+use isles_spec::{Mount, MountKind, NetworkMode, Writable};
 
 use crate::action_flags as flags;
 use crate::bind::{self, Bind};
@@ -81,7 +81,7 @@ pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> R
 /// A library that is lent under its own name (`--containlibs`).
 pub fn library(path: &Path) -> Mount {
     let name = path.file_name().unwrap_or_default();
-    Mount { read_only: true, ..bind_mount(path, &Path::new(LIBS).join(name)) }
+    Mount { read_only: true, ..Mount::bind(path, Path::new(LIBS).join(name)) }
 }
 
 /// A file of the caller's, of a bounded size.
@@ -89,17 +89,6 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     let bytes = File::open(path).and_then(|file| isles_store::read_bounded(file, LARGEST))?;
     let bytes = bytes.ok_or_else(|| io::Error::other("it is too large"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn bind_mount(source: &Path, destination: &Path) -> Mount {
-    let kind = MountKind::Bind {
-        source: source.to_owned(),
-        recursive: true,
-        create_source: false,
-        propagation: Propagation::default(),
-        recursive_read_only: false,
-    };
-    Mount { destination: destination.to_owned(), kind, read_only: false, optional: false }
 }
 
 fn empty(destination: &Path, mode: u32, size: Option<u64>) -> Mount {
@@ -123,7 +112,7 @@ fn host_files(launch: &Launch<'_>, out: &mut Vec<Mount>) {
         if path == "/etc/hosts" && settings.contain && settings.network != NetworkMode::Host {
             out.push(text_file(path, ONLY_LOCALHOST.to_owned()));
         } else if let Ok(source) = fs::canonicalize(source) {
-            out.push(Mount { optional: true, ..bind_mount(&source, Path::new(path)) });
+            out.push(Mount { optional: true, ..Mount::bind(&source, Path::new(path)) });
         }
     }
 }
@@ -145,7 +134,7 @@ fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), F
             Some(workdir) => {
                 let folder = workdir.join(name);
                 make(&folder, mode)?;
-                Ok(bind_mount(&folder, destination))
+                Ok(Mount::bind(&folder, destination))
             }
             None => Ok(empty(destination, mode, settings.site.session_size())),
         }
@@ -156,14 +145,14 @@ fn temporary_and_home(launch: &Launch<'_>, out: &mut Vec<Mount>) -> Result<(), F
             if settings.contain {
                 out.push(in_workdir(name, 0o1777, path)?);
             } else if path.is_dir() {
-                out.push(bind_mount(path, path));
+                out.push(Mount::bind(path, path));
             }
         }
     }
     // After those, because a home may be in them.
     match &place.at_home {
         Home::OfImage => {}
-        Home::Bound(source) => out.push(bind_mount(source, &place.home)),
+        Home::Bound(source) => out.push(Mount::bind(source, &place.home)),
         Home::Empty if settings.contain => out.push(in_workdir("home", 0o700, &place.home)?),
         Home::Empty => out.push(empty(&place.home, 0o700, settings.site.session_size())),
     }
@@ -216,7 +205,7 @@ fn current_folder(launch: &Launch<'_>, binds: &[Bind], out: &mut Vec<Mount>) {
     let covered = out.iter().any(|mount| cwd.starts_with(&mount.destination))
         || binds.iter().any(|bind| cwd.starts_with(&bind.destination));
     if !covered {
-        out.push(Mount { optional: true, ..bind_mount(&real, cwd) });
+        out.push(Mount { optional: true, ..Mount::bind(&real, cwd) });
     }
 }
 
@@ -297,7 +286,7 @@ pub fn of_bind(bind: &Bind) -> Result<Mount, Failure> {
             _ => Failure::because(what, &e),
         });
     }
-    Ok(Mount { read_only: bind.read_only, ..bind_mount(&bind.source, &bind.destination) })
+    Ok(Mount { read_only: bind.read_only, ..Mount::bind(&bind.source, &bind.destination) })
 }
 
 /// A path of an image file, or of one of the objects of a SIF file.

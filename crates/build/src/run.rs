@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Step, StepOutput, StepRoot};
-use isles_spec::{Device, Mount, MountKind, NetworkMode, Propagation};
+use isles_spec::{Device, Mount, MountKind, NetworkMode};
 use isles_store::{CacheLock, CacheMount, CommitOptions, CommittedLayer, Merged, Ownership, Store};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -380,14 +380,7 @@ fn give(path: &Path, mode: u32, owner: Owner, ownership: Ownership) -> Result<()
 }
 
 fn bind(destination: PathBuf, source: PathBuf, read_only: bool) -> Mount {
-    let kind = MountKind::Bind {
-        source,
-        recursive: false,
-        create_source: false,
-        propagation: Propagation::default(),
-        recursive_read_only: false,
-    };
-    Mount { destination, kind, read_only, optional: false }
+    Mount { destination, kind: MountKind::bind(source, false), read_only, optional: false }
 }
 
 /// Gives the root of an upper directory what the root below has, since it is the one that shows.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use isles_spec::{Error, Mount, MountKind, Propagation};
+use isles_spec::{Error, Mount};
 use serde::Deserialize;
 
 /// Where vendors and programs leave their files; what is in the later one counts.
@@ -82,21 +82,8 @@ impl Bind {
     /// What is mounted in the container.
     pub fn mount(&self) -> Mount {
         let read_only = self.options.iter().any(|option| option == "ro");
-        Mount { read_only, ..bind(&self.host_path, &self.container_path) }
+        Mount { read_only, ..Mount::bind(&self.host_path, &self.container_path) }
     }
-}
-
-/// A file or folder of the host in the container. With all that is mounted below it, because in a user namespace
-/// nothing else is allowed.
-pub fn bind(source: &Path, destination: &Path) -> Mount {
-    let kind = MountKind::Bind {
-        source: source.to_owned(),
-        recursive: true,
-        create_source: false,
-        propagation: Propagation::default(),
-        recursive_read_only: false,
-    };
-    Mount { destination: destination.to_owned(), kind, read_only: false, optional: false }
 }
 
 /// Vendor and class, and the name of a device of theirs.

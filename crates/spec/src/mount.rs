@@ -39,7 +39,27 @@ impl Propagation {
     }
 }
 
+impl MountKind {
+    /// A file or folder of the host, which has to be there; with all that is mounted below it, or without.
+    pub fn bind(source: impl Into<PathBuf>, recursive: bool) -> MountKind {
+        MountKind::Bind {
+            source: source.into(),
+            recursive,
+            create_source: false,
+            propagation: Propagation::default(),
+            recursive_read_only: false,
+        }
+    }
+}
+
 impl Mount {
+    /// A file or folder of the host in the container. With all that is mounted below it, because in a user namespace
+    /// nothing else is allowed.
+    pub fn bind(source: impl Into<PathBuf>, destination: impl Into<PathBuf>) -> Mount {
+        let kind = MountKind::bind(source, true);
+        Mount { destination: destination.into(), kind, read_only: false, optional: false }
+    }
+
     /// Reads `[SOURCE:]DESTINATION[:OPTIONS]` as docker's `-v` has it. A source that begins with `/`,
     /// `.` or `~` is a path of the host (relative to `base`; `~` is `home`), any other is the name of a
     /// volume. A missing host folder is made.

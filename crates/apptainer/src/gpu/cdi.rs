@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use isles_engine::cdi::{self, Edits, bind};
+use isles_engine::cdi::{self, Edits};
 use isles_spec::Mount;
 
 /// What devices bring into a container.
@@ -36,7 +36,7 @@ fn apply(edits: &Edits, name: &str, out: &mut Injected) {
         Some((name.to_owned(), value.to_owned()))
     }));
     for node in &edits.device_nodes {
-        add(&mut out.mounts, bind(node.source(), &node.path));
+        add(&mut out.mounts, Mount::bind(node.source(), &node.path));
     }
     for bound in &edits.mounts {
         add(&mut out.mounts, bound.mount());

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use isles_spec::{Mount, MountKind, Propagation};
+use isles_spec::Mount;
 
 use crate::environment::LIBS;
 use elf::{Library, Version};
@@ -278,26 +278,12 @@ fn file(host: Host<'_>, name: &str) -> Option<(PathBuf, PathBuf)> {
 
 /// A read-only bind of a file of the driver. It is no error where it cannot be: an image has its own ideas of /usr.
 fn lent(source: &Path, destination: &Path) -> Mount {
-    Mount {
-        destination: destination.to_owned(),
-        kind: bind(fs::canonicalize(source).unwrap_or_else(|_| source.to_owned())),
-        read_only: true,
-        optional: true,
-    }
+    let source = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
+    Mount { read_only: true, optional: true, ..Mount::bind(source, destination) }
 }
 
 fn device_mount(host: Host<'_>, device: &str) -> Mount {
-    Mount { destination: device.into(), kind: bind(host.at(device)), read_only: false, optional: false }
-}
-
-fn bind(source: PathBuf) -> MountKind {
-    MountKind::Bind {
-        source,
-        recursive: true,
-        create_source: false,
-        propagation: Propagation::default(),
-        recursive_read_only: false,
-    }
+    Mount::bind(host.at(device), device)
 }
 
 #[cfg(test)]

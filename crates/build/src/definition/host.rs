@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use isles_engine::{Step, StepOutput, StepRoot};
-use isles_spec::{Mount, MountKind, NetworkMode, Propagation};
+use isles_spec::{Mount, MountKind, NetworkMode};
 use isles_store::{CommitOptions, CommittedLayer};
 
 use super::tree::POST_ENVIRONMENT;
@@ -91,13 +91,7 @@ impl HostScript<'_> {
         step.network = self.network.clone();
         step.mounts = vec![Mount {
             destination: script.into(),
-            kind: MountKind::Bind {
-                source: file,
-                recursive: false,
-                create_source: false,
-                propagation: Propagation::default(),
-                recursive_read_only: false,
-            },
+            kind: MountKind::bind(file, false),
             read_only: true,
             optional: false,
         }];
