@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Display;
 
-use isles_spec::Hint;
+use isles_spec::{Hint, causes};
 
 /// Exit code of whatever goes wrong at run time, as Apptainer has it.
 pub const FATAL: u8 = 255;
@@ -30,9 +30,8 @@ impl Failure {
 
     /// `what` failed because of `error`.
     pub fn because(what: impl Display, error: &(dyn Error + 'static)) -> Self {
-        let mut failure = Failure::new(what.to_string());
-        failure.add_causes(Some(error));
-        failure
+        let message = what.to_string();
+        Failure { causes: causes(&message, Some(error)), message, ..Failure::default() }
     }
 
     /// The command was called in a way that it does not know.
@@ -64,25 +63,12 @@ impl Failure {
         }
         line
     }
-
-    /// Adds the chain from `cause` on, without those that the line above already says.
-    fn add_causes(&mut self, mut cause: Option<&(dyn Error + 'static)>) {
-        while let Some(error) = cause {
-            let text = error.to_string();
-            let above = self.causes.last().unwrap_or(&self.message);
-            if !above.ends_with(&text) {
-                self.causes.push(text);
-            }
-            cause = error.source();
-        }
-    }
 }
 
 impl<E: Error + Hint + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let mut failure = Failure::new(error.to_string());
-        failure.add_causes(error.source());
-        failure.hint = error.hint();
-        failure
+        let message = error.to_string();
+        let causes = causes(&message, error.source());
+        Failure { causes, hint: error.hint(), message, ..Failure::default() }
     }
 }

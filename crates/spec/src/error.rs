@@ -33,6 +33,20 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The chain of causes below a `message`, from the nearest to the last, without those that the line above already says.
+pub fn causes(message: &str, first: Option<&(dyn std::error::Error + 'static)>) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next = first;
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !causes.last().map_or(message, String::as_str).ends_with(&text) {
+            causes.push(text);
+        }
+        next = error.source();
+    }
+    causes
+}
+
 /// What every error enum of the rooms above offers to the program that prints it.
 pub trait Hint {
     /// One line that says what to do, where something can be done.

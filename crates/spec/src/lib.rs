@@ -21,7 +21,7 @@ pub mod time;
 pub mod workload;
 
 pub use digest::{Algorithm, Digest};
-pub use error::{Error, Hint, Result};
+pub use error::{Error, Hint, Result, causes};
 pub use platform::Platform;
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;
