@@ -96,16 +96,9 @@ impl Client {
     ) -> Result<Pushed> {
         let repository = self.repository(target)?;
         let lease = store.lease()?;
-        let push = Push {
-            repository: &repository,
-            store,
-            lease: &lease,
-            progress,
-            connections: self.options.connections,
-            sources: sources(store, target)?,
-            counts: Counts::default(),
-            file: None,
-        };
+        let connections = self.options.connections;
+        let sources = sources(store, target)?;
+        let push = Push { connections, sources, ..Push::new(&repository, store, &lease, progress) };
         let target = target.normalized();
         let sent = match whole_index(store, name, platform)? {
             Some((digest, index)) => push.index(&digest, &index, &target)?,
@@ -113,9 +106,7 @@ impl Client {
         };
         Ok(push.counts.pushed(sent))
     }
-}
 
-impl Client {
     /// Sends a manifest or an index of the store as it is, with everything that it names: images whose layers
     /// stay in the encoding that they have, attestations, caches.
     pub fn push_document(
@@ -127,16 +118,9 @@ impl Client {
     ) -> Result<Pushed> {
         let repository = self.repository(target)?;
         let lease = store.lease()?;
-        let push = Push {
-            repository: &repository,
-            store,
-            lease: &lease,
-            progress,
-            connections: self.options.connections,
-            sources: sources(store, target)?,
-            counts: Counts::default(),
-            file: None,
-        };
+        let connections = self.options.connections;
+        let sources = sources(store, target)?;
+        let push = Push { connections, sources, ..Push::new(&repository, store, &lease, progress) };
         let sent = push.as_it_is(document, Some(&target.normalized()))?;
         Ok(push.counts.pushed(sent))
     }
@@ -201,8 +185,18 @@ impl<'a> Push<'a> {
         file: (&'a Digest, &'a File),
         progress: &'a dyn Progress,
     ) -> Push<'a> {
+        Push { file: Some(file), ..Push::new(repository, store, lease, progress) }
+    }
+
+    /// A push of blobs of the store over one connection.
+    fn new(
+        repository: &'a Repository<'a>,
+        store: &'a Store,
+        lease: &'a Lease,
+        progress: &'a dyn Progress,
+    ) -> Push<'a> {
         let (sources, counts) = (HashMap::new(), Counts::default());
-        Push { repository, store, lease, progress, connections: 1, sources, counts, file: Some(file) }
+        Push { repository, store, lease, progress, connections: 1, sources, counts, file: None }
     }
 }
 
@@ -317,7 +311,7 @@ impl Push<'_> {
                     }
                 }
                 let mut compressed = self.store.compressed_layer(self.lease, diff_id, Compression::Gzip)?;
-                compressed.media_type = twin(&compressed.media_type, docker).to_owned();
+                compressed.media_type = media_type::layer(&compressed.media_type, docker).to_owned();
                 self.blob(&compressed)?;
                 let mut layers = lock(layers);
                 let plain = layers[*place].digest.clone();
@@ -551,18 +545,6 @@ impl Push<'_> {
         }
         Ok(Descriptor::new(kind, digest, bytes.len() as u64))
     }
-}
-
-/// Docker's name for an OCI layer type, or the other way round; what it is already stays.
-fn twin(kind: &str, docker: bool) -> &str {
-    use media_type as t;
-    let pairs = [
-        (t::OCI_LAYER, t::DOCKER_LAYER),
-        (t::OCI_LAYER_GZIP, t::DOCKER_LAYER_GZIP),
-        (t::OCI_LAYER_ZSTD, t::DOCKER_LAYER_ZSTD),
-    ];
-    let found = pairs.iter().find(|(oci, other)| kind == *oci || kind == *other);
-    found.map_or(kind, |(oci, other)| if docker { other } else { oci })
 }
 
 enum Mounted {

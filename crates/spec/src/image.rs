@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Platform};
+use crate::{Digest, Platform, null_default};
 
 /// Media types, OCI and Docker.
 pub mod media_type {
@@ -34,6 +34,17 @@ pub mod media_type {
     /// A manifest of one image.
     pub fn is_manifest(t: &str) -> bool {
         matches!(t, OCI_MANIFEST | DOCKER_MANIFEST)
+    }
+
+    /// Docker's name for an OCI layer type, or the other way round; what it is already stays.
+    pub fn layer(t: &str, docker: bool) -> &str {
+        let pairs = [
+            (OCI_LAYER, DOCKER_LAYER),
+            (OCI_LAYER_GZIP, DOCKER_LAYER_GZIP),
+            (OCI_LAYER_ZSTD, DOCKER_LAYER_ZSTD),
+        ];
+        let found = pairs.iter().find(|(oci, other)| t == *oci || t == *other);
+        found.map_or(t, |(oci, other)| if docker { other } else { oci })
     }
 }
 
@@ -154,13 +165,6 @@ impl ImageConfig {
 
 /// Sets such as exposed ports are objects with empty members in this format.
 pub type NameSet = BTreeMap<String, serde_json::Map<String, serde_json::Value>>;
-
-/// Docker writes `null` where it means an empty list or map; both read as absent.
-fn null_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
-    d: D,
-) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
-}
 
 /// How a container of the image starts, unless the caller says otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

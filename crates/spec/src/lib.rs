@@ -12,6 +12,7 @@ pub mod error;
 pub mod image;
 pub mod mount;
 pub mod nearest;
+mod nullable;
 pub mod platform;
 pub mod progress;
 pub mod quantity;
@@ -22,6 +23,7 @@ pub mod workload;
 
 pub use digest::{Algorithm, Digest};
 pub use error::{Error, Hint, Result, causes};
+pub use nullable::null_default;
 pub use platform::Platform;
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;

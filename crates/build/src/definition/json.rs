@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use isles_spec::null_default;
 use serde::{Deserialize, Serialize};
 
 use super::syntax::{Definition, SectionKind, Stage};
@@ -83,13 +84,6 @@ struct FilePair {
     source: String,
     #[serde(alias = "dst")]
     destination: String,
-}
-
-/// Go writes `null` for what is empty.
-fn null_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
-    d: D,
-) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
 /// Whether a text is one in JSON: no definition file begins so.

@@ -129,7 +129,7 @@ fn encoded(
     }
     manifest.annotations.extend(annotations);
     for layer in &mut manifest.layers {
-        layer.media_type = layer_type(&layer.media_type, encoding.docker_types).to_owned();
+        layer.media_type = media_type::layer(&layer.media_type, encoding.docker_types).to_owned();
     }
     let (own, config) = if encoding.docker_types {
         (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG)
@@ -140,17 +140,6 @@ fn encoded(
     manifest.config.media_type = config.into();
     let bytes = serde_json::to_vec(&manifest).map_err(unwritable)?;
     Ok(store.put_image(lease, &NewImage { manifest: &bytes, ..NewImage::default() })?)
-}
-
-fn layer_type(kind: &str, docker: bool) -> &str {
-    use media_type as t;
-    let pairs = [
-        (t::OCI_LAYER, t::DOCKER_LAYER),
-        (t::OCI_LAYER_GZIP, t::DOCKER_LAYER_GZIP),
-        (t::OCI_LAYER_ZSTD, t::DOCKER_LAYER_ZSTD),
-    ];
-    let found = pairs.iter().find(|(oci, other)| kind == *oci || kind == *other);
-    found.map_or(kind, |(oci, other)| if docker { other } else { oci })
 }
 
 /// A manifest of statements about an image, as an index names it.

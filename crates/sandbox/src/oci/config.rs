@@ -7,21 +7,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer};
+use isles_spec::null_default;
+use serde::Deserialize;
 
 use super::{Error, Result};
 
 /// A configuration longer than this is refused unread.
 pub const MAX_BYTES: u64 = 16 << 20;
-
-/// `null` where a list or an object may be.
-fn nullable<'de, D, T>(deserializer: D) -> std::result::Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -31,13 +23,13 @@ pub struct Config {
     pub root: Option<Root>,
     pub hostname: String,
     pub domainname: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub mounts: Vec<Mount>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub hooks: Hooks,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub annotations: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub linux: Linux,
 }
 
@@ -52,15 +44,15 @@ pub struct Root {
 #[serde(rename_all = "camelCase", default)]
 pub struct Mount {
     pub destination: PathBuf,
-    #[serde(rename = "type", deserialize_with = "nullable")]
+    #[serde(rename = "type", deserialize_with = "null_default")]
     pub kind: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub source: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub options: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub uid_mappings: Vec<IdMapping>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub gid_mappings: Vec<IdMapping>,
 }
 
@@ -69,15 +61,15 @@ pub struct Mount {
 pub struct Process {
     pub terminal: bool,
     pub console_size: Option<ConsoleSize>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub user: User,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub args: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub env: Vec<String>,
     pub cwd: String,
     pub capabilities: Option<Capabilities>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub apparmor_profile: String,
@@ -102,22 +94,22 @@ pub struct User {
     pub uid: u32,
     pub gid: u32,
     pub umask: Option<u32>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub additional_gids: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub bounding: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub effective: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub permitted: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub inheritable: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub ambient: Vec<String>,
 }
 
@@ -142,7 +134,7 @@ pub struct Scheduler {
     pub policy: String,
     pub nice: i32,
     pub priority: i32,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub flags: Vec<String>,
     pub runtime: u64,
     pub deadline: u64,
@@ -160,17 +152,17 @@ pub struct CpuAffinity {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hooks {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub prestart: Vec<Hook>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub create_runtime: Vec<Hook>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub create_container: Vec<Hook>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub start_container: Vec<Hook>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub poststart: Vec<Hook>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub poststop: Vec<Hook>,
 }
 
@@ -193,9 +185,9 @@ impl Hooks {
 #[serde(default)]
 pub struct Hook {
     pub path: PathBuf,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub args: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub env: Vec<String>,
     /// Seconds.
     pub timeout: Option<i64>,
@@ -204,33 +196,33 @@ pub struct Hook {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Linux {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub namespaces: Vec<Namespace>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub uid_mappings: Vec<IdMapping>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub gid_mappings: Vec<IdMapping>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub time_offsets: BTreeMap<String, TimeOffset>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub devices: Vec<Device>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub cgroups_path: String,
     pub resources: Option<Resources>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub rootfs_propagation: String,
     pub seccomp: Option<serde_json::Value>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub sysctl: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub masked_paths: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub readonly_paths: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub mount_label: String,
     pub intel_rdt: Option<serde_json::Value>,
     pub memory_policy: Option<serde_json::Value>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub net_devices: BTreeMap<String, serde_json::Value>,
     pub personality: Option<Personality>,
 }
@@ -240,7 +232,7 @@ pub struct Linux {
 pub struct Namespace {
     #[serde(rename = "type")]
     pub kind: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub path: PathBuf,
 }
 
@@ -278,29 +270,29 @@ pub struct Device {
 #[serde(default)]
 pub struct Personality {
     pub domain: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub flags: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub devices: Vec<DeviceRule>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub memory: Memory,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub cpu: Cpu,
     pub pids: Option<Pids>,
-    #[serde(rename = "blockIO", deserialize_with = "nullable")]
+    #[serde(rename = "blockIO", deserialize_with = "null_default")]
     pub block_io: BlockIo,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub hugepage_limits: Vec<HugepageLimit>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub network: Network,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub rdma: BTreeMap<String, Rdma>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub unified: BTreeMap<String, String>,
 }
 
@@ -308,11 +300,11 @@ pub struct Resources {
 #[serde(default)]
 pub struct DeviceRule {
     pub allow: bool,
-    #[serde(rename = "type", deserialize_with = "nullable")]
+    #[serde(rename = "type", deserialize_with = "null_default")]
     pub kind: String,
     pub major: Option<i64>,
     pub minor: Option<i64>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub access: String,
 }
 
@@ -339,9 +331,9 @@ pub struct Cpu {
     pub period: Option<u64>,
     pub realtime_runtime: Option<i64>,
     pub realtime_period: Option<u64>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub cpus: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub mems: String,
     pub idle: Option<i64>,
 }
@@ -356,15 +348,15 @@ pub struct Pids {
 #[serde(rename_all = "camelCase", default)]
 pub struct BlockIo {
     pub weight: Option<u16>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub weight_device: Vec<WeightDevice>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub throttle_read_bps_device: Vec<ThrottleDevice>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub throttle_write_bps_device: Vec<ThrottleDevice>,
-    #[serde(rename = "throttleReadIOPSDevice", deserialize_with = "nullable")]
+    #[serde(rename = "throttleReadIOPSDevice", deserialize_with = "null_default")]
     pub throttle_read_iops_device: Vec<ThrottleDevice>,
-    #[serde(rename = "throttleWriteIOPSDevice", deserialize_with = "nullable")]
+    #[serde(rename = "throttleWriteIOPSDevice", deserialize_with = "null_default")]
     pub throttle_write_iops_device: Vec<ThrottleDevice>,
 }
 
@@ -396,7 +388,7 @@ pub struct HugepageLimit {
 pub struct Network {
     #[serde(rename = "classID")]
     pub class_id: Option<u32>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "null_default")]
     pub priorities: Vec<InterfacePriority>,
 }
 

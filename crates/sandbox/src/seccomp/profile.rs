@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use isles_spec::{Error, Result};
+use isles_spec::{Error, Result, null_default};
 use serde::Deserialize;
 
 use super::Arch;
@@ -234,28 +234,19 @@ impl Profile {
     }
 }
 
-/// `null` where a list may be, as Go writes an empty one.
-fn nullable<'de, D, T>(deserializer: D) -> std::result::Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
     default_action: String,
     default_errno_ret: Option<u32>,
     default_errno: Option<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     architectures: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     arch_map: Vec<ArchMap>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     flags: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     syscalls: Vec<Syscalls>,
 }
 
@@ -263,7 +254,7 @@ struct Document {
 #[serde(rename_all = "camelCase")]
 struct ArchMap {
     architecture: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     sub_architectures: Vec<String>,
 }
 
@@ -272,16 +263,16 @@ struct ArchMap {
 struct Syscalls {
     #[serde(default)]
     name: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     names: Vec<String>,
     action: String,
     errno_ret: Option<u32>,
     errno: Option<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     args: Vec<Argument>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     includes: Filter,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     excludes: Filter,
 }
 
@@ -298,9 +289,9 @@ struct Argument {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Filter {
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     caps: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "null_default")]
     arches: Vec<String>,
     min_kernel: Option<String>,
 }
