@@ -117,13 +117,7 @@ impl Credentials {
             return Ok(self.fixed.clone());
         }
         for path in &self.files {
-            // A file of another user, as after `sudo -u`, is not ours to use.
-            let text = match read(path) {
-                Err(Error::File { denied: true, .. }) => None,
-                other => other?,
-            };
-            let Some(text) = text else { continue };
-            let config: ConfigFile = serde_json::from_slice(&text).map_err(|e| unreadable(path, e))?;
+            let Some(config) = config(path)? else { continue };
             if let Some(login) = config.lookup(registry, repository, path)? {
                 return Ok(Some(login));
             }
@@ -135,12 +129,7 @@ impl Credentials {
     pub fn registries(&self) -> Result<Vec<String>> {
         let mut all = std::collections::BTreeSet::new();
         for path in &self.files {
-            let text = match read(path) {
-                Err(Error::File { denied: true, .. }) => None,
-                other => other?,
-            };
-            let Some(text) = text else { continue };
-            let config: ConfigFile = serde_json::from_slice(&text).map_err(|e| unreadable(path, e))?;
+            let Some(config) = config(path)? else { continue };
             all.extend(config.auths.keys().chain(config.helpers.keys()).map(|key| normal(key).to_string()));
         }
         Ok(all.into_iter().collect())
@@ -304,6 +293,16 @@ fn unreadable(path: &Path, cause: impl ToString) -> Error {
 fn failed(operation: &'static str, path: &Path, e: &io::Error) -> Error {
     let denied = e.kind() == io::ErrorKind::PermissionDenied;
     Error::File { operation, path: path.to_owned(), cause: e.to_string(), denied }
+}
+
+/// What a file of logins says; `None` where it is not there.
+fn config(path: &Path) -> Result<Option<ConfigFile>> {
+    let text = match read(path) {
+        // A file of another user, as after `sudo -u`, is not ours to use.
+        Err(Error::File { denied: true, .. }) => None,
+        other => other?,
+    };
+    text.map(|text| serde_json::from_slice(&text).map_err(|e| unreadable(path, e))).transpose()
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
