@@ -30,30 +30,31 @@ pub enum Kind {
     Other(i32),
 }
 
-const KINDS: [Kind; 11] = [
-    Kind::Definition,
-    Kind::Environment,
-    Kind::Labels,
-    Kind::Partition,
-    Kind::Signature,
-    Kind::Json,
-    Kind::Generic,
-    Kind::CryptoMessage,
-    Kind::Sbom,
-    Kind::OciRootIndex,
-    Kind::OciBlob,
-];
-
 impl Kind {
+    /// Those that are known, in the order of their codes.
+    pub const ALL: [Kind; 11] = [
+        Kind::Definition,
+        Kind::Environment,
+        Kind::Labels,
+        Kind::Partition,
+        Kind::Signature,
+        Kind::Json,
+        Kind::Generic,
+        Kind::CryptoMessage,
+        Kind::Sbom,
+        Kind::OciRootIndex,
+        Kind::OciBlob,
+    ];
+
     pub fn from_code(code: i32) -> Kind {
         let index = code.checked_sub(0x4001).and_then(|n| usize::try_from(n).ok());
-        index.and_then(|n| KINDS.get(n).copied()).unwrap_or(Kind::Other(code))
+        index.and_then(|n| Kind::ALL.get(n).copied()).unwrap_or(Kind::Other(code))
     }
 
     pub fn code(self) -> i32 {
         match self {
             Kind::Other(code) => code,
-            known => 0x4001 + KINDS.iter().position(|kind| *kind == known).map_or(0, |n| n as i32),
+            known => 0x4001 + Kind::ALL.iter().position(|kind| *kind == known).map_or(0, |n| n as i32),
         }
     }
 

@@ -14,21 +14,6 @@ use crate::command::{Arity, Command, Context};
 use crate::failure::{Failure, USAGE};
 use crate::flag::Flag;
 
-/// Codes are those that the flags of `sif add` take; index and one.
-const KINDS: [Kind; 11] = [
-    Kind::Definition,
-    Kind::Environment,
-    Kind::Labels,
-    Kind::Partition,
-    Kind::Signature,
-    Kind::Json,
-    Kind::Generic,
-    Kind::CryptoMessage,
-    Kind::Sbom,
-    Kind::OciRootIndex,
-    Kind::OciBlob,
-];
-
 static DATATYPE: Flag = Flag::number(
     "datatype",
     "the kind of object: 1 definition file, 2 environment, 3 labels, 4 partition, 5 signature, 6 JSON, 7 anything, \
@@ -202,7 +187,7 @@ fn described(cx: &Context<'_>, file: File) -> Result<NewObject<'static>, Failure
     let wrong = |message: &str| Failure::new(message).with_code(USAGE);
     let number = |flag| cx.values.number(flag).and_then(|n| u32::try_from(n).ok());
     let code = |flag| cx.values.number(flag).and_then(|n| i32::try_from(n).ok());
-    let kind = number(&DATATYPE).and_then(|n| KINDS.get((n as usize).checked_sub(1)?).copied());
+    let kind = number(&DATATYPE).and_then(|n| Kind::ALL.get((n as usize).checked_sub(1)?).copied());
     let kind = kind.ok_or_else(|| wrong("--datatype is needed, a number from 1 to 11"))?;
     let extra = match kind {
         Kind::Partition => {
