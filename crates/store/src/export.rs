@@ -127,27 +127,22 @@ impl Store {
         dir: &Path,
         progress: &dyn Progress,
     ) -> Result<()> {
-        fs::create_dir_all(dir).at("create", dir)?;
-        let index_path = dir.join("index.json");
-        let mut index = read_index(&index_path)?;
-        let id = progress.begin("writing the layout", None);
-        for (image, names) in images {
-            let portable = self.portable(image)?;
-            let config = self.read_document(image.id())?;
-            self.blob_into(dir, image.id(), &mut &config[..])?;
-            for layer in &portable.manifest.layers {
-                self.blob_into(dir, &layer.digest, &mut self.open_blob(&layer.digest)?)?;
-                progress.advance(id, layer.size);
+        layout_in(dir, progress, |index, id| {
+            for (image, names) in images {
+                let portable = self.portable(image)?;
+                let config = self.read_document(image.id())?;
+                self.blob_into(dir, image.id(), &mut &config[..])?;
+                for layer in &portable.manifest.layers {
+                    self.blob_into(dir, &layer.digest, &mut self.open_blob(&layer.digest)?)?;
+                    progress.advance(id, layer.size);
+                }
+                let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
+                self.blob_into(dir, &digest, &mut &portable.bytes[..])?;
+                let descriptor = Descriptor::new(&portable.media_type, digest, portable.bytes.len() as u64);
+                add(index, &descriptor, image, names);
             }
-            let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
-            self.blob_into(dir, &digest, &mut &portable.bytes[..])?;
-            let descriptor = Descriptor::new(&portable.media_type, digest, portable.bytes.len() as u64);
-            add(&mut index, &descriptor, image, names);
-        }
-        crate::atomic::replace(&dir.join("oci-layout"), LAYOUT)?;
-        crate::atomic::replace(&index_path, &to_json(&index)?)?;
-        progress.end(id, "written");
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Writes manifests and indexes, each with everything that it names, as an OCI layout. The descriptors
@@ -193,27 +188,22 @@ impl Store {
         dir: &Path,
         progress: &dyn Progress,
     ) -> Result<()> {
-        fs::create_dir_all(dir).at("create", dir)?;
-        let index_path = dir.join("index.json");
-        let mut index = read_index(&index_path)?;
-        let id = progress.begin("writing the layout", None);
-        for part in parts {
-            self.blob_into(dir, &part.digest, &mut self.open_blob(&part.digest)?)?;
-            progress.advance(id, part.size);
-        }
-        let name = |d: &Descriptor| d.annotations.get(REF_NAME).cloned();
-        for root in roots {
-            let replaced = |d: &Descriptor| match name(root) {
-                Some(own) => name(d).as_ref() == Some(&own),
-                None => d.digest == root.digest && name(d).is_none(),
-            };
-            index.manifests.retain(|d| !replaced(d));
-            index.manifests.push(root.clone());
-        }
-        crate::atomic::replace(&dir.join("oci-layout"), LAYOUT)?;
-        crate::atomic::replace(&index_path, &to_json(&index)?)?;
-        progress.end(id, "written");
-        Ok(())
+        layout_in(dir, progress, |index, id| {
+            for part in parts {
+                self.blob_into(dir, &part.digest, &mut self.open_blob(&part.digest)?)?;
+                progress.advance(id, part.size);
+            }
+            let name = |d: &Descriptor| d.annotations.get(REF_NAME).cloned();
+            for root in roots {
+                let replaced = |d: &Descriptor| match name(root) {
+                    Some(own) => name(d).as_ref() == Some(&own),
+                    None => d.digest == root.digest && name(d).is_none(),
+                };
+                index.manifests.retain(|d| !replaced(d));
+                index.manifests.push(root.clone());
+            }
+            Ok(())
+        })
     }
 
     /// A document and all blobs that it names, once each, what is named before what names it.
@@ -409,6 +399,23 @@ fn add(index: &mut Index, manifest: &Descriptor, image: &Image, names: &[Referen
         descriptor.annotations.insert("io.containerd.image.name".into(), name);
         index.manifests.push(descriptor);
     }
+}
+
+/// Adds to the OCI layout in a folder, which is made where there is none: its index changes when all else is there.
+fn layout_in(
+    dir: &Path,
+    progress: &dyn Progress,
+    fill: impl FnOnce(&mut Index, u64) -> Result<()>,
+) -> Result<()> {
+    fs::create_dir_all(dir).at("create", dir)?;
+    let index_path = dir.join("index.json");
+    let mut index = read_index(&index_path)?;
+    let id = progress.begin("writing the layout", None);
+    fill(&mut index, id)?;
+    crate::atomic::replace(&dir.join("oci-layout"), LAYOUT)?;
+    crate::atomic::replace(&index_path, &to_json(&index)?)?;
+    progress.end(id, "written");
+    Ok(())
 }
 
 /// The list of a layout that may be there.

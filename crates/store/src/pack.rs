@@ -49,14 +49,7 @@ pub(crate) struct Packed {
 
 /// Writes a tree as an archive.
 pub(crate) fn pack<W: Write>(root: OwnedFd, what: &Packing<'_>, out: W) -> Result<(Packed, W)> {
-    let mut packer = Packer {
-        what,
-        writer: Writer::new(out),
-        links: HashMap::new(),
-        entry: Entry::default(),
-        buffer: vec![0; BUFFER],
-        packed: Packed::default(),
-    };
+    let mut packer = Packer::new(what, out);
     packer.root(&root)?;
     let lower = what.lowers.map(|_| Vec::new());
     packer.dir(&root, b"", lower, false, 0)?;
@@ -67,14 +60,7 @@ pub(crate) fn pack<W: Write>(root: OwnedFd, what: &Packing<'_>, out: W) -> Resul
 
 /// Writes what stacks of layers show as one archive, without whiteouts; each below a folder, where it has one.
 pub(crate) fn pack_views<W: Write>(views: &[(&str, Merged)], what: &Packing<'_>, out: W) -> Result<W> {
-    let mut packer = Packer {
-        what,
-        writer: Writer::new(out),
-        links: HashMap::new(),
-        entry: Entry::default(),
-        buffer: vec![0; BUFFER],
-        packed: Packed::default(),
-    };
+    let mut packer = Packer::new(what, out);
     for (folder, view) in views {
         // Links do not go from one tree to another.
         packer.links.clear();
@@ -106,6 +92,19 @@ struct Packer<'a, W> {
 }
 
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl<'a, W: Write> Packer<'a, W> {
+    fn new(what: &'a Packing<'a>, out: W) -> Self {
+        Packer {
+            what,
+            writer: Writer::new(out),
+            links: HashMap::new(),
+            entry: Entry::default(),
+            buffer: vec![0; BUFFER],
+            packed: Packed::default(),
+        }
+    }
+}
 
 impl<W: Write> Packer<'_, W> {
     /// The root has an entry only where it is not what a root is anyway.
