@@ -62,6 +62,20 @@ pub struct Download<'d> {
 }
 
 impl Placement {
+    /// Files as they are, one by one, below a place that is made where it is not there.
+    pub fn plain(destination: impl Into<String>, ownership: Ownership) -> Placement {
+        Placement {
+            destination: destination.into(),
+            several: false,
+            owner: None,
+            chmod: None,
+            parents: false,
+            like_cp: false,
+            unpack: false,
+            ownership,
+        }
+    }
+
     pub(crate) fn access(&self, meta: &Meta) -> Access {
         let directory = meta.kind == FileKind::Dir;
         Access {

@@ -175,16 +175,8 @@ fn unpacked(
     let folder = scratch.folder("context")?;
     let nothing = Merged::open(&[], store.ownership())?;
     let mut upper = Upper::new(&folder, &nothing, store.ownership())?;
-    let to = Placement {
-        destination: "/".into(),
-        several: false,
-        owner: Some(Owner { uid: 0, gid: 0 }),
-        chmod: None,
-        parents: false,
-        like_cp: false,
-        unpack: true,
-        ownership: store.ownership(),
-    };
+    let plain = Placement::plain("/", store.ownership());
+    let to = Placement { owner: Some(Owner { uid: 0, gid: 0 }), unpack: true, ..plain };
     unpack(&mut upper, &packed, Path::new(""), &to)?;
     upper.finish().map(Some)
 }

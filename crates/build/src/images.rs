@@ -227,17 +227,7 @@ pub fn of_context(build: &Build<'_>, context: &Context, name: &str, platform: &P
         let scratch = Scratch::new(build.store)?;
         let nothing = Merged::open(&[], ownership)?;
         let mut upper = Upper::new(&scratch.folder("upper")?, &nothing, ownership)?;
-        let to = Placement {
-            destination: "/".into(),
-            several: false,
-            owner: None,
-            chmod: None,
-            parents: false,
-            like_cp: false,
-            unpack: false,
-            ownership,
-        };
-        copy(&mut upper, &context.tree, &found, &to)?;
+        copy(&mut upper, &context.tree, &found, &Placement::plain("/", ownership))?;
         commit(build, upper)
     })?;
     Ok(snapshot)

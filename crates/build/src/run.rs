@@ -300,17 +300,7 @@ fn materialise(build: &Build<'_>, tree: &Tree, files: &[Selection], folder: &Pat
     let ownership = build.store.ownership();
     let nothing = Merged::open(&[], ownership)?;
     let mut upper = Upper::new(folder, &nothing, ownership)?;
-    let to = Placement {
-        destination: "/source".into(),
-        several: false,
-        owner: None,
-        chmod: None,
-        parents: false,
-        like_cp: false,
-        unpack: false,
-        ownership,
-    };
-    copy(&mut upper, tree, files, &to)?;
+    copy(&mut upper, tree, files, &Placement::plain("/source", ownership))?;
     Ok(upper.finish()?.join("source"))
 }
 

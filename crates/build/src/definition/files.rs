@@ -84,14 +84,10 @@ pub fn files(
             let mut upper = Upper::new(&folder, &view, build.store.ownership())?;
             for one in &copies {
                 let to = Placement {
-                    destination: one.destination.clone(),
                     several: one.selections.len() > 1,
                     owner: Some(Owner { uid: 0, gid: 0 }),
-                    chmod: None,
-                    parents: false,
                     like_cp: true,
-                    unpack: false,
-                    ownership: build.store.ownership(),
+                    ..Placement::plain(&one.destination, build.store.ownership())
                 };
                 copy(&mut upper, one.tree, &one.selections, &to)?;
             }
