@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::{has_ended, process_start};
+use crate::record::{living_since, process_start};
 use crate::run::Foreground;
 
 /// A report has a message, a hint and a few numbers.
@@ -33,7 +33,7 @@ impl Target {
 
     /// Whether it still runs: one that has ended, and that its parent has not asked after, does not.
     pub fn lives(self) -> bool {
-        process_start(self.pid) == Some(self.began) && !has_ended(self.pid)
+        living_since(self.pid) == Some(self.began)
     }
 }
 

@@ -97,15 +97,20 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 
 /// When a process began; `None` where it is gone.
 pub fn process_start(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; the fields after it are numbers, and the start is the 22nd.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    process(pid).map(|(began, _)| began)
 }
 
-/// Whether a process is only there for its parent to hear how it ended: a zombie.
-pub fn has_ended(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+/// When a process began that has not ended: a zombie is only there for its parent to hear how it did.
+pub fn living_since(pid: i32) -> Option<u64> {
+    process(pid).and_then(|(began, has_ended)| (!has_ended).then_some(began))
+}
+
+/// When a process began, and whether it has ended.
+fn process(pid: i32) -> Option<(u64, bool)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; after it come the state and numbers, and the start is the 22nd field.
+    let rest = stat.rsplit_once(')')?.1.trim_start();
+    Some((rest.split_whitespace().nth(19)?.parse().ok()?, rest.starts_with(['Z', 'X'])))
 }
 
 /// The monitor of some container that runs now.
