@@ -1,6 +1,6 @@
 //! `isles prune`
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use isles_engine::{Engine, Status};
@@ -99,11 +99,7 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
         what.push("all containers that have ended");
     }
     what.push(if args.all { "all build cache" } else { "build cache above its budget" });
-    cx.ui.warning(&format!("this removes {}", what.join(", ")));
-    cx.ui.prompt("Are you sure you want to continue? [y/N] ");
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|e| Failure::because("cannot read the answer", &e))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    cx.ui.confirmed(&format!("this removes {}", what.join(", ")))
 }
 
 /// Removes containers that have ended. Returns their IDs and what they took.

@@ -7,7 +7,7 @@ pub mod format;
 pub mod progress;
 pub mod table;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -81,6 +81,16 @@ impl Ui {
     /// A question, after which the answer is typed.
     pub fn prompt(&self, text: &str) {
         self.talk(text);
+    }
+
+    /// Whether a person agrees to what would happen.
+    pub fn confirmed(&self, consequence: &str) -> Result<bool, Failure> {
+        self.warning(consequence);
+        self.prompt("Are you sure you want to continue? [y/N] ");
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        read.map_err(|e| Failure::because("cannot read the answer", &e))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Something that went on differently from what the user may expect.

@@ -1,6 +1,6 @@
 //! `isles builder prune`
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 
 use isles_spec::quantity::{human_bytes, parse_bytes};
 use isles_store::{CacheEntry, Shrinking};
@@ -57,7 +57,12 @@ pub fn cmd_prune(cx: &Context, args: &PruneArgs) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let store = engine.store();
     let everything = args.all || !conditions.is_empty();
-    if !args.force && !args.dry_run && args.all && io::stdin().is_terminal() && !confirmed(cx)? {
+    if !args.force
+        && !args.dry_run
+        && args.all
+        && io::stdin().is_terminal()
+        && !cx.ui.confirmed("this removes all build cache")?
+    {
         return Ok(Code(1));
     }
     let may_go = |entry: &CacheEntry| conditions.meets(entry);
@@ -84,12 +89,4 @@ pub fn cmd_prune(cx: &Context, args: &PruneArgs) -> Result<Code, Failure> {
     let verb = if args.dry_run { "Would reclaim" } else { "Total reclaimed space" };
     cx.ui.line(&format!("{verb}: {}", human_bytes(freed)))?;
     Ok(Code::SUCCESS)
-}
-
-fn confirmed(cx: &Context) -> Result<bool, Failure> {
-    cx.ui.warning("this removes all build cache");
-    cx.ui.prompt("Are you sure you want to continue? [y/N] ");
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|e| Failure::because("cannot read the answer", &e))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
