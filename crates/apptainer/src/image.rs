@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::action_flags as flags;
 use crate::command::Context;
-use crate::commands::pull::{goes_by, path_and_tag};
+use crate::commands::pull::path_and_tag;
 use crate::failure::Failure;
 use crate::reach::{self, Steps};
 
@@ -240,7 +240,7 @@ fn fetch(
                     .map_err(|e| Failure::because(format!("cannot open '{}'", path.display()), &e))?;
                 let mut found = store.import_archive(&lease, &mut file, &bars)?;
                 if let Some(tag) = &tag {
-                    found.retain(|(_, names)| names.iter().any(|name| goes_by(name, tag)));
+                    found.retain(|(_, names)| names.iter().any(|name| name.goes_by(tag)));
                 }
                 found
             };

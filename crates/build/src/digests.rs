@@ -167,7 +167,7 @@ fn line(text: &str) -> Option<((u64, u64), (Stamp, Content))> {
     let ctime = (number()?, number()?);
     let time = |t: (i128, i128)| Some((i64::try_from(t.0).ok()?, u32::try_from(t.1).ok()?));
     let stamp = Stamp { size: u64::try_from(size).ok()?, mtime: time(mtime)?, ctime: time(ctime)? };
-    let content = crate::key::from_hex(words.next()?)?;
+    let content = isles_spec::digest::from_hex(words.next()?)?;
     Some(((u64::try_from(device).ok()?, u64::try_from(inode).ok()?), (stamp, content)))
 }
 

@@ -48,20 +48,6 @@ impl Key {
     }
 }
 
-/// 32 bytes from hexadecimal.
-pub fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let text = text.as_bytes();
-    let mut out = [0u8; 32];
-    if text.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        let digit = |d: u8| char::from(d).to_digit(16);
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,7 +64,5 @@ mod tests {
             Key::new("x").with_list("l", ["a", "b"]).finish(),
             Key::new("x").with_list("l", ["ab"]).finish()
         );
-        assert_eq!(from_hex(&isles_spec::digest::hex(&[7; 32])), Some([7; 32]));
-        assert_eq!(from_hex("zz"), None);
     }
 }

@@ -44,7 +44,7 @@ mod upper;
 pub use build::{build, image_of_recipe, image_of_suite};
 pub use check::{Reach, check};
 pub use error::{Error, Result};
-pub use options::{BuildOptions, Built, Entitlement, SecretSource};
+pub use options::{BuildOptions, Built, Entitlement, SecretSource, inherited_epoch};
 pub use recipe::is_recipe;
 pub use secret::remove_dead_secrets;
 pub use sif::{SifOptions, write_oci_sif, write_sif};

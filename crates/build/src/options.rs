@@ -75,9 +75,13 @@ impl BuildOptions {
     /// The time that the caller fixes, by option, as a build argument or in the environment.
     pub(crate) fn epoch(&self) -> Option<i64> {
         let given = || self.build_args.get("SOURCE_DATE_EPOCH")?.parse().ok();
-        let inherited = || std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok();
-        self.source_date_epoch.or_else(given).or_else(inherited)
+        self.source_date_epoch.or_else(given).or_else(inherited_epoch)
     }
+}
+
+/// The time that the caller's environment fixes (`SOURCE_DATE_EPOCH`, seconds since 1970).
+pub fn inherited_epoch() -> Option<i64> {
+    std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok()
 }
 
 /// Where a secret comes from. It is read when somebody needs it.

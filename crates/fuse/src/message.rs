@@ -16,7 +16,7 @@ pub const MOST: usize = 1 << 20;
 /// (`FUSE_MIN_READ_BUFFER`).
 pub const REQUEST_ROOM: usize = 16 << 10;
 
-/// `enum fuse_opcode`, as far as there is an answer other than "not implemented".
+/// `enum fuse_opcode`, as far as the server answers them; all others get ENOSYS.
 pub mod opcode {
     pub const LOOKUP: u32 = 1;
     pub const FORGET: u32 = 2;

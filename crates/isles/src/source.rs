@@ -72,7 +72,7 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
             let mut file = open(path)?;
             let mut found = store.import_archive(&lease, &mut file, &Bars::new(&cx.ui))?;
             if let Some(tag) = tag {
-                found.retain(|(_, names)| names.iter().any(|n| goes_by(n, tag)));
+                found.retain(|(_, names)| names.iter().any(|n| n.goes_by(tag)));
             }
             (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
         }
@@ -168,12 +168,6 @@ fn unpacked(cx: &Context, store: &Store, lease: &Lease, path: &Path) -> Result<I
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|e| Failure::because(format!("cannot open the image '{}'", path.display()), &e))
-}
-
-/// Whether a tag or a name in an archive means this reference.
-fn goes_by(reference: &Reference, wanted: &str) -> bool {
-    reference.tag() == Some(wanted)
-        || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
 }
 
 fn choose(name: &str, found: Vec<Imported>, platform: Option<&Platform>) -> Result<Image, Failure> {

@@ -42,6 +42,20 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Bytes from hexadecimal of exactly their length, in upper or lower case.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        let digit = |d: u8| char::from(d).to_digit(16);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(out)
+}
+
 /// The digest of some content. The hexadecimal part is always lower case and of the right length, so
 /// it is safe as a file name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,6 +136,15 @@ impl<'de> Deserialize<'de> for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_there_and_back() {
+        assert_eq!(from_hex(&hex(&[7; 32])), Some([7; 32]));
+        assert_eq!(from_hex("00fF"), Some([0, 255]));
+        for odd in ["zz", "", "0", "000000", "+f00", "é0"] {
+            assert_eq!(from_hex::<2>(odd), None, "{odd}");
+        }
+    }
 
     #[test]
     fn parses_only_exact_digests() {

@@ -112,6 +112,12 @@ impl Reference {
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
+    /// Whether a tag, or a whole name, means this one among the names in an archive.
+    pub fn goes_by(&self, wanted: &str) -> bool {
+        self.tag() == Some(wanted)
+            || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == self.normalized())
+    }
+
     fn with_suffix(&self, mut name: String) -> String {
         if let Some(tag) = &self.tag {
             name = name + ":" + tag;

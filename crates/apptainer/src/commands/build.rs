@@ -170,7 +170,7 @@ fn build(cx: &Context<'_>) -> Result<u8, Failure> {
     }
     if !sandbox {
         cx.talk.info("Creating SIF file...");
-        let latest = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
+        let latest = super::epoch();
         let sif = SifOptions { origin: Origin::default(), latest, ..compression };
         write_sif(engine.store(), &built.image, &sif, target).map_err(|e| failed(&e))?;
     }

@@ -80,13 +80,5 @@ fn epoch() -> Option<i64> {
 
 /// A fingerprint of 40 hexadecimal digits.
 fn fingerprint(text: &str) -> Option<[u8; 20]> {
-    let text = text.trim_start_matches("0x");
-    if text.len() != 40 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 20];
-    for (byte, at) in bytes.iter_mut().zip((0..40).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(bytes)
+    isles_spec::digest::from_hex(text.trim_start_matches("0x"))
 }

@@ -199,7 +199,7 @@ fn obtained(
                     .map_err(|e| Failure::because(format!("cannot open '{}'", path.display()), &e))?;
                 let mut found = store.import_archive(lease, &mut file, &steps)?;
                 if let Some(tag) = &tag {
-                    found.retain(|(_, names)| names.iter().any(|name| goes_by(name, tag)));
+                    found.retain(|(_, names)| names.iter().any(|name| name.goes_by(tag)));
                 }
                 found
             }
@@ -217,12 +217,6 @@ pub fn path_and_tag(text: &str) -> (PathBuf, Option<String>) {
     let mut splits = text.match_indices(':').map(|(at, _)| (&text[..at], &text[at + 1..]));
     let found = splits.rfind(|(path, _)| Path::new(path).exists());
     found.map_or_else(|| (text.into(), None), |(path, tag)| (path.into(), Some(tag.to_owned())))
-}
-
-/// Whether an image of an archive is meant by a tag, or by a whole name.
-pub fn goes_by(reference: &Reference, wanted: &str) -> bool {
-    reference.tag() == Some(wanted)
-        || wanted.parse::<Reference>().is_ok_and(|w| w.normalized() == reference.normalized())
 }
 
 /// The one image, or that of several which is for the platform.

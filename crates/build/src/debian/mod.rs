@@ -92,7 +92,7 @@ impl Default for BootstrapOptions {
             check_valid_until: true,
             offline: false,
             max_age: Duration::from_secs(3600),
-            source_date_epoch: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|v| v.parse().ok()),
+            source_date_epoch: crate::options::inherited_epoch(),
             cache: true,
             client: ClientOptions::default(),
         }

@@ -45,14 +45,9 @@ impl Signers {
     pub fn parse(text: &str) -> std::result::Result<Vec<[u8; 20]>, String> {
         let one = |word: &str| {
             let hex: String = word.chars().filter(|c| !c.is_whitespace()).collect();
-            let mut out = [0; 20];
-            if hex.len() != 40 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(format!("'{}' is no fingerprint, which has 40 hexadecimal digits", word.trim()));
-            }
-            for (byte, at) in out.iter_mut().zip((0..40).step_by(2)) {
-                *byte = u8::from_str_radix(&hex[at..at + 2], 16).unwrap_or_default();
-            }
-            Ok(out)
+            isles_spec::digest::from_hex(&hex).ok_or_else(|| {
+                format!("'{}' is no fingerprint, which has 40 hexadecimal digits", word.trim())
+            })
         };
         text.split(',').filter(|word| !word.trim().is_empty()).map(one).collect()
     }

@@ -106,7 +106,7 @@ fn sif(store: &Store, images: &Chosen, kind: Kind, file: &Path) -> Result<(), Fa
 
 /// Writes an image, which is called `name`, into a SIF file; with `oci` as the OCI image that it is.
 pub fn write_file(store: &Store, image: &Image, name: &str, oci: bool, file: &Path) -> Result<(), Failure> {
-    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let epoch = isles_build::inherited_epoch();
     let created = image.config.created.as_deref().and_then(parse_rfc3339);
     let origin = Origin::of_image("docker", name, epoch.or(created).unwrap_or(0));
     let options = SifOptions { origin, latest: epoch, ..SifOptions::default() };
