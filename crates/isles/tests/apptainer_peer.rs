@@ -596,7 +596,8 @@ const INSTANCES: &[Row] = &[
     same("apptainer instance start none.sif i1"),
     same("apptainer instance start real.sif i1"),
     same("apptainer instance start real.sif i1"),
-    same("apptainer instance list | sed 's/ [0-9][0-9]* / N /'"),
+    // How wide the column is depends on how many digits the process ID happens to have.
+    same("apptainer instance list | sed 's/ [0-9][0-9]* / N /; s/PID  */PID /'"),
     same("apptainer exec instance://i1 true"),
     same("apptainer exec instance://i1 sh -c 'echo $APPTAINER_NAME; pwd; exit 4'"),
     same("apptainer run instance://i1 arg"),
