@@ -16,7 +16,7 @@ use ureq::http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 
 use crate::http::{Http, Payload, authority_of, protocol, read_bounded, sentence, text_of};
 use crate::location::escape;
-use crate::oras::{Checked, digest_of_file, open};
+use crate::oras::{Checked, digest_of, open};
 use crate::{ClientOptions, Error, Result, location, retry};
 
 /// Answers about images are small.
@@ -330,7 +330,7 @@ impl Library {
                 .into());
         };
         let mut file = open(path)?;
-        let (digest, size) = digest_of_file(&mut file, path)?;
+        let (digest, size) = digest_of(&mut file, path)?;
         let entity_id = self.folder("entities", entity, entity, None)?;
         let at = format!("{entity}/{collection}");
         let collection_id = self.folder("collections", &at, collection, Some(("entity", &entity_id)))?;

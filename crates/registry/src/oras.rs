@@ -125,7 +125,7 @@ impl Client {
     ) -> Result<Descriptor> {
         let target = target.normalized();
         let mut file = open(path)?;
-        let (digest, size) = digest_of_file(&mut file, path)?;
+        let (digest, size) = digest_of(&mut file, path)?;
         let mut layer = Descriptor::new(SIF_LAYER, digest, size);
         if let Some(title) = path.file_name() {
             layer.annotations.insert(TITLE.to_owned(), title.to_string_lossy().into_owned());
@@ -197,22 +197,8 @@ pub(crate) fn open(path: &Path) -> Result<File> {
 }
 
 /// The SHA-256 digest and the size of a file.
-pub(crate) fn digest_of_file(file: &mut File, path: &Path) -> Result<(Digest, u64)> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; BUFFER];
-    let mut size = 0;
-    file.rewind().map_err(|e| failed("read", path, &e))?;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok((Digest::from_bytes(Algorithm::Sha256, &hash.finalize()), size)),
-            Ok(n) => {
-                hash.update(&buffer[..n]);
-                size += n as u64;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(failed("read", path, &e)),
-        }
-    }
+pub(crate) fn digest_of(file: &mut File, path: &Path) -> Result<(Digest, u64)> {
+    isles_store::digest_of_file(file).map_err(|e| failed("read", path, &e))
 }
 
 pub(crate) fn failed(operation: &'static str, path: &Path, e: &std::io::Error) -> Error {

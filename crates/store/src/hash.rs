@@ -1,7 +1,12 @@
 //! The hash functions behind digests.
 
+use std::fs::File;
+use std::io::{self, Read, Seek};
+
 use isles_spec::{Algorithm, Digest};
 use sha2::{Digest as _, Sha256, Sha512};
+
+const BUFFER: usize = 256 << 10;
 
 /// A running hash.
 #[derive(Clone)]
@@ -38,4 +43,25 @@ pub(crate) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(algorithm);
     hasher.update(bytes);
     hasher.finish()
+}
+
+/// The SHA-256 digest and the size of a whole file, which is at its beginning afterwards.
+pub fn digest_of_file(file: &mut File) -> io::Result<(Digest, u64)> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buffer = vec![0; BUFFER];
+    let mut size = 0;
+    file.rewind()?;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                size += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    file.rewind()?;
+    Ok((hasher.finish(), size))
 }

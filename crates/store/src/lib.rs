@@ -68,6 +68,7 @@ pub use decompress::Encoding;
 pub use error::{Error, Result};
 pub use export::{ExportFormat, LayoutPlace};
 pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine};
+pub use hash::digest_of_file;
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;
 pub use ingest::{Fetch, Ingested};

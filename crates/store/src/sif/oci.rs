@@ -1,8 +1,7 @@
 //! OCI-SIF: a SIF file whose objects are an OCI index and the blobs that it names. Layers may be archives, as
 //! everywhere, or squashfs images of one layer each (SingularityCE 4).
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use isles_sif::{Extra, Kind, NewObject, NewSif, Object, Sif};
@@ -14,7 +13,7 @@ use super::export::{NewSifImage, SifMade, squashed};
 use super::import::squashfs;
 use super::tree::Overlaid;
 use crate::error::At;
-use crate::hash::{Hasher, digest_of};
+use crate::hash::{Hasher, digest_of, digest_of_file};
 use crate::layer::to_json;
 use crate::{Error, Image, Lease, Merged, NewImage, Result, Store};
 
@@ -27,7 +26,7 @@ impl Store {
         let merged = Merged::open(&self.layers_of(image)?, self.ownership())?;
         let mut tree = Overlaid::new(&merged, new.added, new.latest.unwrap_or(0));
         let (mut root, written) = squashed(&mut tree, new, path)?;
-        let digest = digest_of_file(&mut root).at("read", path)?;
+        let (digest, _) = digest_of_file(&mut root).at("read", path)?;
         let mut config = image.config.clone();
         config.rootfs.diff_ids = vec![digest.clone()];
         config.history = vec![History { created_by: Some("SIF".into()), ..History::default() }];
@@ -138,20 +137,6 @@ impl Store {
         let object = format!("object {} of {}", object.id, sif.name());
         Err(Error::WrongDigest { object, expected: expected.clone(), actual })
     }
-}
-
-/// Reads a file to its end and puts it back to its beginning.
-fn digest_of_file(file: &mut File) -> io::Result<Digest> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    file.rewind()?;
-    Ok(hasher.finish())
 }
 
 fn blob_in<'a>(sif: &'a Sif, digest: &Digest) -> Result<&'a Object> {
