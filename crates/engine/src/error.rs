@@ -42,6 +42,12 @@ pub enum Error {
     NameInUse { name: String, id: String },
     #[error("cannot remove container {name}: it is running")]
     Running { name: String },
+    #[error("remove {name}: volume is in use - [{}]", users.join(", "))]
+    VolumeInUse { name: String, users: Vec<String> },
+    #[error("a volume named {0} already exists with different options")]
+    VolumeDiffers(String),
+    #[error("cannot use '{}' of volume {volume}: {source}", path.display())]
+    SubPath { volume: String, path: PathBuf, source: io::Error },
     #[error("the state of container {id} is not readable: {source}")]
     BadState { id: String, source: serde_json::Error },
     #[error("no command specified")]
@@ -93,6 +99,13 @@ impl Hint for Error {
             Error::Ambiguous(_) => Some("write more of the ID, or the name".into()),
             Error::NameInUse { name, .. } => {
                 Some(format!("choose another name, or remove that container with 'isles rm {name}'"))
+            }
+            Error::VolumeInUse { .. } => {
+                Some("remove these containers first; 'isles ps -a' lists them".into())
+            }
+            Error::VolumeDiffers(_) => Some("choose another name, or remove that volume first".into()),
+            Error::SubPath { .. } => {
+                Some("the path has to be in the volume already; links lead nowhere outside of it".into())
             }
             Error::Running { .. } => Some("add --force to kill it first".into()),
             Error::NoCommand => Some("the image names no command, so say which one to run".into()),

@@ -19,6 +19,7 @@ use crate::hosts;
 use crate::image_mount::{self, mountable};
 use crate::inside::Inside;
 use crate::places;
+use crate::plan::Behind;
 use crate::run::Foreground;
 use crate::squashfs::Squashfs;
 use crate::view::View;
@@ -36,7 +37,7 @@ pub struct Base {
     /// It comes from a file that anybody may have made.
     pub untrusted: bool,
     /// What stands behind those mounts of the workload that are no binds of the host, by their places in the list.
-    pub sources: Vec<Option<MountSource>>,
+    pub sources: Vec<Option<Behind>>,
     /// The images that this process serves.
     pub servers: Vec<Arc<Server<Squashfs>>>,
     /// Locked for as long as the container runs.
@@ -141,7 +142,7 @@ impl Engine {
             sources.push(match &mount.kind {
                 MountKind::File { text, mode } => {
                     let path = hosts::write(folder, &format!("file-{number}"), text, *mode)?;
-                    Some(MountSource::Bind { source: path, recursive: false })
+                    Some(MountSource::Bind { source: path, recursive: false }.into())
                 }
                 MountKind::Image { image, inside } => {
                     let (place, view) = images.add(image, opened(image), None)?;
@@ -150,8 +151,9 @@ impl Engine {
                         Error::impossible(wish, "the image has nothing there")
                     })?;
                     let directory = found.kind == FileKind::Dir;
-                    Some(MountSource::Inside { place, path: inside.clone(), directory })
+                    Some(MountSource::Inside { place, path: inside.clone(), directory }.into())
                 }
+                MountKind::Volume { .. } => self.behind_volume(mount, &bottom.view)?,
                 _ => None,
             });
         }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use isles_sandbox::capability::CapabilitySet;
 use isles_sandbox::cgroup::Limits;
@@ -16,14 +16,15 @@ use isles_sandbox::setup::{
 use isles_sandbox::{Setup, rlimit};
 use isles_spec::image::ContainerConfig;
 use isles_spec::{
-    CapabilityBase, Isolation, MountKind, NamespaceMode, RunAs, SeccompChoice, SystemMount, UserNamespace,
-    Workload,
+    CapabilityBase, Isolation, MountKind, NamespaceMode, Propagation, RunAs, SeccompChoice, SystemMount,
+    UserNamespace, Workload,
 };
 
 use crate::caller::{caller, caller_and_groups};
 use crate::devices::devices;
 use crate::error::{Error, Result};
 use crate::namespaces::namespaces;
+use crate::owners;
 use crate::process;
 use crate::user::User;
 use crate::view::{View, absolute};
@@ -50,6 +51,18 @@ const MASKED: [&str; 11] = [
 const POWER: &str = "/sys/devices/virtual/powercap";
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// What stands behind a mount that is no bind of the host's.
+pub struct Behind {
+    pub source: MountSource,
+    pub flags: MountFlags,
+}
+
+impl From<MountSource> for Behind {
+    fn from(source: MountSource) -> Behind {
+        Behind { source, flags: MountFlags::default() }
+    }
+}
+
 /// What a plan is made of.
 pub struct Parts<'a> {
     pub workload: &'a Workload,
@@ -62,7 +75,7 @@ pub struct Parts<'a> {
     /// The root file system, to look users up in.
     pub view: &'a View,
     /// What stands behind those mounts of the workload that are no binds of the host, by their places in the list.
-    pub sources: Vec<Option<MountSource>>,
+    pub sources: Vec<Option<Behind>>,
     pub hostname: &'a str,
     /// Finds the process 1 of a running container.
     pub pid_of: &'a dyn Fn(&str) -> Result<i32>,
@@ -105,7 +118,13 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     mounts.extend(extra);
     let mut sources = parts.sources.into_iter();
     for wish in &workload.mounts {
-        let made = user_mount(wish, sources.next().flatten()).and_then(|mount| {
+        let made = user_mount(wish, sources.next().flatten()).and_then(|mut mount| {
+            if let (MountKind::Bind { owners, .. } | MountKind::Volume { owners, .. }, Some(source)) =
+                (&wish.kind, source_of(&mount))
+            {
+                let ids = (user.uid, user.gid);
+                mount.idmap = owners::of_mount(owners, &source, ids, &namespaces.user, identity)?;
+            }
             // What an earlier mount shows there is not the image's.
             if !mounts.iter().any(|earlier: &Mount| mount.destination.starts_with(&earlier.destination)) {
                 fits(&mount, view)?;
@@ -353,14 +372,14 @@ fn tmpfs(size: Option<u64>, mode: Option<u32>, options: &[String]) -> MountSourc
 }
 
 /// A mount that the caller wishes; `given` is what stands behind one that is no bind of the host.
-fn user_mount(wish: &isles_spec::Mount, given: Option<MountSource>) -> Result<Mount> {
+fn user_mount(wish: &isles_spec::Mount, given: Option<Behind>) -> Result<Mount> {
     let destination = absolute(&wish.destination);
     if destination == Path::new("/") {
         return Err(Error::impossible("a mount at '/'", "it would hide the whole container"));
     }
     let mut flags = MountFlags { read_only: wish.read_only, ..Default::default() };
     let (source, propagation) = match &wish.kind {
-        MountKind::Bind { source, recursive, create_source, propagation, recursive_read_only } => {
+        MountKind::Bind { source, recursive, create_source, propagation, recursive_read_only, .. } => {
             match std::fs::metadata(source) {
                 Ok(_) => {}
                 Err(e) if *create_source && e.kind() == std::io::ErrorKind::NotFound => {
@@ -397,17 +416,34 @@ fn user_mount(wish: &isles_spec::Mount, given: Option<MountSource>) -> Result<Mo
             let missing = || {
                 Error::impossible(format!("a mount at {}", destination.display()), "nothing stands behind it")
             };
-            (given.ok_or_else(missing)?, None)
+            (given.ok_or_else(missing)?.source, None)
         }
         MountKind::Volume { name, .. } => {
             let shown = name.as_deref().unwrap_or("without a name");
-            return Err(Error::impossible(
-                format!("the volume {shown} at {}", destination.display()),
-                "volumes come in a later version; bind a folder, with its path, instead",
-            ));
+            let missing = || {
+                Error::impossible(
+                    format!("the volume {shown} at {}", destination.display()),
+                    "a step of a build has no volumes",
+                )
+            };
+            let given = given.ok_or_else(missing)?;
+            flags = MountFlags { read_only: wish.read_only || given.flags.read_only, ..given.flags };
+            // A file system that is made for it has nothing below it, and neither has a part of a volume.
+            let has_more = matches!(given.source, MountSource::Bind { recursive: true, .. });
+            flags.recursive_read_only = flags.read_only && has_more;
+            (given.source, Some(Propagation::default()))
         }
     };
     Ok(Mount { destination, source, flags, propagation, idmap: None, optional: wish.optional })
+}
+
+/// The file or folder of the host that a mount shows.
+fn source_of(mount: &Mount) -> Option<PathBuf> {
+    match &mount.source {
+        MountSource::Bind { source, .. } => Some(source.clone()),
+        MountSource::Inside { place, path, .. } => Some(place.join(path)),
+        _ => None,
+    }
 }
 
 /// A file goes where a file is, and a folder where a folder is. The kernel only says "invalid argument".
@@ -553,7 +589,7 @@ mod tests {
         };
         let tmpfs = || MountKind::Tmpfs { size: None, mode: None, options: vec![] };
         assert!(refused("/a/..", tmpfs()).contains("'/'"));
-        let volume = MountKind::Volume { name: Some("data".into()), copy_up: true };
+        let volume = MountKind::volume(Some("data".into()));
         assert!(refused("/d", volume).contains("volume data"));
         let bind = MountKind::Bind {
             source: "/nonexistent/x".into(),
@@ -561,6 +597,7 @@ mod tests {
             create_source: false,
             propagation: Default::default(),
             recursive_read_only: false,
+            owners: Default::default(),
         };
         assert!(refused("/d", bind).contains("/nonexistent/x"));
     }

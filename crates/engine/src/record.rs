@@ -212,12 +212,16 @@ impl Engine {
         for id in &removed {
             Fence::leftover(&self.group_name(id))?.remove()?;
         }
+        if !removed.is_empty() {
+            self.collect_volumes()?;
+        }
         Ok(removed)
     }
 
     /// As [`Engine::collect`], and looks for control groups that no container and no step of a build has any more.
     pub fn collect_all(&self) -> Result<Vec<String>> {
         let removed = self.collect()?;
+        self.collect_volumes()?;
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
         let prefix = self.group_name("");
         // Asked after the groups were listed: a container is there, and locked, before its group is.

@@ -81,6 +81,7 @@ impl Engine {
             Err(e) => {
                 // Collected later, if not now.
                 drop(container.folder.remove());
+                drop(self.release_volumes(&container.record.workload));
                 return Err(e);
             }
         };
@@ -89,6 +90,10 @@ impl Engine {
             && let Err(e) = container.folder.remove()
         {
             (foreground.warn)(&format!("what the container wrote stays until the next collection: {e}"));
+        } else if workload.remove
+            && let Err(e) = self.release_volumes(&container.record.workload)
+        {
+            (foreground.warn)(&format!("volumes of the container stay until the next collection: {e}"));
         }
         exit
     }
@@ -101,7 +106,7 @@ impl Engine {
         let command = process::argv(&workload, config)?;
         let chosen = workload.name.is_some();
         let name = workload.name.get_or_insert_with(|| name::of(&id)).clone();
-        let record = Record {
+        let mut record = Record {
             id: id.clone(),
             image_id: foreground.image.map(|image| image.id().clone()),
             image: match &workload.root {
@@ -118,13 +123,15 @@ impl Engine {
         // A name that a person chose is given once; one that was made up is as good as unique.
         let _names = if chosen { Some(self.claim(&name)?) } else { None };
         let folder = self.store.create_container(&id, holds, record.workload.remove)?;
-        let written = record.save(&folder).and_then(|()| {
+        let adopted = self.adopt_volumes(&mut record.workload, config, &id);
+        let written = adopted.and_then(|_held| record.save(&folder)).and_then(|()| {
             (foreground.created)(&id).map_err(|e| Error::system("tell the container's ID", e))
         });
         match written {
             Ok(()) => Ok(Created { folder, record }),
             Err(e) => {
                 drop(folder.remove());
+                drop(self.release_volumes(&record.workload));
                 Err(e)
             }
         }

@@ -213,6 +213,7 @@ fn bind(source: &Path, destination: &str) -> Mount {
         create_source: false,
         propagation: Propagation::Rprivate,
         recursive_read_only: false,
+        owners: Default::default(),
     };
     mount(destination, kind)
 }

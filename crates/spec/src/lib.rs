@@ -19,6 +19,7 @@ pub mod quantity;
 pub mod reference;
 pub mod source;
 pub mod time;
+pub mod volume;
 pub mod workload;
 
 pub use digest::{Algorithm, Digest};
@@ -28,8 +29,9 @@ pub use platform::Platform;
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;
 pub use source::{OnDisk, Source};
+pub use volume::VolumeSpec;
 pub use workload::{
     CapabilityBase, Device, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount, MountKind,
-    NamespaceMode, NetworkMode, Overlay, Propagation, PullPolicy, Resources, RestartPolicy, Rlimit, Root,
-    RunAs, SeccompChoice, Security, SystemFiles, SystemMount, UserNamespace, Workload, Writable,
+    NamespaceMode, NetworkMode, Overlay, Owners, Propagation, PullPolicy, Resources, RestartPolicy, Rlimit,
+    Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount, UserNamespace, Workload, Writable,
 };

@@ -3,7 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::quantity::parse_bytes;
-use crate::{Device, Error, Mount, MountKind, Propagation, Result};
+use crate::volume::{VolumeSpec, check_name};
+use crate::{Device, Error, IdMapping, Mount, MountKind, Owners, Propagation, Result};
 
 /// What `-v` and `--mount` share when they describe a bind mount.
 struct BindOptions {
@@ -11,6 +12,7 @@ struct BindOptions {
     recursive: bool,
     recursive_read_only: bool,
     propagation: Propagation,
+    owners: Owners,
 }
 
 impl Default for BindOptions {
@@ -20,6 +22,65 @@ impl Default for BindOptions {
             recursive: true,
             recursive_read_only: false,
             propagation: Propagation::default(),
+            owners: Owners::default(),
+        }
+    }
+}
+
+impl Propagation {
+    /// The word that [`Propagation::parse`] reads; the unbindable ones have mount(8)'s.
+    pub fn word(self) -> &'static str {
+        match self {
+            Propagation::Private => "private",
+            Propagation::Rprivate => "rprivate",
+            Propagation::Slave => "slave",
+            Propagation::Rslave => "rslave",
+            Propagation::Shared => "shared",
+            Propagation::Rshared => "rshared",
+            Propagation::Unbindable => "unbindable",
+            Propagation::Runbindable => "runbindable",
+        }
+    }
+}
+
+impl Owners {
+    /// Reads `idmap`, or `idmap=uids=DISK-INSIDE-COUNT[#…];gids=…` as podman has it. `None` where it is neither.
+    fn parse_idmap(text: &str) -> Option<Owners> {
+        let Some((_, rest)) = text.split_once('=') else {
+            return (text == "idmap").then_some(Owners::Swapped);
+        };
+        let (mut uids, mut gids) = (Vec::new(), Vec::new());
+        for part in rest.split(';') {
+            let (key, ranges) = part.split_once('=')?;
+            let list = match key {
+                "uids" => &mut uids,
+                "gids" => &mut gids,
+                _ => return None,
+            };
+            for range in ranges.split('#') {
+                let numbers: Option<Vec<u32>> = range.split('-').map(|n| n.parse().ok()).collect();
+                let [inside, outside, length] = numbers?[..] else { return None };
+                inside.checked_add(length)?;
+                outside.checked_add(length)?;
+                if length == 0 {
+                    return None;
+                }
+                list.push(IdMapping { inside, outside, length });
+            }
+        }
+        (!uids.is_empty() && !gids.is_empty()).then_some(Owners::Mapped { uids, gids })
+    }
+}
+
+impl MountKind {
+    /// A volume as it is, with what the image has at its place where it is empty.
+    pub fn volume(name: Option<String>) -> MountKind {
+        MountKind::Volume {
+            name,
+            copy_up: true,
+            subpath: None,
+            owners: Owners::default(),
+            make: VolumeSpec::default(),
         }
     }
 }
@@ -48,6 +109,7 @@ impl MountKind {
             create_source: false,
             propagation: Propagation::default(),
             recursive_read_only: false,
+            owners: Owners::default(),
         }
     }
 }
@@ -69,6 +131,13 @@ impl Mount {
                 .with_hint("write SOURCE:DESTINATION or SOURCE:DESTINATION:ro, for example -v ./data:/data")
         };
         let parts: Vec<&str> = text.split(':').collect();
+        if let [drive, path, ..] = parts[..]
+            && parts.len() > 2
+            && drive.len() == 1
+            && path.starts_with(['/', '\\'])
+        {
+            return Err(bad("a path with a drive is one of Windows"));
+        }
         let (source, destination, options) = match parts[..] {
             [destination] => (None, destination, ""),
             [source, destination] => (Some(source), destination, ""),
@@ -86,6 +155,11 @@ impl Mount {
                 "nocopy" => copy_up = false,
                 "bind" => bind.recursive = false,
                 "rbind" => bind.recursive = true,
+                "U" => bind.owners = Owners::Given,
+                map if map == "idmap" || map.starts_with("idmap=") => {
+                    bind.owners = Owners::parse_idmap(map)
+                        .ok_or_else(|| bad("write idmap, or idmap=uids=0-1000-1;gids=0-1000-1"))?;
+                }
                 // Labels of SELinux and hints for virtual machines of other systems: no effect here.
                 "z" | "Z" | "consistent" | "cached" | "delegated" => {}
                 other => {
@@ -96,12 +170,15 @@ impl Mount {
         }
         let read_only = bind.read_only;
         let kind = match source {
-            None => MountKind::Volume { name: None, copy_up },
+            None => volume_kind(None, copy_up, bind),
             Some("") => return Err(bad("the source is empty")),
             Some(s) if s.starts_with(['/', '.', '~']) => {
                 bind_kind(host_path(s, base, home).ok_or_else(|| bad("there is no home folder"))?, bind, true)
             }
-            Some(name) => MountKind::Volume { name: Some(volume_name(name)?), copy_up },
+            Some(name) => {
+                check_name(name)?;
+                volume_kind(Some(name.to_owned()), copy_up, bind)
+            }
         };
         Ok(Mount { destination, kind, read_only, optional: false })
     }
@@ -116,6 +193,7 @@ impl Mount {
         let (mut kind, mut source, mut target) = ("volume", None, None);
         let mut bind = BindOptions::default();
         let (mut copy_up, mut size, mut mode) = (true, None, None);
+        let (mut create_source, mut sub, mut make) = (false, None, VolumeSpec::default());
         let fields = fields(text);
         for field in &fields {
             let (key, value) = match field.split_once('=') {
@@ -146,7 +224,26 @@ impl Mount {
                     "readonly" => bind.recursive_read_only = true,
                     v => return Err(bad(&format!("invalid value for bind-recursive: {v}"))),
                 },
+                "bind-create-src" => create_source = truth()?,
+                "idmap" => {
+                    bind.owners = Owners::parse_idmap(field)
+                        .ok_or_else(|| bad("write idmap, or idmap=uids=0-1000-1;gids=0-1000-1"))?;
+                }
+                "U" | "chown" if truth()? => bind.owners = Owners::Given,
+                "U" | "chown" => {}
                 "volume-nocopy" => copy_up = !truth()?,
+                "volume-subpath" => sub = Some(subpath(word()?).map_err(|why| bad(&why))?),
+                "volume-driver" if matches!(word()?, "local" | "") => {}
+                "volume-driver" => return Err(bad("the only driver of volumes is 'local'")),
+                "volume-label" => {
+                    let (key, value) = word()?.split_once('=').unwrap_or((word()?, ""));
+                    make.labels.insert(key.to_owned(), value.to_owned());
+                }
+                "volume-opt" => {
+                    let (key, value) =
+                        word()?.split_once('=').ok_or_else(|| bad("volume-opt is KEY=VALUE"))?;
+                    make.options.insert(key.to_owned(), value.to_owned());
+                }
                 "tmpfs-size" => size = Some(parse_bytes(word()?)?),
                 "tmpfs-mode" => {
                     mode = Some(octal(word()?).ok_or_else(|| bad("invalid value for tmpfs-mode"))?)
@@ -167,13 +264,21 @@ impl Mount {
                 bind_kind(
                     host_path(source, base, home).ok_or_else(|| bad("there is no home folder"))?,
                     bind,
-                    false,
+                    create_source,
                 )
             }
-            "volume" => MountKind::Volume {
-                name: source.filter(|s| !s.is_empty()).map(volume_name).transpose()?,
-                copy_up,
-            },
+            "volume" => {
+                let name = source.filter(|s| !s.is_empty());
+                name.map(check_name).transpose()?;
+                make.backing()?;
+                MountKind::Volume {
+                    name: name.map(str::to_owned),
+                    copy_up,
+                    subpath: sub,
+                    owners: bind.owners,
+                    make,
+                }
+            }
             "tmpfs" if source.is_none() => MountKind::Tmpfs { size, mode, options: Vec::new() },
             "tmpfs" => return Err(bad("a tmpfs has no source")),
             other => return Err(bad(&format!("invalid mount type: {other}"))),
@@ -262,7 +367,22 @@ fn bind_kind(source: PathBuf, options: BindOptions, create_source: bool) -> Moun
         create_source,
         propagation: options.propagation,
         recursive_read_only: options.recursive_read_only,
+        owners: options.owners,
     }
+}
+
+fn volume_kind(name: Option<String>, copy_up: bool, options: BindOptions) -> MountKind {
+    MountKind::Volume { name, copy_up, subpath: None, owners: options.owners, make: VolumeSpec::default() }
+}
+
+/// A path below the top of a volume.
+fn subpath(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = Path::new(text);
+    let below = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if text.is_empty() || !below {
+        return Err(format!("the subpath '{text}' is no path below the volume"));
+    }
+    Ok(path.to_owned())
 }
 
 /// An absolute path below the root, without `.` and `..`.
@@ -295,21 +415,6 @@ fn host_path(text: &str, base: &Path, home: Option<&Path>) -> Option<PathBuf> {
     };
     // `./x` and `.` read better in messages without the dots; `..` may cross a link and stays.
     Some(path.components().collect())
-}
-
-fn volume_name(name: &str) -> Result<String> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    if name.len() >= 2
-        && name.len() <= 255
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(plain)
-    {
-        return Ok(name.to_owned());
-    }
-    Err(Error::new(format!(
-        "'{name}' includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed"
-    ))
-    .with_hint("if you intended to pass a host directory, use an absolute path or begin with './'"))
 }
 
 fn octal(text: &str) -> Option<u32> {
@@ -363,12 +468,67 @@ mod tests {
             assert_eq!(m.read_only, read_only, "{text}");
         }
         assert!(matches!(volume("/data").unwrap().kind, MountKind::Volume { name: None, .. }));
-        let named = MountKind::Volume { name: Some("db".into()), copy_up: false };
-        assert_eq!(volume("db:/var/lib:nocopy").unwrap().kind, named);
+        let MountKind::Volume { name, copy_up, .. } = volume("db:/var/lib:nocopy").unwrap().kind else {
+            panic!("a volume")
+        };
+        assert_eq!((name.as_deref(), copy_up), (Some("db"), false));
         for bad in
             ["", ":", "/a:b", "/a:/", "/a:/b:bogus", "a:b:c:d", ":/x", "a b:/x", "x:/y", "/a:/../", "-x:/y"]
         {
             assert!(volume(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn whose_files_they_are() {
+        let owners = |text: &str| match volume(text).map(|m| m.kind) {
+            Ok(MountKind::Bind { owners, .. } | MountKind::Volume { owners, .. }) => Some(owners),
+            _ => None,
+        };
+        assert_eq!(owners("/a:/b"), Some(Owners::Kept));
+        assert_eq!(owners("/a:/b:ro,idmap"), Some(Owners::Swapped));
+        assert_eq!(owners("data:/b:U"), Some(Owners::Given));
+        let map = |inside, outside, length| IdMapping { inside, outside, length };
+        assert_eq!(
+            owners("/a:/b:idmap=uids=0-1-10#10-11-10;gids=0-100-10"),
+            Some(Owners::Mapped { uids: vec![map(0, 1, 10), map(10, 11, 10)], gids: vec![map(0, 100, 10)] })
+        );
+        for bad in [
+            "idmap=",
+            "idmap=uids=0-1-1",
+            "idmap=uids=0-1-0;gids=0-1-1",
+            "idmap=uids=1;gids=0-1-1",
+            "idmap=uids=0-4294967295-2;gids=0-1-1",
+            "idmaps",
+        ] {
+            assert_eq!(owners(&format!("/a:/b:{bad}")), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn parts_of_volumes() {
+        let MountKind::Volume { name, subpath, make, .. } = mount(
+            "type=volume,src=db,dst=/d,volume-subpath=a/b,volume-label=x=y,volume-opt=type=tmpfs,\"volume-opt=o=size=1m,ro\"",
+        )
+        .unwrap()
+        .kind
+        else {
+            panic!("a volume")
+        };
+        assert_eq!((name.as_deref(), subpath.as_deref()), (Some("db"), Some(Path::new("a/b"))));
+        assert_eq!((make.labels["x"].as_str(), make.options["o"].as_str()), ("y", "size=1m,ro"));
+        for bad in [
+            "volume-subpath=../x",
+            "volume-subpath=/etc",
+            "volume-subpath=",
+            "volume-driver=nfs",
+            "volume-opt=color=red",
+            "volume-opt=x",
+        ] {
+            assert!(mount(&format!("type=volume,src=db,dst=/d,{bad}")).is_err(), "{bad}");
+        }
+        for windows in ["C:\\data:/data", "c:/data:/data", "C:\\a:D:\\b"] {
+            assert!(volume(windows).unwrap_err().to_string().contains("Windows"), "{windows}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::volume::VolumeSpec;
 use crate::{Digest, Error, Platform, Result};
 
 /// What is to run, in which root, between which walls.
@@ -40,6 +41,8 @@ pub struct Workload {
     pub init_stays: bool,
     pub read_only: bool,
     pub mounts: Vec<Mount>,
+    /// The volumes that the image declares are made for the container, too.
+    pub image_volumes: bool,
     pub devices: Vec<Device>,
     pub resources: Resources,
     pub rlimits: Vec<Rlimit>,
@@ -244,9 +247,23 @@ pub enum MountKind {
         propagation: Propagation,
         /// A read-only recursive bind is read-only below too, or fails (`rro`).
         recursive_read_only: bool,
+        #[serde(default)]
+        owners: Owners,
     },
-    /// A named volume; `None` is an anonymous one that goes with the container.
-    Volume { name: Option<String>, copy_up: bool },
+    /// A named volume; `None` is an anonymous one, which gets a name when the container is made.
+    Volume {
+        name: Option<String>,
+        /// An empty volume gets what the image has at its place.
+        copy_up: bool,
+        /// A file or folder of the volume instead of all of it; no link leads out of it.
+        #[serde(default)]
+        subpath: Option<PathBuf>,
+        #[serde(default)]
+        owners: Owners,
+        /// How it is made where it is not there yet.
+        #[serde(default)]
+        make: VolumeSpec,
+    },
     Tmpfs {
         /// Bytes; half the memory where not given.
         size: Option<u64>,
@@ -259,6 +276,21 @@ pub enum MountKind {
     File { text: String, mode: u32 },
     /// A file or folder of an image file.
     Image { image: ImageFile, inside: PathBuf },
+}
+
+/// Whose the files behind a mount are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owners {
+    /// Those who own them.
+    #[default]
+    Kept,
+    /// The owner of the source and the user of the container change places: what either writes is the other's (`idmap`).
+    Swapped,
+    /// IDs on disk (`inside`) appear as others (`outside`) in the container (`idmap=uids=…;gids=…`).
+    Mapped { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
+    /// All of them are given to the user of the container, for good (`U`).
+    Given,
 }
 
 /// How mounts made later cross a bind mount (mount_namespaces(7)).

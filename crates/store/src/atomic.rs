@@ -34,7 +34,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// Makes a new name in a directory survive a power cut.
-fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
     match File::open(parent).and_then(|dir| dir.sync_all()) {
         // Some file systems cannot, and need not; and the directory may be gone again, with what is in it.

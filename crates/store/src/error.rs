@@ -35,6 +35,8 @@ pub enum Error {
     NoLayer { diff_id: Digest },
     #[error("no container '{id}'")]
     NoContainer { id: String },
+    #[error("no volume '{name}'")]
+    NoVolume { name: String },
     #[error("{what} '{name}' exists already")]
     Exists { what: &'static str, name: String },
     #[error("{what} '{name}' is in use")]
@@ -132,6 +134,7 @@ impl Hint for Error {
                 "remove it name by name, or all of them with -f".into()
             }
             Error::NoContainer { .. } => "`isles ps -a` lists the containers".into(),
+            Error::NoVolume { .. } => "`isles volume ls` lists the volumes".into(),
             Error::WrongDigest { .. } | Error::WrongSize { .. } => {
                 "the content was damaged or changed on its way; try again, or fetch it from another place"
                     .into()

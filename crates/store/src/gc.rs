@@ -73,6 +73,8 @@ pub struct DiskUsage {
     pub blobs: UsageLine,
     pub layers: UsageLine,
     pub containers: UsageLine,
+    /// Volumes; who uses them the store does not know, so none counts as reclaimable.
+    pub volumes: UsageLine,
     pub build_cache: UsageLine,
     pub downloads: UsageLine,
     /// Bytes that processes left which were killed, and downloads that nobody continues.
@@ -251,6 +253,10 @@ impl Store {
             usage.containers.count += 1;
             usage.containers.bytes += bytes;
             usage.containers.reclaimable += if container.is_locked() { 0 } else { bytes };
+        }
+        for volume in self.volumes()? {
+            usage.volumes.count += 1;
+            usage.volumes.bytes += volume.disk_bytes();
         }
         let mut counted = Reach::default();
         for item in self.cached()? {

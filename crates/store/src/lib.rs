@@ -11,6 +11,7 @@
 //! images/<alg>-<hex>           one small record per complete image, by manifest digest
 //! refs/<registry>/<repo>/<tag> which manifest or index a name stands for
 //! containers/<id>/             upper/ work/ config.json state.json lock
+//! volumes/<name>/              _data/ volume.json
 //! cache/                       build records, downloads, cache mounts, digests of files; by last use
 //! leases/                      what running processes hold against garbage collection
 //! partial/                     downloads that can be resumed
@@ -54,6 +55,7 @@ mod sys;
 pub mod tar;
 mod unpack;
 mod verify;
+mod volume;
 mod xattr;
 
 pub use atomic::random_name;
@@ -80,4 +82,5 @@ pub use shrink::{CacheEntry, CacheKind, Shrinking};
 pub use sif::{Added, NewSifImage, SifMade, SifSource, Squashed};
 pub use store::{Limits, Ownership, Store};
 pub use verify::{Cure, Depth, Problem, VerifyOptions, VerifyReport};
+pub use volume::{Volume, VolumeRecord};
 pub use xattr::record_owner;

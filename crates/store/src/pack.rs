@@ -81,6 +81,20 @@ pub(crate) fn pack_views<W: Write>(views: &[(&str, Merged)], what: &Packing<'_>,
     packer.writer.finish().map_err(|e| failed("write", b"the archive", e))
 }
 
+/// Writes what a stack of layers has in one folder as an archive whose root is that folder.
+pub(crate) fn pack_folder<W: Write>(view: &Merged, folder: &Path, what: &Packing<'_>, out: W) -> Result<W> {
+    let mut packer = Packer::new(what, out);
+    let folder = view.canonical(folder)?;
+    let xattrs: Xattrs = view.xattrs(&folder)?.into_iter().map(|(n, v)| (n.into_vec(), v)).collect();
+    packer.header(b"./", Kind::Dir, &view.stat(&folder)?, &xattrs);
+    packer.begin()?;
+    for entry in view.read_dir(&folder)? {
+        let name = entry.name.as_bytes();
+        packer.copy_from_below(view, &join(folder.as_os_str().as_bytes(), name), name, 0)?;
+    }
+    packer.writer.finish().map_err(|e| failed("write", b"the archive", e))
+}
+
 struct Packer<'a, W> {
     what: &'a Packing<'a>,
     writer: Writer<W>,

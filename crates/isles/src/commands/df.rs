@@ -44,7 +44,11 @@ pub fn cmd_df(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let store = engine.store();
     let usage = store.disk_usage()?;
-    let rows = rows(store, &usage)?;
+    let users = engine.users_of_volumes()?;
+    let idle = store.volumes()?.into_iter().filter(|volume| !users.contains_key(volume.name()));
+    let reclaimable = idle.map(|volume| volume.disk_bytes()).sum();
+    let volumes = UsageLine { reclaimable, ..usage.volumes };
+    let rows = rows(store, &usage, volumes)?;
     cx.ui.rows(&args.format, &rows, |rows| {
         let mut table = Table::new(&["TYPE", "TOTAL", "SIZE", "RECLAIMABLE"]);
         for row in rows {
@@ -65,7 +69,7 @@ pub fn cmd_df(cx: &Context, args: &Args) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
-fn rows(store: &Store, usage: &DiskUsage) -> Result<Vec<Row>, Failure> {
+fn rows(store: &Store, usage: &DiskUsage, volumes: UsageLine) -> Result<Vec<Row>, Failure> {
     let unused = PruneOptions { all_images: true, dry_run: true, ..PruneOptions::default() };
     // What no image needs is neither an image's nor in a cache.
     let loose = usage.blobs.reclaimable + usage.layers.reclaimable + usage.leftovers;
@@ -76,6 +80,7 @@ fn rows(store: &Store, usage: &DiskUsage) -> Result<Vec<Row>, Failure> {
     for (kind, line) in [
         ("Images", images),
         ("Containers", usage.containers),
+        ("Local Volumes", volumes),
         ("Build Cache", usage.build_cache),
         ("Downloads", usage.downloads),
         ("Leftovers", leftovers),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use isles_engine::{Engine, Info, Status};
+use isles_engine::{Engine, Info, Status, mountpoint};
 use isles_sif::{NO_TIME, Object, Sif};
 use isles_spec::image::ContainerConfig;
 use isles_spec::time::{rfc3339, rfc3339_nanoseconds};
@@ -40,12 +40,13 @@ pub struct Args {
 enum Kind {
     Container,
     Image,
+    Volume,
     /// A SIF file.
     File,
 }
 
 /// The kinds that a name is looked up in, in this order.
-const KINDS: [Kind; 3] = [Kind::Container, Kind::Image, Kind::File];
+const KINDS: [Kind; 4] = [Kind::Container, Kind::Image, Kind::Volume, Kind::File];
 
 pub fn cmd_inspect(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
@@ -70,6 +71,7 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
         let result = match candidate {
             Kind::Container => container(engine, name),
             Kind::Image => image(engine.store(), name),
+            Kind::Volume => crate::commands::volume::shown(engine.store(), name),
             // What else a word may mean is worth more in an error than that it is no file.
             Kind::File if missing.is_some() && !Path::new(name).is_file() => break,
             Kind::File => file(name),
@@ -223,7 +225,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
         "RestartCount": 0,
         "Driver": "overlay",
         "Platform": "linux",
-        "Mounts": w.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "Mounts": w.mounts.iter().map(|m| mount(engine.store(), m)).collect::<Vec<_>>(),
         "HostConfig": {
             "AutoRemove": w.remove,
             "NetworkMode": match &w.network {
@@ -271,13 +273,32 @@ fn mode(mode: &NamespaceMode) -> String {
     }
 }
 
-fn mount(mount: &Mount) -> Value {
+fn mount(store: &Store, mount: &Mount) -> Value {
+    let mut propagation = "";
     let (kind, source) = match &mount.kind {
-        MountKind::Bind { source, .. } => ("bind", source.display().to_string()),
+        MountKind::Bind { source, propagation: how, .. } => {
+            propagation = how.word();
+            ("bind", source.display().to_string())
+        }
         MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
-        MountKind::Volume { name, .. } => ("volume", name.clone().unwrap_or_default()),
+        MountKind::Volume { name, .. } => {
+            let volume = name.as_deref().and_then(|name| store.volume(name).ok());
+            ("volume", volume.map(|v| mountpoint(&v).display().to_string()).unwrap_or_default())
+        }
         MountKind::File { .. } => ("file", String::new()),
         MountKind::Image { image, .. } => ("image", image.path.display().to_string()),
     };
-    json!({"Type": kind, "Source": source, "Destination": mount.destination, "RW": !mount.read_only})
+    let mut shown = json!({
+        "Type": kind,
+        "Source": source,
+        "Destination": mount.destination,
+        "Mode": if mount.read_only { "ro" } else { "" },
+        "RW": !mount.read_only,
+        "Propagation": propagation,
+    });
+    if let MountKind::Volume { name, .. } = &mount.kind {
+        shown["Name"] = json!(name);
+        shown["Driver"] = json!("local");
+    }
+    shown
 }

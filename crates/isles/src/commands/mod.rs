@@ -25,3 +25,4 @@ pub mod save;
 pub mod tag;
 pub mod verify;
 pub mod version;
+pub mod volume;

@@ -10,6 +10,9 @@ pub struct Args {
     /// Kill a container that runs.
     #[arg(short, long)]
     force: bool,
+    /// Remove the volumes that nobody named, too.
+    #[arg(short, long)]
+    volumes: bool,
     /// Names or IDs.
     #[arg(required = true)]
     containers: Vec<String>,
@@ -22,8 +25,13 @@ pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
     engine.collect_all()?;
     let mut code = Code::SUCCESS;
     for name in &args.containers {
-        match engine.remove(name, args.force) {
-            Ok(_) => cx.ui.line(name)?,
+        let workload = engine.find(name).ok().filter(|_| args.volumes).map(|info| info.record.workload);
+        let removed = engine.remove(name, args.force).and_then(|_| match &workload {
+            Some(workload) => engine.release_volumes(workload),
+            None => Ok(()),
+        });
+        match removed {
+            Ok(()) => cx.ui.line(name)?,
             // As with docker and rm(1): what is not there need not be removed.
             Err(isles_engine::Error::NoContainer(_)) if args.force => {}
             Err(e) => {

@@ -105,12 +105,19 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     cidfile: Option<OsString>,
 
-    /// Show a file or folder in the container: SOURCE:DESTINATION[:ro].
+    /// Show a file or folder of the host in the container, or a volume: SOURCE:DESTINATION[:OPTIONS]. SOURCE is a path
+    /// with a slash, or the name of a volume; without it the volume has no name. Options are ro, nocopy, rslave and the
+    /// like, idmap (root: the owner of the source and the container's user change places) and U (the container's user
+    /// gets the files).
     #[arg(short, long, value_name = "SPEC", help_heading = "Files")]
     volume: Vec<String>,
-    /// The same in words: type=bind,source=…,target=…[,readonly], or type=tmpfs,target=….
+    /// The same in words: type=bind,source=…,target=…[,readonly], type=volume,source=NAME,target=…[,volume-subpath=…],
+    /// or type=tmpfs,target=….
     #[arg(long, value_name = "SPEC", help_heading = "Files")]
     mount: Vec<String>,
+    /// Show what another container has mounted, its volumes and what it sees of the host: NAME[:ro].
+    #[arg(long, value_name = "NAME[:ro]", help_heading = "Files")]
+    volumes_from: Vec<String>,
     /// An empty folder in memory: PATH[:size=…,mode=…].
     #[arg(long, value_name = "SPEC", help_heading = "Files")]
     tmpfs: Vec<String>,
@@ -239,6 +246,10 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     // Looked at before anything is made: a file that exists belongs to another container.
     let cidfile = path(args.cidfile.as_ref()).map(CidFile::new).transpose()?;
     let engine = cx.engine()?;
+    for other in args.volumes_from.iter().filter(|text| !text.is_empty()) {
+        let mounts = engine.volumes_from(other, &workload.mounts)?;
+        workload.mounts.extend(mounts);
+    }
     let mut file = None;
     let image = match &args.rootfs {
         Some(dir) => {
@@ -445,6 +456,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         init: args.init,
         read_only: args.read_only,
         mounts,
+        image_volumes: true,
         devices: args.device.iter().map(|d| Device::parse(d)).collect::<Result<_, _>>()?,
         resources: resources(args)?,
         rlimits: args.ulimit.iter().map(|l| Rlimit::parse(l)).collect::<Result<_, _>>()?,
