@@ -21,7 +21,6 @@ pub mod dockerfile;
 pub mod elsewhere;
 pub mod error;
 mod fetch;
-mod foreign;
 mod git;
 mod images;
 mod key;

@@ -122,7 +122,7 @@ impl RunStep<'_> {
 
     /// Runs the step and commits what it wrote.
     pub fn run(&self, build: &Build<'_>, snapshot: &Snapshot, work: u64) -> Result<CommittedLayer> {
-        crate::foreign::ensure_runnable(&snapshot.config.platform())?;
+        let interpreter = isles_engine::foreign::interpreter(&snapshot.config.platform())?;
         let store = build.store;
         let lowers = snapshot.lowers(store)?;
         let view = Merged::open(&lowers, store.ownership())?;
@@ -153,6 +153,7 @@ impl RunStep<'_> {
             StepRoot::Layers { lowers: &lowers, upper: &upper, work: &overlay_work },
             self.argv.clone(),
         );
+        step.interpreter = interpreter;
         step.env = self.env.iter().chain(&self.passing_env).cloned().collect();
         for (name, value) in prepared.env.iter().filter_map(|e| e.split_once('=')) {
             crate::dockerfile::scope::set(&mut step.env, name, value);

@@ -54,6 +54,7 @@ impl Engine {
             hostname: "",
             pid_of: &|name| Err(Error::NoContainer(name.to_owned())),
             extra: Vec::new(),
+            interpreters: Vec::new(),
             terminal: workload.tty.then(crate::terminal::size),
             warn: foreground.warn,
         })?;

@@ -10,6 +10,7 @@ pub mod cdi;
 mod devices;
 mod engine;
 mod error;
+pub mod foreign;
 mod host_view;
 mod hosts;
 pub mod image_file;

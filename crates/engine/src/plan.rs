@@ -10,8 +10,8 @@ use isles_sandbox::cgroup::Limits;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::seccomp::{self, Bpf};
 use isles_sandbox::setup::{
-    Capabilities, CgroupEntry, Gate, Mount, MountFlags, MountSource, Namespace, Namespaces, Prepared,
-    Process, RootFs, Scheduling, Stdio,
+    Capabilities, CgroupEntry, Gate, Interpreter, Mount, MountFlags, MountSource, Namespace, Namespaces,
+    Prepared, Process, RootFs, Scheduling, Stdio,
 };
 use isles_sandbox::{Setup, rlimit};
 use isles_spec::image::ContainerConfig;
@@ -83,6 +83,8 @@ pub struct Parts<'a> {
     pub extra: Vec<Mount>,
     /// Rows and columns.
     pub terminal: Option<(u16, u16)>,
+    /// What runs programs of the image's architecture, where this machine does not.
+    pub interpreters: Vec<Interpreter>,
     /// Told what goes on differently from what was asked for.
     pub warn: &'a dyn Fn(&str),
 }
@@ -190,6 +192,7 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         namespaces,
         process,
         stdio: Stdio::default(),
+        interpreters: parts.interpreters,
         cgroup: CgroupEntry::default(),
         die_with_parent: true,
         new_keyring: true,

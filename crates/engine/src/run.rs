@@ -22,7 +22,7 @@ use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn};
 use crate::step::Exit;
 use crate::view::View;
-use crate::{hosts, name, namespaces, process, terminal};
+use crate::{foreign, hosts, name, namespaces, process, terminal};
 
 /// So many signals to end it, one after the other, kill a container that does not listen (docker does the same).
 const PATIENCE: u32 = 3;
@@ -167,6 +167,9 @@ impl Engine {
         if workload.here {
             extra.extend(hosts::of_caller(&caller(), folder, &view)?);
         }
+        // An image that this machine has nothing for is tried all the same: not all of its programs need be foreign.
+        let interpreter =
+            foreground.image.and_then(|image| foreign::interpreter(&image.config.platform()).ok()).flatten();
         let mut planned = plan(Parts {
             workload,
             image: foreground.image.map_or(&default, |image| &image.config.config),
@@ -181,6 +184,7 @@ impl Engine {
             pid_of: &|name| self.pid_of(name),
             extra,
             terminal: workload.tty.then(terminal::size),
+            interpreters: interpreter.iter().map(foreign::Interpreter::open).collect::<Result<_>>()?,
             warn: foreground.warn,
         })?;
         if let Some(shared) = foreground.user_namespace

@@ -11,6 +11,7 @@ use isles_store::Merged;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::foreign;
 use crate::host_view::{self, Writable};
 use crate::hosts;
 use crate::plan::{Parts, plan};
@@ -65,6 +66,8 @@ pub struct Step<'a> {
     pub privileged: bool,
     /// Devices of the host beside those that every container has.
     pub devices: Vec<Device>,
+    /// What runs the step's programs, where this machine does not ([`crate::foreign::interpreter`]).
+    pub interpreter: Option<foreign::Interpreter>,
 }
 
 impl<'a> Step<'a> {
@@ -85,6 +88,7 @@ impl<'a> Step<'a> {
             rlimits: Vec::new(),
             privileged: false,
             devices: Vec::new(),
+            interpreter: None,
         }
     }
 }
@@ -200,6 +204,7 @@ impl Engine {
             pid_of: &no_container,
             extra,
             terminal: None,
+            interpreters: step.interpreter.iter().map(foreign::Interpreter::open).collect::<Result<_>>()?,
             warn: &|_| {},
         })?;
         let setup = &mut planned.setup;

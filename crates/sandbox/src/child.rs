@@ -60,7 +60,7 @@ impl<T> At<T> for sys::Result<T> {
 pub(crate) struct Ends {
     /// Failures go here; it closes when the program starts.
     pub report: i32,
-    /// A byte comes from here for each gate that is open. -1 without gates.
+    /// A byte comes from here for each gate that is open, and when the parent has helped. -1 where neither is.
     pub go: i32,
     /// A byte goes here when a gate is reached; the terminal goes here as well. -1 where nobody listens.
     pub news: i32,
@@ -146,6 +146,7 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
         // SAFETY: umask(2) cannot fail.
         unsafe { libc::umask(mask) };
     }
+    crate::interpreter::register(&plan.interpreters, ends)?;
     user(plan)?;
     // Again, because the change of user clears it.
     die_with_parent(plan, ends)?;
@@ -192,7 +193,7 @@ fn warn(ends: &Ends, failure: Failure) {
     let _ = sys::write_all(ends.report, &bytes);
 }
 
-fn wait_for_go(ends: &Ends) -> Done {
+pub(crate) fn wait_for_go(ends: &Ends) -> Done {
     let mut byte = [0];
     match sys::read(ends.go, &mut byte).at(Step::Gate)? {
         1 => Ok(()),
@@ -201,7 +202,7 @@ fn wait_for_go(ends: &Ends) -> Done {
     }
 }
 
-fn tell(ends: &Ends, word: u8) {
+pub(crate) fn tell(ends: &Ends, word: u8) {
     if ends.news >= 0 {
         let _ = sys::write_all(ends.news, &[word]);
     }

@@ -36,6 +36,8 @@ pub enum Step {
     Streams,
     Scheduling,
     Rlimit,
+    UserNamespace,
+    Interpreter,
     OomScore,
     AppArmor,
     Capabilities,
@@ -85,6 +87,8 @@ impl Step {
             Step::Streams => "set up the standard streams",
             Step::Scheduling => "set the scheduling of the process",
             Step::Rlimit => "set the resource limit",
+            Step::UserNamespace => "make a user namespace for the interpreter of foreign programs",
+            Step::Interpreter => "register the interpreter of foreign programs",
             Step::AppArmor => "enter the AppArmor profile",
             Step::OomScore => "set the out-of-memory score",
             Step::Capabilities => "set capabilities",
@@ -166,6 +170,9 @@ impl Hint for SpawnError {
             (Step::Clone, Some(libc::EAGAIN)) => "the limit of processes is reached: see ulimit -u",
             (Step::Rlimit, Some(libc::EPERM)) => {
                 "the limit is above the caller's own hard limit, which only CAP_SYS_RESOURCE may raise"
+            }
+            (Step::Interpreter, Some(libc::EPERM | libc::ENODEV)) => {
+                "this takes Linux 6.7 with binfmt_misc; on older ones root registers it for all, with the flag F"
             }
             (Step::Mount, Some(libc::ENOENT)) => "the source of the mount does not exist",
             (Step::Mount, Some(libc::EPERM)) if self.object == "/proc" => {

@@ -154,13 +154,10 @@ fn elf(tree: &dyn Tree, file: &Path, head: &[u8], errno: i32) -> Explanation {
         return say(
             126,
             format!("'{at}' is for another kind of processor ({machine}; this machine is {own})"),
-            Some(
-                "pull the image for this machine with --platform, or install qemu-user-static with binfmt"
-                    .into(),
-            ),
+            Some("pull the image for this machine with --platform, or install qemu-user-static".into()),
         );
     }
-    if let Some(loader) = interpreter_of(head)
+    if let Some(loader) = loader_of(head)
         && tree.look(&Path::new("/").join(&loader)).is_none()
     {
         let hint = if loader.contains("musl") {
@@ -188,7 +185,7 @@ fn refused(file: &Path, errno: i32) -> Explanation {
 }
 
 /// The loader that an ELF file names in PT_INTERP (elf(5)), where the beginning of the file has it.
-fn interpreter_of(head: &[u8]) -> Option<String> {
+pub fn loader_of(head: &[u8]) -> Option<String> {
     let little = head.get(5)? == &1;
     let wide = head.get(4)? == &2;
     let number = |offset: usize, length: usize| -> Option<usize> {
@@ -343,12 +340,12 @@ mod tests {
     fn damaged_binaries_do_not_break_the_reader() {
         let whole = binary(62, "/lib64/ld.so");
         for end in 0..whole.len() {
-            let _ = interpreter_of(&whole[..end]);
+            let _ = loader_of(&whole[..end]);
         }
         let mut wild = whole.clone();
         for i in 4..120 {
             wild[i] = 0xff;
-            let _ = interpreter_of(&wild);
+            let _ = loader_of(&wild);
         }
     }
 }

@@ -54,6 +54,7 @@ pub mod fuse;
 pub mod identity;
 mod idmap;
 mod init;
+mod interpreter;
 pub mod loop_device;
 pub mod oci;
 mod own_program;

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 use isles_spec::{IdMapping, Propagation};
 
 use crate::error::{SpawnError, Step};
+use crate::interpreter::{self, Registrations};
 use crate::prepared::{self, PlannedPrepared};
 use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
@@ -161,6 +162,7 @@ pub(crate) struct Plan<'a> {
     /// The caller's /proc.
     pub proc: OwnedFd,
     pub time_offsets: Option<Vec<u8>>,
+    pub interpreters: Registrations,
     pub process: &'a Process,
     pub setup: &'a Setup,
 }
@@ -439,6 +441,7 @@ impl<'a> Plan<'a> {
             proc: open_proc()?,
             oom: process.oom_score_adj.map(|n| n.to_string().into_bytes()),
             time_offsets,
+            interpreters: interpreter::plan(setup)?,
             process,
             setup,
         })
@@ -621,6 +624,7 @@ impl Plan<'_> {
             Step::Rlimit => self.process.rlimits.get(index).map(|l| {
                 crate::rlimit::name(l.resource).map_or_else(|| l.resource.to_string(), str::to_owned)
             }),
+            Step::Interpreter => self.setup.interpreters.get(index).map(|i| i.name.clone()),
             Step::WorkingDirectory => Some(s(&self.cwd)),
             Step::User => Some(format!("{}:{}", self.process.uid, self.process.gid)),
             Step::Hostname => self.setup.hostname.clone(),

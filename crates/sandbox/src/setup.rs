@@ -37,6 +37,8 @@ pub struct Setup {
     pub sysctls: Vec<(String, String)>,
     pub process: Process,
     pub stdio: Stdio,
+    /// Programs that run those of another architecture, in this container only.
+    pub interpreters: Vec<Interpreter>,
     /// The control group that the process is in before it does anything: [`crate::cgroup::Group::entry`] makes it.
     pub cgroup: CgroupEntry,
     /// The process tree is killed when the process that called [`crate::spawn`] dies.
@@ -75,6 +77,7 @@ impl Setup {
             sysctls: Vec::new(),
             process: Process::new(args),
             stdio: Stdio::default(),
+            interpreters: Vec::new(),
             cgroup: CgroupEntry::default(),
             die_with_parent: true,
             new_keyring: false,
@@ -126,6 +129,21 @@ pub enum PreparedSource {
     Folder { of: PathBuf, name: String },
     /// A tmpfs of that many bytes at most, half the memory where not given, with these folders in it.
     Memory { size: Option<u64>, folders: Vec<String> },
+}
+
+/// A program that runs others, which the kernel knows by how they begin. It needs /proc in the container, and the
+/// kernel Linux 6.7.
+#[derive(Debug)]
+pub struct Interpreter {
+    /// What it is called in `/proc/sys/fs/binfmt_misc`.
+    pub name: String,
+    /// The first bytes of a program, where the mask has ones.
+    pub magic: Vec<u8>,
+    pub mask: Vec<u8>,
+    /// A static program: nothing else of the host is seen by it.
+    pub file: OwnedFd,
+    /// It expects the program's argument 0 after the path of the program, as qemu does since version 6.
+    pub keeps_name: bool,
 }
 
 /// Where a namespace comes from.

@@ -155,14 +155,15 @@ impl<'a> Pending<'a> {
         let fail = |step| move |Errno(e)| SpawnError::new(step, "", e);
         let (report_read, report_write) = sys::pipe().map_err(fail(Step::Prepare))?;
         let gated = setup.gate.before_root || setup.gate.before_exec.is_some();
-        let go = if plan.parent_helps() || setup.gate.before_root {
+        let go = if plan.parent_helps() || setup.gate.before_root || plan.interpreters.maps.is_some() {
             Some(sys::pipe().map_err(fail(Step::Prepare))?)
         } else {
             None
         };
         let joins = !plan.joins.is_empty() || plan.joins_pid.is_some();
         let listens = setup.process.seccomp.iter().any(|f| f.listens());
-        let news = if gated || joins || listens || setup.process.terminal.is_some() {
+        let late = plan.interpreters.maps.is_some();
+        let news = if gated || joins || listens || late || setup.process.terminal.is_some() {
             Some(sys::socket_pair().map_err(fail(Step::Prepare))?)
         } else {
             None
@@ -228,18 +229,24 @@ impl<'a> Pending<'a> {
         if let Some((uids, gids)) = &self.plan.maps
             && !self.plan.maps_by_child
         {
-            for (file, text) in [("gid_map", gids), ("uid_map", uids)] {
-                std::fs::write(format!("/proc/{}/{file}", self.pid), text).map_err(|e| SpawnError {
-                    step: Step::MapIds,
-                    object: String::from_utf8_lossy(text).trim().replace('\n', ", "),
-                    cause: e,
-                })?;
-            }
+            write_maps(self.pid, uids, gids)?;
         }
         let pid = self.pid.to_string();
         for group in &self.plan.setup.cgroup.v1_procs {
             sys::write_all(group.as_raw_fd(), pid.as_bytes())
                 .map_err(|Errno(e)| SpawnError::new(Step::EnterCgroup, "", e))?;
+        }
+        self.proceed()
+    }
+
+    /// The maps of the user namespace that is made for interpreters, when the child has made it.
+    fn help_late(&mut self) -> Result<(), SpawnError> {
+        if self.plan.interpreters.maps.is_none() {
+            return Ok(());
+        }
+        self.reach(b'u')?;
+        if let Some((uids, gids)) = &self.plan.interpreters.maps {
+            write_maps(self.pid, uids, gids)?;
         }
         self.proceed()
     }
@@ -278,12 +285,14 @@ impl<'a> Pending<'a> {
 
     /// Waits until all is set up and the child waits for its FIFO; then the child is on its own.
     pub fn wait_before_exec(mut self) -> Result<Child, SpawnError> {
+        self.help_late()?;
         self.reach(b'x')?;
         self.into_child()
     }
 
     /// Waits until the program runs.
     pub fn finish(mut self) -> Result<Child, SpawnError> {
+        self.help_late()?;
         self.verdict()?;
         let listens = self.plan.process.seccomp.iter().any(|f| f.listens());
         if listens || self.plan.process.terminal.is_some() && self.terminal.is_none() {
@@ -341,6 +350,18 @@ impl Drop for Pending<'_> {
             let _ = reap(self.pid, 0);
         }
     }
+}
+
+/// Says which IDs the user namespace of a process has.
+fn write_maps(pid: i32, uids: &[u8], gids: &[u8]) -> Result<(), SpawnError> {
+    for (file, text) in [("gid_map", gids), ("uid_map", uids)] {
+        std::fs::write(format!("/proc/{pid}/{file}"), text).map_err(|e| SpawnError {
+            step: Step::MapIds,
+            object: String::from_utf8_lossy(text).trim().replace('\n', ", "),
+            cause: e,
+        })?;
+    }
+    Ok(())
 }
 
 fn owned(fd: Fd) -> OwnedFd {

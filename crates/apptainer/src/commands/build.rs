@@ -181,7 +181,6 @@ fn build(cx: &Context<'_>) -> Result<u8, Failure> {
 /// A failed build, with the line of the recipe that it is about.
 fn failed(error: &isles_build::Error) -> Failure {
     let mut failure = Failure::because(format!("While performing build: {error}"), error);
-    failure.causes.clear();
     if let Some(picture) = error.picture() {
         failure.message.extend(picture.lines().map(|line| format!("\n  {line}")));
     }

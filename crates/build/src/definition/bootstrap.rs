@@ -412,6 +412,8 @@ impl Runner for EngineRunner<'_> {
     ) -> debian::Result<(u8, Vec<u8>)> {
         let mut step = Step::new(StepRoot::Directory(root), argv);
         step.env = env;
+        step.interpreter =
+            isles_engine::foreign::interpreter(&self.build.platform).map_err(isles_engine::Error::from)?;
         let watched = LastLine { inner: progress, partial: Mutex::default() };
         let outcome = self.build.engine.run_step(&step, StepOutput { progress: &watched, id: work })?;
         Ok((outcome.exit.code(), outcome.tail))

@@ -471,6 +471,7 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     let root = StepRoot::Layers { lowers: &lowers, upper: &upper, work: &work_folder };
     let mut step = Step::new(root, vec![format!("{}/actions/test", tree::ROOT)]);
     step.env = snapshot.config.config.env.clone();
+    step.interpreter = isles_engine::foreign::interpreter(&snapshot.config.platform())?;
     step.network = build.options.network.clone();
     step.mounts = build.options.definition.mounts.clone();
     step.host_ca |= build.options.host_ca;

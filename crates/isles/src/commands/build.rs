@@ -78,8 +78,8 @@ pub struct Args {
     /// Ask the registries whether they have newer base images than are here.
     #[arg(long)]
     pull: bool,
-    /// Build for these platforms, such as linux/amd64,linux/arm64 [default: this machine's]. Steps that run
-    /// programs of another architecture need an interpreter in the kernel's binfmt_misc.
+    /// Build for these platforms, such as linux/amd64,linux/arm64 [default: this machine's]. Steps that run programs of
+    /// another architecture take the interpreter that the host has registered, or a static qemu of the host.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     platform: Vec<Platform>,
     /// Add a label to the image.
@@ -405,7 +405,6 @@ fn agent(text: &str) -> Result<(String, Vec<PathBuf>), Spelling> {
 /// A failed build, with the line of the recipe that it is about.
 pub fn failure(error: &isles_build::Error) -> Failure {
     let mut failure = Failure::because(error, error);
-    failure.causes.clear();
     if let Some(picture) = error.picture() {
         failure.message.push_str(&indented(&picture));
     }
