@@ -42,6 +42,7 @@ mod upper;
 
 pub use build::{build, image_of_recipe, image_of_suite};
 pub use check::{Reach, check};
+pub use debian::compression::decoder;
 pub use error::{Error, Result};
 pub use options::{BuildOptions, Built, Entitlement, SecretSource, inherited_epoch};
 pub use recipe::is_recipe;

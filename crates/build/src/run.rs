@@ -170,7 +170,12 @@ impl RunStep<'_> {
         if !outcome.exit.success() {
             return Err(Error::step(self.place.clone(), &self.command, &outcome, build.options.quiet));
         }
-        let options = CommitOptions { clamp_mtime: build.epoch, exclude: left_over(&upper, &stubs)?, lowers };
+        let options = CommitOptions {
+            clamp_mtime: build.epoch,
+            exclude: left_over(&upper, &stubs)?,
+            lowers,
+            live: false,
+        };
         Ok(store.commit_layer(build.lease, &upper, &options)?)
     }
 

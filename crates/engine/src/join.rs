@@ -96,9 +96,7 @@ impl Engine {
 fn open_namespaces<T>(pid: i32, open: impl Fn(i32) -> io::Result<T>) -> (i32, io::Result<T>) {
     match open(pid) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            let program = children.unwrap_or_default().split_whitespace().next().and_then(|n| n.parse().ok());
-            let Some(program) = program.and_then(Target::of) else { return (pid, Err(e)) };
+            let Some(program) = program_of(pid) else { return (pid, Err(e)) };
             match open(program.pid) {
                 // The number may be another's by now.
                 Ok(found) if program.lives() && parent(program.pid) == Some(pid) => (program.pid, Ok(found)),
@@ -107,6 +105,13 @@ fn open_namespaces<T>(pid: i32, open: impl Fn(i32) -> io::Result<T>) -> (i32, io
         }
         other => (pid, other),
     }
+}
+
+/// The program that an init of ours stands before.
+pub(crate) fn program_of(pid: i32) -> Option<Target> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let program = Target::of(children.split_whitespace().next()?.parse().ok()?)?;
+    (parent(program.pid) == Some(pid)).then_some(program)
 }
 
 /// The process that a process is a child of (proc_pid_status(5)).

@@ -7,6 +7,7 @@
 mod background;
 mod caller;
 pub mod cdi;
+mod copy;
 mod devices;
 mod engine;
 mod error;
@@ -33,9 +34,11 @@ mod terminal;
 mod user;
 mod view;
 mod volumes;
+mod written;
 
 pub use background::{Started, Target};
 pub use caller::home;
+pub use copy::{CopyOptions, From as CopyFrom, PathStat, To as CopyTo};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use inside::Inside;

@@ -36,6 +36,7 @@
 //! | [`fuse`], [`loop_device`] | images that are mounted: by a server of the caller's, and by the kernel |
 //! | [`explain`] | why a program did not start, in words |
 //! | [`background`] | processes that go on when their caller has ended |
+//! | [`visit`] | a look into the mount namespace of a process |
 //! | [`oci`] | the OCI runtime: bundles and the life of a container over several commands |
 //!
 //! Linux 5.12 or later (mount_setattr(2)); on older ones a start fails and names the step. With root everything works,
@@ -69,6 +70,7 @@ pub mod signals;
 mod spawn;
 mod sys;
 mod terminal;
+pub mod visit;
 
 pub use error::{SpawnError, Step};
 pub use own_program::protect_own_program;

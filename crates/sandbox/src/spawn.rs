@@ -90,7 +90,7 @@ impl Child {
     }
 }
 
-fn reap(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {
+pub(crate) fn reap(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {
     let mut status = 0;
     loop {
         // SAFETY: the status lives.

@@ -26,6 +26,8 @@ pub struct CommitOptions {
     pub lowers: Vec<PathBuf>,
     /// Paths below the folder that do not become part of the layer, with all below them.
     pub exclude: Vec<PathBuf>,
+    /// The folder changes meanwhile.
+    pub live: bool,
 }
 
 /// A layer that was made here.
@@ -61,6 +63,22 @@ impl Store {
     ) -> Result<CommittedLayer> {
         let archived = self.archive_tree(lease, tree, options, false);
         let (layer, _) = archived.map_err(|e| e.or_outside(&self.root))?;
+        if self.has_layer(&layer.diff_id) {
+            return self.known(layer);
+        }
+        let work = self.work_dir()?;
+        let result = self.unpack_blob(&layer, &work);
+        self.finish(layer, &work, result)
+    }
+
+    /// Makes a layer of an overlay's upper directory, which stays as it is: a container goes on writing to it.
+    pub fn layer_from_upper(
+        &self,
+        lease: &Lease,
+        upper: &Path,
+        options: &CommitOptions,
+    ) -> Result<CommittedLayer> {
+        let (layer, _) = self.archive_tree(lease, upper, options, true)?;
         if self.has_layer(&layer.diff_id) {
             return self.known(layer);
         }
@@ -155,6 +173,11 @@ impl Store {
         }
     }
 
+    /// Writes what a stack of layers shows, base first, as one tar stream; the uppermost may change meanwhile.
+    pub fn write_root(&self, layers: &[PathBuf], out: &mut dyn Write) -> Result<()> {
+        self.write_views(&[(String::new(), layers.to_vec())], None, true, out)
+    }
+
     /// Writes what stacks of layers show, each base first, as one tar stream: the root file systems of images,
     /// each below a folder of its own, or at the top where the name of the folder is empty.
     pub fn write_roots(
@@ -163,9 +186,18 @@ impl Store {
         clamp_mtime: Option<i64>,
         out: &mut dyn Write,
     ) -> Result<()> {
-        let exclude = BTreeSet::new();
-        let what =
-            Packing { ownership: self.ownership, upper: false, lowers: None, clamp_mtime, exclude: &exclude };
+        self.write_views(roots, clamp_mtime, false, out)
+    }
+
+    fn write_views(
+        &self,
+        roots: &[(String, Vec<PathBuf>)],
+        clamp_mtime: Option<i64>,
+        live: bool,
+        out: &mut dyn Write,
+    ) -> Result<()> {
+        let (exclude, ownership) = (BTreeSet::new(), self.ownership);
+        let what = Packing { ownership, upper: false, lowers: None, clamp_mtime, exclude: &exclude, live };
         let mut views = Vec::new();
         for (folder, layers) in roots {
             views.push((folder.as_str(), Merged::open(layers, self.ownership)?));
@@ -214,6 +246,7 @@ impl Store {
             lowers: lowers.as_ref(),
             clamp_mtime: options.clamp_mtime,
             exclude: &exclude,
+            live: options.live,
         };
         let out = BufWriter::with_capacity(64 << 10, self.blob_writer(lease, Algorithm::Sha256)?);
         let (packed, out) = pack(root, &what, out)?;

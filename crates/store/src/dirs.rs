@@ -21,6 +21,8 @@ pub(crate) struct Dirs {
     open: HashMap<Box<[u8]>, Rc<OwnedFd>>,
     last: Option<(Box<[u8]>, Rc<OwnedFd>)>,
     has_openat2: bool,
+    /// Mounts belong to the tree.
+    across: bool,
 }
 
 /// A directory that was asked for.
@@ -32,7 +34,12 @@ pub(crate) enum Parent {
 
 impl Dirs {
     pub(crate) fn new(root: OwnedFd) -> Self {
-        Dirs { root: Rc::new(root), open: HashMap::new(), last: None, has_openat2: true }
+        Dirs { root: Rc::new(root), open: HashMap::new(), last: None, has_openat2: true, across: false }
+    }
+
+    /// The same for a tree that others mount in and change at the same time.
+    pub(crate) fn across_mounts(root: OwnedFd) -> Self {
+        Dirs { across: true, ..Dirs::new(root) }
     }
 
     pub(crate) fn root(&self) -> Rc<OwnedFd> {
@@ -84,7 +91,7 @@ impl Dirs {
     /// Opens a path below the root.
     pub(crate) fn open_at(&mut self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         if self.has_openat2 {
-            match crate::sys::open_in_root(self.root.as_fd(), path, flags) {
+            match crate::sys::open_in_root(self.root.as_fd(), path, flags, self.across) {
                 // Before Linux 5.6, or forbidden by a seccomp filter that does not know it.
                 Err(Errno::NOSYS | Errno::PERM) if !self.probe() => self.has_openat2 = false,
                 other => return other,
@@ -95,7 +102,7 @@ impl Dirs {
     }
 
     fn probe(&self) -> bool {
-        crate::sys::open_in_root(self.root.as_fd(), b".", OFlags::PATH | OFlags::DIRECTORY).is_ok()
+        crate::sys::open_in_root(self.root.as_fd(), b".", OFlags::PATH | OFlags::DIRECTORY, true).is_ok()
     }
 
     /// Resolves directory by directory.

@@ -86,7 +86,7 @@ impl Store {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(dir, flags, Mode::empty()).at("open", dir)?;
         let read = |name: &str| -> Result<Vec<u8>> {
-            let file = crate::sys::open_in_root(fd.as_fd(), name.as_bytes(), OFlags::RDONLY)
+            let file = crate::sys::open_in_root(fd.as_fd(), name.as_bytes(), OFlags::RDONLY, false)
                 .at("open", &dir.join(name))?;
             bounded(File::from(file), self.limits.document, name)
         };
@@ -477,7 +477,7 @@ struct Walk {
 
 fn open_blob(fd: &OwnedFd, dir: &Path, digest: &Digest) -> Result<File> {
     let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
-    match crate::sys::open_in_root(fd.as_fd(), name.as_bytes(), OFlags::RDONLY) {
+    match crate::sys::open_in_root(fd.as_fd(), name.as_bytes(), OFlags::RDONLY, false) {
         Ok(fd) => Ok(File::from(fd)),
         Err(rustix::io::Errno::NOENT) => Err(Error::NoBlob { digest: digest.clone() }),
         Err(e) => Err(Error::io("open", &dir.join(&name), e)),

@@ -31,6 +31,8 @@ pub(crate) struct Packing<'a> {
     pub clamp_mtime: Option<i64>,
     /// Clean paths that are left out.
     pub exclude: &'a BTreeSet<Vec<u8>>,
+    /// Others change the tree meanwhile: what vanishes is left out, what becomes shorter is filled up with zeros.
+    pub live: bool,
 }
 
 /// What came of it, besides the archive.
@@ -93,6 +95,39 @@ pub(crate) fn pack_folder<W: Write>(view: &Merged, folder: &Path, what: &Packing
         packer.copy_from_below(view, &join(folder.as_os_str().as_bytes(), name), name, 0)?;
     }
     packer.writer.finish().map_err(|e| failed("write", b"the archive", e))
+}
+
+/// Something in a tree, held by descriptors.
+#[derive(Debug)]
+pub enum Held {
+    /// Open for reading.
+    Dir(OwnedFd),
+    /// Anything else: the directory that it is in, and its name.
+    Leaf { parent: OwnedFd, name: Vec<u8> },
+}
+
+/// Writes a file, or a directory with all in it and all that is mounted there, as an archive in which it is called
+/// `name`; the tree may change meanwhile. Returns the paths that are not in the archive: sockets, and what vanished.
+pub fn write_archive<W: Write>(
+    held: &Held,
+    name: &[u8],
+    ownership: Ownership,
+    out: W,
+) -> Result<(W, Vec<Vec<u8>>)> {
+    let exclude = BTreeSet::new();
+    let what =
+        Packing { ownership, upper: false, lowers: None, clamp_mtime: None, exclude: &exclude, live: true };
+    let mut packer = Packer::new(&what, out);
+    match held {
+        Held::Dir(fd) => {
+            let raw = rustix::fs::fstat(fd).map_err(|e| failed("look at", name, e.into()))?;
+            packer.directory(fd, &raw, name, None, false, 0)?;
+        }
+        Held::Leaf { parent, name: own } => packer.child(parent, own, name, None, false, 0)?,
+    }
+    let left_out = std::mem::take(&mut packer.packed.left_out);
+    let out = packer.writer.finish().map_err(|e| failed("write", b"the archive", e))?;
+    Ok((out, left_out))
 }
 
 struct Packer<'a, W> {
@@ -194,8 +229,13 @@ impl<W: Write> Packer<'_, W> {
         whole: bool,
         depth: usize,
     ) -> Result<()> {
-        let raw =
-            statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("look at", path, e.into()))?;
+        let raw = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) if self.what.live => {
+                self.packed.left_out.push(path.to_vec());
+                return Ok(());
+            }
+            raw => raw.map_err(|e| failed("look at", path, e.into()))?,
+        };
         match FileType::from_raw_mode(raw.st_mode) {
             FileType::CharacterDevice if raw.st_rdev == 0 => {
                 if !self.what.upper {
@@ -299,6 +339,14 @@ impl<W: Write> Packer<'_, W> {
         lower: Option<Vec<u8>>,
         whole: bool,
     ) -> Result<()> {
+        if self.what.live {
+            // Opened a moment after it was looked at, it may be a device by now.
+            let now = rustix::fs::fstat(&fd).map_err(|e| failed("look at", path, e.into()))?;
+            if FileType::from_raw_mode(now.st_mode) != FileType::RegularFile {
+                self.packed.left_out.push(path.to_vec());
+                return Ok(());
+            }
+        }
         let mut xattrs = Vec::new();
         // One call tells that there is none, which is so for almost every file.
         let any = rustix::fs::flistxattr_query(&fd);
@@ -350,7 +398,10 @@ impl<W: Write> Packer<'_, W> {
             });
         }
         let place = as_path(lower);
-        let stat = view.lstat(place)?;
+        let stat = match view.lstat(place) {
+            Err(_) if self.what.live => return Ok(()),
+            stat => stat?,
+        };
         let xattrs: Xattrs = view.xattrs(place)?.into_iter().map(|(n, v)| (n.into_vec(), v)).collect();
         match stat.kind {
             FileKind::Dir => {
@@ -431,6 +482,10 @@ impl<W: Write> Packer<'_, W> {
         while left > 0 {
             let room = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
             let n = match file.read(&mut self.buffer[..room]) {
+                Ok(0) if self.what.live => {
+                    self.buffer[..room].fill(0);
+                    room
+                }
                 Ok(0) => {
                     let e =
                         io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was read");

@@ -171,6 +171,7 @@ impl Store {
             rustix::fs::open(&mount.folder, flags, Mode::empty()).at("open", &mount.folder)?;
         let exclude = Default::default();
         let what = Packing {
+            live: false,
             ownership: self.ownership,
             upper: false,
             lowers: None,

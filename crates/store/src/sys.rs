@@ -24,9 +24,15 @@ pub(crate) fn proc_child(fd: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// Opens a path as if `root` were `/` (openat2(2), RESOLVE_IN_ROOT).
-pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+/// Opens a path as if `root` were `/` (openat2(2), RESOLVE_IN_ROOT), and with `across` also what is mounted there.
+pub(crate) fn open_in_root(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    across: bool,
+) -> rustix::io::Result<OwnedFd> {
+    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    resolve.set(ResolveFlags::NO_XDEV, !across);
     loop {
         // EAGAIN means that a rename elsewhere made the answer doubtful.
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::content::Contents;
 use crate::dirs::{Dirs, Parent, split};
+use crate::placing::{NewOwners, Placing};
 use crate::tar::{self, Entry, Kind, ReadLimits, Reader, display};
 use crate::xattr::{self, Fate};
 use crate::{Limits, Ownership, Skipped};
@@ -63,6 +64,27 @@ pub(crate) fn unpack_skeleton<R: BufRead>(
     Ok((unpacker.contents.unwrap_or_else(|| Contents::new(0, 0)), rest))
 }
 
+/// Unpacks an archive into a tree that others use at the same time, and mount in: links mean what they mean with `root` as
+/// `/`. Whiteouts are files like others. Returns what could not be made.
+///
+/// # Errors
+/// As for layers, and where a folder would take the place of something else, or the other way round.
+pub fn extract<R: BufRead>(
+    input: R,
+    root: OwnedFd,
+    placing: &Placing,
+    ownership: Ownership,
+    limits: &Limits,
+) -> crate::Result<Vec<Skipped>> {
+    let unpacker = Unpacker {
+        dirs: Dirs::across_mounts(root.try_clone().map_err(|e| tar::Error::Io(e).of("the archive"))?),
+        placing: Some(placing.clone()),
+        ..Unpacker::new(root, ownership)
+    };
+    let (unpacker, _) = run(input, unpacker, limits).map_err(|e| e.of("the archive"))?;
+    Ok(unpacker.out.skipped)
+}
+
 fn run<R: BufRead>(input: R, mut unpacker: Unpacker, limits: &Limits) -> Result<(Unpacker, R), tar::Error> {
     let read_limits = ReadLimits {
         entries: limits.entries,
@@ -93,6 +115,8 @@ struct Unpacker {
     uncounted: u64,
     /// Set where files get no data.
     contents: Option<Contents>,
+    /// Set where the tree is in use.
+    placing: Option<Placing>,
     out: Unpacked,
     path: Vec<u8>,
 }
@@ -123,6 +147,7 @@ impl Unpacker {
             pending: Vec::new(),
             uncounted: 0,
             contents: None,
+            placing: None,
             out: Unpacked::default(),
             path: Vec::new(),
         }
@@ -144,6 +169,19 @@ impl Unpacker {
         path: &[u8],
         reader: &mut Reader<R>,
     ) -> Result<(), tar::Error> {
+        if let Some(placing) = &self.placing {
+            let full = placing.place(path);
+            let is_top = full.len() == placing.prefix.len();
+            if is_top && entry.kind == Kind::Dir && (placing.keeps_top || full.is_empty()) {
+                return Ok(());
+            }
+            if full.is_empty() {
+                return Err(refuse(path, "it would take the place of the root"));
+            }
+            let (parent_path, name) = split(&full);
+            let parent = self.parent(parent_path, &full)?;
+            return self.make(entry, &parent, name, &full, reader);
+        }
         if path.is_empty() {
             return match entry.kind {
                 Kind::Dir => self.root_dir(entry),
@@ -166,12 +204,23 @@ impl Unpacker {
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return self.whiteout(&parent, hidden, path);
         }
+        self.make(entry, &parent, name, path, reader)
+    }
+
+    fn make<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        parent: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        reader: &mut Reader<R>,
+    ) -> Result<(), tar::Error> {
         match entry.kind {
-            Kind::File => self.file(entry, &parent, name, path, reader),
-            Kind::Dir => self.dir(entry, &parent, name, path),
-            Kind::Symlink => self.symlink(entry, &parent, name, path),
-            Kind::Hardlink => self.hardlink(entry, &parent, name, path),
-            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => self.device(entry, &parent, name, path),
+            Kind::File => self.file(entry, parent, name, path, reader),
+            Kind::Dir => self.dir(entry, parent, name, path),
+            Kind::Symlink => self.symlink(entry, parent, name, path),
+            Kind::Hardlink => self.hardlink(entry, parent, name, path),
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => self.device(entry, parent, name, path),
         }
     }
 
@@ -219,6 +268,15 @@ impl Unpacker {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || openat(dir, name, flags, Mode::from(first_mode));
         let fd = match create() {
+            Err(Errno::EXIST) if self.placing.is_some() && self.is_mounted(dir, name) => {
+                // A file that is a mount of its own cannot be replaced, only written.
+                openat(
+                    dir,
+                    name,
+                    OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+            }
             Err(Errno::EXIST) => {
                 self.clear(dir, name, path)?;
                 create()
@@ -252,6 +310,9 @@ impl Unpacker {
             Ok(()) => {}
             Err(Errno::EXIST) => match self.occupant(parent, name, path)? {
                 Occupant::Dir => mode_is_set = false,
+                Occupant::Whiteout | Occupant::Other if self.placing.is_some() => {
+                    return Err(refuse(path, "a folder cannot take the place of what is there and is none"));
+                }
                 occupant => {
                     // A deleted directory and a new one of the same name: nothing of the old shows through.
                     hide = matches!(occupant, Occupant::Whiteout);
@@ -303,6 +364,9 @@ impl Unpacker {
         let mut target = Vec::new();
         crate::dirs::clean(&entry.link, &mut target)
             .map_err(|reason| refuse(path, format!("its target: {reason}")))?;
+        if let Some(placing) = &self.placing {
+            target = placing.place(&target);
+        }
         if target == path {
             return Ok(());
         }
@@ -394,6 +458,13 @@ impl Unpacker {
         if let Some((uid, gid)) = owner.chown {
             self.chown_at(dir, name, uid, gid, path)?;
         }
+        if self.placing.is_some() {
+            // This process's own /proc may be out of reach here; a link that was put in its place leads nowhere outside,
+            // because the tree is this process's root.
+            rustix::fs::chmodat(dir, name, Mode::from(entry.mode & 0o7777), AtFlags::empty())
+                .map_err(|e| failed("set the mode of", path, e))?;
+            return self.time_at(dir, name, entry.mtime, path);
+        }
         if entry.mode & (0o7000 | self.umask) != 0 {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             openat(dir, name, flags, Mode::empty())
@@ -459,6 +530,9 @@ impl Unpacker {
             // Open directories may have been reached through it.
             self.dirs.forget();
         }
+        if kind == FileType::Directory && self.placing.is_some() {
+            return Err(refuse(path, "what is no folder cannot take the place of one"));
+        }
         if kind != FileType::Directory {
             return unlinkat(dir, name, AtFlags::empty()).map_err(|e| failed("replace", path, e));
         }
@@ -468,7 +542,23 @@ impl Unpacker {
         crate::remove::below(dir.as_fd(), &name).map_err(|e| failed("replace", path, e))
     }
 
+    /// Whether a name is the place of a mount (statx(2), STATX_ATTR_MOUNT_ROOT).
+    fn is_mounted(&self, dir: &OwnedFd, name: &[u8]) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        rustix::fs::statx(dir, name, flags, rustix::fs::StatxFlags::TYPE)
+            .is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+    }
+
     fn owner_of(&self, entry: &Entry) -> Owner {
+        if let Some(placing) = &self.placing {
+            let wanted = match placing.owners {
+                NewOwners::Archive => Some((entry.uid, entry.gid)),
+                NewOwners::All(uid, gid) => Some((uid, gid)),
+                NewOwners::Own => None,
+            };
+            let gives = self.ownership.keeps_owners();
+            return Owner { chown: wanted.filter(|_| gives), recorded: None };
+        }
         if !self.ownership.keeps_owners() {
             let recorded = (entry.uid, entry.gid) != (0, 0);
             return Owner { chown: None, recorded: recorded.then_some((entry.uid, entry.gid)) };
@@ -491,8 +581,10 @@ impl Unpacker {
                 path,
                 &format!("owner {}:{}: outside the range of this user namespace", entry.uid, entry.gid),
             );
-            xattr::record_owner(fd, entry.uid, entry.gid)
-                .map_err(|e| failed("record the owner of", path, e))?;
+            if self.placing.is_none() {
+                xattr::record_owner(fd, entry.uid, entry.gid)
+                    .map_err(|e| failed("record the owner of", path, e))?;
+            }
         }
         self.set_xattrs(entry, fd, path)
     }
@@ -529,6 +621,10 @@ impl Unpacker {
         path: &[u8],
     ) -> Result<(), tar::Error> {
         for (attribute, value) in &entry.xattrs {
+            if self.placing.is_some() {
+                self.note(path, &format!("attribute {}", display(attribute)));
+                continue;
+            }
             match xattr::fate(attribute, self.ownership) {
                 Fate::Drop => continue,
                 Fate::Note => self.note(path, &format!("attribute {}", display(attribute))),

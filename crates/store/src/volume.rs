@@ -218,15 +218,16 @@ fn copy(view: &Merged, from: &Path, to: &Path, store: &Store) -> Result<()> {
     let root = rustix::fs::open(to, flags, Mode::empty()).at("open", to)?;
     let exclude = BTreeSet::new();
     let ownership = store.ownership();
-    let what = Packing { ownership, upper: false, lowers: None, clamp_mtime: None, exclude: &exclude };
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).at("copy to", to)?;
+    let what =
+        Packing { ownership, upper: false, lowers: None, clamp_mtime: None, exclude: &exclude, live: false };
+    let (read, write) = io::pipe().at("copy to", to)?;
     std::thread::scope(|scope| {
         let packing = scope.spawn(move || {
-            let out = BufWriter::with_capacity(BUFFER, File::from(write));
+            let out = BufWriter::with_capacity(BUFFER, write);
             let mut out = pack_folder(view, from, &what, out)?;
             out.flush().at("write to", to)
         });
-        let input = BufReader::with_capacity(BUFFER, File::from(read));
+        let input = BufReader::with_capacity(BUFFER, read);
         let unpacked = unpack(input, root, ownership, store.limits()).map(drop);
         let packed = packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // Where this side gives up, the other one hears no more than that nobody reads.

@@ -311,8 +311,12 @@ fn what_a_container_wrote_becomes_a_layer() {
     }
     fs::create_dir(upper.join("proc")).unwrap();
     fs::write(upper.join("proc/left out"), "").unwrap();
-    let options =
-        CommitOptions { exclude: vec!["/proc".into()], clamp_mtime: Some(1_700_000_000), lowers: Vec::new() };
+    let options = CommitOptions {
+        exclude: vec!["/proc".into()],
+        clamp_mtime: Some(1_700_000_000),
+        lowers: Vec::new(),
+        live: false,
+    };
     let layer = home.store.commit_layer(&lease, &upper, &options).unwrap();
     drop(socket);
     assert!(!upper.exists(), "it has moved");

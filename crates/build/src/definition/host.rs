@@ -100,7 +100,7 @@ impl HostScript<'_> {
             return Err(Error::step(self.place.clone(), self.command, &outcome, build.options.quiet));
         }
         let clamp_mtime = self.clamp.or(build.epoch);
-        let options = CommitOptions { clamp_mtime, exclude: Vec::new(), lowers };
+        let options = CommitOptions { clamp_mtime, exclude: Vec::new(), lowers, live: false };
         Ok(build.store.commit_layer(build.lease, &made, &options)?)
     }
 

@@ -4,6 +4,7 @@ pub mod apptainer;
 pub mod build;
 pub mod builder;
 pub mod completion;
+pub mod cp;
 pub mod df;
 pub mod doctor;
 pub mod history;
