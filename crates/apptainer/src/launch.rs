@@ -576,17 +576,6 @@ pub fn not_started(error: isles_engine::Error, workload: &Workload) -> Failure {
 /// The newest glibc that runs in an image, for libraries of the host.
 impl Contents {
     pub fn glibc(&self) -> Option<elf::Version> {
-        let (machine, wide) = elf::own_machine();
-        let name = elf::machine_name(machine, wide);
-        let triple = match name {
-            "amd64" => "x86_64-linux-gnu",
-            "arm64" => "aarch64-linux-gnu",
-            "ppc64le" => "powerpc64le-linux-gnu",
-            "s390x" => "s390x-linux-gnu",
-            "riscv64" => "riscv64-linux-gnu",
-            _ => "i386-linux-gnu",
-        };
-        let usual = [format!("/lib/{triple}/libc.so.6"), "/lib64/libc.so.6".into(), "/lib/libc.so.6".into()];
-        usual.iter().find_map(|path| elf::library_in(&self.read(path)?)?.provides)
+        gpu::glibc_of(&|path| self.read(path))
     }
 }

@@ -50,7 +50,8 @@ pub fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
 
 /// Writes what is behind a URL into a file, all of it.
 pub fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
-    let answer = Web::new(&options(cx)?).get(url, Wish::default())?;
+    // The caller named the server, and that may send us anywhere.
+    let answer = Web::guarded(&options(cx)?).get(url, Wish::default())?;
     if answer.status != 200 {
         return Err(Failure::new(format!("'{url}' is not served: the server answers {}", answer.status)));
     }
@@ -138,6 +139,11 @@ pub fn library_of(
     })?;
     let token = Some(remote.token.as_str()).filter(|token| !token.is_empty());
     Ok(Library::new(options, server, token)?)
+}
+
+/// The library and the token for it that variables name: `APPTAINER_LIBRARY`, `APPTAINER_LIBRARY_TOKEN`.
+pub fn library_settings() -> (Option<String>, Option<String>) {
+    (variables::look("LIBRARY"), variables::look("LIBRARY_TOKEN"))
 }
 
 /// Whether the caller's settings speak of this server: what only the name of an image names may be anybody's, and gets

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use isles_squashfs::Compression;
+use isles_squashfs::Options;
 use isles_store::{Added, Image, Merged, NewSifImage, SifMade, Store};
 
 use crate::definition::{Entry, Origin, singularity_tree};
@@ -17,13 +17,12 @@ const LIMIT: u64 = 4 << 20;
 pub struct SifOptions {
     /// What the file says that the image was made from, where the image itself does not say it.
     pub origin: Origin,
-    pub compression: Compression,
+    /// How the file system is written; its times are those of `latest`.
+    pub squashfs: Options,
     /// Files changed later say that they were changed then (`SOURCE_DATE_EPOCH`).
     pub latest: Option<i64>,
     /// The identity of the file; all zeros for none.
     pub uuid: [u8; 16],
-    /// Threads that compress; 0 for one for each processor.
-    pub threads: usize,
 }
 
 /// Makes a SIF file of an image at `path`, in place of what may be there. The same image and options give the same
@@ -45,10 +44,9 @@ pub fn write_sif(store: &Store, image: &Image, options: &SifOptions, path: &Path
     let new = NewSifImage {
         added: &added,
         definition: &definition,
-        compression: options.compression,
+        squashfs: options.squashfs.clone(),
         latest: options.latest,
         uuid: options.uuid,
-        threads: options.threads,
     };
     Ok(store.export_sif(image, &new, path)?)
 }
@@ -59,10 +57,9 @@ pub fn write_oci_sif(store: &Store, image: &Image, options: &SifOptions, path: &
     let new = NewSifImage {
         added: &[],
         definition: "",
-        compression: options.compression,
+        squashfs: options.squashfs.clone(),
         latest: options.latest,
         uuid: options.uuid,
-        threads: options.threads,
     };
     Ok(store.export_oci_sif(image, &new, path)?)
 }

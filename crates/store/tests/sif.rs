@@ -36,14 +36,17 @@ fn added() -> Vec<(String, Added)> {
     ]
 }
 
+fn packing(threads: usize) -> Options {
+    Options { compression: Compression::Gzip(6), threads, ..Options::default() }
+}
+
 fn new(added: &[(String, Added)]) -> NewSifImage<'_> {
     NewSifImage {
         added,
         definition: "bootstrap: docker\nfrom: app:1\n\n",
-        compression: Compression::Gzip(6),
+        squashfs: packing(1),
         latest: Some(1_600_000_000),
         uuid: [0; 16],
-        threads: 1,
     }
 }
 
@@ -139,7 +142,7 @@ fn an_image_goes_there_and_back() {
     );
 
     let again = home.dir.path().join("again.sif");
-    home.store.export_sif(&image, &NewSifImage { threads: 2, ..new(&added) }, &again).unwrap();
+    home.store.export_sif(&image, &NewSifImage { squashfs: packing(2), ..new(&added) }, &again).unwrap();
     assert!(fs::read(&path).unwrap() == fs::read(&again).unwrap(), "the same image gives the same file");
 
     let back = import(&home.store, &path).unwrap();
@@ -326,7 +329,7 @@ fn an_image_goes_there_and_back_as_an_oci_image() {
     let path = home.dir.path().join("app.sif");
     home.store.export_oci_sif(&image, &new(&[]), &path).unwrap();
     let again = home.dir.path().join("again.sif");
-    home.store.export_oci_sif(&image, &NewSifImage { threads: 2, ..new(&[]) }, &again).unwrap();
+    home.store.export_oci_sif(&image, &NewSifImage { squashfs: packing(2), ..new(&[]) }, &again).unwrap();
     assert!(fs::read(&path).unwrap() == fs::read(&again).unwrap(), "the same image gives the same file");
     let sif = Sif::open(&path).unwrap();
     let kinds: Vec<_> = sif.objects().iter().map(|o| o.kind).collect();

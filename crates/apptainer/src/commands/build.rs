@@ -1,31 +1,34 @@
 //! `apptainer build`
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use isles_build::definition::{DefinitionOptions, Origin, Sections};
+use isles_build::definition::{DefinitionOptions, Lender, Origin, Sections};
 use isles_build::recipe::{self, Found, Language};
 use isles_build::{BuildOptions, SifOptions, write_sif};
-use isles_spec::{Hint, Platform};
-use isles_squashfs::Compression;
+use isles_engine::image_file::{self, Form};
+use isles_sif::Sif;
+use isles_spec::{FileSystemKind, Hint, Platform};
+use isles_store::{Image, Lease, SifSource, Store};
 
 use crate::action_flags::{
     BIND, COMPAT32, IGNORE_FAKEROOT, IGNORE_SUBUID, IGNORE_USERNS, MOUNT, NVCCLI, OF_REGISTRY, PASSPHRASE,
-    PEM_PATH, TMPDIR, WRITABLE_TMPFS,
+    PEM_PATH, TMPDIR,
 };
 use crate::command::{Arity, Command, Context};
 use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::gpu;
 use crate::image::{self, Named};
-use crate::mounts;
+use crate::{mksquashfs, mounts};
 use crate::{reach, variables};
 
 static SANDBOX: Flag =
     Flag::switch("sandbox", "make a folder instead of a file").short('s').env(&["SANDBOX"]);
-static DATA: Flag = Flag::switch("data", "a partition of data, which is refused").env(&["DATA"]);
+static DATA: Flag = Flag::switch("data", "").env(&["DATA"]).hidden();
 static SECTION: Flag = Flag::words(
     "section",
     "list",
@@ -51,10 +54,13 @@ static ENCRYPT: Flag = Flag::switch("encrypt", "encrypted images, which are refu
 static FIX_PERMS: Flag =
     Flag::switch("fix-perms", "let the owner read, write and enter everything").env(&["FIXPERMS"]);
 static MKSQUASHFS_ARGS: Flag =
-    Flag::text("mksquashfs-args", "args", "-comp NAME and -processors N of mksquashfs")
+    Flag::text("mksquashfs-args", "args", "how the file system is packed, in the words of mksquashfs")
         .env(&["MKSQUASHFS_ARGS"]);
-static NV: Flag = Flag::switch("nv", "lend NVIDIA's libraries to %post and %test");
-static ROCM: Flag = Flag::switch("rocm", "lend ROCm's libraries to %post and %test");
+static NV: Flag = Flag::switch("nv", "lend NVIDIA's libraries to %post and %test").env(&["NV"]);
+static ROCM: Flag = Flag::switch("rocm", "lend ROCm's libraries to %post and %test").env(&["ROCM"]);
+static WRITABLE_TMPFS: Flag =
+    Flag::switch("writable-tmpfs", "accepted; %test may always write, and nothing of it is kept")
+        .env(&["WRITABLE_TMPFS"]);
 static USERNS: Flag = Flag::switch("userns", "accepted; there is no other way").env(&["USERNS"]);
 static IGNORE_PROOT: Flag = Flag::switch("ignore-proot", "").env(&["IGNORE_PROOT"]).hidden();
 static REMOTE: Flag = Flag::switch("remote", "").hidden();
@@ -111,7 +117,7 @@ const REFUSED: [(&Flag, &str); 6] = [
     (&ENCRYPT, "images cannot be encrypted; keep the file where only you can read it"),
     (&PASSPHRASE, "images cannot be encrypted; keep the file where only you can read it"),
     (&PEM_PATH, "images cannot be encrypted; keep the file where only you can read it"),
-    (&DATA, "`apptainer sif add` puts a file system of data into a SIF file"),
+    (&DATA, "Apptainer has no such images; `apptainer sif add` puts a file system of data into a SIF file"),
     (&REMOTE, "build here, without it"),
     (&NVCCLI, "--nv finds the driver without nvidia-container-cli"),
 ];
@@ -121,7 +127,8 @@ pub static COMMAND: Command = Command {
     short: "Build an Apptainer image",
     long: "The image is a SIF file, or a folder with --sandbox. It is made of a definition file, a Dockerfile, a folder\n\
            with a root file system, a SIF file, or one of docker://, oci:, oci-archive:, docker-archive:,\n\
-           docker-daemon:, library:// and oras://. Steps that were done before are taken from the cache of Isles.",
+           docker-daemon:, library://, oras://, http:// and https://. Steps that were done before are taken from the\n\
+           cache of Isles.",
     examples: "apptainer build tool.sif tool.def\n\
                apptainer build --sandbox tree docker://debian:12\n\
                apptainer build --build-arg VERSION=2 tool.sif tool.def",
@@ -140,38 +147,58 @@ fn build(cx: &Context<'_>) -> Result<u8, Failure> {
     let (target, spec) = (Path::new(&cx.arguments[0]), &cx.arguments[1]);
     let mut options = options(cx)?;
     let (sandbox, update) = (cx.values.is(&SANDBOX), cx.values.is(&UPDATE));
-    if update && !sandbox {
-        return Err(Failure::new(
-            "While checking build target: only sandbox update is supported: --sandbox flag is missing",
-        ));
-    }
-    if !update {
+    if update {
+        check_update(target, sandbox, options.definition.force)?;
+    } else {
         check_target(cx, target, sandbox, &mut options.definition)?;
     }
     if sandbox {
         let place = if update { &mut options.definition.update } else { &mut options.definition.sandbox };
         *place = Some(target.to_owned());
     }
-    let compression = compression(cx.values.word(&MKSQUASHFS_ARGS).unwrap_or_default())?;
-    let found = recipe_of(spec)?;
-    if sandbox && found.language == Language::Dockerfile {
-        return Err(Failure::unsupported(
-            "a folder from a Dockerfile",
-            "build a SIF file of it, and a folder of that",
-        ));
+    let squashfs = mksquashfs::options(cx.values.word(&MKSQUASHFS_ARGS).unwrap_or_default())?;
+    if cx.values.word(&TMPDIR).is_some() {
+        cx.talk.verbose("What is unfinished lies in the store and beside the image, not in --tmpdir");
     }
     let engine = cx.engine()?;
+    let (found, _held) = match Named::parse(spec) {
+        Named::Uri("http" | "https", _) => {
+            let (image, lease) = downloaded(cx, engine.store(), spec)?;
+            (recipe_from("localimage", &image.id().to_string(), spec)?, Some(lease))
+        }
+        _ => (recipe_of(spec)?, None),
+    };
+    if update && found.language == Language::Dockerfile {
+        return Err(Failure::unsupported(
+            "--update with a Dockerfile",
+            "write a definition file with the steps that are to be added",
+        ));
+    }
     let client = reach::client(cx)?;
     cx.talk.info("Starting build...");
-    let built = isles_build::build(&engine, &client, &found, &options, &reach::Steps(cx.talk))
-        .map_err(|e| failed(&e))?;
-    for warning in &built.warnings {
-        cx.talk.warning(&warning.to_string());
+    if update {
+        let place = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+        cx.talk.info(&format!("Building into existing container: {}", place.display()));
+    }
+    let build = |found: &Found, options: &BuildOptions| {
+        let built = isles_build::build(&engine, &client, found, options, &reach::Steps(cx.talk))
+            .map_err(|e| failed(&e))?;
+        for warning in &built.warnings {
+            cx.talk.warning(&warning.to_string());
+        }
+        Ok::<_, Failure>(built)
+    };
+    let built = build(&found, &options)?;
+    if sandbox && found.language == Language::Dockerfile {
+        // A folder is made of the image, with all that Apptainer looks for in it. The image is held meanwhile.
+        let of_image = recipe_from("localimage", &built.image.id().to_string(), spec)?;
+        let only = BuildOptions { build_args: BTreeMap::new(), ..options.clone() };
+        build(&of_image, &only)?;
     }
     if !sandbox {
         cx.talk.info("Creating SIF file...");
         let latest = super::epoch();
-        let sif = SifOptions { origin: Origin::default(), latest, ..compression };
+        let sif = SifOptions { origin: Origin::default(), latest, squashfs, ..SifOptions::default() };
         write_sif(engine.store(), &built.image, &sif, target).map_err(|e| failed(&e))?;
     }
     cx.talk.info(&format!("Build complete: {}", target.display()));
@@ -188,6 +215,72 @@ fn failed(error: &isles_build::Error) -> Failure {
     failure
 }
 
+/// A folder that an update changes.
+fn check_update(target: &Path, sandbox: bool, force: bool) -> Result<(), Failure> {
+    let checking = |text: String| Err(Failure::new(format!("While checking build target: {text}")));
+    let place = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+    let shown = place.display();
+    if !sandbox {
+        return checking("only sandbox update is supported: --sandbox flag is missing".to_owned());
+    }
+    match fs::metadata(target) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            checking(format!("could not update sandbox {shown}: doesn't exist"))
+        }
+        Err(e) => Err(Failure::because(format!("While checking build target: {shown}"), &e)),
+        Ok(found) if !found.is_dir() => {
+            checking(format!("only sandbox update is supported: {shown} is not a directory"))
+        }
+        Ok(_) if !force && !is_sandbox(target) => checking(not_a_sandbox(&place)),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn not_a_sandbox(folder: &Path) -> String {
+    format!(
+        "{} is not empty and is not an Apptainer sandbox, check its content first and use --force if you want to overwrite it",
+        folder.display()
+    )
+}
+
+/// Fetches an image into the store: a file of SIF or squashfs that a URL names.
+fn downloaded(cx: &Context<'_>, store: &Store, url: &str) -> Result<(Image, Lease), Failure> {
+    let scratch = Scratch(store.scratch_dir()?);
+    let path = scratch.0.join("image");
+    let file = File::options().read(true).write(true).create_new(true).open(&path);
+    let failed = |e: io::Error| Failure::because(format!("cannot keep what '{url}' holds"), &e);
+    let mut file = file.map_err(failed)?;
+    cx.talk.info(&format!("Downloading {url}"));
+    reach::download(cx, url, &mut file)?;
+    let (lease, steps) = (store.lease()?, reach::Steps(cx.talk));
+    let image = match image_file::form(&file).map_err(failed)? {
+        Some(Form::Sif) => {
+            let sif = Sif::from_file(file, url)
+                .map_err(|e| Failure::because(format!("'{url}' is no image"), &e))?;
+            store.import_sif(&lease, SifSource::Sif(&sif), &[], &steps)?
+        }
+        Some(Form::Bare(FileSystemKind::Squashfs)) => {
+            store.import_sif(&lease, SifSource::Squashfs(&file, url), &[], &steps)?
+        }
+        _ => {
+            return Err(Failure::new(format!("'{url}' is no image")).with_hint(
+                "a URL names a file of SIF or squashfs; fetch a recipe, read it, and build it by its path",
+            ));
+        }
+    };
+    Ok((image, lease))
+}
+
+/// A folder of the store that goes with this.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is collected with the rest of the store.
+        let _ = isles_store::remove_tree(&self.0);
+    }
+}
+
 /// What is there already is replaced where the caller says so, by flag or when asked.
 fn check_target(
     cx: &Context<'_>,
@@ -199,10 +292,8 @@ fn check_target(
     let name = target.file_name().unwrap_or(target.as_os_str()).display();
     let checking = |text: String| Failure::new(format!("While checking build target: {text}"));
     if there.is_dir() && !options.force && !is_sandbox(target) {
-        return Err(checking(format!(
-            "{} is not empty and is not an Apptainer sandbox, check its content first and use --force if you want to overwrite it",
-            target.display()
-        )));
+        let place = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+        return Err(checking(not_a_sandbox(&place)));
     }
     if !options.force {
         if !io::stdin().is_terminal() {
@@ -210,9 +301,15 @@ fn check_target(
                 "build target '{name}' already exists. Use --force if you want to overwrite it"
             )));
         }
-        let question = format!(
-            "Build target '{name}' already exists and will be deleted during the build process. Do you want to continue? [y/N] "
-        );
+        let question = if there.is_dir() || image::on_disk(target).is_ok() {
+            format!(
+                "Build target '{name}' already exists and will be deleted during the build process. Do you want to continue? [y/N] "
+            )
+        } else {
+            format!(
+                "Build target '{name}' may be a definition file or a text/binary file that will be overwritten. Do you still want to overwrite it? [y/N] "
+            )
+        };
         let _ = io::stderr().write_all(question.as_bytes());
         let mut answer = String::new();
         let _ = io::stdin().lock().read_line(&mut answer);
@@ -254,10 +351,10 @@ fn recipe_of(spec: &str) -> Result<Found, Failure> {
                 "Singularity Hub was switched off in 2021; use docker://",
             ));
         }
-        Named::Uri("http" | "https" | "ipfs", _) => {
+        Named::Uri("ipfs", _) => {
             return Err(Failure::unsupported(
                 format!("building from {spec}"),
-                "pull the file first, and build from it",
+                "fetch the file by other means, and build from it",
             ));
         }
         Named::Uri(agent, rest) => (agent.to_owned(), rest.to_owned()),
@@ -273,6 +370,11 @@ fn recipe_of(spec: &str) -> Result<Found, Failure> {
             ("localimage".to_owned(), path.display().to_string())
         }
     };
+    recipe_from(&agent, &from, spec)
+}
+
+/// A recipe that is nothing but an image; `spec` is what the caller called it.
+fn recipe_from(agent: &str, from: &str, spec: &str) -> Result<Found, Failure> {
     if from.contains(['\n', '#']) {
         return Err(Failure::new(format!("'{from}' cannot stand in a definition file")));
     }
@@ -299,15 +401,6 @@ fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
     for bind in mounts::all_binds(values, std::env::current_dir().ok().as_deref())? {
         mounts.push(mounts::of_bind(&bind)?);
     }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let host = gpu::Host { root: Path::new("/"), path: &path };
-    for (flag, driver) in [(&NV, gpu::NVIDIA), (&ROCM, gpu::ROCM)] {
-        if values.is(flag) {
-            let lent = driver.lend(host, None, values.is(&COMPAT32), true);
-            lent.warnings.iter().for_each(|warning| cx.talk.warning(warning));
-            mounts.extend(lent.mounts);
-        }
-    }
     let definition = DefinitionOptions {
         argument_file: values.word(&BUILD_ARG_FILE).map(PathBuf::from),
         unused_arguments_warn: values.is(&WARN_UNUSED),
@@ -318,6 +411,7 @@ fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
         // Root has asked by being root, as with Apptainer. This is before the engine may have made root of anybody.
         host_scripts: rustix::process::geteuid().is_root(),
         mounts,
+        lender: lender(cx),
         library: values.word(&LIBRARY).map(str::to_owned),
         library_token: variables::look("LIBRARY_TOKEN"),
         ..DefinitionOptions::default()
@@ -333,32 +427,32 @@ fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
     })
 }
 
-/// `-comp NAME` and `-processors N`, as mksquashfs has them; other words are refused by name.
-fn compression(args: &str) -> Result<SifOptions, Failure> {
-    let mut out = SifOptions::default();
-    let mut words = args.split_whitespace();
-    while let Some(word) = words.next() {
-        let refused = |what: &str| {
-            Failure::unsupported(
-                format!("--mksquashfs-args {what}"),
-                "-comp gzip, -comp zstd and -processors N are known",
-            )
-        };
-        match (word, words.next()) {
-            ("-comp", Some(name)) => {
-                out.compression = match name {
-                    "gzip" => Compression::Gzip(9),
-                    "zstd" => Compression::default(),
-                    _ => return Err(refused(&format!("{word} {name}"))),
-                };
-            }
-            ("-processors", Some(n)) => {
-                out.threads = n.parse().map_err(|_| refused(&format!("{word} {n}")))?;
-            }
-            _ => return Err(refused(word)),
-        }
+/// The drivers that are asked for, as far as the image can use them.
+fn lender(cx: &Context<'_>) -> Option<Lender> {
+    let drivers = [(&NV, gpu::NVIDIA), (&ROCM, gpu::ROCM)];
+    let wanted = drivers.into_iter().filter(|(flag, _)| cx.values.is(flag));
+    let wanted: Vec<gpu::Driver> = wanted.map(|(_, driver)| driver).collect();
+    if wanted.is_empty() {
+        return None;
     }
-    Ok(out)
+    let (talk, narrow) = (cx.talk, cx.values.is(&COMPAT32));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let said = Mutex::new(BTreeSet::new());
+    Some(Lender::new(move |read| {
+        let host = gpu::Host { root: Path::new("/"), path: &path };
+        let glibc = gpu::glibc_of(read);
+        let mut mounts = Vec::new();
+        for driver in &wanted {
+            let lent = driver.lend(host, glibc, narrow, true);
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            // Each once, however many sections there are.
+            for warning in lent.warnings.into_iter().filter(|warning| said.insert(warning.clone())) {
+                talk.warning(&warning);
+            }
+            mounts.extend(lent.mounts);
+        }
+        mounts
+    }))
 }
 
 #[cfg(test)]
@@ -390,10 +484,24 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_mksquashfs() {
-        assert_eq!(compression("-processors 2 -comp gzip").unwrap().threads, 2);
-        for bad in ["-comp", "-comp moon", "-no-fragments", "-processors x"] {
-            assert!(compression(bad).is_err(), "{bad}");
+    fn what_can_be_updated() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("folder"), dir.path().join("file"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "").unwrap();
+        let said =
+            |target: &Path, sandbox, force| check_update(target, sandbox, force).map_err(|f| f.message);
+        said(&folder, true, false).unwrap();
+        fs::write(folder.join("x"), "").unwrap();
+        said(&folder, true, true).unwrap();
+        for (target, sandbox, word) in [
+            (&folder, false, "--sandbox flag is missing"),
+            (&folder, true, "is not an Apptainer sandbox"),
+            (&file, true, "file is not a directory"),
+            (&dir.path().join("none"), true, "none: doesn't exist"),
+        ] {
+            let text = said(target, sandbox, false).unwrap_err();
+            assert!(text.starts_with("While checking build target: ") && text.contains(word), "{text}");
         }
     }
 }

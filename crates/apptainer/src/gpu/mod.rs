@@ -252,6 +252,22 @@ pub fn intel_devices(host: Host<'_>) -> Vec<Mount> {
     devices.iter().map(|device| device_mount(host, device)).collect()
 }
 
+/// The newest glibc that an image has, of which `read` reads files.
+pub fn glibc_of(read: &dyn Fn(&str) -> Option<Vec<u8>>) -> Option<Version> {
+    let (machine, wide) = elf::own_machine();
+    let name = elf::machine_name(machine, wide);
+    let triple = match name {
+        "amd64" => "x86_64-linux-gnu",
+        "arm64" => "aarch64-linux-gnu",
+        "ppc64le" => "powerpc64le-linux-gnu",
+        "s390x" => "s390x-linux-gnu",
+        "riscv64" => "riscv64-linux-gnu",
+        _ => "i386-linux-gnu",
+    };
+    let usual = [format!("/lib/{triple}/libc.so.6"), "/lib64/libc.so.6".into(), "/lib/libc.so.6".into()];
+    usual.iter().find_map(|path| elf::library_in(&read(path)?)?.provides)
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()

@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
+use isles_spec::Mount;
 use isles_spec::nearest::nearest;
 use isles_spec::time::parse_rfc3339;
 
@@ -412,6 +413,24 @@ fn post(recipe: &Recipe<'_>, stage: &Stage, snapshot: &mut Snapshot) -> Result<(
     run(recipe, snapshot, "%appinstall", span, interpreter([].into_iter()).unwrap_or_default(), install)
 }
 
+/// What `%post` and `%test` see of the host.
+fn of_caller(build: &Build<'_>, snapshot: &Snapshot) -> Result<Vec<Mount>> {
+    /// glibc is the largest file that is looked at.
+    const LARGEST: u64 = 64 << 20;
+    let options = &build.options.definition;
+    let mut mounts = options.mounts.clone();
+    if let Some(lender) = &options.lender {
+        let tree = Tree::Layers(snapshot.view(build.store)?);
+        let Tree::Layers(view) = &tree else { return Ok(mounts) };
+        let read = |path: &str| {
+            let (path, _) = tree.follow(Path::new(path)).ok()??;
+            isles_store::read_bounded(view.open_file(&path).ok()?, LARGEST).ok()?
+        };
+        mounts.extend(lender.lend(&read));
+    }
+    Ok(mounts)
+}
+
 /// Runs a script in the image, as a layer.
 fn run(
     recipe: &Recipe<'_>,
@@ -441,7 +460,7 @@ fn run(
         env,
         working_dir: "/".into(),
         network: build.options.network.clone(),
-        mounts: build.options.definition.mounts.iter().cloned().map(StepMount::Host).collect(),
+        mounts: of_caller(build, snapshot)?.into_iter().map(StepMount::Host).collect(),
         script: Some(("post".into(), text)),
         place: recipe.line(span),
         command: title.to_owned(),
@@ -473,7 +492,7 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     step.env = snapshot.config.config.env.clone();
     step.interpreter = isles_engine::foreign::interpreter(&snapshot.config.platform())?;
     step.network = build.options.network.clone();
-    step.mounts = build.options.definition.mounts.clone();
+    step.mounts = of_caller(build, snapshot)?;
     step.host_ca |= build.options.host_ca;
     let work = build.progress.begin("%test", None);
     let ran = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work });

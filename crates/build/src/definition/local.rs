@@ -206,11 +206,14 @@ fn verify(sif: &Sif, name: &str, signers: &Signers) -> Result<()> {
     let keyring = match &signers.keyring {
         Some(path) => path.clone(),
         None => {
-            let home = isles_engine::home().ok_or_else(|| {
+            let own = ["APPTAINER_CONFIGDIR", "SINGULARITY_CONFIGDIR"].iter().find_map(|name| {
+                std::env::var_os(name).filter(|folder| !folder.is_empty()).map(PathBuf::from)
+            });
+            let folder = own.or_else(|| Some(isles_engine::home()?.join(".apptainer"))).ok_or_else(|| {
                 isles_spec::Error::new("the home folder of the caller, where keys are, is not known")
-                    .with_hint("set HOME")
+                    .with_hint("set HOME, or APPTAINER_CONFIGDIR")
             })?;
-            home.join(".apptainer/keys/pgp-public")
+            folder.join("keys/pgp-public")
         }
     };
     let file = File::open(&keyring).map_err(Error::io("open the public keys", &keyring))?;

@@ -1,8 +1,10 @@
 //! What a caller may say about the build of a definition file, beside what holds for every recipe.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use isles_spec::Mount;
 use isles_spec::nearest::nearest;
@@ -33,6 +35,8 @@ pub struct DefinitionOptions {
     pub host_scripts: bool,
     /// Files of the host that `%post` and `%test` see (`--bind`).
     pub mounts: Vec<Mount>,
+    /// What else they see, which depends on the image that they run in (`--nv`).
+    pub lender: Option<Lender>,
     /// The library that `Bootstrap: library` asks where the recipe names none, and the caller's token for it.
     pub library: Option<String>,
     pub library_token: Option<String>,
@@ -42,6 +46,38 @@ pub struct DefinitionOptions {
     /// The public keys for `Fingerprints`; those that Apptainer keeps where nothing is said.
     pub keyring: Option<PathBuf>,
 }
+
+/// Reads a file of an image, by its path there.
+pub type ReadFile<'a> = dyn Fn(&str) -> Option<Vec<u8>> + 'a;
+type Lend = dyn Fn(&ReadFile<'_>) -> Vec<Mount> + Send + Sync;
+
+/// Decides what of the host is shown in an image, when it is known.
+#[derive(Clone)]
+pub struct Lender(Arc<Lend>);
+
+impl Lender {
+    pub fn new(lend: impl Fn(&ReadFile<'_>) -> Vec<Mount> + Send + Sync + 'static) -> Lender {
+        Lender(Arc::new(lend))
+    }
+
+    pub fn lend(&self, read: &ReadFile<'_>) -> Vec<Mount> {
+        (self.0)(read)
+    }
+}
+
+impl fmt::Debug for Lender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lender")
+    }
+}
+
+impl PartialEq for Lender {
+    fn eq(&self, other: &Lender) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Lender {}
 
 /// Which sections of a definition file count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -184,7 +184,8 @@ impl Job<'_> {
                 None => Packing::default(),
             },
         };
-        let options = SifOptions { compression, latest: self.built.epoch, ..SifOptions::default() };
+        let squashfs = isles_squashfs::Options { compression, ..Default::default() };
+        let options = SifOptions { squashfs, latest: self.built.epoch, ..SifOptions::default() };
         let work = self.progress.begin(&format!("writing {}", path.display()), None);
         let result = write_sif(self.store, &one.image, &options, path);
         self.progress.end(work, if result.is_ok() { "done" } else { "failed" });

@@ -5,7 +5,7 @@ use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use isles_sif::{Arch, FileSystem, INSPECTION, Inspection, Kind, NewObject, NewSif, OCI_CONFIG, Role};
-use isles_squashfs::{Compression, Options, Written};
+use isles_squashfs::{Options, Written};
 use rustix::fs::{Mode, OFlags};
 
 use super::tree::{Added, Overlaid};
@@ -20,13 +20,12 @@ pub struct NewSifImage<'a> {
     pub added: &'a [(String, Added)],
     /// The definition file, or what stands for it.
     pub definition: &'a str,
-    pub compression: Compression,
+    /// How its file system is written; its times are those of `latest`.
+    pub squashfs: Options,
     /// Files changed later say that they were changed then, and so does what is added (`SOURCE_DATE_EPOCH`).
     pub latest: Option<i64>,
     /// The identity of the file; all zeros for none.
     pub uuid: [u8; 16],
-    /// Threads that compress; 0 for one for each processor.
-    pub threads: usize,
 }
 
 /// What was made.
@@ -69,13 +68,7 @@ pub(super) fn squashed(
     path: &Path,
 ) -> Result<(File, Written)> {
     let latest = new.latest.map(|latest| u32::try_from(latest.max(0)).unwrap_or(u32::MAX));
-    let options = Options {
-        compression: new.compression,
-        latest,
-        made: latest.unwrap_or(0),
-        threads: new.threads,
-        ..Options::default()
-    };
+    let options = Options { latest, made: latest.unwrap_or(0), ..new.squashfs.clone() };
     let mut file = unnamed_beside(path)?;
     let written = isles_squashfs::write(tree, &mut file, &options)
         .map_err(|source| Error::Squashfs { object: path.display().to_string(), source })?;

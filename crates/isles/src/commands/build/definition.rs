@@ -38,7 +38,7 @@ pub struct DefinitionArgs {
     /// Run %pre on the host, with all rights that you have.
     #[arg(long)]
     host_scripts: bool,
-    /// The library that `Bootstrap: library` asks.
+    /// The library that `Bootstrap: library` asks, with the token of APPTAINER_LIBRARY_TOKEN [env: APPTAINER_LIBRARY].
     #[arg(long, value_name = "URL")]
     library: Option<String>,
     /// Take dnf, zypper or pacman from this image, where `Bootstrap: dnf` and its like need one [default:
@@ -52,6 +52,7 @@ pub struct DefinitionArgs {
 
 impl DefinitionArgs {
     pub fn options(&self, here: &Path, home: Option<&Path>) -> Result<DefinitionOptions, Spelling> {
+        let (library, library_token) = isles_apptainer::library_settings();
         let mounts = self.bind.iter().map(|text| Mount::parse_volume(text, here, home));
         Ok(DefinitionOptions {
             argument_file: self.build_arg_file.clone(),
@@ -64,8 +65,9 @@ impl DefinitionArgs {
             fix_permissions: self.fix_perms,
             host_scripts: self.host_scripts,
             mounts: mounts.collect::<Result<_, _>>()?,
-            library: self.library.clone(),
-            library_token: None,
+            lender: None,
+            library: self.library.clone().or(library),
+            library_token,
             tools_image: self.tools_image.clone(),
             keyring: self.keyring.clone(),
         })
