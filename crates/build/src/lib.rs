@@ -11,6 +11,7 @@ pub mod cache_mounts;
 pub mod cache_transfer;
 mod check;
 mod chmod;
+mod commit;
 mod context;
 mod copy;
 pub mod debian;
@@ -42,6 +43,7 @@ mod upper;
 
 pub use build::{build, image_of_recipe, image_of_suite};
 pub use check::{Reach, check};
+pub use commit::{Remarks, commit, import};
 pub use debian::compression::decoder;
 pub use error::{Error, Result};
 pub use options::{BuildOptions, Built, Entitlement, SecretSource, inherited_epoch};

@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Makes a layer of an uncompressed tar stream, kept byte for byte.
-    pub fn layer_from_tar(&self, lease: &Lease, tar: &mut (dyn Read + Send)) -> Result<CommittedLayer> {
+    pub fn layer_from_tar(&self, lease: &Lease, tar: &mut dyn Read) -> Result<CommittedLayer> {
         let work = self.work_dir()?;
         let mut blob = self.blob_writer(lease, Algorithm::Sha256)?;
         let result = (|| {

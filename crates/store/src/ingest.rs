@@ -404,7 +404,7 @@ fn inflate(
 pub(crate) fn unpack_plain(
     store: &Store,
     work: &Path,
-    input: &mut (dyn Read + Send),
+    input: &mut dyn Read,
     mut seen: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<Unpacked> {
     let root = make_root(&work.join("root"))?;

@@ -28,7 +28,7 @@ use crate::tree::Tree;
 use crate::upper::{Access, Upper};
 
 /// The shell of commands in shell form, where SHELL says no other.
-const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+pub const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 /// Titles of steps are cut to this many characters.
 const TITLE: usize = 120;
 
@@ -606,7 +606,7 @@ impl Stage<'_, '_> {
 }
 
 /// A path without a slash at its end.
-fn folder(path: &str) -> String {
+pub fn folder(path: &str) -> String {
     match path.trim_end_matches('/') {
         "" => "/".to_owned(),
         path => path.to_owned(),

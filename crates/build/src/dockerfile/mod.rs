@@ -4,6 +4,7 @@
 //! [`outline`] tell of a file without that. Reference: BuildKit's frontend 1.26, its code rather than its manual
 //! where they differ.
 
+pub mod changes;
 pub mod checks;
 mod copying;
 pub(crate) mod epoch;

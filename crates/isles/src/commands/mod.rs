@@ -3,12 +3,16 @@
 pub mod apptainer;
 pub mod build;
 pub mod builder;
+pub mod commit;
 pub mod completion;
 pub mod cp;
 pub mod df;
+pub mod diff;
 pub mod doctor;
+pub mod export;
 pub mod history;
 pub mod images;
+pub mod import;
 pub mod inspect;
 pub mod load;
 pub mod login;

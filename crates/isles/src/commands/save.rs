@@ -142,7 +142,10 @@ fn choose(store: &Store, lease: &Lease, args: &Args) -> Result<Chosen, Failure> 
 
 /// Writes a file that appears when it is complete. What is there and no regular file, such as a pipe, is written
 /// to as it is.
-fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
+pub fn into_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::because(format!("cannot write {}", path.display()), &e);
     if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         let file = File::options().write(true).open(path).map_err(failed)?;
