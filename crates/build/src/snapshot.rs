@@ -148,16 +148,15 @@ impl Snapshot {
 
     /// The folders of the layers, base first.
     pub fn lowers(&self, store: &Store) -> Result<Vec<PathBuf>> {
-        let mut lowers = Vec::new();
-        for layer in self.layers.iter().rev() {
-            lowers.push(store.layer_path(&layer.diff_id)?);
+        let mut shown = self.layers.len();
+        while shown > 0 {
+            shown -= 1;
             // A layer may hide everything below it, which overlay does not look for at the root.
-            if store.layer_info(&layer.diff_id)?.opaque {
+            if store.layer_info(&self.layers[shown].diff_id)?.opaque {
                 break;
             }
         }
-        lowers.reverse();
-        Ok(lowers)
+        Ok(store.layer_paths(self.layers[shown..].iter().map(|layer| &layer.diff_id))?)
     }
 
     /// The layers as one tree, to read from.

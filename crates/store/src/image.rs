@@ -450,7 +450,7 @@ impl Store {
 
     /// The mountable root of an image: lower directories, base first.
     pub fn layers_of(&self, image: &Image) -> Result<Vec<PathBuf>> {
-        image.config.rootfs.diff_ids.iter().skip(image.hidden).map(|d| self.layer_path(d)).collect()
+        self.layer_paths(image.config.rootfs.diff_ids.iter().skip(image.hidden))
     }
 
     /// Gives an image another name; a name that stood for another image moves.

@@ -5,6 +5,7 @@
 //! data may not be on disk; a marker with the kernel's boot ID says so, and after a power cut the folder is
 //! made anew.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,19 @@ impl Store {
     pub fn layer_path(&self, diff_id: &Digest) -> Result<PathBuf> {
         let path = self.layer_dir(diff_id).join("root");
         if path.is_dir() { Ok(path) } else { Err(Error::NoLayer { diff_id: diff_id.clone() }) }
+    }
+
+    /// The trees of layers in the order given, base first. A layer that comes again counts where it comes last: it
+    /// shows there all that it would show below, and overlay takes no folder twice.
+    pub fn layer_paths<'d>(
+        &self,
+        diff_ids: impl DoubleEndedIterator<Item = &'d Digest>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut seen = HashSet::new();
+        let mut paths: Vec<PathBuf> =
+            diff_ids.rev().filter(|d| seen.insert(*d)).map(|d| self.layer_path(d)).collect::<Result<_>>()?;
+        paths.reverse();
+        Ok(paths)
     }
 
     /// Whether a layer is unpacked here and trustworthy.
