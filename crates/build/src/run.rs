@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Step, StepOutput, StepRoot};
-use isles_spec::{Device, Mount, MountKind, NetworkMode};
+use isles_spec::{Device, Digest, Mount, MountKind, NetworkMode};
 use isles_store::{CacheLock, CacheMount, CommitOptions, CommittedLayer, Merged, Ownership, Store};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -67,6 +67,8 @@ pub enum StepMount<'t> {
     Cache {
         target: PathBuf,
         id: String,
+        /// Caches of one ID that begin differently, or as somebody else's, are different ones (as in BuildKit).
+        base: Option<Digest>,
         read_only: bool,
         sharing: Sharing,
         mode: u32,
@@ -100,7 +102,7 @@ pub enum StepMount<'t> {
 
 impl RunStep<'_> {
     /// The key of the step on these layers.
-    pub fn key(&self, build: &Build<'_>, snapshot: &Snapshot) -> Result<isles_spec::Digest> {
+    pub fn key(&self, build: &Build<'_>, snapshot: &Snapshot) -> Result<Digest> {
         let mut key = snapshot
             .key("run", build)
             .with_list("argv", &self.argv)
@@ -170,12 +172,9 @@ impl RunStep<'_> {
         if !outcome.exit.success() {
             return Err(Error::step(self.place.clone(), &self.command, &outcome, build.options.quiet));
         }
-        let options = CommitOptions {
-            clamp_mtime: build.epoch,
-            exclude: left_over(&upper, &stubs)?,
-            lowers,
-            live: false,
-        };
+        let mut exclude = left_over(&upper, &stubs)?;
+        exclude.extend(only_touched(&upper, &view, &exclude, store.ownership())?);
+        let options = CommitOptions { clamp_mtime: build.epoch, exclude, lowers, live: false };
         Ok(store.commit_layer(build.lease, &upper, &options)?)
     }
 
@@ -184,15 +183,16 @@ impl RunStep<'_> {
     fn lock_caches(&self, store: &Store, out: &mut Prepared) -> Result<()> {
         let mut wanted = BTreeMap::new();
         for mount in &self.mounts {
-            let StepMount::Cache { id, sharing, part, .. } = mount else { continue };
+            let StepMount::Cache { id, base, sharing, part, .. } = mount else { continue };
+            let which = crate::cache_mounts::which(id, base.as_ref());
             let sharing = if part.is_some() { Sharing::Locked } else { *sharing };
-            if sharing != Sharing::Private && wanted.get(id) != Some(&Sharing::Locked) {
-                wanted.insert(id.clone(), sharing);
+            if sharing != Sharing::Private && wanted.get(&which) != Some(&Sharing::Locked) {
+                wanted.insert(which, sharing);
             }
         }
-        for (id, sharing) in wanted {
-            let cache = cache_mount(store, &id, sharing)?;
-            out.caches.insert(id, cache);
+        for (which, sharing) in wanted {
+            let cache = cache_mount(store, &which, sharing)?;
+            out.caches.insert(which, cache);
         }
         Ok(())
     }
@@ -222,7 +222,8 @@ impl StepMount<'_> {
                 add_to_key(key, tree, digests, files)?;
             }
             // What a cache holds, and a secret, must not change what a step gives.
-            StepMount::Cache { target, id, .. } => {
+            StepMount::Cache { target, id, base, .. } => {
+                let id = crate::cache_mounts::which(id, base.as_ref());
                 key.add("cache", target.as_os_str().as_encoded_bytes());
                 key.add("id", id);
             }
@@ -244,12 +245,13 @@ impl StepMount<'_> {
                 let source = materialise(build, tree, files, &folder)?;
                 out.mounts.push(bind(target.clone(), source, *read_only));
             }
-            StepMount::Cache { target, id, read_only, sharing, mode, owner, initial, part } => {
+            StepMount::Cache { target, id, base, read_only, sharing, mode, owner, initial, part } => {
                 let shared = *sharing != Sharing::Private || part.is_some();
-                let cache = match out.caches.get(id).filter(|_| shared) {
+                let which = crate::cache_mounts::which(id, base.as_ref());
+                let cache = match out.caches.get(&which).filter(|_| shared) {
                     Some(cache) => cache,
                     None => {
-                        out.private.push(cache_mount(build.store, id, *sharing)?);
+                        out.private.push(cache_mount(build.store, &which, *sharing)?);
                         &out.private[out.private.len() - 1]
                     }
                 };
@@ -438,6 +440,39 @@ fn left_over(upper: &Path, stubs: &[PathBuf]) -> Result<Vec<PathBuf>> {
         };
         if stale {
             out.push(path.clone());
+        }
+    }
+    Ok(out)
+}
+
+/// The directories of the layers below that a step changed in nothing but their time, when the places of mounts were
+/// made in them.
+fn only_touched(
+    upper: &Path,
+    view: &Merged,
+    places: &[PathBuf],
+    ownership: Ownership,
+) -> Result<Vec<PathBuf>> {
+    let above = Merged::open(&[upper.to_owned()], ownership)?;
+    let mut out: Vec<PathBuf> = Vec::new();
+    for directory in places.iter().filter_map(|p| p.parent()).filter(|p| !p.as_os_str().is_empty()) {
+        if places.iter().chain(&out).any(|known| known == directory) {
+            continue;
+        }
+        let (Ok(now), Ok(before)) = (above.lstat(directory), view.lstat(directory)) else { continue };
+        let access = |s: &isles_store::Stat| (s.kind, s.mode, s.uid, s.gid);
+        if access(&now) != access(&before) || above.xattrs(directory)? != view.xattrs(directory)? {
+            continue;
+        }
+        // Whiteouts, which the view does not show, are changes too.
+        let folder = upper.join(directory);
+        let mut untouched = true;
+        for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let name = entry.map_err(Error::io("read", &folder))?.file_name();
+            untouched &= places.contains(&directory.join(name));
+        }
+        if untouched {
+            out.push(directory.to_owned());
         }
     }
     Ok(out)

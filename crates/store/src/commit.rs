@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use isles_spec::image::{Descriptor, media_type};
 use isles_spec::{Algorithm, Digest};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
 use crate::error::At;
 use crate::pack::{Packed, Packing, pack};
@@ -128,7 +129,20 @@ impl Store {
                 Err(e) => return Err(Error::io("move", tree, e)),
             }
             for path in &packed.left_out {
-                crate::remove::tree(&root.join(std::ffi::OsStr::from_bytes(path)))?;
+                remove_quietly(&root.join(std::ffi::OsStr::from_bytes(path)))?;
+            }
+            // What is copied from the layer, or over it, has the times that the archive has.
+            if let Some(seconds) = options.clamp_mtime {
+                let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+                let times = Timestamps { last_access: time, last_modification: time };
+                for path in &packed.later {
+                    let path = root.join(std::ffi::OsStr::from_bytes(path));
+                    match rustix::fs::utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW) {
+                        // A directory may have been left out after all.
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(e) => return Err(Error::io("set the time of", &path, io::Error::from(e))),
+                    }
+                }
             }
             self.place_layer(&work, &info(&layer, &packed))
         })();
@@ -305,4 +319,23 @@ fn info(layer: &CommittedLayer, packed: &Packed) -> LayerInfo {
         moved: true,
         skipped: Vec::new(),
     }
+}
+
+/// Deletes a tree, and leaves the directory that it was in as old as it was.
+fn remove_quietly(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return crate::remove::tree(path) };
+    // An outer one may have gone already.
+    let before = match rustix::fs::lstat(parent) {
+        Ok(before) => before,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(Error::io("look at", parent, io::Error::from(e))),
+    };
+    crate::remove::tree(path)?;
+    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = Timestamps {
+        last_access: time(before.st_atime as i64, before.st_atime_nsec as _),
+        last_modification: time(before.st_mtime as i64, before.st_mtime_nsec as _),
+    };
+    rustix::fs::utimensat(CWD, parent, &times, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| Error::io("set the time of", parent, io::Error::from(e)))
 }

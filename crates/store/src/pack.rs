@@ -45,6 +45,8 @@ pub(crate) struct Packed {
     pub relocated: bool,
     /// Clean paths of the tree that are not in the archive.
     pub left_out: Vec<Vec<u8>>,
+    /// Clean paths of the tree that are later than their entries, whose times were clamped.
+    pub later: Vec<Vec<u8>>,
     /// The tree hides everything below it.
     pub opaque: bool,
 }
@@ -136,6 +138,8 @@ struct Packer<'a, W> {
     /// The first path of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     entry: Entry,
+    /// Directories that are as they are below: they are written when something in them is.
+    pending: Vec<Entry>,
     buffer: Vec<u8>,
     packed: Packed,
 }
@@ -149,6 +153,7 @@ impl<'a, W: Write> Packer<'a, W> {
             writer: Writer::new(out),
             links: HashMap::new(),
             entry: Entry::default(),
+            pending: Vec::new(),
             buffer: vec![0; BUFFER],
             packed: Packed::default(),
         }
@@ -293,7 +298,13 @@ impl<W: Write> Packer<'_, W> {
         let stat = from_raw(raw, recorded(&xattrs), self.what.ownership);
         let with_slash = [path, b"/"].concat();
         self.header(&with_slash, Kind::Dir, &stat, &xattrs);
-        self.begin()?;
+        let unchanged = !whole && self.is_below(&stat, &xattrs, lower.as_deref())?;
+        if unchanged {
+            self.pending.push(self.entry.clone());
+        } else {
+            self.begin()?;
+        }
+        let waiting = self.pending.len();
         let (mut lower, mut below) = (lower, whole);
         if self.what.upper {
             let opaque = marker(&xattrs, "opaque").is_some_and(|v| v == b"y");
@@ -308,7 +319,33 @@ impl<W: Write> Packer<'_, W> {
                 lower = None;
             }
         }
-        self.dir(fd, path, lower, below, depth + 1)
+        self.dir(fd, path, lower, below, depth + 1)?;
+        if unchanged && self.pending.len() == waiting {
+            self.pending.pop();
+            self.packed.left_out.push(path.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Whether the layers below have the same directory: overlay copies one up also where a step only sets what is
+    /// set already, or what a mount stands in.
+    fn is_below(&self, stat: &Stat, xattrs: &Xattrs, lower: Option<&[u8]>) -> Result<bool> {
+        let (true, Some(lower), Some(view)) = (self.what.upper, lower, self.what.lowers) else {
+            return Ok(false);
+        };
+        if marker(xattrs, "opaque").is_some() || marker(xattrs, "redirect").is_some() {
+            return Ok(false);
+        }
+        let Ok(below) = view.lstat(as_path(lower)) else { return Ok(false) };
+        let plain = |s: &Stat| (s.kind, s.mode, s.uid, s.gid, s.mtime);
+        if plain(&below) != plain(stat) {
+            return Ok(false);
+        }
+        let mut above: Vec<_> = xattrs.iter().filter(|(name, _)| xattr::exported(name)).cloned().collect();
+        let below = view.xattrs(as_path(lower))?.into_iter();
+        let mut below: Vec<_> = below.map(|(name, value)| (name.into_vec(), value)).collect();
+        (above.sort(), below.sort());
+        Ok(above == below)
     }
 
     /// Where a redirected directory or file was before it moved (overlayfs.rst, "Renaming directories").
@@ -509,6 +546,9 @@ impl<W: Write> Packer<'_, W> {
         entry.kind = kind;
         (entry.mode, entry.uid, entry.gid, entry.size) = (stat.mode, stat.uid, stat.gid, 0);
         let seconds = stat.mtime.0;
+        if self.what.clamp_mtime.is_some_and(|most| seconds > most) {
+            self.packed.later.push(path.strip_suffix(b"/").unwrap_or(path).to_vec());
+        }
         entry.mtime = (self.what.clamp_mtime.map_or(seconds, |most| seconds.min(most)), 0);
         entry.device = match kind {
             Kind::CharDevice | Kind::BlockDevice => stat.device,
@@ -519,6 +559,9 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn begin(&mut self) -> Result<()> {
+        for entry in std::mem::take(&mut self.pending) {
+            self.writer.begin(&entry).map_err(|e| failed("write", &entry.path, e))?;
+        }
         self.writer.begin(&self.entry).map_err(|e| failed("write", &self.entry.path, e))
     }
 
