@@ -59,10 +59,13 @@ fn has_checksum(block: &[u8]) -> bool {
     let Ok(said) = u32::from_str_radix(&field, 8) else { return false };
     let sum: u32 =
         block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
-    sum == said && block[0] != 0
+    sum == said
 }
 
 /// Unpacks an archive into the directory `destination`, a path without links.
+///
+/// As in BuildKit, links mean what they mean where the destination is `/`, what is in the way of an entry goes unless
+/// both are directories, and `--chmod` is not for what archives bring.
 pub fn unpack(upper: &mut Upper<'_>, packed: &Packed<'_>, destination: &Path, to: &Placement) -> Result<()> {
     let place = packed.place;
     let bad = |reason: String| -> Error {
@@ -74,55 +77,51 @@ pub fn unpack(upper: &mut Upper<'_>, packed: &Packed<'_>, destination: &Path, to
     let mut reader = Reader::new(BufReader::with_capacity(BUFFER, stream), limits);
     let mut entry = Entry::default();
     while reader.next(&mut entry).map_err(|e| bad(e.to_string()))? {
-        let name = clean(&entry.path).ok_or_else(|| {
-            bad(format!("its entry '{}' leads outside", String::from_utf8_lossy(&entry.path)))
-        })?;
+        let name = clean(&entry.path);
         if name.as_os_str().is_empty() {
             continue;
         }
         refuse_whiteout(&name)?;
-        // Links on the way mean what they mean in the image, also those that the archive brought.
-        let parent = upper.resolve(&destination.join(name.parent().unwrap_or(Path::new(""))))?;
-        upper.directory(&parent, Access { mode: 0o755, uid: 0, gid: 0 })?;
-        let mut target = parent.join(name.file_name().unwrap_or_default());
-        let mode = to.chmod.as_ref().map_or(entry.mode, |c| c.apply(entry.mode, entry.kind == Kind::Dir));
+        let target = inside(upper, destination, &name)?;
+        let parent = target.parent().unwrap_or(Path::new(""));
+        upper.directory(parent, Access { mode: 0o755, uid: 0, gid: 0 })?;
         let access = Access {
-            mode,
+            mode: entry.mode,
             uid: to.owner.map_or(entry.uid, |o| o.uid),
             gid: to.owner.map_or(entry.gid, |o| o.gid),
         };
+        let device = matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice);
+        if device && (to.ownership != Ownership::Root || entry.device == (0, 0)) {
+            continue;
+        }
+        let first = match entry.kind {
+            Kind::Hardlink => Some(inside(upper, destination, &clean(&entry.link))?),
+            _ => None,
+        };
+        let same = first.as_ref() == Some(&target);
+        match upper.kind(&target)? {
+            None => {}
+            Some(FileKind::Dir) if entry.kind == Kind::Dir => {}
+            Some(_) if same => continue,
+            Some(_) => upper.remove(&target)?,
+        }
         match entry.kind {
-            Kind::Dir => {
-                // A link to a directory stays one, as where /lib leads to /usr/lib.
-                if upper.kind(&target)? == Some(FileKind::Symlink) {
-                    target = upper.resolve(&target)?;
-                }
-                upper.copied_directory(&target, access, &xattrs(&entry), entry.mtime)?;
-            }
+            Kind::Dir => upper.copied_directory(&target, access, &xattrs(&entry), entry.mtime)?,
             Kind::Symlink => upper.symlink(&target, access, OsStr::from_bytes(&entry.link), entry.mtime)?,
             Kind::Hardlink => {
-                let first = clean(&entry.link)
-                    .ok_or_else(|| bad(format!("the link '{}' leads outside", name.display())))?;
-                let parent = upper.resolve(&destination.join(first.parent().unwrap_or(Path::new(""))))?;
-                let first = parent.join(first.file_name().unwrap_or_default());
-                if !upper.has(&first) {
-                    return Err(bad(format!(
-                        "'{}' is a link to a file that is not before it",
-                        name.display()
-                    )));
+                let first = first.unwrap_or_default();
+                if !upper.has(&first) && !upper.copy_up(&first)? {
+                    let name = name.display();
+                    return Err(bad(format!("'{name}' is a link to a file that is not before it")));
                 }
                 upper.link_to(&first, &target, access)?;
             }
             Kind::Fifo => upper.node(&target, FileKind::Fifo, (0, 0), access, entry.mtime)?,
-            Kind::CharDevice | Kind::BlockDevice => {
-                if to.ownership == Ownership::Root && entry.device != (0, 0) {
-                    let kind = if entry.kind == Kind::CharDevice {
-                        FileKind::CharDevice
-                    } else {
-                        FileKind::BlockDevice
-                    };
-                    upper.node(&target, kind, entry.device, access, entry.mtime)?;
-                }
+            Kind::CharDevice => {
+                upper.node(&target, FileKind::CharDevice, entry.device, access, entry.mtime)?
+            }
+            Kind::BlockDevice => {
+                upper.node(&target, FileKind::BlockDevice, entry.device, access, entry.mtime)?
             }
             Kind::File => {
                 let (sparse, size) = (entry.sparse.take(), entry.size);
@@ -133,6 +132,15 @@ pub fn unpack(upper: &mut Upper<'_>, packed: &Packed<'_>, destination: &Path, to
         }
     }
     Ok(())
+}
+
+/// Where an entry of an archive goes: links on the way, also those that the archive brought, lead nowhere outside of
+/// the destination. The last component is not followed.
+fn inside(upper: &Upper<'_>, destination: &Path, name: &Path) -> Result<PathBuf> {
+    let parent = name.parent().unwrap_or(Path::new(""));
+    let kind = |path: &Path| upper.kind(&destination.join(path));
+    let found = crate::tree::resolve(parent, &kind, &|path| upper.readlink(&destination.join(path)))?;
+    Ok(destination.join(found).join(name.file_name().unwrap_or_default()))
 }
 
 /// Writes the data of a file, with its holes.
@@ -169,15 +177,15 @@ fn xattrs(entry: &Entry) -> Xattrs {
     wanted.map(|(name, value)| (OsStr::from_bytes(name).to_owned(), value.clone())).collect()
 }
 
-/// A path without `.` and leading slashes; none where it has a `..`.
-fn clean(path: &[u8]) -> Option<PathBuf> {
+/// A path below the destination: `..` goes up no further than that.
+fn clean(path: &[u8]) -> PathBuf {
     let mut out = PathBuf::new();
     for component in Path::new(OsStr::from_bytes(path)).components() {
         match component {
             Component::Normal(name) => out.push(name),
-            Component::ParentDir => return None,
+            Component::ParentDir => drop(out.pop()),
             _ => {}
         }
     }
-    Some(out)
+    out
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use isles_spec::Digest;
 use isles_store::{CacheEntry, CacheKind, CacheLock, CacheMount, Store};
 
 use crate::error::Result;
@@ -13,6 +14,11 @@ const SHORTEST: usize = 4;
 pub(crate) fn name(id: &str, number: u64) -> String {
     let text = format!("{number}:{id}");
     isles_spec::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(text.as_bytes()))
+}
+
+/// An ID with what tells its caches apart, for [`name`].
+pub(crate) fn which(id: &str, base: Option<&Digest>) -> String {
+    base.map_or_else(|| id.to_owned(), |base| format!("{id}\0{base}"))
 }
 
 /// Writes the cache mount of an ID, or of the beginning of a name that the store has, as a tar stream.

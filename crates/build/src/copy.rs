@@ -138,6 +138,10 @@ pub fn copy(upper: &mut Upper<'_>, tree: &Tree, selections: &[Selection], to: &P
             let merge = !to.like_cp;
             if merge {
                 upper.directory(&target, to.new_directory())?;
+                // As in BuildKit it is as old as its source; but that of a checkout's top says nothing.
+                if !first.source.as_os_str().is_empty() {
+                    upper.set_mtime(&target, first.meta.mtime);
+                }
             }
             copy_all(upper, tree, selection, &target, to, merge)?;
         } else {
@@ -148,7 +152,7 @@ pub fn copy(upper: &mut Upper<'_>, tree: &Tree, selections: &[Selection], to: &P
             }
             // Directories and archives that came before have made a directory of the destination.
             let into = into || upper.kind(&destination)? == Some(FileKind::Dir);
-            if !into && std::mem::replace(&mut taken, true) {
+            if !into && to.like_cp && std::mem::replace(&mut taken, true) {
                 return Err(one_place());
             }
             let target = if into { destination.join(&selection.name) } else { destination.clone() };
@@ -163,7 +167,7 @@ fn unpacked(upper: &mut Upper<'_>, packed: &Packed<'_>, destination: &Path, to: 
     if !is_archive(packed)? {
         return Ok(false);
     }
-    upper.directory(destination, to.new_directory())?;
+    upper.directory(destination, Access { mode: 0o755, ..to.new_directory() })?;
     unpack(upper, packed, destination, to)?;
     Ok(true)
 }

@@ -218,7 +218,9 @@ fn chosen(
     if directory {
         below(tree, &source, meta.inode, wish, &mut selection.items)?;
     }
-    let nothing = if directory { ignored && selection.items.len() == 1 } else { ignored };
+    // Of a context that is left out as a whole, nothing is copied; that is no mistake in the recipe.
+    let whole = source.as_os_str().is_empty();
+    let nothing = if directory { ignored && !whole && selection.items.len() == 1 } else { ignored };
     if nothing {
         return Ok(Err(Nothing {
             message: format!("'{}' is left out by .dockerignore", place.display()),

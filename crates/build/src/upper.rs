@@ -50,6 +50,8 @@ pub struct Upper<'a> {
     directories: BTreeMap<PathBuf, Directory>,
     /// The time of directories that nothing else gives one.
     new_mtime: Option<(i64, u32)>,
+    /// What the layers below have at these paths, or below them, does not count any more.
+    removed: HashMap<PathBuf, FileKind>,
 }
 
 impl<'a> Upper<'a> {
@@ -66,6 +68,7 @@ impl<'a> Upper<'a> {
             links: HashMap::new(),
             directories: BTreeMap::new(),
             new_mtime: None,
+            removed: HashMap::new(),
         };
         upper.copy_metadata(Path::new(""))?;
         Ok(upper)
@@ -98,6 +101,14 @@ impl<'a> Upper<'a> {
             Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(e) => return Err(self.failed("look at", path)(e)),
         }
+        self.kind_below(path)
+    }
+
+    /// What the layers below have at a path, as far as that is still to be seen.
+    fn kind_below(&self, path: &Path) -> Result<Option<FileKind>> {
+        if !self.removed.is_empty() && path.ancestors().any(|above| self.removed.contains_key(above)) {
+            return Ok(None);
+        }
         match self.lowers.lstat(path) {
             Ok(stat) => Ok(Some(stat.kind)),
             Err(e) if is_absent(&e) => Ok(None),
@@ -105,7 +116,7 @@ impl<'a> Upper<'a> {
         }
     }
 
-    fn readlink(&self, path: &Path) -> Result<PathBuf> {
+    pub(crate) fn readlink(&self, path: &Path) -> Result<PathBuf> {
         match self.open(path, OFlags::PATH).and_then(|fd| rustix::fs::readlinkat(&fd, c"", Vec::new())) {
             Ok(target) => {
                 Ok(PathBuf::from(<OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(target.as_bytes())))
@@ -182,6 +193,9 @@ impl<'a> Upper<'a> {
         if new {
             let fd =
                 self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(self.failed("open", path))?;
+            if self.removed.get(path) == Some(&FileKind::Dir) {
+                self.set_opaque(&fd, path)?;
+            }
             self.set_owner(&fd, path, access)?;
             let mtime = self.new_mtime.or_else(|| self.mtime_above(path));
             self.directories.insert(path.to_owned(), Directory { mode: access.mode, mtime });
@@ -274,6 +288,61 @@ impl<'a> Upper<'a> {
         match unlinkat(&fd, name_of(path), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(fd),
             Err(e) => Err(self.failed("replace", path)(e)),
+        }
+    }
+
+    /// Takes away what is at a path, with all below it, so that something else can come there.
+    pub fn remove(&mut self, path: &Path) -> Result<()> {
+        if let Some(kind) = self.kind_below(path)? {
+            self.removed.insert(path.to_owned(), kind);
+        }
+        let parent =
+            match self.open(path.parent().unwrap_or(Path::new("")), OFlags::RDONLY | OFlags::DIRECTORY) {
+                Ok(parent) => parent,
+                Err(Errno::NOENT) => return Ok(()),
+                Err(e) => return Err(self.failed("open", path)(e)),
+            };
+        match unlinkat(&parent, name_of(path), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR | Errno::PERM) => {
+                // Deletes through descriptors, and follows no links.
+                let here = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string());
+                std::fs::remove_dir_all(here.join(name_of(path))).map_err(self.failed("remove", path))?;
+                self.made.retain(|made| !made.starts_with(path));
+                self.directories.retain(|directory, _| !directory.starts_with(path));
+            }
+            Err(e) => return Err(self.failed("remove", path)(e)),
+        }
+        self.links.retain(|_, first| !first.starts_with(path));
+        Ok(())
+    }
+
+    /// Brings a file of the layers below into this one, as it is there. `false` where there is none.
+    pub fn copy_up(&mut self, path: &Path) -> Result<bool> {
+        if self.kind_below(path)? != Some(FileKind::File) {
+            return Ok(false);
+        }
+        let stat = self.lowers.lstat(path)?;
+        let access = Access { mode: stat.mode, uid: stat.uid, gid: stat.gid };
+        let xattrs: Xattrs = self.lowers.xattrs(path)?.into_iter().collect();
+        let mut source = self.lowers.open_file(path)?;
+        let shown = Path::new("/").join(path);
+        self.file(path, access, &xattrs, stat.mtime, &mut |file| {
+            std::io::copy(&mut source, file).map(drop).map_err(Error::io("copy", &shown))
+        })?;
+        Ok(true)
+    }
+
+    /// Hides what the layers below have in a directory (overlayfs.rst, "whiteouts and opaque directories").
+    fn set_opaque(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+        let name = if self.ownership.userxattr() { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+        fsetxattr(fd, name, b"y", XattrFlags::empty()).map_err(self.failed("set an attribute of", path))
+    }
+
+    /// Gives a directory of the layer this time in the end.
+    pub fn set_mtime(&mut self, path: &Path, mtime: (i64, u32)) {
+        if let Some(directory) = self.directories.get_mut(path) {
+            directory.mtime = Some(mtime);
         }
     }
 

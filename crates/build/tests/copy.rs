@@ -108,6 +108,8 @@ fn where_files_go() {
             &[("/open/EOF", "644 0:0 \"$BASE\\n\""), ("/open/other", "644 0:0 \"x\\n\"")],
         ),
         ("COPY nothing* /open/", &[]),
+        // All of them, one after the other.
+        ("COPY *.txt /x", &[("/x", "644 0:0 \"b\"")]),
         // What the image has below the destination takes mode and owner of the source; the destination keeps its own.
         (
             "COPY nest /",
@@ -326,7 +328,6 @@ fn what_is_refused() {
         ("COPY dangling /", "2:6", "not in", "symbolic link"),
         ("COPY ignored /", "2:6", "left out by .dockerignore", "!"),
         ("COPY a.txt b.txt /x", "2:18", "directory", "/x/"),
-        ("COPY *.txt /x", "2:1", "several", "/x/"),
         ("COPY dir /data/file", "2:1", "not a directory", "RUN"),
         ("COPY dir /etc/passwd/", "2:1", "not a directory", ""),
         ("COPY clash/dir /", "2:1", "not a directory", "RUN"),
@@ -435,7 +436,7 @@ fn archives() {
         ("top/f", Kind::File, "x"),
         ("top/again", Kind::Hardlink, "top/f"),
         ("absolute", Kind::Symlink, "/top"),
-        // Through a link of its own, which means the image's root.
+        // Through a link of its own, which leads nowhere outside of the destination.
         ("absolute/through", Kind::File, "y"),
         ("escape", Kind::Symlink, "../../../../../../etc"),
         ("escape/made", Kind::File, "z"),
@@ -457,8 +458,8 @@ fn archives() {
         assert_eq!(changes["/open/top/f"], "644 5:6 \"x\"", "{name}");
         assert_eq!(changes["/open/top/again"], "644 5:6 \"x\"");
         assert_eq!(changes["/open/absolute"], "-> /top");
-        assert_eq!(changes["/top/through"], "644 5:6 \"y\"", "{changes:#?}");
-        assert_eq!(changes["/etc/made"], "644 5:6 \"z\"");
+        assert_eq!(changes["/open/top/through"], "644 5:6 \"y\"", "{changes:#?}");
+        assert_eq!(changes["/open/etc/made"], "644 5:6 \"z\"");
         assert_eq!(changes["/open/missing/parent/f"], "644 5:6 \"p\"");
     }
     assert!(!std::path::Path::new("/etc/made").exists());
@@ -472,8 +473,7 @@ fn archives() {
     let changes = self::changes(&world, "ADD a.txt /new");
     assert_eq!(changes["/new"], "640 0:0 \"a\"", "what is no archive is copied");
     for (entries, part) in [
-        (&[("../up", Kind::File, "x")][..], "leads outside"),
-        (&[("a", Kind::Hardlink, "../../etc/passwd")], "leads outside"),
+        (&[("a", Kind::Hardlink, "../../etc/passwd")][..], "not before it"),
         (&[("a", Kind::Hardlink, "etc/passwd")], "not before it"),
         (&[(".wh.etc", Kind::File, "")], "cannot be in an image"),
     ] {
@@ -481,12 +481,80 @@ fn archives() {
         let error = world.build("FROM base\nADD bad.tar /open/\n").unwrap_err().to_string();
         assert!(error.contains(part), "{entries:?}: {error}");
     }
+    // What is in the way of an entry goes, with all below it; only directories are merged.
+    for (entries, expected) in [
+        (&[("../../up", Kind::File, "x")][..], &[("/up", "644 5:6 \"x\"")][..]),
+        (&[("data", Kind::File, "x")], &[("/data", "644 5:6 \"x\""), ("/data/file", ""), ("/data/real", "")]),
+        (&[("data", Kind::Symlink, "open")], &[("/data", "-> open"), ("/data/file", "")]),
+        (
+            &[("data", Kind::Symlink, "open"), ("data/f", Kind::File, "x")],
+            &[("/data", "-> open"), ("/open/f", "644 5:6 \"x\"")],
+        ),
+        (
+            &[("data", Kind::File, "x"), ("data/", Kind::Dir, ""), ("data/new", Kind::File, "y")],
+            &[
+                ("/data", "755 5:6 dir"),
+                ("/data/new", "644 5:6 \"y\""),
+                ("/data/file", ""),
+                ("/data/real", ""),
+            ],
+        ),
+        (
+            &[("lib/", Kind::Dir, ""), ("lib/f", Kind::File, "x")],
+            &[("/lib", "755 5:6 dir"), ("/usr/lib/f", "")],
+        ),
+        (&[("lib/f", Kind::File, "x")], &[("/lib", "-> usr/lib"), ("/usr/lib/f", "644 5:6 \"x\"")]),
+        (&[("data/file/", Kind::Dir, "")], &[("/data/file", "755 5:6 dir"), ("/data/real", "755 0:0 dir")]),
+        (
+            &[("q/", Kind::Dir, ""), ("q/a", Kind::File, "1"), ("q", Kind::File, "2")],
+            &[("/q", "644 5:6 \"2\""), ("/q/a", "")],
+        ),
+        (
+            &[("twin", Kind::Hardlink, "/data/file")],
+            &[("/twin", "644 0:0 \"old\""), ("/data/file", "644 0:0 \"old\"")],
+        ),
+        // Some archivers begin with an entry that has no name.
+        (&[("", Kind::File, ""), ("f", Kind::File, "x")], &[("/f", "644 5:6 \"x\"")]),
+    ] {
+        std::fs::write(world.context().join("over.tar"), tar(entries)).unwrap();
+        let after = world.list(&world.image("FROM base\nADD over.tar /\n"));
+        for (path, line) in expected {
+            assert_eq!(after.get(*path).map_or("", String::as_str), *line, "{entries:?}: {path}");
+        }
+    }
     std::fs::write(world.context().join("bad.tar"), &plain[..plain.len() / 2 - 100]).unwrap();
     assert!(world.build("FROM base\nADD bad.tar /open/\n").is_err());
     // What only begins like one is a file like others.
     std::fs::write(world.context().join("no.bz2"), b"BZh91AY&SY").unwrap();
     let changes = self::changes(&world, "ADD no.bz2 /open/");
     assert_eq!(changes.keys().collect::<Vec<_>>(), ["/open/no.bz2"]);
+}
+
+#[test]
+fn several_files_for_one_place_are_told() {
+    let world = world();
+    for (instruction, told) in [
+        ("COPY *.txt /x", true),
+        ("COPY *.txt /open", false),
+        ("COPY *.txt /link", false),
+        ("COPY --link *.txt /link", true),
+        ("COPY a*.txt /x", false),
+    ] {
+        let built = world.build(&format!("FROM base\n{instruction}\n")).unwrap();
+        let warnings: Vec<_> =
+            built.warnings.iter().filter(|w| w.message.contains("only 'b.txt' stays")).collect();
+        assert_eq!(warnings.len(), usize::from(told), "{instruction}: {:?}", built.warnings);
+    }
+}
+
+#[test]
+fn of_a_context_that_is_left_out_nothing_is_copied() {
+    let world = world();
+    world.write("Dockerfile.dockerignore", "**\n");
+    for instruction in ["COPY . .", "ADD / /open/", "COPY ./ /", "COPY * /"] {
+        assert!(changes(&world, instruction).is_empty(), "{instruction}");
+    }
+    assert_eq!(changes(&world, "COPY . /new").keys().collect::<Vec<_>>(), ["/new"]);
 }
 
 #[test]

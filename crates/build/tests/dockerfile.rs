@@ -278,7 +278,10 @@ fn what_words_become() {
         assert_eq!(label(text, &options), expected, "{text}");
     }
     for (text, folder) in [
-        ("WORKDIR /a/../b/./c/", "/b/c"),
+        // What is absolute is kept as it is written.
+        ("WORKDIR /a/../b/./c/", "/a/../b/./c/"),
+        ("WORKDIR /a/\nWORKDIR b/", "/a/b"),
+        ("WORKDIR /a/../b/\nWORKDIR ../c", "/c"),
         ("WORKDIR /a\nWORKDIR b\nWORKDIR ../c", "/a/c"),
         ("WORKDIR /a\nWORKDIR $UNSET/b", "/b"),
         ("WORKDIR ~/x", "/~/x"),
@@ -287,6 +290,8 @@ fn what_words_become() {
         let image = world.image(&format!("FROM base\n{text}\n"));
         assert_eq!(image.config.config.working_dir, folder, "{text}");
     }
+    let made = world.list(&world.image("FROM base\nWORKDIR /w/../x/\nCOPY Dockerfile .\n"));
+    assert!(made.contains_key("/x/Dockerfile") && !made.contains_key("/w"), "{made:#?}");
     let user = world.list(&world.image("FROM base\nUSER app\nWORKDIR /made/by/app\n"));
     assert_eq!(
         (user["/made"].as_str(), user["/made/by/app"].as_str()),
@@ -652,6 +657,13 @@ fn other_languages_are_refused_by_name() {
         ("// syntax=a/b\npackage main\n", Some("a/b")),
         ("{\"syntax\": \"c/d\", \"x\": 1}\n", Some("c/d")),
         ("# syntax=docker/dockerfilex\nFROM base\n", Some("docker/dockerfilex")),
+        ("# syntax=somebody/docker/dockerfile:1\nFROM base\n", Some("somebody/docker/dockerfile:1")),
+        (
+            "# syntax=host.example/notdocker/dockerfile\nFROM base\n",
+            Some("host.example/notdocker/dockerfile"),
+        ),
+        ("# syntax=mirror.example/docker/dockerfile:1.7-labs\nFROM base\n", None),
+        ("# syntax=localhost:5000/hub/docker/dockerfile\nFROM base\n", None),
         ("# syntax=docker/dockerfile\nFROM base\n", None),
         ("# syntax=docker.io/docker/dockerfile:1.99-labs\nFROM base\n", None),
         ("# syntax=docker/dockerfile:1@sha256:0123\nFROM base\n", None),
@@ -710,6 +722,70 @@ fn run_leaves_nothing_of_the_engine_behind() {
         history(&image).last().unwrap().0.split(" --").next().unwrap(),
         "RUN /bin/sh -c echo hi > /own && rm -r /data # buildkit"
     );
+}
+
+/// What each layer of an image has: the paths in its archive.
+fn entries(world: &World, image: &isles_store::Image) -> Vec<Vec<String>> {
+    use isles_store::tar::{Entry, ReadLimits, Reader};
+    let mut out = Vec::new();
+    for diff_id in &image.config.rootfs.diff_ids {
+        let file = world.engine.store().open_blob(diff_id).unwrap();
+        let mut reader = Reader::new(std::io::BufReader::new(file), ReadLimits::default());
+        let (mut entry, mut paths) = (Entry::default(), Vec::new());
+        while reader.next(&mut entry).unwrap() {
+            paths.push(String::from_utf8(entry.path.clone()).unwrap());
+        }
+        out.push(paths);
+    }
+    out
+}
+
+#[test]
+fn a_layer_has_what_the_step_changed_and_no_more() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    world.write("Dockerfile.dockerignore", "**\n");
+    let image = world.image(
+        "FROM base\n\
+         RUN mkdir /d && echo x > /d/f && mkdir /d/sub\n\
+         RUN chown 0:0 /d /d/sub && chmod 755 /d/sub && touch -r /d /d\n\
+         RUN true\n\
+         RUN true\n\
+         RUN --mount=type=tmpfs,target=/d/made chmod 700 /d/sub\n\
+         RUN echo 127.0.0.9 x > /etc/own\n\
+         RUN true\n\
+         COPY . /\n",
+    );
+    let entries = entries(&world, &image);
+    let steps = &entries[entries.len() - 8..];
+    assert_eq!(steps[0], ["d/", "d/f", "d/sub/"]);
+    for nothing in [1, 2, 3, 6, 7] {
+        assert!(steps[nothing].is_empty(), "{nothing}: {steps:#?}");
+    }
+    assert_eq!(steps[4], ["d/", "d/sub/"]);
+    assert_eq!(steps[5], ["etc/", "etc/own"], "/etc/hosts and the like are not the step's");
+    // The same layer several times is no obstacle to whoever uses the image.
+    let next =
+        world.image("FROM base\nRUN true\nRUN echo 1 > /one\nRUN true\nRUN cat /one > /out\nRUN true\n");
+    assert_eq!(world.list(&next)["/out"], "644 0:0 \"1\\n\"");
+}
+
+#[test]
+fn caches_of_others_are_others() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    let text = "FROM scratch AS one\nCOPY Dockerfile /first\nFROM base\n\
+        RUN --mount=type=cache,target=/c touch /c/plain\n\
+        RUN --mount=type=cache,target=/c,mode=0700 touch /c/private\n\
+        RUN --mount=type=cache,target=/c,from=one touch /c/begun\n\
+        RUN --mount=type=cache,target=/c ls /c > /out\n\
+        RUN --mount=type=cache,target=/c,mode=0700 ls /c >> /out\n\
+        RUN --mount=type=cache,target=/c,from=one ls /c >> /out\n";
+    assert_eq!(ran(&world, text, &world.options()), "plain\nprivate\nbegun\nfirst\n");
 }
 
 #[test]

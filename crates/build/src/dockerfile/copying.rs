@@ -1,7 +1,9 @@
 //! COPY and ADD: the words of the instruction as a wish for files and a place for them.
 
+use std::path::Path;
+
 use isles_spec::{Algorithm, Digest};
-use isles_store::Merged;
+use isles_store::{FileKind, Merged};
 
 use super::execute::{Origin, Stage, absolute, place};
 use super::history;
@@ -137,6 +139,7 @@ impl Stage<'_, '_> {
                 (_, source) => sources.push(source),
             }
         }
+        self.warn_of_one_place(origin, &below, wanted, &sources, &placement)?;
         let mut key = base_key("copy");
         for source in &sources {
             match source {
@@ -292,6 +295,39 @@ impl Stage<'_, '_> {
             self.file.words(&origin.source, origin.escape).warn(warning);
         }
         Ok(found)
+    }
+
+    /// Files that a wildcard fits all go to one place where the destination is no directory, and the last one stays.
+    fn warn_of_one_place(
+        &self,
+        origin: &Origin,
+        below: &Snapshot,
+        wanted: &CopyInstruction,
+        sources: &[Source],
+        to: &Placement,
+    ) -> Result<()> {
+        let [Source::Files(files)] = sources else { return Ok(()) };
+        let [.., last] = files.as_slice() else { return Ok(()) };
+        let plain = files.len() > 1 && files.iter().all(|f| !f.directory);
+        if !plain || to.several || to.unpack || to.parents || to.destination.ends_with('/') {
+            return Ok(());
+        }
+        let view = below.view(self.file.build.store)?;
+        if !wanted.link && view.stat(Path::new(&to.destination)).is_ok_and(|s| s.kind == FileKind::Dir) {
+            return Ok(());
+        }
+        let message = format!(
+            "{} files become '{}', one after the other, and only '{}' stays",
+            files.len(),
+            to.destination,
+            last.name.to_string_lossy()
+        );
+        let warning = origin
+            .source
+            .at(wanted.destination.span, message)
+            .with_suggestion(format!("write {}/ if a directory is meant", to.destination));
+        self.file.words(&origin.source, origin.escape).warn(warning);
+        Ok(())
     }
 
     fn expanded(&self, origin: &Origin, wanted: &CopyInstruction) -> Result<Expanded> {

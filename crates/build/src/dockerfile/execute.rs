@@ -135,13 +135,8 @@ fn refuse_other_frontends(source: &SourceText, options: &BuildOptions) -> Result
     // The caller's word goes before the file's.
     let given = options.build_args.get("BUILDKIT_SYNTAX").cloned();
     let Some(asked) = given.or_else(|| requested_syntax(source.text())) else { return Ok(()) };
-    let name = asked.split_whitespace().next().unwrap_or_default().trim_start_matches("docker.io/");
-    let docker = ["docker/dockerfile", "docker/dockerfile-upstream", "docker/dockerfile-experimental"];
-    if name.is_empty()
-        || docker
-            .iter()
-            .any(|d| name.strip_prefix(d).is_some_and(|r| r.is_empty() || r.starts_with([':', '@'])))
-    {
+    let name = asked.split_whitespace().next().unwrap_or_default();
+    if name.is_empty() || is_docker_frontend(name) {
         return Ok(());
     }
     let start = source.text().find(&asked).unwrap_or_default();
@@ -152,6 +147,26 @@ fn refuse_other_frontends(source: &SourceText, options: &BuildOptions) -> Result
             "only the language of docker/dockerfile is; take the line out if the file is written in it",
         )
         .into())
+}
+
+/// Whether an image is Docker's frontend, of any version, in Docker's registry or in one that mirrors it.
+fn is_docker_frontend(name: &str) -> bool {
+    let name = name.split('@').next().unwrap_or_default();
+    let name = match name.rsplit_once(':') {
+        // A colon before a slash is that of a port.
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    ["docker/dockerfile", "docker/dockerfile-upstream", "docker/dockerfile-experimental"].iter().any(|own| {
+        let registry = name.strip_suffix(own);
+        registry.is_some_and(|registry| registry.is_empty() || is_registry(registry))
+    })
+}
+
+/// `HOST/` or `HOST/PATH/`, where a host has a dot or a port, or is `localhost`.
+fn is_registry(prefix: &str) -> bool {
+    let host = prefix.split('/').next().unwrap_or_default();
+    prefix.ends_with('/') && (host == "localhost" || host.contains(['.', ':']))
 }
 
 fn warn_of_unused(recipe: &Recipe, globals: &Globals, words: &Words<'_>) {
@@ -577,11 +592,12 @@ impl Stage<'_, '_> {
 
     fn workdir(&mut self, origin: &Origin, step: &Step, word: &Spanned) -> Result<()> {
         let text = self.expand(origin, word)?;
-        let path = absolute(&self.working_dir(), &text);
-        let shown = folder(&path);
-        self.snapshot.config.config.working_dir = shown.clone();
-        let created_by = format!("WORKDIR {shown}");
-        if shown == "/" {
+        let shown = folder(&absolute(&self.working_dir(), &text));
+        // An absolute path is kept as it is written, as BuildKit does; only the folder that is made has a plain name.
+        let kept = if text.starts_with('/') { text } else { shown.clone() };
+        let created_by = format!("WORKDIR {kept}");
+        self.snapshot.config.config.working_dir = kept.clone();
+        if kept == "/" {
             self.snapshot.note(created_by);
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use isles_spec::NetworkMode;
+use isles_spec::{Digest, NetworkMode};
 
 use super::execute::{Origin, Other, Stage, absolute};
 use super::history;
@@ -13,10 +13,11 @@ use super::syntax;
 use crate::copy::Owner;
 use crate::device::Asked;
 use crate::error::Result;
+use crate::key::Key;
 use crate::options::Entitlement;
 use crate::position::{Diagnostic, Spanned};
 use crate::run::{RunStep, SCRIPTS, StepMount};
-use crate::select::{Selection, Wish, select};
+use crate::select::{Selection, Wish, add_to_key, select};
 
 /// A command in errors is cut to this many characters.
 const COMMAND: usize = 300;
@@ -189,6 +190,7 @@ impl<'a> Stage<'a, '_> {
             MountType::Cache => StepMount::Cache {
                 target: target_of(),
                 id: self.cache_id(mount),
+                base: self.cache_base(origin, source)?,
                 read_only: mount.read_only,
                 sharing: mount.sharing.unwrap_or(Sharing::Shared),
                 mode: mount.mode.unwrap_or(0o755),
@@ -239,6 +241,20 @@ impl<'a> Stage<'a, '_> {
     }
 
     /// What a cache is known by: its ID, or its place as it is written; with the name space of the caller.
+    /// What a cache begins with, and whose it is, where the mount says anything of that.
+    fn cache_base(&self, origin: &Origin, source: &Source) -> Result<Option<Digest>> {
+        let Source { mount, other, .. } = source;
+        let access = [mount.mode, mount.uid, mount.gid];
+        if other.is_none() && access.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let mut key = Key::new("base of a cache").with("access", format!("{access:?}"));
+        if let Some(other) = other {
+            add_to_key(&mut key, other.tree(), other.digests(self.file.build), &self.files(origin, source)?)?;
+        }
+        Ok(Some(key.finish()))
+    }
+
     fn cache_id(&self, mount: &RunMount) -> String {
         let place = mount.target.as_deref().unwrap_or_default();
         let cleaned = absolute(Path::new("/"), place);
