@@ -344,7 +344,8 @@ impl<W: Write> Packer<'_, W> {
         let mut above: Vec<_> = xattrs.iter().filter(|(name, _)| xattr::exported(name)).cloned().collect();
         let below = view.xattrs(as_path(lower))?.into_iter();
         let mut below: Vec<_> = below.map(|(name, value)| (name.into_vec(), value)).collect();
-        (above.sort(), below.sort());
+        above.sort();
+        below.sort();
         Ok(above == below)
     }
 
