@@ -50,7 +50,9 @@ mod talk;
 mod variables;
 
 pub use commands::push::check_signed;
+pub use environment::LIBS as LIBRARIES;
 pub use failure::Failure;
+pub use gpu::{Lent, lend_drivers};
 pub use looked_into::inspection;
 pub use program::{Host, VERSION, is_name, main};
-pub use reach::{library_of, library_settings};
+pub use reach::{fetch_file, library_of, library_settings};

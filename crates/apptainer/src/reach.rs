@@ -50,8 +50,13 @@ pub fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
 
 /// Writes what is behind a URL into a file, all of it.
 pub fn download(cx: &Context<'_>, url: &str, file: &mut File) -> Result<(), Failure> {
+    fetch_file(&options(cx)?, url, file)
+}
+
+/// The same for whoever has no flags of Apptainer's.
+pub fn fetch_file(options: &ClientOptions, url: &str, file: &mut File) -> Result<(), Failure> {
     // The caller named the server, and that may send us anywhere.
-    let answer = Web::guarded(&options(cx)?).get(url, Wish::default())?;
+    let answer = Web::guarded(options).get(url, Wish::default())?;
     if answer.status != 200 {
         return Err(Failure::new(format!("'{url}' is not served: the server answers {}", answer.status)));
     }

@@ -85,7 +85,8 @@ impl Talk {
     pub fn fatal(&self, failure: &Failure) {
         self.say(Level::Fatal, &failure.line());
         if let Some(hint) = &failure.hint {
-            self.info(hint);
+            // The libraries below have `isles` in mind, which calls it so.
+            self.info(&hint.replace("--tls-verify=false", "--no-https"));
         }
     }
 

@@ -20,6 +20,8 @@ pub enum Address {
     Image(Reference),
     /// A SIF file.
     Sif(SifAddress),
+    /// An image of the Docker daemon on this machine.
+    Daemon(String),
 }
 
 /// A SIF file elsewhere.
@@ -42,6 +44,14 @@ impl FromStr for Address {
                 other => Spelling::new(other.to_string()),
             })?;
             return Ok(Address::Sif(SifAddress::Library(name)));
+        }
+        if let Some(name) = text.strip_prefix("docker-daemon:") {
+            let name = name.strip_prefix("//").unwrap_or(name);
+            Reference::parse(name)?;
+            return Ok(Address::Daemon(name.to_owned()));
+        }
+        if text.starts_with("shub://") {
+            return Err(isles_spec::source::shub());
         }
         Ok(Address::Image(text.parse()?))
     }
@@ -93,6 +103,19 @@ impl SifAddress {
     }
 }
 
+impl SifAddress {
+    /// Whether an image that was fetched from here is in the store.
+    pub fn is_here(
+        &self,
+        store: &Store,
+        connection: &Connection,
+        platform: &Platform,
+    ) -> Result<bool, Failure> {
+        let name = self.name(connection)?;
+        Ok(store.resolve_reference(&name, Some(platform)).is_ok_and(|image| store.is_whole(&image)))
+    }
+}
+
 /// The library that a name is of.
 pub fn library(connection: &Connection, name: &LibraryName) -> Result<Library, Failure> {
     let plain = !connection.tls_verify;
@@ -134,6 +157,7 @@ mod tests {
             Ok(Address::Image(name)) => format!("image {name}"),
             Ok(Address::Sif(SifAddress::Registry(name))) => format!("registry {name}"),
             Ok(Address::Sif(SifAddress::Library(name))) => format!("library {}", name.path),
+            Ok(Address::Daemon(name)) => format!("daemon {name}"),
             Err(e) => format!("error {e}"),
         };
         for (text, expected) in [
@@ -141,10 +165,11 @@ mod tests {
             ("docker://localhost:5000/a:1", "image localhost:5000/a:1"),
             ("oras://localhost:5000/a:1", "registry localhost:5000/a:1"),
             ("library://entity/col/tool:2", "library entity/col/tool"),
+            ("docker-daemon:app:1", "daemon app:1"),
         ] {
             assert_eq!(said(text), expected);
         }
-        for (text, word) in [("oras://A B", "error"), ("library://a//b", "empty part"), ("shub://a", "error")]
+        for (text, word) in [("oras://A B", "error"), ("library://a//b", "empty part"), ("shub://a", "shub")]
         {
             assert!(said(text).contains(word), "{text}: {}", said(text));
         }

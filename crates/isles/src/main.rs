@@ -7,6 +7,7 @@ mod address;
 mod cli;
 mod commands;
 mod context;
+mod devices;
 mod failure;
 mod filter;
 mod registry;

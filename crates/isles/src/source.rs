@@ -7,11 +7,14 @@ use std::path::Path;
 use isles_build::{BuildOptions, Built, image_of_recipe, image_of_suite};
 use isles_engine::Engine;
 use isles_engine::image_file::{self, Form};
+use isles_registry::Daemon;
 use isles_sif::Sif;
 use isles_spec::{FileSystemKind, OnDisk, Platform, PullPolicy, Reference, Source};
 use isles_store::{Image, Imported, Lease, SifSource, Store};
 
+use crate::address::{Address, Scratch, of_door};
 use crate::commands::build::{failure, lint};
+use crate::commands::pull::{Policy, pull_sif};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::Connection;
@@ -78,7 +81,41 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
         }
         Source::File(path) => {
             let lease = store.lease()?;
-            (unpacked(cx, store, &lease, path)?, Some(lease))
+            (unpacked(cx, store, &lease, image_file::open(path)?, &name)?, Some(lease))
+        }
+        Source::Sif(text) => {
+            let Address::Sif(address) = text.parse()? else {
+                return Err(Failure::new(format!("'{text}' is no address of a SIF file")));
+            };
+            let policy = match wishes.pull {
+                PullPolicy::Always => Policy::Always,
+                PullPolicy::Missing => Policy::Missing,
+                PullPolicy::Never => Policy::Never,
+            };
+            let platform = wishes.platform.clone().unwrap_or_else(Platform::host);
+            // Only of what is fetched there is something to be said.
+            let ui = if address.is_here(store, &wishes.connection, &platform)? {
+                cx.ui.quieter(true)
+            } else {
+                cx.ui
+            };
+            let name = pull_sif(cx, &ui, store, &address, &platform, policy, &wishes.connection)?;
+            (whole(cx, store, store.resolve_reference(&name, Some(&platform))?)?, None)
+        }
+        Source::Daemon(name) => {
+            let lease = store.lease()?;
+            let bars = Bars::new(&cx.ui);
+            (of_daemon(store, &lease, name, wishes.platform.as_ref(), &bars)?, Some(lease))
+        }
+        Source::Url(url) => {
+            let scratch = Scratch::new(store)?;
+            let path = scratch.join("image");
+            let create = File::options().read(true).write(true).create_new(true).open(&path);
+            let mut file =
+                create.map_err(|e| Failure::because(format!("cannot create '{}'", path.display()), &e))?;
+            isles_apptainer::fetch_file(&wishes.connection.options(), url, &mut file).map_err(of_door)?;
+            let lease = store.lease()?;
+            (unpacked(cx, store, &lease, file, url)?, Some(lease))
         }
         Source::Tree(_) => {
             return Err(Failure::new(format!("'{name}' is no image of the store"))
@@ -94,6 +131,19 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
         }
     };
     Ok(Acquired { image, name, _lease: lease })
+}
+
+/// Takes an image of the Docker daemon on this machine into the store, with its names.
+pub fn of_daemon(
+    store: &Store,
+    lease: &Lease,
+    name: &str,
+    platform: Option<&Platform>,
+    bars: &Bars,
+) -> Result<Image, Failure> {
+    let daemon = Daemon::from_environment()?;
+    let found = store.import_archive(lease, &mut daemon.save(name)?, bars)?;
+    choose(&format!("docker-daemon:{name}"), found, platform)
 }
 
 fn build(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Result<Built, Failure> {
@@ -148,8 +198,7 @@ fn whole(cx: &Context, store: &Store, image: Image) -> Result<Image, Failure> {
 }
 
 /// Takes the file system of a file into the store; one that was taken in before and has not changed is known again.
-fn unpacked(cx: &Context, store: &Store, lease: &Lease, path: &Path) -> Result<Image, Failure> {
-    let (file, name) = (image_file::open(path)?, path.display().to_string());
+fn unpacked(cx: &Context, store: &Store, lease: &Lease, file: File, name: &str) -> Result<Image, Failure> {
     let bars = Bars::new(&cx.ui);
     match image_file::form(&file).map_err(|e| Failure::because(format!("cannot read '{name}'"), &e))? {
         Some(Form::Sif) => {
@@ -157,7 +206,7 @@ fn unpacked(cx: &Context, store: &Store, lease: &Lease, path: &Path) -> Result<I
             Ok(store.import_sif(lease, SifSource::Sif(&sif), &[], &bars)?)
         }
         Some(Form::Bare(FileSystemKind::Squashfs)) => {
-            Ok(store.import_sif(lease, SifSource::Squashfs(&file, &name), &[], &bars)?)
+            Ok(store.import_sif(lease, SifSource::Squashfs(&file, name), &[], &bars)?)
         }
         Some(Form::Bare(FileSystemKind::Ext)) => Err(Failure::new(format!("cannot unpack '{name}'"))
             .with_hint("only the kernel reads ext3, and only for root")),

@@ -27,6 +27,12 @@ pub enum Source {
     Tree(PathBuf),
     /// `instance://NAME`: what runs already.
     Instance(String),
+    /// `oras://NAME` or `library://NAME`: a SIF file in a registry or a library.
+    Sif(String),
+    /// `http://…` or `https://…`: an image file on the web.
+    Url(String),
+    /// `docker-daemon:NAME`: an image of the Docker daemon on this machine.
+    Daemon(String),
     /// `debian://SUITE[?include=a,b&variant=minbase&mirror=URL]`.
     Debian(DebianSuite),
 }
@@ -92,10 +98,22 @@ impl Source {
                     .with_hint("it has letters, digits, '-', '.' and '_'"))
             };
         }
-        if let Some(scheme) = text.split_once("://").map(|(s, _)| s).filter(|s| *s != "docker") {
-            return Err(Error::new(format!("unknown kind of source '{scheme}://'")).with_hint(
-                "known are docker://, debian:// and instance://, and oci:, oci-archive: and docker-archive:",
-            ));
+        if let Some(name) = text.strip_prefix("docker-daemon:") {
+            let name = name.strip_prefix("//").unwrap_or(name);
+            Reference::parse(name)?;
+            return Ok(Source::Daemon(name.to_owned()));
+        }
+        match text.split_once("://") {
+            Some(("oras" | "library", rest)) if !rest.is_empty() => return Ok(Source::Sif(text.to_owned())),
+            Some(("http" | "https", rest)) if !rest.is_empty() => return Ok(Source::Url(text.to_owned())),
+            Some(("shub", _)) => return Err(shub()),
+            None | Some(("docker", _)) => {}
+            Some((scheme, _)) => {
+                return Err(Error::new(format!("unknown kind of source '{scheme}://'")).with_hint(
+                    "known are docker://, oras://, library://, https://, debian:// and instance://, and oci:, \
+                     oci-archive:, docker-archive: and docker-daemon:",
+                ));
+            }
         }
         let looks_like_path = text.starts_with(['/', '.', '~'])
             || text.ends_with(".def")
@@ -133,6 +151,12 @@ impl Source {
         }
         Reference::parse(text).map(Source::Name)
     }
+}
+
+/// What there is to say about `shub://`.
+pub fn shub() -> Error {
+    Error::new("shub:// is not supported")
+        .with_hint("Singularity Hub was switched off in 2021; use docker:// or oras://")
 }
 
 fn non_empty(path: &str) -> Result<PathBuf> {
@@ -202,6 +226,8 @@ impl fmt::Display for Source {
             Source::DockerArchive { path, name } => tagged(f, "docker-archive", path, name),
             Source::Recipe(path) | Source::File(path) | Source::Tree(path) => write!(f, "{}", path.display()),
             Source::Instance(name) => write!(f, "instance://{name}"),
+            Source::Sif(text) | Source::Url(text) => f.write_str(text),
+            Source::Daemon(name) => write!(f, "docker-daemon:{name}"),
             Source::Debian(d) => write!(f, "debian://{}", d.suite),
         }
     }
@@ -235,6 +261,11 @@ mod tests {
         assert_eq!(parse("dir/tree"), Source::Tree("dir/tree".into()));
         assert!(matches!(parse("tree"), Source::Name(_)), "a bare word is an image in a registry");
         assert_eq!(parse("instance://web-1"), Source::Instance("web-1".into()));
+        assert_eq!(parse("oras://localhost:5000/a:1"), Source::Sif("oras://localhost:5000/a:1".into()));
+        assert_eq!(parse("library://a/b/c"), Source::Sif("library://a/b/c".into()));
+        assert_eq!(parse("https://example.org/x.sif"), Source::Url("https://example.org/x.sif".into()));
+        assert_eq!(parse("docker-daemon:app:1"), Source::Daemon("app:1".into()));
+        assert_eq!(parse("docker-daemon://app").to_string(), "docker-daemon:app");
         assert_eq!(parse("oci:/a/b:t"), Source::OciLayout { path: "/a/b".into(), tag: Some("t".into()) });
         assert_eq!(parse("oci:/a:1/b"), Source::OciLayout { path: "/a:1/b".into(), tag: None });
         assert_eq!(
@@ -250,6 +281,10 @@ mod tests {
             "nothere.def",
             "./nothere",
             "ftp://x",
+            "oras://",
+            "https://",
+            "shub://a/b",
+            "docker-daemon:",
             "nothere.sif",
             "other.sif",
             "./other",

@@ -241,6 +241,20 @@ impl Driver {
     }
 }
 
+/// What the drivers of this host lend to an image of which `read` reads files, for whoever has no flags of Apptainer's.
+pub fn lend_drivers(nv: bool, rocm: bool, read: &dyn Fn(&str) -> Option<Vec<u8>>) -> Lent {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let host = Host { root: Path::new("/"), path: &path };
+    let (glibc, mut out) = (glibc_of(read), Lent::default());
+    for (_, driver) in [(nv, NVIDIA), (rocm, ROCM)].into_iter().filter(|(wanted, _)| *wanted) {
+        let lent = driver.lend(host, glibc, false, true);
+        out.libraries |= lent.libraries;
+        out.mounts.extend(lent.mounts);
+        out.warnings.extend(lent.warnings);
+    }
+    out
+}
+
 /// Devices of Intel's Gaudi accelerators (`--intel-hpu`).
 pub fn intel_devices(host: Host<'_>) -> Vec<Mount> {
     let usual = ["/dev/accel", "/dev/infiniband"];

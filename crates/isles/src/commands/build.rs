@@ -75,9 +75,17 @@ pub struct Args {
     /// Do every step again.
     #[arg(long)]
     no_cache: bool,
-    /// Ask the registries whether they have newer base images than are here.
-    #[arg(long)]
-    pull: bool,
+    /// When to ask the registries for base images: always, missing or never; always where nothing is said after it
+    /// [default: missing].
+    #[arg(
+        long,
+        value_name = "POLICY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        value_parser = pull_policy
+    )]
+    pull: Option<PullPolicy>,
     /// Build for these platforms, such as linux/amd64,linux/arm64 [default: this machine's]. Steps that run programs of
     /// another architecture take the interpreter that the host has registered, or a static qemu of the host.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
@@ -178,6 +186,16 @@ impl Args {
                 .with_hint("of two words the first is the SIF file that is made, and ends in .sif"));
         }
         Ok(self.outputs.and_sif(target, !self.tag.is_empty()))
+    }
+}
+
+/// The words of `--pull`: those of `isles run`, and docker's, for which it is a switch.
+fn pull_policy(word: &str) -> Result<PullPolicy, String> {
+    match word {
+        "always" | "true" => Ok(PullPolicy::Always),
+        "missing" | "false" => Ok(PullPolicy::Missing),
+        "never" => Ok(PullPolicy::Never),
+        _ => Err("known are always, missing and never".into()),
     }
 }
 
@@ -324,7 +342,7 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         secrets,
         target: args.target.clone(),
         no_cache: args.no_cache,
-        pull: if args.pull { PullPolicy::Always } else { PullPolicy::Missing },
+        pull: args.pull.unwrap_or(PullPolicy::Missing),
         platforms: args.platform.clone(),
         host_ca: args.host_ca,
         network: match args.network.as_str() {

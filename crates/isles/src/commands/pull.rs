@@ -14,6 +14,8 @@ use crate::commands::save;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::registry::Connection;
+use crate::source;
+use crate::ui::Ui;
 use crate::ui::progress::Bars;
 
 /// Fetch images from a registry or a library.
@@ -27,10 +29,12 @@ use crate::ui::progress::Bars;
   isles pull localhost:5000/app@sha256:…
   isles pull oras://localhost:5000/app:1.0
   isles pull -o tool.sif library://entity/collection/tool:1.0
-  isles pull -o debian.sif debian:12")]
+  isles pull -o debian.sif debian:12
+  isles pull docker-daemon:app:1.0")]
 pub struct Args {
     /// Names, by Docker's rules; docker:// before them is allowed. oras:// before them means a SIF file in a registry,
-    /// library://[HOST/]ENTITY/COLLECTION/CONTAINER[:TAG] one in a library.
+    /// library://[HOST/]ENTITY/COLLECTION/CONTAINER[:TAG] one in a library, docker-daemon: an image of the Docker daemon
+    /// on this machine.
     #[arg(value_name = "NAME[:TAG|@DIGEST]", required = true)]
     names: Vec<Address>,
     /// Write the one image into this SIF file, instead of leaving it in the store only.
@@ -40,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
     /// When to ask the registry.
-    #[arg(long, value_enum, default_value_t = Policy::Always)]
+    #[arg(long, alias = "pull", value_enum, default_value_t = Policy::Always)]
     policy: Policy,
     /// Print only the names.
     #[arg(short, long)]
@@ -50,7 +54,7 @@ pub struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Policy {
+pub enum Policy {
     /// Fetch the image if the registry has another one than is here.
     Always,
     /// The same, but use what is here if the registry cannot be reached.
@@ -79,7 +83,17 @@ pub fn cmd_pull(cx: &Context, args: &Args) -> Result<Code, Failure> {
                 pull(cx, store, name, platform, args)?;
                 cx.ui.line(&name.normalized().to_string())?;
             }
-            Address::Sif(address) => pull_sif(cx, store, address, platform, args)?,
+            Address::Sif(address) => {
+                let ui = cx.ui.quieter(args.quiet);
+                let name = pull_sif(cx, &ui, store, address, platform, args.policy, &args.connection)?;
+                cx.ui.line(&name.to_string())?;
+            }
+            Address::Daemon(name) => {
+                let lease = store.lease()?;
+                let bars = Bars::new(&cx.ui.quieter(args.quiet));
+                source::of_daemon(store, &lease, name, args.platform.as_ref(), &bars)?;
+                cx.ui.line(&name.parse::<Reference>()?.normalized().to_string())?;
+            }
         }
     }
     Ok(Code::SUCCESS)
@@ -104,6 +118,11 @@ fn into_file(
                 address.fetch(&args.connection, platform, &mut copy, &bars)
             })?;
         }
+        Address::Daemon(name) => {
+            let (lease, bars) = (store.lease()?, Bars::new(&cx.ui.quieter(args.quiet)));
+            let image = source::of_daemon(store, &lease, name, args.platform.as_ref(), &bars)?;
+            save::write_file(store, &image, name, false, file)?;
+        }
         Address::Image(name) => {
             pull(cx, store, name, platform, args)?;
             let lease = store.lease()?;
@@ -117,20 +136,21 @@ fn into_file(
 }
 
 /// A SIF file from elsewhere, as an image of the store.
-fn pull_sif(
+pub fn pull_sif(
     cx: &Context,
+    ui: &Ui,
     store: &Store,
     address: &SifAddress,
     platform: &Platform,
-    args: &Args,
-) -> Result<(), Failure> {
-    let ui = cx.ui.quieter(args.quiet);
-    let name = address.name(&args.connection)?;
+    policy: Policy,
+    connection: &Connection,
+) -> Result<Reference, Failure> {
+    let name = address.name(connection)?;
     let here = store.resolve_reference(&name, Some(platform)).is_ok_and(|image| store.is_whole(&image));
-    match args.policy {
+    match policy {
         Policy::Missing | Policy::Never if here => {
             ui.note(&format!("Status: {} is here", name.familiar()));
-            return cx.ui.line(&name.to_string());
+            return Ok(name);
         }
         Policy::Never => {
             return Err(Failure::new(format!("{} is not here", name.familiar()))
@@ -138,12 +158,12 @@ fn pull_sif(
         }
         _ => {}
     }
-    let (scratch, bars) = (Scratch::new(store)?, Bars::new(&ui));
+    let (scratch, bars) = (Scratch::new(store)?, Bars::new(ui));
     let path = scratch.join("image.sif");
     let create = File::options().read(true).write(true).create_new(true).open(&path);
     let mut file = create.map_err(|e| Failure::because(format!("cannot create '{}'", path.display()), &e))?;
-    match address.fetch(&args.connection, platform, &mut file, &bars) {
-        Err(failure) if args.policy == Policy::Newer && here => {
+    match address.fetch(connection, platform, &mut file, &bars) {
+        Err(failure) if policy == Policy::Newer && here => {
             cx.ui.warning(&format!("{}; using the image that is here", failure.message));
         }
         fetched => {
@@ -153,7 +173,7 @@ fn pull_sif(
             store.import_sif(&lease, SifSource::Sif(&sif), std::slice::from_ref(&name), &bars)?;
         }
     }
-    cx.ui.line(&name.to_string())
+    Ok(name)
 }
 
 fn pull(

@@ -70,6 +70,10 @@ pub fn cmd_push(cx: &Context, args: &Args) -> Result<Code, Failure> {
             save::write_file(store, &image, &args.image, false, &file)?;
             send_sif(cx, &engine, &ui, args, &file, target)?;
         }
+        Some(Address::Daemon(name)) => {
+            return Err(Failure::new(format!("docker-daemon:{name} is no registry"))
+                .with_hint("`isles save IMAGE | docker load` gives an image to a Docker daemon"));
+        }
         Some(Address::Image(target)) => send(cx, &engine, &ui, args, is_file, target)?,
         None if is_file => {
             return Err(Failure::new(format!("'{}' has no name of its own", args.image))

@@ -16,6 +16,7 @@ use isles_spec::{
 
 use crate::commands::build::build_arguments;
 use crate::context::Context;
+use crate::devices;
 use crate::failure::{Code, Failure};
 use crate::registry::Connection;
 use crate::root;
@@ -39,9 +40,9 @@ The network is the host's unless --network none is given. The exit code is the c
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, disable_help_flag = true, args_override_self = true)]
 pub struct Args {
-    /// An image name or ID, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, an image file (SIF, squashfs or
-    /// ext3), a folder with a root file system, a recipe (a Dockerfile, a *.def file or a folder with one), or
-    /// debian://SUITE; then the command. With --rootfs, only the command.
+    /// An image name or ID, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, docker-daemon:NAME, oras://NAME,
+    /// library://NAME, an image file (SIF, squashfs or ext3) by its path or URL, a folder with a root file system, a
+    /// recipe (a Dockerfile, a *.def file or a folder with one), or debian://SUITE; then the command. With --rootfs, only the command.
     #[arg(value_name = "SOURCE [COMMAND]", trailing_var_arg = true)]
     words: Vec<String>,
     /// Run in this folder as the root file system, changing it in place.
@@ -138,9 +139,16 @@ pub struct Args {
     /// Bytes of /dev/shm [default: 64m].
     #[arg(long, value_name = "BYTES", help_heading = "Files")]
     shm_size: Option<String>,
-    /// Let the container use a device of the host: PATH[:PATH][:rwm].
+    /// Let the container use a device of the host: PATH[:PATH][:rwm], or by the name that its vendor gives it:
+    /// VENDOR/CLASS=NAME.
     #[arg(long, value_name = "SPEC", help_heading = "Files")]
     device: Vec<String>,
+    /// Lend libraries, programs and devices of NVIDIA's driver.
+    #[arg(long, help_heading = "Files")]
+    nv: bool,
+    /// The same of AMD's ROCm.
+    #[arg(long, help_heading = "Files")]
+    rocm: bool,
 
     /// Limit memory, in bytes or with k, m, g.
     #[arg(short, long, value_name = "BYTES", help_heading = "Limits")]
@@ -245,6 +253,8 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let mut workload = workload(args)?;
     // Looked at before anything is made: a file that exists belongs to another container.
     let cidfile = path(args.cidfile.as_ref()).map(CidFile::new).transpose()?;
+    let folders = isles_engine::cdi::FOLDERS.map(PathBuf::from);
+    devices::add_named(&args.device, &folders, &mut workload, &cx.ui)?;
     let engine = cx.engine()?;
     for other in args.volumes_from.iter().filter(|text| !text.is_empty()) {
         let mounts = engine.volumes_from(other, &workload.mounts)?;
@@ -307,6 +317,12 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
             }
         }
     };
+    if args.nv || args.rocm {
+        let of_store = image.as_ref().map(|found| &found.image);
+        let inside = engine.inside(&workload.root, of_store, file.as_ref())?;
+        let env = of_store.map(|image| image.config.config.env.as_slice()).unwrap_or_default();
+        devices::add_drivers((args.nv, args.rocm), &inside, env, &mut workload, &cx.ui);
+    }
     let exit = engine.run(
         &workload,
         &Foreground {
@@ -457,7 +473,9 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         read_only: args.read_only,
         mounts,
         image_volumes: true,
-        devices: args.device.iter().map(|d| Device::parse(d)).collect::<Result<_, _>>()?,
+        devices: (args.device.iter().filter(|word| !devices::is_name(word)))
+            .map(|word| Device::parse(word))
+            .collect::<Result<_, _>>()?,
         resources: resources(args)?,
         rlimits: args.ulimit.iter().map(|l| Rlimit::parse(l)).collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(parse_bytes).transpose()?,
