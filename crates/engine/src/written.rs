@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use isles_sandbox::background::{Afterwards, afterwards};
 use isles_sandbox::cgroup::{Group, Layout};
 use isles_spec::{Root, Workload, Writable};
 use isles_store::{Change, CommitOptions, CommittedLayer, Image, Lease, Merged};
@@ -110,7 +111,7 @@ impl Engine {
     }
 
     /// Stops the processes of a container until this is dropped.
-    fn still(&self, id: &str, warn: &dyn Fn(&str)) -> Result<Option<Still>> {
+    fn still(&self, id: &str, warn: &dyn Fn(&str)) -> Result<Option<Afterwards>> {
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
         let mut group = Group::open(&layout, &self.group_name(id))?;
         if group.is_frozen() {
@@ -118,22 +119,23 @@ impl Engine {
         }
         let why = match group.is_absent() {
             true => "it has no control group".to_owned(),
-            false => match group.freeze() {
-                Ok(()) => return Ok(Some(Still(group))),
-                Err(e) => e.to_string(),
-            },
+            false => {
+                // Whoever kills this process must not leave a container that never goes on.
+                let name = self.group_name(id);
+                let thaw = afterwards(move || {
+                    if let Ok(mut group) = Group::open(&layout, &name) {
+                        drop(group.thaw());
+                    }
+                });
+                let thaw = thaw.map_err(|e| Error::system("stop the container", e))?;
+                match group.freeze() {
+                    Ok(()) => return Ok(Some(thaw)),
+                    Err(e) => e.to_string(),
+                }
+            }
         };
         warn(&format!("the container goes on while its files are read: {why}"));
         Ok(None)
-    }
-}
-
-struct Still(Group);
-
-impl Drop for Still {
-    fn drop(&mut self) {
-        // The freezer knew how to stop it; where it is gone meanwhile there is nothing to go on.
-        drop(self.0.thaw());
     }
 }
 

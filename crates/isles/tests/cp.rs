@@ -315,6 +315,46 @@ fn nothing_of_the_container_runs() {
     });
 }
 
+/// CVE-2026-41568 and CVE-2026-42306: places of mounts that a container changes while they are mounted on.
+#[test]
+fn nothing_is_mounted_in_a_container_that_runs() {
+    everyone(|world| {
+        let script = "cat /proc/self/mountinfo > /before; (while true; do cat /proc/self/mountinfo > /now; \
+                      /bin/busybox cmp -s /before /now || echo changed > /changed; done) & true";
+        let _run = running(world, &["-v", "data:/data"], script);
+        fs::write(world.path("home/f"), "x").unwrap();
+        for _ in 0..10 {
+            world.isles(&["cp", "f", "live:/data/f"]).fine();
+            world.isles(&["cp", "live:/data/f", "got"]).fine();
+        }
+        world.isles(&["cp", "live:/changed", "got"]).fails(1, &["/changed"]);
+    });
+}
+
+#[test]
+fn what_the_kernel_shows_is_left_alone() {
+    everyone(|world| {
+        stopped(world, "ln -s /proc/sys/kernel /kernel; ln -s /proc/version /version");
+        let _run = running(world, &[], "ln -s /proc/sys/kernel /kernel; ln -s /proc/version /version");
+        fs::write(world.path("home/hostname"), "x").unwrap();
+        for name in ["still", "live"] {
+            let cp = |from: &str, to: &str| world.isles(&["cp", "-L", from, to]);
+            for path in ["/proc/version", "/version", "/proc", "/sys", "/kernel/ostype"] {
+                cp(&format!("{name}:{path}"), "got").fails(1, &[path, "kernel's"]);
+            }
+            for path in ["/kernel", "/kernel/hostname", "/version", "/proc/new"] {
+                cp("hostname", &format!("{name}:{path}")).fails(1, &[path, "kernel's"]);
+            }
+            // All of it, without an end to come.
+            cp(&format!("{name}:/"), &format!("all-{name}")).fine();
+            let all = world.path("home").join(format!("all-{name}"));
+            assert!(
+                all.join("bin/busybox").exists() && fs::read_dir(all.join("proc")).unwrap().next().is_none()
+            );
+        }
+    });
+}
+
 /// moby/moby#52948: an archive from a container that means to leave the folder it is unpacked in, and files that are
 /// something else by the time they are opened.
 #[test]

@@ -18,6 +18,8 @@ fn furnished(world: &World) -> String {
     fs::create_dir_all(tree.join("empty")).unwrap();
     fs::write(tree.join("data/file"), "from the image\n").unwrap();
     fs::write(tree.join("data/secret"), "x").unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(tree.join("data/file"), "user.note", b"noted", flags).unwrap();
     symlink("file", tree.join("data/link")).unwrap();
     symlink("/etc", tree.join("data/out")).unwrap();
     let set = |mode: &str, path: &str| {
@@ -98,6 +100,9 @@ fn an_empty_volume_gets_what_the_image_has() {
         let (www, root) = if world.who == Who::Ordinary || !World::is_root() { (0, 0) } else { (33, 0) };
         let expected = format!("from the image\n2750:{www}\n640:{root}\n644:{www}\nlink -> file\n");
         assert_eq!(seen, expected);
+        let mut note = [0; 9];
+        let file = data(world, "full").join("file");
+        assert_eq!(rustix::fs::getxattr(&file, "user.note", &mut note), Ok(5), "attributes come along");
         // It is not filled again, even where it is empty by now.
         run(&["-v", "full:/x", &image, "sh", "-c", "rm -r /x/file /x/secret /x/sub /x/link /x/out"]).fine();
         assert_eq!(run(&["-v", "full:/data", &image, "ls", "/data"]).fine(), "");
@@ -169,6 +174,32 @@ fn volumes_of_a_killed_monitor_are_collected() {
         assert_eq!(world.isles(&["volume", "ls", "-q"]).fine().lines().count(), 1);
         run.signal(rustix::process::Signal::KILL);
         run.code();
+        assert_eq!(world.isles(&["volume", "ls", "-q"]).fine(), "");
+    });
+}
+
+#[test]
+fn many_make_use_and_remove_volumes_at_once() {
+    everyone(|world| {
+        let image = furnished(world);
+        world.isles(&["run", "--rm", &image, "true"]).fine();
+        let run = |words: &[&str]| {
+            let mut command = world.command([&["run", "--rm", "-v", "shared:/data"], words].concat());
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        for _ in 0..3 {
+            let users: Vec<_> =
+                (0..6).map(|_| run(&[&image, "sh", "-c", "cat /data/file; ls /data | wc -l"])).collect();
+            // Which are in time, nobody knows: none may take it from somebody who has it.
+            for _ in 0..6 {
+                world.isles(&["volume", "rm", "shared"]);
+                world.isles(&["volume", "create", "shared"]).fine();
+            }
+            for user in users {
+                assert_eq!(world::Said::of(user.wait_with_output().unwrap()).fine(), "from the image\n5\n");
+            }
+        }
+        world.isles(&["volume", "rm", "-f", "shared"]).fine();
         assert_eq!(world.isles(&["volume", "ls", "-q"]).fine(), "");
     });
 }

@@ -16,6 +16,42 @@ pub enum Side {
     Background(OwnedFd),
 }
 
+/// Something that is done when this is dropped, and also when this process is killed before.
+#[derive(Debug)]
+pub struct Afterwards {
+    pid: i32,
+    /// Closed by the kernel, whatever becomes of this process.
+    held: Option<Fd>,
+}
+
+/// Makes a process that waits for the end of this one, or until it lets go, and then does `work`. Nothing that a terminal
+/// or a session tells reaches it. The process must have one thread.
+pub fn afterwards(work: impl FnOnce()) -> io::Result<Afterwards> {
+    let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
+    let (read, write) = sys::pipe().map_err(os)?;
+    // SAFETY: this process has one thread, so the child may allocate and lock.
+    let pid = sys::check(unsafe { libc::fork() }.into()).map_err(os)? as i32;
+    if pid > 0 {
+        return Ok(Afterwards { pid, held: Some(write) });
+    }
+    drop(write);
+    // SAFETY: setsid(2) has no preconditions.
+    unsafe { libc::setsid() };
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        while matches!(sys::read(read.0, &mut [0]), Ok(1..) | Err(Errno(libc::EINTR))) {}
+        work();
+    }));
+    p::exit(u8::from(done.is_err()).into())
+}
+
+impl Drop for Afterwards {
+    fn drop(&mut self) {
+        drop(self.held.take());
+        // SAFETY: the child is this process's own; its status is not wanted.
+        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
+    }
+}
+
 /// Splits this process in two. The one in the background reads nothing, and writes to these files; the rest is as it
 /// was. The process must have one thread.
 pub fn split(stdout: &File, stderr: &File) -> io::Result<Side> {

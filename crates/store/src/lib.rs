@@ -86,6 +86,7 @@ pub use remove::tree as remove_tree;
 pub use shrink::{CacheEntry, CacheKind, Shrinking};
 pub use sif::{Added, NewSifImage, SifMade, SifSource, Squashed};
 pub use store::{Limits, Ownership, Store};
+pub use sys::is_kernels;
 pub use unpack::extract;
 pub use verify::{Cure, Depth, Problem, VerifyOptions, VerifyReport};
 pub use volume::{Volume, VolumeRecord};

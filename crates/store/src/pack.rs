@@ -304,6 +304,9 @@ impl<W: Write> Packer<'_, W> {
         } else {
             self.begin()?;
         }
+        if self.what.live && crate::sys::is_kernels(fd) {
+            return Ok(());
+        }
         let waiting = self.pending.len();
         let (mut lower, mut below) = (lower, whole);
         if self.what.upper {

@@ -42,6 +42,33 @@ pub(crate) fn open_in_root(
     }
 }
 
+/// Whether a directory is of a file system in which the kernel shows itself: no file in it has been put there by anybody,
+/// and some have no end.
+pub fn is_kernels(dir: impl std::os::fd::AsFd) -> bool {
+    /// statfs(2): proc, sysfs, cgroup v1 and v2, devpts, mqueue, debugfs, tracefs, securityfs, bpf, pstore, efivarfs,
+    /// binfmt_misc, nsfs, configfs.
+    const KERNELS: [u64; 15] = [
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x1cd1,
+        0x1980_0202,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xcafe_4a11,
+        0x6165_676c,
+        0xde5e_81e4,
+        0x4249_4e4d,
+        0x6e73_6673,
+        0x6265_6570,
+    ];
+    // On other processors the field is narrower, or signed.
+    #[allow(clippy::unnecessary_cast)]
+    rustix::fs::fstatfs(dir).is_ok_and(|found| KERNELS.contains(&(found.f_type as u32 as u64)))
+}
+
 /// The permission bits that new files of this process lack.
 pub(crate) fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

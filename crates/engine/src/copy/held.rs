@@ -88,8 +88,6 @@ impl Engine {
         let (gate_read, gate_write) = std::io::pipe().map_err(failed)?;
         let mut setup = planned.setup;
         setup.gate = Gate { before_exec: Some(gate_read.into()), open_to_owner: true, ..Gate::default() };
-        setup.masked_paths.clear();
-        setup.read_only_paths.clear();
         let child = Pending::new(&setup)?.wait_before_exec()?;
         Ok(Held { child, _gate: gate_write, _container: container, _servers: servers, _locks: locks })
     }

@@ -55,7 +55,21 @@ fn split(path: &[u8]) -> (&[u8], Option<&[u8]>) {
 
 /// Finds what a path leads to. With `follow` a link at its end stands for what it leads to.
 pub fn find(root: &OwnedFd, path: &[u8], follow: bool) -> Result<Found> {
-    resolve(root, path, follow).map_err(|e| failed("find", path, e))
+    let found = resolve(root, path, follow).map_err(|e| failed("find", path, e))?;
+    let (Held::Dir(folder) | Held::Leaf { parent: folder, .. }) = &found.held;
+    refuse_kernels(folder, path)?;
+    Ok(found)
+}
+
+/// What the kernel shows in /proc and /sys are no files of the container's.
+fn refuse_kernels(folder: &OwnedFd, path: &[u8]) -> Result<()> {
+    if !isles_store::is_kernels(folder) {
+        return Ok(());
+    }
+    let shown = String::from_utf8_lossy(path);
+    Err(Spelling::new(format!("'{shown}' in the container is the kernel's, and no file"))
+        .with_hint("a program in the container can read it: `isles exec CONTAINER cat …`")
+        .into())
 }
 
 fn resolve(root: &OwnedFd, path: &[u8], follow: bool) -> rustix::io::Result<Found> {
@@ -117,10 +131,10 @@ fn stat(name: &[u8], raw: &Stat, link_target: Option<PathBuf>) -> PathStat {
     }
 }
 
-/// Writes what was found as an archive.
-pub fn send(found: &Found, ownership: Ownership, data: &UnixStream) -> Result<Report> {
-    let name = found.stat.name.as_bytes();
-    let name = if name.is_empty() { b"." } else { name };
+/// Writes what was found as an archive, in which it has this name; where none is given, its own.
+pub fn send(found: &Found, name: Option<&[u8]>, ownership: Ownership, data: &UnixStream) -> Result<Report> {
+    let own = if found.stat.name.is_empty() { "." } else { &found.stat.name };
+    let name = name.unwrap_or(own.as_bytes());
     let (mut out, left_out) =
         isles_store::write_archive(&found.held, name, ownership, BufWriter::with_capacity(BUFFER, data))?;
     out.flush().map_err(|e| Error::system("send the archive", e))?;
@@ -155,7 +169,11 @@ pub fn place(root: &OwnedFd, incoming: &Incoming, ownership: Ownership) -> Resul
         &incoming.to[..]
     };
     let found = match resolve(root, trimmed, true) {
-        Ok(found) => Some(found),
+        Ok(found) => {
+            let (Held::Dir(folder) | Held::Leaf { parent: folder, .. }) = &found.held;
+            refuse_kernels(folder, &incoming.to)?;
+            Some(found)
+        }
         Err(Errno::NOENT) => None,
         Err(e) => return Err(failed("find", &incoming.to, e)),
     };
@@ -187,6 +205,7 @@ pub fn place(root: &OwnedFd, incoming: &Incoming, ownership: Ownership) -> Resul
             let (above, name) = split(trimmed);
             let parent =
                 open(root, above, OFlags::PATH | OFlags::DIRECTORY).map_err(|e| failed("find", above, e))?;
+            refuse_kernels(&parent, &incoming.to)?;
             let raw = rustix::fs::fstat(&parent).map_err(|e| failed("look at", above, e))?;
             Ok((placing(trimmed.to_vec(), true, false), stat(name.unwrap_or_default(), &raw, None)))
         }

@@ -31,6 +31,8 @@ use held::Held;
 /// One report of the child has a message, or the names of what was left out.
 const REPORT_LIMIT: u64 = 16 << 20;
 const BUFFER: usize = 256 << 10;
+/// The name in an archive that stands for whatever a thing is to be called at the other side.
+const PLACED: &[u8] = b"x";
 /// How many names of things that were left out are told.
 const NOTES: usize = 20;
 
@@ -131,10 +133,11 @@ impl Engine {
             contents: host::means_contents(path),
         };
         let ownership = self.store.ownership();
+        let placed = matches!(to, To::Path(_));
         let mut visit = self.visit(container, move |root, data, reports| {
             let found = inside::find(&root, &wanted, options.follow)?;
             reports.say(&Report::Found(found.stat.clone()))?;
-            inside::send(&found, ownership, data)
+            inside::send(&found, placed.then_some(PLACED), ownership, data)
         })?;
         let found = visit.found()?;
         let mut left_out = match to {
@@ -180,8 +183,7 @@ impl Engine {
         let sent = match (source, from) {
             (Some((held, _)), _) => {
                 let out = BufWriter::with_capacity(BUFFER, &visit.data);
-                // One name stands for whatever it is to be called there.
-                let written = isles_store::write_archive(&held, b"x", ownership, out);
+                let written = isles_store::write_archive(&held, PLACED, ownership, out);
                 written.map_err(Error::from).and_then(|(mut out, left_out)| {
                     out.flush().map_err(|e| Error::system("send the archive", e))?;
                     Ok(left_out.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect())
