@@ -167,6 +167,9 @@ impl RunStep<'_> {
         step.privileged = self.privileged;
         step.devices = std::mem::take(&mut prepared.devices);
         step.hostname = self.hostname.clone();
+        let hosts = scratch.0.join("hosts");
+        write_file(&hosts, &isles_engine::hosts_of_step(self.hostname.as_deref(), &self.network)?, 0o644)?;
+        step.hosts = Some(hosts);
         step.host_ca |= build.options.host_ca;
         let outcome = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work })?;
         if !outcome.exit.success() {
@@ -298,8 +301,12 @@ impl StepMount<'_> {
 
 /// Writes a file that can be run.
 pub fn write_script(file: &Path, text: &str) -> Result<()> {
+    write_file(file, text, 0o755)
+}
+
+fn write_file(file: &Path, text: &str, mode: u32) -> Result<()> {
     std::fs::write(file, text).map_err(Error::io("write", file))?;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))
         .map_err(Error::io("set the mode of", file))
 }
 

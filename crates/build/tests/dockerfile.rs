@@ -385,6 +385,15 @@ fn run_sees_what_it_should() {
         ("RUN [\"/bin/sh\", \"-c\", \"echo exec > /out\"]", "exec\n"),
         ("ENV E=env\nARG E=arg A=1\nARG GIVEN\nRUN echo $E $A $GIVEN > /out", "env 1 caller\n"),
         ("RUN echo $HTTP_PROXY > /out", "http://proxy\n"),
+        ("RUN echo $HTTP_PROXY $http_proxy > /out", "http://proxy http://proxy\n"),
+        (
+            "RUN while read a b; do test \"$b\" = isle && echo $a; done < /etc/hosts > /out || true",
+            "127.0.1.1\n",
+        ),
+        (
+            "RUN --network=none while read a b; do echo $b; done < /etc/hosts > /out",
+            "localhost\nlocalhost ip6-localhost ip6-loopback\nisle\n",
+        ),
         ("WORKDIR /w\nRUN pwd > /out", "/w\n"),
         ("RUN <<EOF\necho one > /out\necho two >> /out\nEOF", "one\ntwo\n"),
         ("RUN <<EOF\n#!/bin/cat\nscript\nEOF\nRUN echo ok > /out", "ok\n"),

@@ -41,16 +41,27 @@ const AUTHORITIES_VARIABLES: [&str; 8] = [
     "AWS_CA_BUNDLE",
 ];
 
-/// The host's own files, for a step of a build; nothing without a network.
-pub fn of_host(network: &NetworkMode, view: &View) -> Vec<Mount> {
-    if *network == NetworkMode::None {
-        return Vec::new();
-    }
-    let readable = |path: &&str| Path::new(path).is_file();
-    let mounts = [HOSTS, RESOLV_CONF].into_iter().filter(readable);
-    mounts
-        .filter_map(|path| {
-            let mut mount = bind(&place(view, path)?, Path::new(path));
+/// What a step's system is called where nobody says anything else.
+pub const HOSTNAME_OF_STEPS: &str = "isle";
+
+/// /etc/hosts for a step of a build: that of the host, unless the step has no network, and the step's own name.
+pub fn hosts_of_step(hostname: Option<&str>, network: &NetworkMode) -> Result<String> {
+    let of_host = match network {
+        NetworkMode::None => String::new(),
+        _ => fs::read_to_string(HOSTS).unwrap_or_default(),
+    };
+    hosts(&of_host, hostname.unwrap_or(HOSTNAME_OF_STEPS), &[])
+}
+
+/// The host's own files, for a step of a build; without a network only its names, where they are given.
+pub fn of_host(network: &NetworkMode, view: &View, names: Option<&Path>) -> Vec<Mount> {
+    let network = *network != NetworkMode::None;
+    let names = names.or(network.then_some(Path::new(HOSTS)));
+    let files = [(HOSTS, names), (RESOLV_CONF, network.then_some(Path::new(RESOLV_CONF)))];
+    files
+        .into_iter()
+        .filter_map(|(path, source)| {
+            let mut mount = bind(&place(view, path)?, source.filter(|source| source.is_file())?);
             mount.flags.read_only = true;
             Some(mount)
         })

@@ -41,6 +41,7 @@ pub use caller::home;
 pub use copy::{CopyOptions, From as CopyFrom, PathStat, To as CopyTo};
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use hosts::hosts_of_step;
 pub use inside::Inside;
 pub use record::{Info, Record, State, Status};
 pub use run::Foreground;

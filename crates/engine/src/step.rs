@@ -54,6 +54,8 @@ pub struct Step<'a> {
     /// `user[:group]` as an image has it; empty is root.
     pub user: String,
     pub hostname: Option<String>,
+    /// A file that stands for the host's /etc/hosts ([`hosts_of_step`](crate::hosts_of_step)).
+    pub hosts: Option<PathBuf>,
     pub mounts: Vec<Mount>,
     pub network: NetworkMode,
     pub stdin: StepInput<'a>,
@@ -80,6 +82,7 @@ impl<'a> Step<'a> {
             working_dir: "/".into(),
             user: String::new(),
             hostname: None,
+            hosts: None,
             mounts: Vec::new(),
             network: NetworkMode::Host,
             stdin: StepInput::Null,
@@ -180,7 +183,8 @@ impl Engine {
         let mut workload = workload_of(step);
         let of_host = matches!(step.root, StepRoot::Host { .. });
         workload.read_only = of_host;
-        let mut extra = if of_host { around } else { hosts::of_host(&step.network, &view) };
+        let mut extra =
+            if of_host { around } else { hosts::of_host(&step.network, &view, step.hosts.as_deref()) };
         let image = ContainerConfig::default();
         let authorities = step.host_ca.then(hosts::authorities).flatten();
         if let Some((mount, variables)) = authorities {
@@ -188,7 +192,7 @@ impl Engine {
             // Before the step's own, which win.
             workload.env.splice(0..0, variables);
         }
-        let hostname = step.hostname.clone().unwrap_or_else(|| "isle".into());
+        let hostname = step.hostname.clone().unwrap_or_else(|| hosts::HOSTNAME_OF_STEPS.into());
         let no_container = |name: &str| Err(Error::NoContainer(name.to_owned()));
         let mut planned = plan(Parts {
             workload: &workload,

@@ -90,10 +90,12 @@ impl Globals {
         self.declared.iter().map(|(n, _)| n.as_str())
     }
 
-    /// Proxies that the caller gave.
+    /// Proxies that the caller gave, in capitals and in small letters, since programs look for one or the other.
     pub fn proxies(&self) -> Vec<String> {
-        let given = PROXIES.iter().filter_map(|n| Some(format!("{n}={}", self.given.get(*n)?)));
-        given.collect()
+        let other =
+            |name: &str| self.given.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v);
+        let value = |name: &str| self.given.get(name).or_else(|| other(name));
+        PROXIES.iter().filter_map(|n| Some(format!("{n}={}", value(n)?))).collect()
     }
 
     /// Values that the caller gave and that nothing can have used.
