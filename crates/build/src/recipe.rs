@@ -108,6 +108,11 @@ pub fn find(path: &Path) -> Result<Found> {
             found.push(entry);
         }
     }
+    // As BuildKit has it, the name in small letters will do where there is no other.
+    let small = path.join("dockerfile");
+    if found.is_empty() && small.is_file() {
+        found.push(small);
+    }
     found.sort();
     match found.as_slice() {
         [] => Err(SpecError::new(format!("no recipe in '{}'", path.display()))
@@ -200,6 +205,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(find(dir.path()).unwrap_err().to_string().contains("no recipe"));
         assert!(!is_recipe(dir.path()));
+        std::fs::write(dir.path().join("dockerfile"), "FROM scratch\n").unwrap();
+        assert_eq!(find(dir.path()).unwrap().file, dir.path().join("dockerfile"));
         std::fs::write(dir.path().join("x.def"), "Bootstrap: scratch\n").unwrap();
         assert_eq!(find(dir.path()).unwrap().language, Language::Definition);
         assert!(is_recipe(dir.path()));

@@ -385,6 +385,7 @@ fn run_sees_what_it_should() {
         ("RUN [\"/bin/sh\", \"-c\", \"echo exec > /out\"]", "exec\n"),
         ("ENV E=env\nARG E=arg A=1\nARG GIVEN\nRUN echo $E $A $GIVEN > /out", "env 1 caller\n"),
         ("RUN echo $HTTP_PROXY > /out", "http://proxy\n"),
+        ("RUN id -G > /out", "0\n"),
         ("RUN echo $HTTP_PROXY $http_proxy > /out", "http://proxy http://proxy\n"),
         (
             "RUN while read a b; do test \"$b\" = isle && echo $a; done < /etc/hosts > /out || true",

@@ -90,6 +90,8 @@ fn resolve(spec: &str, extra: &[String], passwd: &str, group: &str) -> Result<Us
     for spec in extra {
         found.groups.push(find_group(spec, group)?);
     }
+    // The own group is among them: it stays where a program takes another one for a while (CVE-2022-36109).
+    found.groups.push(found.gid);
     found.groups.sort_unstable();
     found.groups.dedup();
     Ok(found)
@@ -155,19 +157,19 @@ mod tests {
     #[test]
     fn users_as_docker_reads_them() {
         for (spec, uid, gid, groups, home) in [
-            ("", 0, 0, &[][..], "/root"),
-            ("root", 0, 0, &[], "/root"),
-            ("0", 0, 0, &[], "/root"),
-            ("www-data", 33, 33, &[4], "/var/www"),
-            ("33", 33, 33, &[4], "/var/www"),
-            ("app", 1000, 1000, &[4, 44], "/"),
-            ("app:video", 1000, 44, &[], "/"),
-            ("app:", 1000, 1000, &[4, 44], "/"),
-            ("1000:5", 1000, 99, &[], "/"),
-            ("1000:6", 1000, 6, &[], "/"),
-            ("4242", 4242, 0, &[], "/"),
-            ("4242:4243", 4242, 4243, &[], "/"),
-            ("1234", 77, 78, &[], "/home/n"),
+            ("", 0, 0, &[0][..], "/root"),
+            ("root", 0, 0, &[0], "/root"),
+            ("0", 0, 0, &[0], "/root"),
+            ("www-data", 33, 33, &[4, 33], "/var/www"),
+            ("33", 33, 33, &[4, 33], "/var/www"),
+            ("app", 1000, 1000, &[4, 44, 1000], "/"),
+            ("app:video", 1000, 44, &[44], "/"),
+            ("app:", 1000, 1000, &[4, 44, 1000], "/"),
+            ("1000:5", 1000, 99, &[99], "/"),
+            ("1000:6", 1000, 6, &[6], "/"),
+            ("4242", 4242, 0, &[0], "/"),
+            ("4242:4243", 4242, 4243, &[4243], "/"),
+            ("1234", 77, 78, &[78], "/home/n"),
         ] {
             let found = user(spec).unwrap();
             assert_eq!((found.uid, found.gid), (uid, gid), "{spec}");
@@ -194,7 +196,7 @@ mod tests {
     #[test]
     fn groups_can_be_added() {
         let found = resolve("app", &["33".into(), "root".into(), "4".into()], PASSWD, GROUP).unwrap();
-        assert_eq!(found.groups, [0, 4, 33, 44]);
+        assert_eq!(found.groups, [0, 4, 33, 44, 1000]);
         assert!(resolve("app", &["nope".into()], PASSWD, GROUP).is_err());
     }
 }

@@ -25,13 +25,14 @@ pub(crate) fn user(plan: &Plan<'_>) -> Done {
     }
     p::prctl(libc::PR_SET_KEEPCAPS, 1).at(Step::Capabilities)?;
     // In a user namespace of one ID setgroups(2) is denied, and there is no group to give anyway.
+    let own_only = process.groups.iter().all(|group| *group == process.gid);
     if !plan.maps_by_child && plan.may_set_groups() {
         match p::set_groups(&process.groups) {
             // The joined namespace was made without the right to it, like any that one ID is mapped in.
-            Err(Errno(libc::EPERM)) if process.groups.is_empty() && plan.joins_user() => {}
+            Err(Errno(libc::EPERM)) if own_only && plan.joins_user() => {}
             other => other.at(Step::User)?,
         }
-    } else if !process.groups.is_empty() && !plan.maps_by_child {
+    } else if !own_only && !plan.maps_by_child {
         return Err(Errno(libc::EPERM)).at(Step::User);
     }
     p::set_gid(process.gid).at(Step::User)?;
