@@ -86,7 +86,7 @@ fn pairs(text: &str) -> Spelled<(String, BTreeMap<String, String>)> {
     })?;
     if FOREIGN.contains(&kind.as_str()) {
         return Err(Spelling::new(format!("caches of type {kind} are not supported"))
-            .with_hint("local and registry are"));
+            .with_hint("type=registry,ref=NAME keeps a cache in a registry, type=local with dest=FOLDER or src=FOLDER in a folder"));
     }
     Ok((kind, pairs))
 }

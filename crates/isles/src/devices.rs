@@ -128,7 +128,7 @@ mod tests {
         let mut workload = Workload { env: vec!["OWN=caller".into()], ..Workload::default() };
         let words = ["/dev/full".to_owned(), "vendor.com/gpu=0".into()];
         add_named(&words, &folders, &mut workload, &ui).unwrap();
-        assert_eq!(workload.env, ["ALL=1", "OWN=2", "OWN=caller"]);
+        assert_eq!(workload.env, ["OWN=2", "ALL=1", "OWN=caller"]);
         let nodes: Vec<_> = workload
             .devices
             .iter()

@@ -1,12 +1,14 @@
 //! Programs of another architecture: built and run by a static qemu of the host that nobody has registered.
 #![allow(clippy::unwrap_used)]
 
+mod desk;
 mod shelf;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use desk::Desk;
 use shelf::*;
 
 /// A program for arm64 that says "arm64 runs": an ELF file that may lie anywhere, as most are, with eight instructions.
@@ -107,4 +109,31 @@ fn a_qemu_of_the_host_is_lent() {
     let after: Vec<_> =
         fs::read_dir("/proc/sys/fs/binfmt_misc").unwrap().flatten().map(|e| e.path()).collect();
     assert_eq!(before, after, "nothing of it is seen outside");
+}
+
+#[test]
+fn with_a_range_of_ids_the_namespace_is_one_more() {
+    let Some(folder) = interpreter() else { return };
+    if !rustix::process::geteuid().is_root() || !desk::installed("newuidmap") {
+        println!("skip: only root gives a range of IDs to a user");
+        return;
+    }
+    let desk = Desk::new(true);
+    desk.with_range();
+    desk.file("df/arm64", program());
+    desk.file(
+        "df/Dockerfile",
+        "FROM scratch\nCOPY --chmod=755 arm64 /p\nRUN [\"/p\"]\nENTRYPOINT [\"/p\"]\n",
+    );
+    let isles = |words: &[&str]| {
+        let mut command = desk.command(&[&["isles"], words].concat());
+        let path =
+            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin:{}", desk.path("bin").display(), folder.display());
+        desk::Said::of(command.env("PATH", path).output().unwrap())
+    };
+    let said = isles(&["build", "-t", "app", "--platform", "linux/arm64", "df"]);
+    assert!(said.err.contains("arm64 runs"), "{}", said.err);
+    said.fine();
+    let said = isles(&["run", "--rm", "--platform", "linux/arm64", "app"]);
+    assert_eq!(said.fine(), "arm64 runs\n");
 }

@@ -27,6 +27,8 @@ pub(crate) struct Registrations {
     _files: Vec<OwnedFd>,
     /// The maps of a user namespace that has to be made for them.
     pub maps: Option<(Vec<u8>, Vec<u8>)>,
+    /// The parent is not root of the machine, and may write them only while the child can be looked into.
+    shown: bool,
 }
 
 pub(crate) fn plan(setup: &Setup) -> Result<Registrations, SpawnError> {
@@ -55,7 +57,8 @@ pub(crate) fn plan(setup: &Setup) -> Result<Registrations, SpawnError> {
         let same = |file: &str| map_text(&same_ids(&crate::proc_file::read(file).unwrap_or_default()));
         (same("/proc/self/uid_map"), same("/proc/self/gid_map"))
     });
-    Ok(Registrations { lines, _files: files, maps })
+    let shown = maps.is_some() && !crate::plan::initial_user_namespace();
+    Ok(Registrations { lines, _files: files, maps, shown })
 }
 
 /// The IDs of a map of user_namespaces(7), each as itself.
@@ -75,8 +78,10 @@ pub(crate) fn register(registrations: &Registrations, ends: &Ends) -> Done {
     }
     if registrations.maps.is_some() {
         p::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).at(Step::UserNamespace)?;
+        p::prctl(libc::PR_SET_DUMPABLE, registrations.shown.into()).at(Step::UserNamespace)?;
         tell(ends, b'u');
         wait_for_go(ends)?;
+        p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::UserNamespace)?;
     }
     for (index, line) in registrations.lines.iter().enumerate() {
         add(line, index == 0).at_index(Step::Interpreter, index)?;

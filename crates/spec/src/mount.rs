@@ -336,7 +336,7 @@ impl Device {
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |why: &str| {
             Error::new(format!("invalid device specification '{text}': {why}"))
-                .with_hint("for example --device /dev/fuse or --device /dev/sda:/dev/xvdc:r")
+                .with_hint("for example --device /dev/fuse, --device /dev/sda:/dev/xvdc:r or --device vendor.com/class=name")
         };
         let permissions =
             |s: &str| !s.is_empty() && s.len() <= 3 && s.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'));

@@ -157,7 +157,7 @@ impl Given {
                     "uncompressed" => Layers::Plain,
                     "gzip" => Layers::Compressed(Compression::Gzip),
                     "zstd" => Layers::Compressed(Compression::Zstd),
-                    "estargz" => return Err("compression=estargz is not supported".into()),
+                    "estargz" => return Err("compression=estargz is not supported; gzip and zstd are".into()),
                     _ => return Err(format!("compression is uncompressed, gzip or zstd, not '{value}'")),
                 });
             }

@@ -445,6 +445,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn words_of_pull() {
+        for (word, policy) in [
+            ("always", Some(PullPolicy::Always)),
+            ("true", Some(PullPolicy::Always)),
+            ("missing", Some(PullPolicy::Missing)),
+            ("false", Some(PullPolicy::Missing)),
+            ("never", Some(PullPolicy::Never)),
+            ("newer", None),
+        ] {
+            assert_eq!(pull_policy(word).ok(), policy, "{word}");
+        }
+    }
+
+    #[test]
     fn secrets() {
         let file = |path: &str| SecretSource::File(path.into());
         let variable = |name: &str| SecretSource::Variable(name.into());
