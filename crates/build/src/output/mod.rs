@@ -27,6 +27,8 @@ use crate::dockerfile::mount::fields;
 pub struct Output {
     pub kind: Kind,
     pub encoding: Encoding,
+    /// What the image is called in an archive or a layout; the names of the build where nothing is said.
+    pub names: Vec<Reference>,
 }
 
 /// Where a result goes.
@@ -80,12 +82,12 @@ impl Output {
     /// An image in the store, or in a registry too.
     pub fn image(push: bool) -> Output {
         let kind = Kind::Image { names: Vec::new(), push, by_digest: false };
-        Output { kind, encoding: Encoding::default() }
+        Output { kind, encoding: Encoding::default(), names: Vec::new() }
     }
 
     /// A SIF file.
     pub fn sif(path: impl Into<PathBuf>) -> Output {
-        Output { kind: Kind::Sif(path.into()), encoding: Encoding::default() }
+        Output { kind: Kind::Sif(path.into()), encoding: Encoding::default(), names: Vec::new() }
     }
 
     pub fn is_stdout(&self) -> bool {
@@ -106,7 +108,7 @@ impl Output {
                 "-" => Kind::Tar(Destination::Stdout),
                 folder => Kind::Local { folder: folder.into(), split: None },
             };
-            return Ok(Output { kind, encoding: Encoding::default() });
+            return Ok(Output { kind, encoding: Encoding::default(), names: Vec::new() });
         }
         let mut given = Given::default();
         for field in &fields {
@@ -218,7 +220,7 @@ impl Given {
                 return Err("docker's archives hold plain layers; type=oci holds compressed ones".into());
             }
             Some("docker") if dest.is_none() => {
-                Kind::Image { names: self.names, push: false, by_digest: false }
+                Kind::Image { names: std::mem::take(&mut self.names), push: false, by_digest: false }
             }
             Some("docker") => Kind::Docker(archive()),
             Some("sif") if self.push.is_some() || self.by_digest || !self.names.is_empty() => {
@@ -239,11 +241,11 @@ impl Given {
             }
             Some(kind @ ("image" | "registry")) => {
                 let push = self.push.unwrap_or(kind == "registry") || self.by_digest;
-                Kind::Image { names: self.names, push, by_digest: self.by_digest }
+                Kind::Image { names: std::mem::take(&mut self.names), push, by_digest: self.by_digest }
             }
             Some(other) => return Err(format!("unknown type '{other}'")),
         };
-        Ok(Output { kind, encoding: self.encoding })
+        Ok(Output { kind, encoding: self.encoding, names: self.names })
     }
 }
 
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn spellings() {
-        let plain = |kind| Output { kind, encoding: Encoding::default() };
+        let plain = |kind| Output { kind, encoding: Encoding::default(), names: Vec::new() };
         let path = |p: &str| Destination::Path(p.into());
         let names = |n: &[&str]| n.iter().map(|n| n.parse().unwrap()).collect::<Vec<Reference>>();
         for (text, expected) in [
@@ -294,6 +296,9 @@ mod tests {
         let layers = Some(Layers::Compressed(Compression::Zstd));
         let expected = Encoding { layers, level: Some(19), force: true, docker_types: true };
         assert_eq!(zstd.encoding, expected);
+        for text in ["type=oci,dest=x,\"name=a:1,b:2\"", "type=docker,dest=x,\"name=a:1,b:2\""] {
+            assert_eq!(Output::parse(text).unwrap().names, names(&["a:1", "b:2"]), "{text}");
+        }
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub fn write(
     check(wanted, built.made.len())?;
     let mut written = Written::default();
     for output in wanted.outputs {
+        // An output's own names go before those of the build.
+        let names = if output.names.is_empty() { wanted.names } else { &output.names };
+        let wanted = &Outputs { names, ..*wanted };
         let job = Job { store, client, built, wanted, progress };
         match &output.kind {
             Kind::Local { folder, split } => job.local(folder, *split)?,
