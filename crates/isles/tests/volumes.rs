@@ -205,6 +205,69 @@ fn many_make_use_and_remove_volumes_at_once() {
 }
 
 #[test]
+fn whoever_is_killed_leaves_whole_volumes_or_none() {
+    everyone(|world| {
+        let image = furnished(world);
+        world.isles(&["run", "--rm", &image, "true"]).fine();
+        for round in 0..24u32 {
+            let name = format!("v{}", round % 4);
+            let spec = format!("{name}:/data");
+            let words: [&[&str]; 3] = [
+                &["volume", "create", &name],
+                &["run", "--rm", "-v", &spec, "-v", "/more", &image, "true"],
+                &["volume", "rm", &name],
+            ];
+            let mut command = world.command(words[round as usize % 3]);
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            let mut child = command.spawn().unwrap();
+            // Another moment in each round.
+            (0..round * 400).for_each(|_| std::thread::yield_now());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // The next command takes away what is left, of containers too.
+        world.isles(&["ps", "-a"]).fine();
+        let names = world.isles(&["volume", "ls", "-q"]).fine();
+        for name in names.lines() {
+            assert!(name.len() == 2, "{name} goes with its container");
+            let words = ["run", "--rm", "-v", &format!("{name}:/data"), &image, "cat", "/data/file"];
+            assert_eq!(world.isles(&words).fine(), "from the image\n");
+            world.isles(&["volume", "rm", name]).fine();
+        }
+        let left: Vec<_> =
+            fs::read_dir(world.path("state/volumes")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, [".lock"]);
+    });
+}
+
+/// Mounts that are made on either side while the container runs (mount_namespaces(7)).
+#[test]
+fn later_mounts_cross_as_they_were_asked_to() {
+    if !World::is_root() {
+        println!("skip: only root mounts in a mount namespace of the host's");
+        return;
+    }
+    let Some(world) = World::new(Who::Root) else { return };
+    let script = "set -e; mount --make-rprivate /; mkdir share; mount -t tmpfs x share; mount --make-shared share; \
+        mkdir share/sub share/in; mkfifo share/go share/ready; \
+        $0 run --rm --privileged -v ./share:/s:$2 $1 sh -c 'echo > /s/ready; cat /s/go; \
+        grep -c \" /s/sub \" /proc/self/mountinfo; mount -t tmpfs y /s/in' & \
+        cat share/ready; mount -t tmpfs z share/sub; echo > share/go; wait; \
+        grep -c \" $PWD/share/in \" /proc/self/mountinfo";
+    for (mode, expected) in [("rprivate", [0, 0]), ("rslave", [1, 0]), ("rshared", [1, 1])] {
+        let source = world.source();
+        let folder = world.path("home").join(mode);
+        fs::create_dir(&folder).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(world.path("isles")).args([&source, mode]);
+        let said = command.current_dir(&folder).env("ISLES_ROOT", world.path("state")).output().unwrap();
+        let out = String::from_utf8(said.stdout).unwrap();
+        let numbers: Vec<i32> = out.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert_eq!(numbers, expected, "{mode}: {}", String::from_utf8_lossy(&said.stderr));
+    }
+}
+
+#[test]
 fn mounts_of_another_container() {
     everyone(|world| {
         let source = world.source();

@@ -122,6 +122,32 @@ fn a_container_that_runs_can_be_committed() {
 }
 
 #[test]
+fn a_container_goes_on_when_its_commit_is_killed() {
+    everyone(|world| {
+        let source = world.source();
+        let script = "dd if=/dev/urandom of=/big bs=1M count=24 2>/dev/null; echo ready; i=0; \
+                      while true; do i=$((i+1)); echo $i > /new; /bin/busybox mv /new /count; done";
+        let words = ["run", "--rm", "--name", "live", &source, "sh", "-c", script];
+        let (_run, _) = Running::start(&mut world.command(words));
+        let count = || {
+            let said = world.isles(&["cp", "live:/count", "count"]);
+            let text = fs::read_to_string(world.path("home/count")).unwrap_or_default();
+            if said.code == 0 { text.trim().parse().unwrap_or(0u64) } else { 0 }
+        };
+        for round in 0..8u32 {
+            let mut command = world.command(["commit", "live", "snap"]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // Another moment in each round.
+            (0..round * 2000).for_each(|_| std::thread::yield_now());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let before = count();
+        assert!((0..1000).any(|_| count() > before), "it stands still at {before}");
+    });
+}
+
+#[test]
 fn an_export_is_what_the_container_showed_and_imports_again() {
     everyone(|world| {
         container(world, "one", &[], SCRIPT);
