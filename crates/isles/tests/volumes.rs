@@ -150,6 +150,15 @@ fn volumes_without_a_name_go_with_their_container() {
         assert!(mounts.contains("\"/data\"") && mounts.contains("\"volume\""), "{mounts}");
         world.isles(&["rm", "one"]).fine();
         assert_eq!(names().lines().count(), 2, "they may still be wanted");
+        let would = world.isles(&["prune", "--volumes", "--dry-run"]).fine();
+        assert_eq!(would.lines().filter(|line| line.starts_with("volume ")).count(), 2, "{would}");
+        world.isles(&["prune", "-f"]).fine();
+        assert_eq!(names().lines().count(), 2);
+        let gone = world.isles(&["prune", "-f", "--volumes"]).fine();
+        assert_eq!(gone.lines().filter(|line| line.starts_with("volume ")).count(), 2, "{gone}");
+        assert_eq!(names(), "");
+        world.isles(&[&["run", "--name", "again"], &cat[..]].concat()).fine();
+        world.isles(&["rm", "again"]).fine();
         world.isles(&["volume", "prune", "-f"]).fine();
         assert_eq!(names(), "");
         world.isles(&[&["run", "--name", "two"], &cat[..]].concat()).fine();

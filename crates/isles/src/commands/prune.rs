@@ -28,6 +28,9 @@ pub struct Args {
     /// Also containers that have ended.
     #[arg(long)]
     containers: bool,
+    /// Also volumes that nobody named and no container has.
+    #[arg(long)]
+    volumes: bool,
     /// So much of the build cache and of downloads stays, last used first [default: 20g or a tenth of the disk,
     /// whichever is less; with -a nothing].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
@@ -51,6 +54,7 @@ pub struct Args {
 struct Outcome {
     images: Vec<String>,
     containers: Vec<String>,
+    volumes: Vec<String>,
     layers: Vec<String>,
     blobs: Vec<String>,
     build_records: usize,
@@ -87,8 +91,11 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
         engine.collect_all()?;
         isles_build::remove_dead_secrets();
     }
-    let pruned = store.prune(&options)?;
-    report(cx, args, pruned, containers, of_containers)?;
+    let (volumes, of_volumes) =
+        if args.volumes { volumes(&engine, args.dry_run)? } else { Default::default() };
+    let mut pruned = store.prune(&options)?;
+    pruned.freed += of_containers + of_volumes;
+    report(cx, args, pruned, containers, volumes)?;
     Ok(Code::SUCCESS)
 }
 
@@ -97,6 +104,9 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
         vec![if args.all { "all images without a container" } else { "all images without a name" }];
     if args.containers {
         what.push("all containers that have ended");
+    }
+    if args.volumes {
+        what.push("all volumes without a name and a container");
     }
     what.push(if args.all { "all build cache" } else { "build cache above its budget" });
     cx.ui.confirmed(&format!("this removes {}", what.join(", ")))
@@ -126,12 +136,24 @@ fn ended(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> 
     Ok((ids, bytes))
 }
 
+/// Removes volumes that nobody named and no container has. Returns their names and what they took.
+fn volumes(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
+    if !dry_run {
+        return Ok(engine.prune_volumes(&|volume| volume.record.anonymous)?);
+    }
+    let users = engine.users_of_volumes()?;
+    let idle = engine.store().volumes()?.into_iter();
+    let idle: Vec<_> = idle.filter(|v| v.record.anonymous && !users.contains_key(v.name())).collect();
+    let bytes = idle.iter().map(|volume| volume.disk_bytes()).sum();
+    Ok((idle.into_iter().map(|volume| volume.record.name).collect(), bytes))
+}
+
 fn report(
     cx: &Context,
     args: &Args,
     pruned: Pruned,
     containers: Vec<String>,
-    of_containers: u64,
+    volumes: Vec<String>,
 ) -> Result<(), Failure> {
     let texts = |digests: &[isles_spec::Digest]| digests.iter().map(ToString::to_string).collect();
     let outcome = Outcome {
@@ -139,11 +161,12 @@ fn report(
         blobs: texts(&pruned.blobs),
         images: pruned.images,
         containers,
+        volumes,
         build_records: pruned.build_records,
         downloads: pruned.downloads,
         cache_mounts: pruned.cache_mounts,
         memories: pruned.memories,
-        space_reclaimed: pruned.freed + of_containers,
+        space_reclaimed: pruned.freed,
         dry_run: args.dry_run,
     };
     if args.format != Format::Table {
@@ -154,6 +177,9 @@ fn report(
     }
     for container in &outcome.containers {
         cx.ui.line(&format!("container {container}"))?;
+    }
+    for volume in &outcome.volumes {
+        cx.ui.line(&format!("volume {volume}"))?;
     }
     for (n, thing) in [
         (outcome.layers.len(), "layer"),
