@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
-use isles_spec::{NetworkMode, Platform, PullPolicy, Reference};
+use isles_spec::{NetworkMode, Platform, PullPolicy, Reference, Rlimit};
 use isles_store::{Image, Lease};
 
 use crate::attest::Attest;
@@ -26,6 +26,8 @@ pub struct BuildOptions {
     pub target: Option<String>,
     /// Make every step anew. What comes of it is kept for later builds.
     pub no_cache: bool,
+    /// Stages whose steps are all made anew, by name.
+    pub no_cache_filter: Vec<String>,
     /// When base images are fetched.
     pub pull: PullPolicy,
     /// What to build for; this machine's platform where nothing is said.
@@ -51,6 +53,12 @@ pub struct BuildOptions {
     pub host_ca: bool,
     /// The network of steps that ask for none themselves.
     pub network: NetworkMode,
+    /// Lines of /etc/hosts that steps get beside the host's, as `NAME:ADDRESS`.
+    pub extra_hosts: Vec<String>,
+    /// Size of a step's /dev/shm in bytes; 64 MiB where nothing is said.
+    pub shm_size: Option<u64>,
+    /// Limits of a step's processes.
+    pub rlimits: Vec<Rlimit>,
     /// Later times become this one, and it is when the image was made (seconds since 1970).
     pub source_date_epoch: Option<i64>,
     /// Leave `%test` out.
@@ -66,6 +74,12 @@ pub struct BuildOptions {
 }
 
 impl BuildOptions {
+    /// Whether every step of a stage of this name is made anew.
+    pub(crate) fn renews(&self, stage: Option<&str>) -> bool {
+        let named = |name: &str| self.no_cache_filter.iter().any(|asked| asked.eq_ignore_ascii_case(name));
+        self.no_cache || stage.is_some_and(named)
+    }
+
     /// The image holds its own cache, by option or as a build argument.
     pub(crate) fn inline_cache(&self) -> bool {
         let argument = self.build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str);

@@ -19,7 +19,7 @@ use crate::digests::Digests;
 use crate::dockerfile::mount::Sharing;
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::options::SecretSource;
+use crate::options::{BuildOptions, SecretSource};
 use crate::secret::Secret;
 use crate::select::{Selection, add_to_key};
 use crate::snapshot::{Build, Scratch, Snapshot};
@@ -116,6 +116,16 @@ impl RunStep<'_> {
         if let Some((name, text)) = &self.script {
             key = key.with("script", name).with("text", text);
         }
+        let BuildOptions { extra_hosts, shm_size, rlimits, .. } = build.options;
+        if !extra_hosts.is_empty() {
+            key = key.with_list("extra hosts", extra_hosts);
+        }
+        if let Some(size) = shm_size {
+            key = key.with("shm size", size.to_le_bytes());
+        }
+        if !rlimits.is_empty() {
+            key = key.with_list("rlimits", rlimits.iter().map(|l| format!("{l:?}")));
+        }
         for mount in &self.mounts {
             mount.add_to(&mut key)?;
         }
@@ -168,9 +178,13 @@ impl RunStep<'_> {
         step.devices = std::mem::take(&mut prepared.devices);
         step.hostname = self.hostname.clone();
         let hosts = scratch.0.join("hosts");
-        write_file(&hosts, &isles_engine::hosts_of_step(self.hostname.as_deref(), &self.network)?, 0o644)?;
+        let names =
+            isles_engine::hosts_of_step(self.hostname.as_deref(), &self.network, &build.options.extra_hosts)?;
+        write_file(&hosts, &names, 0o644)?;
         step.hosts = Some(hosts);
         step.host_ca |= build.options.host_ca;
+        step.shm_size = build.options.shm_size;
+        step.rlimits = build.options.rlimits.clone();
         let outcome = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work })?;
         if !outcome.exit.success() {
             return Err(Error::step(self.place.clone(), &self.command, &outcome, build.options.quiet));

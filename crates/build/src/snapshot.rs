@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub config: ImageConfig,
     /// When the last layer was made (RFC 3339).
     pub created: Option<String>,
+    /// Its next steps are made anew, whatever the cache has.
+    pub renewed: bool,
 }
 
 /// One build under way: what all its stages share.
@@ -124,7 +126,7 @@ pub struct Noted {
 impl Snapshot {
     /// Nothing yet, for a platform.
     pub fn empty(platform: &Platform) -> Snapshot {
-        Snapshot { layers: Vec::new(), config: ImageConfig::empty(platform), created: None }
+        Snapshot { layers: Vec::new(), config: ImageConfig::empty(platform), created: None, renewed: false }
     }
 
     /// What an image is.
@@ -134,7 +136,7 @@ impl Snapshot {
         config.rest.clear();
         let layers = config.rootfs.diff_ids.iter().zip(&image.manifest.layers);
         let layers = layers.map(|(d, blob)| Layer { diff_id: d.clone(), blob: blob.clone() }).collect();
-        Snapshot { layers, created: config.created.clone(), config }
+        Snapshot { layers, created: config.created.clone(), config, renewed: false }
     }
 
     /// A key for a step on these layers.
@@ -266,7 +268,10 @@ impl<'a> Build<'a> {
     }
 
     /// The layer that is kept under a key.
-    fn known(&self, key: &Digest, title: &str) -> Result<Option<Kept>> {
+    fn known(&self, snapshot: &Snapshot, key: &Digest, title: &str) -> Result<Option<Kept>> {
+        if self.options.no_cache || snapshot.renewed {
+            return Ok(None);
+        }
         match self.recorded(key)? {
             Some(kept) => Ok(Some(kept)),
             None => self.imported(key, title),
@@ -274,9 +279,6 @@ impl<'a> Build<'a> {
     }
 
     fn recorded(&self, key: &Digest) -> Result<Option<Kept>> {
-        if self.options.no_cache {
-            return Ok(None);
-        }
         let Some(record) = self.store.build_record(self.lease, key)? else { return Ok(None) };
         let Ok(made) = serde_json::from_value::<Made>(record.value) else { return Ok(None) };
         Ok(self.store.has_layer(&made.diff_id).then(|| made.into()))
@@ -284,9 +286,6 @@ impl<'a> Build<'a> {
 
     /// The layer that another builder's cache has under a key; it is kept here from now on.
     fn imported(&self, key: &Digest, title: &str) -> Result<Option<Kept>> {
-        if self.options.no_cache {
-            return Ok(None);
-        }
         let Some(imported) = self.transfer.find(key) else { return Ok(None) };
         let Some(blob) = imported.fetch(self)? else { return Ok(None) };
         let layer = Layer { diff_id: imported.diff_id.clone(), blob };
@@ -317,7 +316,7 @@ impl<'a> Build<'a> {
         shortcut: &Digest,
         created_by: &str,
     ) -> Result<bool> {
-        let Some(kept) = self.known(shortcut, title)? else { return Ok(false) };
+        let Some(kept) = self.known(snapshot, shortcut, title)? else { return Ok(false) };
         self.say_cached(title);
         let keys = kept.key.iter().chain([shortcut]).cloned().collect();
         self.push(snapshot, kept, keys, created_by.to_owned());
@@ -356,7 +355,7 @@ impl<'a> Build<'a> {
         let _turn = self.turn(&step.key);
         let mut keys = vec![step.key.clone()];
         keys.extend(step.shortcut.clone());
-        if let Some(kept) = self.known(&step.key, step.title)? {
+        if let Some(kept) = self.known(snapshot, &step.key, step.title)? {
             if let Some(shortcut) = &step.shortcut {
                 self.keep(shortcut, &Kept { key: Some(step.key), ..kept.clone() }, step.title)?;
             }

@@ -34,6 +34,25 @@ fn a_second_build_makes_nothing() {
 }
 
 #[test]
+fn stages_are_made_anew_by_name() {
+    const TEXT: &str = "FROM scratch AS One\nCOPY other /\nFROM scratch AS two\nCOPY dir /\n\
+                        FROM two\nCOPY --from=one /other /\n";
+    let world = world();
+    let steps = |filter: &[&str]| {
+        let no_cache_filter = filter.iter().map(|f| f.to_string()).collect();
+        let options = BuildOptions { no_cache_filter, every_step: true, ..world.options() };
+        world.build_with("Dockerfile", TEXT, &options).unwrap().cached
+    };
+    assert!(!steps(&[]));
+    assert!(steps(&[]));
+    for (filter, cached) in
+        [(&["one"][..], false), (&["none", "TWO"], false), (&["none"], true), (&["2"], true)]
+    {
+        assert_eq!(steps(filter), cached, "{filter:?}");
+    }
+}
+
+#[test]
 fn what_counts() {
     type Change = fn(&World);
     let touch = |w: &World| {

@@ -5,7 +5,7 @@
 mod support;
 
 use isles_build::BuildOptions;
-use isles_spec::{Hint, Reference};
+use isles_spec::{Hint, Reference, Rlimit};
 use support::{World, describe};
 
 /// The history of an image beyond that of the base: what made each entry, and whether it is a layer.
@@ -780,6 +780,35 @@ fn a_layer_has_what_the_step_changed_and_no_more() {
     let next =
         world.image("FROM base\nRUN true\nRUN echo 1 > /one\nRUN true\nRUN cat /one > /out\nRUN true\n");
     assert_eq!(world.list(&next)["/out"], "644 0:0 \"1\\n\"");
+}
+
+#[test]
+fn what_a_caller_gives_to_all_steps() {
+    let world = World::new();
+    if !world.can_run() {
+        return;
+    }
+    const TEXT: &str = "FROM base\nRUN { grep -c '^10.9.8.7.db$' /etc/hosts; ulimit -n; ulimit -Hn; \
+                        df -k /dev/shm | tail -1 | awk '{print $2}'; } > /out\n";
+    let given = BuildOptions {
+        extra_hosts: vec!["db:10.9.8.7".into()],
+        shm_size: Some(2 << 20),
+        rlimits: vec![Rlimit::parse("nofile=123:456").unwrap()],
+        ..world.options()
+    };
+    assert_eq!(ran(&world, TEXT, &given), "1\n123\n456\n2048\n");
+    assert!(world.build_with("Dockerfile", TEXT, &given).unwrap().cached);
+    // Each of them is part of the step.
+    for options in [
+        BuildOptions { extra_hosts: Vec::new(), ..given.clone() },
+        BuildOptions { shm_size: None, ..given.clone() },
+        BuildOptions { rlimits: Vec::new(), ..given.clone() },
+    ] {
+        assert!(!world.build_with("Dockerfile", TEXT, &options).unwrap().cached, "{options:?}");
+    }
+    let bad = BuildOptions { extra_hosts: vec!["db".into()], ..world.options() };
+    let refused = describe(&world.build_with("Dockerfile", TEXT, &bad).unwrap_err());
+    assert!(refused.contains("invalid host 'db'"), "{refused}");
 }
 
 #[test]

@@ -51,6 +51,11 @@ fn a_context_takes_the_place_of_a_stage_and_of_an_image() {
     ] {
         assert_eq!(files(text), expected, "{text}");
     }
+    // Nothing, in the place of an image.
+    let nothing = named("docker-image://scratch".into(), "FROM ctx\nCOPY Dockerfile /only\n").unwrap();
+    assert_eq!(world.list(&nothing.image).into_keys().collect::<Vec<_>>(), ["/only"]);
+    let error = named("docker-image://scratch".into(), "FROM scratch\nCOPY --from=ctx /x /\n").unwrap_err();
+    assert!(error.to_string().contains("'x' is not in"), "{error}");
     let text = "FROM scratch\nCOPY --from=ctx a /\n";
     assert!(!named(more(), text).unwrap().cached);
     assert!(named(more(), text).unwrap().cached);

@@ -45,12 +45,12 @@ const AUTHORITIES_VARIABLES: [&str; 8] = [
 pub const HOSTNAME_OF_STEPS: &str = "isle";
 
 /// /etc/hosts for a step of a build: that of the host, unless the step has no network, and the step's own name.
-pub fn hosts_of_step(hostname: Option<&str>, network: &NetworkMode) -> Result<String> {
+pub fn hosts_of_step(hostname: Option<&str>, network: &NetworkMode, extra: &[String]) -> Result<String> {
     let of_host = match network {
         NetworkMode::None => String::new(),
         _ => fs::read_to_string(HOSTS).unwrap_or_default(),
     };
-    hosts(&of_host, hostname.unwrap_or(HOSTNAME_OF_STEPS), &[])
+    hosts(&of_host, hostname.unwrap_or(HOSTNAME_OF_STEPS), extra)
 }
 
 /// The host's own files, for a step of a build; without a network only its names, where they are given.

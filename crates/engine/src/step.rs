@@ -64,6 +64,8 @@ pub struct Step<'a> {
     pub host_ca: bool,
     pub resources: Resources,
     pub rlimits: Vec<Rlimit>,
+    /// Size of /dev/shm in bytes; that of containers where not given.
+    pub shm_size: Option<u64>,
     /// Full capabilities, devices and no filter (`RUN --security=insecure`).
     pub privileged: bool,
     /// Devices of the host beside those that every container has.
@@ -89,6 +91,7 @@ impl<'a> Step<'a> {
             host_ca: host_ca_wanted(),
             resources: Resources::default(),
             rlimits: Vec::new(),
+            shm_size: None,
             privileged: false,
             devices: Vec::new(),
             interpreter: None,
@@ -259,6 +262,7 @@ fn workload_of(step: &Step<'_>) -> Workload {
         network: step.network.clone(),
         resources: step.resources.clone(),
         rlimits: step.rlimits.clone(),
+        shm_size: step.shm_size,
         devices: step.devices.clone(),
         security: Security { privileged: step.privileged, ..Security::default() },
         ..Workload::default()

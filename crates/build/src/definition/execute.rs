@@ -242,6 +242,7 @@ fn stage<'s>(recipe: &Recipe<'_>, index: usize, stages: &Stages<'s, Snapshot>) -
         None => bootstrap(recipe.build, recipe.source, stage, recipe.found, recipe.warnings)?,
     };
     let Base { mut snapshot, oci } = base;
+    snapshot.renewed = recipe.build.options.renews(stage.name().map(|name| name.text.as_str()));
     skeleton(recipe, &mut snapshot, oci)?;
     if recipe.wants(SectionKind::Files) {
         for section in stage.all(SectionKind::Files) {
@@ -494,6 +495,8 @@ fn test(recipe: &Recipe<'_>, stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     step.network = build.options.network.clone();
     step.mounts = of_caller(build, snapshot)?;
     step.host_ca |= build.options.host_ca;
+    step.shm_size = build.options.shm_size;
+    step.rlimits = build.options.rlimits.clone();
     let work = build.progress.begin("%test", None);
     let ran = build.engine.run_step(&step, StepOutput { progress: build.progress, id: work });
     let passed = ran.as_ref().is_ok_and(|o| o.exit.success());

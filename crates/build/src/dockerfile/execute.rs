@@ -220,6 +220,7 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
             (base.map_err(|e| place(source, written.base.span, e))?, Scope::default())
         }
     };
+    snapshot.renewed = file.build.options.renews(written.name.as_deref());
     let config = &mut snapshot.config.config;
     if scope::get(&config.env, "PATH").is_none() {
         config.env.push(images::DEFAULT_PATH.to_owned());
@@ -307,6 +308,9 @@ impl Dockerfile<'_> {
                 named.insert(key.to_owned(), Opened { context: context.clone(), _scratch: scratch });
                 Ok(Other::Folder(context))
             }
+            Some(NamedContext::Image(name)) if name == "scratch" => {
+                Other::layers(build, &images::scratch(platform))
+            }
             Some(NamedContext::Image(name)) => {
                 Other::layers(build, &Snapshot::of_image(&images::named_or_other(build, name, platform)?))
             }
@@ -320,6 +324,7 @@ impl Dockerfile<'_> {
     fn context_as_base(&self, key: &str, platform: &Platform) -> Result<Snapshot> {
         let build = self.build;
         match build.options.contexts.get(key) {
+            Some(NamedContext::Image(name)) if name == "scratch" => Ok(images::scratch(platform)),
             Some(NamedContext::Image(name)) => {
                 Ok(images::base(&images::named_or_other(build, name, platform)?, platform))
             }

@@ -17,8 +17,9 @@ use isles_build::position::Diagnostic;
 use isles_build::recipe::{self, Found};
 use isles_build::{BuildOptions, Entitlement, SecretSource, image_of_suite};
 use isles_registry::Client;
+use isles_spec::quantity::parse_bytes;
 use isles_spec::source::DebianSuite;
-use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference};
+use isles_spec::{Error as Spelling, NetworkMode, Platform, PullPolicy, Reference, Rlimit};
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -75,6 +76,9 @@ pub struct Args {
     /// Do every step again.
     #[arg(long)]
     no_cache: bool,
+    /// Do every step of this stage again; may be repeated.
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
     /// When to ask the registries for base images: always, missing or never; always where nothing is said after it
     /// [default: missing].
     #[arg(
@@ -125,6 +129,15 @@ pub struct Args {
     /// The network of steps.
     #[arg(long, value_name = "MODE", default_value = "default", value_parser = ["default", "host", "none"])]
     network: String,
+    /// Give steps a line of /etc/hosts.
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    add_host: Vec<String>,
+    /// Bytes of /dev/shm in steps [default: 64m].
+    #[arg(long, value_name = "SIZE")]
+    shm_size: Option<String>,
+    /// Limit the resources of each process of a step, such as nofile=1024:4096.
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    ulimit: Vec<String>,
     /// Let steps trust the host's certificate authorities, which do not become part of the image.
     #[arg(long)]
     host_ca: bool,
@@ -342,6 +355,10 @@ fn options(args: &Args) -> Result<BuildOptions, Failure> {
         secrets,
         target: args.target.clone(),
         no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        extra_hosts: args.add_host.clone(),
+        shm_size: args.shm_size.as_deref().map(parse_bytes).transpose()?,
+        rlimits: args.ulimit.iter().map(|l| Rlimit::parse(l)).collect::<Result<_, _>>()?,
         pull: args.pull.unwrap_or(PullPolicy::Missing),
         platforms: args.platform.clone(),
         host_ca: args.host_ca,
