@@ -7,6 +7,7 @@ use crate::error::{Error, Result, damaged};
 use crate::image::Image;
 use crate::inode::{Body, FileBody, Inode, InodeRef, NOTHING};
 use crate::meta::{Place, Reader};
+use crate::partial::Piece;
 
 /// The bit in a block's size that says it is not compressed.
 pub(crate) const RAW: u32 = 1 << 24;
@@ -149,9 +150,10 @@ impl Image {
             // Whoever reads whole blocks keeps them somewhere, so they need no place in the cache.
             return check(self.decode(at, word, out)?);
         }
-        let block = self.block(at, word, len)?;
-        check(block.data.len())?;
-        out.copy_from_slice(&block.data[skip..skip + out.len()]);
+        if let Piece::Whole(block) = self.piece(at, word, len, skip, out)? {
+            check(block.data.len())?;
+            out.copy_from_slice(&block.data[skip..skip + out.len()]);
+        }
         Ok(())
     }
 
@@ -162,8 +164,11 @@ impl Image {
         if word & (RAW - 1) == 0 {
             return damaged(at, format!("fragment {number} is empty"));
         }
-        let block = self.block(at, word, self.superblock.block_size as usize)?;
         let from = offset as usize + skip;
+        let Piece::Whole(block) = self.piece(at, word, self.superblock.block_size as usize, from, out)?
+        else {
+            return Ok(());
+        };
         match block.data.get(from..from + out.len()) {
             Some(data) => out.copy_from_slice(data),
             None => return damaged(at, format!("fragment {number} has {} bytes only", block.data.len())),
@@ -173,23 +178,34 @@ impl Image {
 
     /// Reads and decompresses a block; how many bytes it has.
     pub(crate) fn decode(&self, at: u64, word: u32, out: &mut [u8]) -> Result<usize> {
-        let size = (word & (RAW - 1)) as usize;
-        if word & !(RAW | (RAW - 1)) != 0 || size > self.superblock.block_size as usize {
-            return damaged(at, format!("a block has the size {word:#x}"));
-        }
         if word & RAW != 0 {
+            let size = self.packed_size(at, word)?;
             let Some(out) = out.get_mut(..size) else {
                 return damaged(at, format!("a block has {size} bytes instead of {}", out.len()));
             };
             self.read_raw(out, at)?;
             return Ok(size);
         }
+        let n = self.with_packed(at, word, |packed| self.superblock.codec.decompress(packed, out))?;
+        n.map_err(|what| Error::Damaged { at, what: format!("a block: {what}") })
+    }
+
+    /// The bytes of a block as written.
+    pub(crate) fn with_packed<T>(&self, at: u64, word: u32, with: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let size = self.packed_size(at, word)?;
         PACKED.with_borrow_mut(|packed| {
             packed.resize(size, 0);
             self.read_raw(packed, at)?;
-            let n = self.superblock.codec.decompress(packed, out);
-            n.map_err(|what| Error::Damaged { at, what: format!("a block: {what}") })
+            Ok(with(packed))
         })
+    }
+
+    fn packed_size(&self, at: u64, word: u32) -> Result<usize> {
+        let size = (word & (RAW - 1)) as usize;
+        if word & !(RAW | (RAW - 1)) != 0 || size > self.superblock.block_size as usize {
+            return damaged(at, format!("a block has the size {word:#x}"));
+        }
+        Ok(size)
     }
 
     /// Finds block `index` of a file, by adding up the sizes of those before it.

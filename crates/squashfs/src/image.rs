@@ -11,6 +11,7 @@ use crate::dir::Resume;
 use crate::error::{Error, Result, damaged};
 use crate::inode::{FileType, InodeRef};
 use crate::meta;
+use crate::partial::Partials;
 use crate::superblock::{self, Superblock, flag};
 
 /// What an open image may take.
@@ -53,6 +54,7 @@ pub struct Image {
     pub(crate) owners: OnceLock<Vec<u32>>,
     pub(crate) resume: Resume,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) partials: Partials,
 }
 
 impl Image {
@@ -78,6 +80,7 @@ impl Image {
             start,
             metadata: Cache::new(limits.cache / 4, meta::BLOCK),
             data: Cache::new(limits.cache / 4 * 3, block),
+            partials: Partials::new(block),
             superblock,
             owners: OnceLock::new(),
             resume: Resume::default(),
@@ -177,12 +180,17 @@ impl Image {
         let mut data = vec![0; len];
         let n = self.decode(at, word, &mut data)?;
         data.truncate(n);
-        if n < len / 4 * 3 {
+        Ok(self.keep(at, word, data))
+    }
+
+    /// Puts a data or fragment block into the cache.
+    pub(crate) fn keep(&self, at: u64, word: u32, mut data: Vec<u8>) -> Arc<Block> {
+        if data.len() < data.capacity() / 4 * 3 {
             data.shrink_to_fit();
         }
         let block = Arc::new(Block { data, next: 0 });
         self.data.insert((at, word), block.clone());
-        Ok(block)
+        block
     }
 }
 

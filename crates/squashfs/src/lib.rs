@@ -39,6 +39,7 @@ mod folder;
 mod image;
 mod inode;
 mod meta;
+mod partial;
 mod path;
 mod superblock;
 mod table;
