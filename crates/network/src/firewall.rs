@@ -1,0 +1,337 @@
+//! The table `inet isles` of the host's firewall: what every network shares is said once; a network adds elements to
+//! sets, and a published port adds one element to a map. What a packet costs depends on neither number.
+//!
+//! Nobody else's tables are touched. What another table of the host drops stays dropped: an `accept` here ends this
+//! table only.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::error::{Error, Result};
+use crate::netlink::nft::{self, Element, Field, Hook, Meta, Rule, Set, Transaction, Verdict, types};
+use crate::netlink::route::octets;
+use crate::netlink::{Refusal, Socket};
+use crate::port::Port;
+use crate::subnet::Subnet;
+
+const TABLE: &str = "isles";
+/// Where the host's owner may add rules that come before ours; `isles` only makes it, empty.
+const USER: &str = "user";
+
+/// Devices have names of up to 15 bytes and a zero.
+const DEVICE_NAME: u32 = 16;
+
+const BRIDGES: Set = Set { name: "bridges", key: (types::DEVICE, DEVICE_NAME), data: None, intervals: false };
+/// Those whose containers reach nobody outside.
+const INTERNAL: Set =
+    Set { name: "internal", key: (types::DEVICE, DEVICE_NAME), data: None, intervals: false };
+/// Pairs of a device with itself: what stays in one network.
+const SAME: Set = Set {
+    name: "same",
+    key: (types::concatenated(&[types::DEVICE, types::DEVICE]), 2 * DEVICE_NAME),
+    data: None,
+    intervals: false,
+};
+const SUBNETS4: Set = Set { name: "subnets4", key: (types::IPV4, 4), data: None, intervals: true };
+const SUBNETS6: Set = Set { name: "subnets6", key: (types::IPV6, 16), data: None, intervals: true };
+/// Published at one address of the host.
+const PORTS4: Set = Set {
+    name: "ports4",
+    key: (types::concatenated(&[types::PROTOCOL, types::IPV4, types::PORT]), 12),
+    data: Some((types::concatenated(&[types::IPV4, types::PORT]), 8)),
+    intervals: false,
+};
+const PORTS6: Set = Set {
+    name: "ports6",
+    key: (types::concatenated(&[types::PROTOCOL, types::IPV6, types::PORT]), 24),
+    data: Some((types::concatenated(&[types::IPV6, types::PORT]), 20)),
+    intervals: false,
+};
+/// Published at all addresses of the host.
+const ANYWHERE4: Set = Set {
+    name: "anywhere4",
+    key: (types::concatenated(&[types::PROTOCOL, types::PORT]), 8),
+    data: PORTS4.data,
+    intervals: false,
+};
+const ANYWHERE6: Set = Set {
+    name: "anywhere6",
+    key: (types::concatenated(&[types::PROTOCOL, types::PORT]), 8),
+    data: PORTS6.data,
+    intervals: false,
+};
+const SETS: [Set; 9] = [BRIDGES, INTERNAL, SAME, SUBNETS4, SUBNETS6, PORTS4, PORTS6, ANYWHERE4, ANYWHERE6];
+
+/// What the firewall has to know of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    pub bridge: String,
+    pub subnets: Vec<Subnet>,
+    /// Its containers reach nobody outside, and nobody reaches them.
+    pub internal: bool,
+}
+
+/// A port of the host and where what comes to it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    pub port: Port,
+    pub target: IpAddr,
+}
+
+/// Whether the table is there. One that somebody has flushed is not.
+pub fn is_there(socket: &mut Socket) -> io::Result<bool> {
+    match socket.ask(&nft::ask_table(TABLE)) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOENT.raw_os_error()) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Says everything anew, in one transaction: packets meet the old table or the new one.
+/// `closed`: what is forwarded between others' devices is dropped, because the host forwards for us alone.
+pub fn rebuild(socket: &mut Socket, zones: &[Zone], ports: &[Published], closed: bool) -> Result<()> {
+    let mut t = Transaction::new(TABLE);
+    // Made, removed, and made: so it need not be known whether it is there.
+    t.table();
+    t.delete_table();
+    t.table();
+    for set in &SETS {
+        t.set(set);
+    }
+    t.chain(USER, None);
+    t.chain("publish", None);
+    let hook = |number, priority, kind| Hook { number, priority, kind, drop: false };
+    t.chain("guard", Some(hook(0, -300, "filter")));
+    t.chain("arriving", Some(hook(0, -100, "nat")));
+    t.chain("sending", Some(hook(3, -100, "nat")));
+    t.chain("forwarding", Some(Hook { drop: closed, ..hook(2, 0, "filter") }));
+    t.chain("leaving", Some(hook(4, 100, "nat")));
+
+    // The bridges route the host's 127.0.0.0/8, for published ports; no container gets there (CVE-2020-8558).
+    for field in [Field::Destination4, Field::Source4] {
+        let rule = Rule::new().meta(Meta::InDevice, 0).among(BRIDGES.name, true).family(false);
+        t.rule(
+            "guard",
+            &rule.field(field, 0).masked(&[255, 0, 0, 0]).is(&[127, 0, 0, 0]).verdict(Verdict::Drop),
+        );
+    }
+    for chain in ["arriving", "sending"] {
+        t.rule(chain, &Rule::new().to_host().verdict(Verdict::Jump("publish")));
+    }
+    for (ipv6, at, anywhere) in [(false, PORTS4, ANYWHERE4), (true, PORTS6, ANYWHERE6)] {
+        let (destination, port_slot) = if ipv6 { (Field::Destination6, 5) } else { (Field::Destination4, 2) };
+        let transport = || Rule::new().family(ipv6).meta(Meta::Transport, 0);
+        let rule = transport().field(destination, 1).field(Field::DestinationPort, port_slot);
+        t.rule("publish", &rule.mapped(at.name).destination(ipv6));
+        let rule = transport().field(Field::DestinationPort, 1);
+        t.rule("publish", &rule.mapped(anywhere.name).destination(ipv6));
+    }
+
+    let rule = || Rule::new();
+    let to_us = || rule().meta(Meta::OutDevice, 0).among(BRIDGES.name, true);
+    let from_us = || rule().meta(Meta::InDevice, 0).among(BRIDGES.name, true);
+    t.rule("forwarding", &rule().verdict(Verdict::Jump(USER)));
+    // A bridge whose packets the host filters (br_netfilter) shows them here, too.
+    t.rule(
+        "forwarding",
+        &rule()
+            .meta(Meta::InDevice, 0)
+            .meta(Meta::OutDevice, 4)
+            .among(SAME.name, true)
+            .verdict(Verdict::Accept),
+    );
+    for key in [Meta::InDevice, Meta::OutDevice] {
+        t.rule("forwarding", &rule().meta(key, 0).among(INTERNAL.name, true).verdict(Verdict::Drop));
+    }
+    t.rule("forwarding", &to_us().established().verdict(Verdict::Accept));
+    t.rule("forwarding", &to_us().published().verdict(Verdict::Accept));
+    // Neither other networks nor neighbours of the host, who could send here because the host forwards.
+    t.rule("forwarding", &to_us().verdict(Verdict::Drop));
+    t.rule("forwarding", &from_us().verdict(Verdict::Accept));
+
+    let bridge_out = |wanted| rule().meta(Meta::OutDevice, 0).among(BRIDGES.name, wanted);
+    for (ipv6, subnets, source, destination) in [
+        (false, SUBNETS4, Field::Source4, Field::Destination4),
+        (true, SUBNETS6, Field::Source6, Field::Destination6),
+    ] {
+        let inside = |rule: Rule| rule.family(ipv6).field(source, 0).among(subnets.name, true);
+        t.rule("leaving", &inside(bridge_out(false)).masquerade());
+        // A container that comes back by a published port: the answer must take the same way.
+        let around = inside(rule().published()).field(destination, 0).among(subnets.name, true);
+        t.rule("leaving", &around.masquerade());
+    }
+    // From the host's loopback to a published port: nobody could answer that address.
+    let loopback = bridge_out(true).family(false).field(Field::Source4, 0);
+    t.rule("leaving", &loopback.masked(&[255, 0, 0, 0]).is(&[127, 0, 0, 0]).masquerade());
+    let loopback = bridge_out(true).family(true).field(Field::Source6, 0);
+    t.rule("leaving", &loopback.is(&std::net::Ipv6Addr::LOCALHOST.octets()).masquerade());
+
+    for zone in zones {
+        add_zone(&mut t, zone);
+    }
+    for (set, elements) in by_map(ports) {
+        t.elements(set, &elements);
+    }
+    socket.apply(&t.finish()).map_err(|e| Error::system("write the firewall's table 'inet isles'", e.source))
+}
+
+/// Adds a network.
+pub fn add(socket: &mut Socket, zone: &Zone) -> Result<(), Refusal> {
+    let mut t = Transaction::new(TABLE);
+    add_zone(&mut t, zone);
+    socket.apply(&t.finish())
+}
+
+fn add_zone(t: &mut Transaction, zone: &Zone) {
+    for (set, elements) in of_zone(zone) {
+        t.elements(set, &elements);
+    }
+}
+
+/// Removes a network. What is not there need not be removed.
+pub fn remove(socket: &mut Socket, zone: &Zone) -> io::Result<()> {
+    take_away(socket, &of_zone(zone))
+}
+
+/// Publishes ports, all of them or none.
+///
+/// # Errors
+/// `EEXIST` where one of them is published already, `ENOENT` where the table is not there.
+pub fn publish(socket: &mut Socket, ports: &[Published]) -> Result<(), Refusal> {
+    let mut t = Transaction::new(TABLE);
+    for (set, elements) in by_map(ports) {
+        t.elements(set, &elements);
+    }
+    socket.apply(&t.finish())
+}
+
+/// Takes ports back. What is not there need not be removed.
+pub fn withdraw(socket: &mut Socket, ports: &[Published]) -> io::Result<()> {
+    take_away(socket, &by_map(ports))
+}
+
+fn take_away(socket: &mut Socket, elements: &[(&'static str, Vec<Element>)]) -> io::Result<()> {
+    let gone = |e: &Refusal| e.errno() == Some(rustix::io::Errno::NOENT.raw_os_error());
+    let mut t = Transaction::new(TABLE);
+    for (set, elements) in elements {
+        t.remove_elements(set, elements, false);
+    }
+    match socket.apply(&t.finish()) {
+        Ok(()) => return Ok(()),
+        Err(e) if gone(&e) => return Ok(()),
+        // Before Linux 6.3 an element must be there to be removed: one after the other, then.
+        Err(_) => {}
+    }
+    for (set, elements) in elements {
+        // Both ends of a range go together.
+        for range in elements.chunks(if elements.iter().any(|e| e.end) { 2 } else { 1 }) {
+            let mut t = Transaction::new(TABLE);
+            t.remove_elements(set, range, true);
+            match socket.apply(&t.finish()) {
+                Err(e) if gone(&e) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Elements by the set that they are of.
+fn of_zone(zone: &Zone) -> Vec<(&'static str, Vec<Element>)> {
+    let device = |name: &str| {
+        let mut key = name.as_bytes().to_vec();
+        key.resize(DEVICE_NAME as usize, 0);
+        key
+    };
+    let bridge = device(&zone.bridge);
+    let mut out = vec![
+        (BRIDGES.name, vec![Element::key(bridge.clone())]),
+        (SAME.name, vec![Element::key([bridge.clone(), bridge.clone()].concat())]),
+    ];
+    if zone.internal {
+        out.push((INTERNAL.name, vec![Element::key(bridge)]));
+    }
+    for subnet in &zone.subnets {
+        let set = if subnet.is_ipv6() { SUBNETS6.name } else { SUBNETS4.name };
+        let mut range = vec![Element::key(octets(subnet.first()))];
+        // A range that reaches to the last address of all has no end.
+        if let Some(behind) = behind(subnet.last()) {
+            range.push(Element { end: true, ..Element::key(octets(behind)) });
+        }
+        out.push((set, range));
+    }
+    out
+}
+
+fn behind(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => u32::from(address).checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(address) => u128::from(address).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
+}
+
+/// Elements by the map that they are of.
+fn by_map(ports: &[Published]) -> Vec<(&'static str, Vec<Element>)> {
+    let mut out: Vec<(&'static str, Vec<Element>)> = Vec::new();
+    for published in ports {
+        let Some((map, element)) = element(published) else { continue };
+        match out.iter_mut().find(|(name, _)| *name == map) {
+            Some((_, elements)) => elements.push(element),
+            None => out.push((map, vec![element])),
+        }
+    }
+    out
+}
+
+/// `None` where the host's address is of another family than the container's.
+fn element(published: &Published) -> Option<(&'static str, Element)> {
+    let Published { port, target } = *published;
+    let padded = |number: u16| {
+        let [a, b] = number.to_be_bytes();
+        [a, b, 0, 0]
+    };
+    let mut key = vec![port.protocol.number(), 0, 0, 0];
+    let map = match port.address.filter(|address| !address.is_unspecified()) {
+        Some(address) if address.is_ipv6() != target.is_ipv6() => return None,
+        Some(address) => {
+            key.extend(octets(address));
+            if address.is_ipv6() { PORTS6.name } else { PORTS4.name }
+        }
+        None if port.address.is_some_and(|any| any.is_ipv6() != target.is_ipv6()) => return None,
+        None if target.is_ipv6() => ANYWHERE6.name,
+        None => ANYWHERE4.name,
+    };
+    key.extend(padded(port.host));
+    let mut data = octets(target);
+    data.extend(padded(port.container));
+    Some((map, Element { key, data: Some(data), end: false }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_map_a_port_is_in() {
+        let at = |words: &str, target: &str| {
+            let port = Port::parse(words).unwrap()[0];
+            element(&Published { port, target: target.parse().unwrap() })
+        };
+        let (map, found) = at("8080:80", "10.0.0.2").unwrap();
+        assert_eq!((map, found.key), ("anywhere4", vec![6, 0, 0, 0, 0x1f, 0x90, 0, 0]));
+        assert_eq!(found.data.unwrap(), [10, 0, 0, 2, 0, 80, 0, 0]);
+        let (map, found) = at("127.0.0.1:53:53/udp", "10.0.0.2").unwrap();
+        assert_eq!((map, found.key), ("ports4", vec![17, 0, 0, 0, 127, 0, 0, 1, 0, 53, 0, 0]));
+        for (words, target, map) in [
+            ("80:80", "fd00::2", Some("anywhere6")),
+            ("[::1]:80:80", "fd00::2", Some("ports6")),
+            ("[::]:80:80", "fd00::2", Some("anywhere6")),
+            ("[::]:80:80", "10.0.0.2", None),
+            ("0.0.0.0:80:80", "10.0.0.2", Some("anywhere4")),
+            ("0.0.0.0:80:80", "fd00::2", None),
+            ("[::1]:80:80", "10.0.0.2", None),
+        ] {
+            assert_eq!(at(words, target).map(|(map, _)| map), map, "{words} {target}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Devices, addresses and routes: rtnetlink(7), linux/if_link.h, linux/veth.h.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::message::{self, Batch, Body};
+use super::{Refusal, Socket};
+use crate::subnet::Subnet;
+
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
+const GET_LINK: u16 = 18;
+const NEW_ADDRESS: u16 = 20;
+const NEW_ROUTE: u16 = 24;
+const GET_ROUTE: u16 = 26;
+
+/// Attributes of devices (IFLA_*).
+const ADDRESS: u16 = 1;
+const NAME: u16 = 3;
+const MTU: u16 = 4;
+const MASTER: u16 = 10;
+const LINK_INFO: u16 = 18;
+const NAMESPACE_FD: u16 = 28;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const VETH_PEER: u16 = 1;
+/// What a device is as a part of another one (IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, IFLA_BRPORT_MODE).
+const INFO_PORT_KIND: u16 = 4;
+const INFO_PORT_DATA: u16 = 5;
+const PORT_HAIRPIN: u16 = 4;
+/// IFF_UP.
+const UP: u32 = 1;
+/// IFA_F_NODAD: an address that we have given ourselves needs no search for others that have it.
+const NO_DUPLICATE_DETECTION: u8 = 2;
+
+const INET: u8 = 2;
+const INET6: u8 = 10;
+
+/// The number of a device in its namespace; `None` where there is none of that name.
+pub fn index(socket: &mut Socket, name: &str) -> io::Result<Option<u32>> {
+    let mut batch = Batch::new();
+    // Acknowledged, too: that ends the answers.
+    batch.command(GET_LINK, 0, |body| {
+        body.fixed(&link(0, 0)).text(NAME, name);
+    });
+    match socket.ask(&batch) {
+        Ok(answers) => Ok(answers
+            .iter()
+            .find(|answer| answer.kind == NEW_LINK)
+            .and_then(|answer| answer.body.get(4..8)?.try_into().ok().map(u32::from_ne_bytes))),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a bridge that is up, and returns its number; one that is there already is taken as it is.
+pub fn add_bridge(socket: &mut Socket, name: &str, mtu: Option<u32>) -> io::Result<u32> {
+    let mut batch = Batch::new();
+    batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
+        body.fixed(&link(0, UP)).text(NAME, name);
+        if let Some(mtu) = mtu {
+            body.number(MTU, mtu);
+        }
+        body.nested(LINK_INFO, |info| {
+            info.text(INFO_KIND, "bridge");
+        });
+    });
+    match socket.apply(&batch) {
+        Ok(()) => {}
+        // Another process was faster.
+        Err(e) if e.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
+        Err(e) => return Err(e.into()),
+    }
+    index(socket, name)?.ok_or_else(|| rustix::io::Errno::NODEV.into())
+}
+
+/// One end of a pair of devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Inside<'a> {
+    pub name: &'a str,
+    pub mac: [u8; 6],
+    /// Where it is made.
+    pub namespace: BorrowedFd<'a>,
+}
+
+/// Makes a pair of devices in one message: one end on the bridge `master`, up; the other in the container's namespace.
+pub fn add_pair(
+    socket: &mut Socket,
+    name: &str,
+    master: u32,
+    mtu: Option<u32>,
+    inside: &Inside<'_>,
+) -> Result<(), Refusal> {
+    let mut batch = Batch::new();
+    batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
+        body.fixed(&link(0, UP)).text(NAME, name).number(MASTER, master);
+        if let Some(mtu) = mtu {
+            body.number(MTU, mtu);
+        }
+        body.nested(LINK_INFO, |info| {
+            info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
+                data.nested(VETH_PEER, |peer| {
+                    peer.fixed(&link(0, 0)).text(NAME, inside.name).attribute(ADDRESS, &inside.mac);
+                    if let Some(mtu) = mtu {
+                        peer.number(MTU, mtu);
+                    }
+                    peer.number(NAMESPACE_FD, inside.namespace.as_raw_fd() as u32);
+                });
+            });
+        });
+    });
+    // Where the host filters bridged packets (br_netfilter), what a container sends to a port that it has published itself
+    // is turned around in the bridge, and must be let out where it came in.
+    batch.command(NEW_LINK, 0, |body| {
+        body.fixed(&link(0, UP)).text(NAME, name).nested(LINK_INFO, |info| {
+            info.text(INFO_PORT_KIND, "bridge").nested(INFO_PORT_DATA, |data| {
+                data.attribute(PORT_HAIRPIN, &[1]);
+            });
+        });
+    });
+    socket.apply(&batch)
+}
+
+/// Removes a device; one that is not there need not be removed.
+pub fn remove(socket: &mut Socket, name: &str) -> io::Result<()> {
+    let mut batch = Batch::new();
+    batch.command(DELETE_LINK, 0, |body| {
+        body.fixed(&link(0, 0)).text(NAME, name);
+    });
+    match socket.apply(&batch) {
+        Err(e) if e.errno() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Adds a message that makes a device work.
+pub fn up(batch: &mut Batch, index: u32) {
+    batch.command(NEW_LINK, 0, |body| {
+        body.fixed(&link(index, UP));
+    });
+}
+
+/// Adds a message that gives a device an address; one that it has already is no error.
+pub fn address(batch: &mut Batch, index: u32, address: IpAddr, prefix: u8) {
+    batch.command(NEW_ADDRESS, message::CREATE | message::REPLACE, |body| {
+        let [a, b, c, d] = index.to_ne_bytes();
+        let flags = if address.is_ipv6() { NO_DUPLICATE_DETECTION } else { 0 };
+        body.fixed(&[family(address), prefix, flags, 0, a, b, c, d]);
+        // IFA_ADDRESS and IFA_LOCAL.
+        body.attribute(1, &octets(address)).attribute(2, &octets(address));
+        if let IpAddr::V4(address) = address {
+            let mask = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+            // IFA_BROADCAST.
+            body.attribute(4, &(u32::from(address) | mask).to_be_bytes());
+        }
+    });
+}
+
+/// Adds a message that sends everything that has no other way to `gateway`.
+pub fn default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
+    batch.command(NEW_ROUTE, message::CREATE | message::REPLACE, |body| {
+        // The main table, made at start, everywhere, unicast.
+        body.fixed(&[family(gateway), 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
+        // RTA_GATEWAY and RTA_OIF.
+        body.attribute(5, &octets(gateway)).number(4, index);
+    });
+}
+
+/// The networks that the host knows a way to, beyond the one for everything else.
+pub fn known(socket: &mut Socket) -> io::Result<Vec<Subnet>> {
+    let mut batch = Batch::new();
+    batch.message(GET_ROUTE, message::DUMP, |body: &mut Body<'_>| {
+        body.fixed(&[0; 12]);
+    });
+    let found = |body: &[u8]| {
+        let prefix = *body.get(1)?;
+        let address = message::attribute(body.get(12..)?, 1)?;
+        let address: IpAddr = match address.len() {
+            4 => <[u8; 4]>::try_from(address).ok()?.into(),
+            16 => <[u8; 16]>::try_from(address).ok()?.into(),
+            _ => return None,
+        };
+        Subnet::containing(address, prefix).ok().filter(|_| prefix > 0)
+    };
+    let answers = socket.ask(&batch)?;
+    Ok(answers.iter().filter(|a| a.kind == NEW_ROUTE).filter_map(|a| found(&a.body)).collect())
+}
+
+/// struct ifinfomsg. What is said of the flags is only what is asked for.
+fn link(index: u32, flags: u32) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[4..8].copy_from_slice(&index.to_ne_bytes());
+    out[8..12].copy_from_slice(&flags.to_ne_bytes());
+    out[12..16].copy_from_slice(&flags.to_ne_bytes());
+    out
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { INET } else { INET6 }
+}
+
+/// The bytes of an address, as the network has them.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
