@@ -194,7 +194,7 @@ impl<'a> Launch<'a> {
             },
             writable,
             overlays,
-            run_as: if self.user().is_some() { RunAs::Image } else { RunAs::Caller },
+            run_as: if self.user().is_some() { RunAs::Given } else { RunAs::Caller },
             system: SystemFiles {
                 dev: without(
                     "dev",
@@ -238,7 +238,7 @@ impl<'a> Launch<'a> {
             working_dir: Some(working_dir),
             working_dir_else,
             existing_working_dir: true,
-            run_as: if user.is_some() { RunAs::Image } else { RunAs::Caller },
+            run_as: if user.is_some() { RunAs::Given } else { RunAs::Caller },
             user,
             interactive: true,
             remove: true,

@@ -216,7 +216,13 @@ fn user(workload: &Workload, image: &ContainerConfig, identity: Identity, view: 
             let User { uid, gid, .. } = caller();
             User::resolve(&format!("{uid}:{gid}"), &workload.groups, view)
         }
-        spec => User::resolve(spec.unwrap_or(&image.user), &workload.groups, view),
+        spec => {
+            let mut user = User::resolve(spec.unwrap_or(&image.user), &workload.groups, view)?;
+            if workload.run_as == RunAs::Given {
+                user.groups.retain(|group| *group != user.gid);
+            }
+            Ok(user)
+        }
     }
 }
 

@@ -252,9 +252,26 @@ impl Engine {
         Ok(format!("{prefix}{STEP}{space}-{pid}-{start}-{}", &id[..16]))
     }
 
+    /// A container whose start, where one is under way, has been written down: what its program says may be heard before.
+    fn begun(&self, name: &str) -> Result<Info> {
+        const PAUSE: Duration = Duration::from_millis(1);
+        /// A monitor that has not written it after this time is stopped, or hangs.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let begin = Instant::now();
+        loop {
+            let found = self.find(name)?;
+            let under_way =
+                found.status == Status::Created && self.store.container(&found.record.id)?.is_locked();
+            if !under_way || begin.elapsed() > PATIENCE {
+                return Ok(found);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// The process 1 of a running container.
     pub(crate) fn pid_of(&self, name: &str) -> Result<i32> {
-        let found = self.find(name)?;
+        let found = self.begun(name)?;
         let alive = |pid: &i32| process_start(*pid).is_some_and(|start| Some(start) == found.state.pid_start);
         found
             .state

@@ -172,7 +172,7 @@ fn pruning_says_what_it_frees() {
         shelf.isles(&["prune", "-a"]).fine();
         assert_eq!(shelf.isles(&["images", "-q"]).fine(), "");
         let df = shelf.isles(&["df", "-v"]).fine();
-        assert!(df.contains("Images        0") && df.contains("UNIQUE SIZE"), "{df}");
+        assert!(df.contains("Images          0") && df.contains("UNIQUE SIZE"), "{df}");
         shelf.isles(&["prune", "--filter", "age=1"]).fails(1, &["unknown filter 'age'"]);
     }
 }

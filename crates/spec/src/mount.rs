@@ -134,6 +134,7 @@ impl Mount {
         if let [drive, path, ..] = parts[..]
             && parts.len() > 2
             && drive.len() == 1
+            && drive.starts_with(|c: char| c.is_ascii_alphabetic())
             && path.starts_with(['/', '\\'])
         {
             return Err(bad("a path with a drive is one of Windows"));

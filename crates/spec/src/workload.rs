@@ -191,6 +191,8 @@ pub enum RunAs {
     /// [`Workload::user`], or whom the image names.
     #[default]
     Image,
+    /// [`Workload::user`]; their own group is not among the supplementary ones as well.
+    Given,
     /// The caller, with their IDs and groups; who that is, is not looked up in the image.
     Caller,
 }

@@ -78,6 +78,8 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
         };
         match result {
             Ok(object) => return Ok(object),
+            // Most words mean images.
+            Err(_) if missing.is_some() && candidate == Kind::Volume => {}
             Err(failure) => missing = Some(failure),
         }
     }
