@@ -295,11 +295,20 @@ fn several_platforms() {
             }
         }
         // A program of another architecture needs what this machine may not have.
-        let foreign = if host == "linux/amd64" { "linux/s390x" } else { "linux/amd64" };
+        let (foreign, qemu) = match host == "linux/amd64" {
+            true => ("linux/s390x", "qemu-s390x-static"),
+            false => ("linux/amd64", "qemu-x86_64-static"),
+        };
         fs::write(shelf.path("Dockerfile"), "FROM scratch\nCOPY f /f\nRUN [\"/f\"]\n").unwrap();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut folders = std::env::split_paths(&path).chain(["/usr/bin".into()]);
         let said = shelf.isles(&["build", "-q", "--platform", foreign, "."]);
         match fs::read_dir("/proc/sys/fs/binfmt_misc").map(|d| d.flatten().count()) {
             Ok(3..) => println!("skip: this machine may have an interpreter"),
+            // It is found, and the file is no program for it either.
+            _ if folders.any(|folder| folder.join(qemu).exists()) => {
+                drop(said.fails(1, &["Dockerfile:3:", "'/f' is not executable"]));
+            }
             _ => drop(said.fails(
                 1,
                 &["Dockerfile:3:", &format!("programs for {foreign} do not run"), "'qemu-", "hint: "],
