@@ -15,7 +15,7 @@ use crate::record::{living_since, process_start};
 use crate::run::Foreground;
 
 /// A report has a message, a hint and a few numbers.
-const REPORT_LIMIT: u64 = 1 << 20;
+pub(crate) const REPORT_LIMIT: u64 = 1 << 20;
 
 /// A process that runs, and cannot be taken for a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct Started {
 
 /// What the monitor tells the process that started it.
 #[derive(Debug, Serialize, Deserialize)]
-enum Report {
+pub(crate) enum Report {
     Runs { id: String, pid: i32, monitor: i32 },
     Failed { message: String, hint: Option<String>, exit_code: u8 },
 }
@@ -116,7 +116,7 @@ impl Engine {
 }
 
 /// An error with its causes, in one line.
-fn said(error: &Error) -> String {
+pub(crate) fn said(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -129,7 +129,7 @@ fn said(error: &Error) -> String {
     text
 }
 
-fn started(report: &[u8]) -> Result<Started> {
+pub(crate) fn started(report: &[u8]) -> Result<Started> {
     let silent = || io::Error::other("it ended without a word");
     let failed = |e| Error::system("start a process in the background", e);
     match serde_json::from_slice(report).map_err(|_| failed(silent()))? {

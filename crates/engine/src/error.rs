@@ -40,6 +40,8 @@ pub enum Error {
     Ambiguous(String),
     #[error("the container name \"/{name}\" is already in use by container \"{id}\"")]
     NameInUse { name: String, id: String },
+    #[error("container {0} is not running")]
+    NotRunning(String),
     #[error("cannot remove container {name}: it is running")]
     Running { name: String },
     #[error("remove {name}: volume is in use - [{}]", users.join(", "))]
@@ -107,6 +109,7 @@ impl Hint for Error {
             Error::SubPath { .. } => {
                 Some("the path has to be in the volume already; links lead nowhere outside of it".into())
             }
+            Error::NotRunning(_) => Some("'isles start' starts it; 'isles ps -a' shows what became of it".into()),
             Error::Running { .. } => Some("add --force to kill it first".into()),
             Error::NoCommand => Some("the image names no command, so say which one to run".into()),
             Error::NoUser(_) | Error::NoGroup(_) => {

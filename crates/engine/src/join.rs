@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::plan::{Parts, plan};
 use crate::run::{Foreground, attend};
-use crate::start::{null, spawn};
+use crate::start::{Fence, null, spawn};
 use crate::step::Exit;
 use crate::view::View;
 
@@ -29,6 +29,17 @@ impl Engine {
     /// # Errors
     /// The target has ended, or belongs to somebody else; and as for [`Engine::run`].
     pub fn run_in(&self, target: Target, workload: &Workload, foreground: &Foreground<'_>) -> Result<Exit> {
+        self.run_in_group(target, workload, foreground, None)
+    }
+
+    /// As [`Engine::run_in`], in the control group of this name, where there is one.
+    pub(crate) fn run_in_group(
+        &self,
+        target: Target,
+        workload: &Workload,
+        foreground: &Foreground<'_>,
+        group: Option<&str>,
+    ) -> Result<Exit> {
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let wish = || format!("joining the process {}", target.pid);
         let (pid, joined) = open_namespaces(target.pid, Namespaces::of_process);
@@ -72,6 +83,13 @@ impl Engine {
         setup.process.create_cwd = false;
         if !workload.interactive && !workload.tty {
             setup.stdio.stdin = Some(null()?);
+        }
+        if let Some(group) = group {
+            let fence = Fence::leftover(group)?;
+            let admitted = fence.admit(&mut setup);
+            // It is the container's, which goes on.
+            fence.keep();
+            admitted?;
         }
         let mut child = spawn(&setup, &view)?;
         drop(setup);

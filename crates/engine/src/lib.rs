@@ -4,13 +4,16 @@
 //! of the container as files ([`record`]), and is the monitor of what it runs in the foreground ([`run`]) or, as a process
 //! of its own, in the background ([`background`]). A step of a build ([`step`]) is the same without a state. It does not know who asks.
 
+mod attach;
 mod background;
 mod caller;
 pub mod cdi;
+mod control;
 mod copy;
 mod devices;
 mod engine;
 mod error;
+mod exec;
 pub mod foreign;
 mod host_view;
 mod hosts;
@@ -19,6 +22,8 @@ mod image_mount;
 mod inside;
 mod join;
 mod layers;
+pub mod log;
+pub mod monitor;
 mod name;
 mod namespaces;
 mod owners;
@@ -34,16 +39,20 @@ mod terminal;
 mod user;
 mod view;
 mod volumes;
+mod watch;
 mod written;
 
+pub use attach::{Parted, Wishes};
 pub use background::{Started, Target};
 pub use caller::home;
+pub use control::Condition;
 pub use copy::{CopyOptions, From as CopyFrom, PathStat, To as CopyTo};
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use exec::Exec;
 pub use hosts::hosts_of_step;
 pub use inside::Inside;
-pub use record::{Info, Record, State, Status};
+pub use record::{Info, Record, State, Status, now};
 pub use run::Foreground;
 pub use step::{Exit, Step, StepInput, StepOutcome, StepOutput, StepRoot, host_ca_wanted};
 pub use user::User;

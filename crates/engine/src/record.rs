@@ -10,7 +10,9 @@ use isles_store::Container;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
+use crate::control::{mark, send_to, wake};
 use crate::error::{Error, Result};
+use crate::monitor::{PAUSED, STOPPED};
 use crate::start::Fence;
 
 const CONFIG: &str = "config.json";
@@ -30,6 +32,9 @@ pub struct Record {
     pub image: String,
     /// The words of the process.
     pub command: Vec<String>,
+    /// The signal by which the image says that it is to be stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_stop_signal: Option<String>,
     /// Nanoseconds since 1970.
     pub created: u64,
     pub workload: Workload,
@@ -51,6 +56,14 @@ pub struct State {
     pub exit_code: Option<u8>,
     /// The kernel killed some of its processes because its memory was used up.
     pub out_of_memory: bool,
+    /// How often its monitor has started it again.
+    pub restarts: u32,
+    /// It has ended, and its monitor waits to start it again.
+    pub restarting: bool,
+    /// Its monitor is a process of its own, to which others can attach.
+    pub detached: bool,
+    /// Why it could not be started.
+    pub error: String,
 }
 
 /// The stages of a container's life, by Docker's words.
@@ -59,6 +72,10 @@ pub struct State {
 pub enum Status {
     Created,
     Running,
+    /// Its processes are kept from running.
+    Paused,
+    /// It has ended, and will be started again.
+    Restarting,
     Exited,
     /// Its monitor died; the process died with it, and nobody saw how.
     Dead,
@@ -80,12 +97,37 @@ pub fn now() -> u64 {
 }
 
 impl Record {
+    /// `None` where the folder has no record yet, or not any more.
+    pub(crate) fn load(container: &Container) -> Result<Option<Record>> {
+        let Some(text) = container.read(CONFIG)? else { return Ok(None) };
+        let bad = |source| Error::BadState { id: container.id().to_owned(), source };
+        serde_json::from_slice(&text).map(Some).map_err(bad)
+    }
+
+    /// The signal that asks it to end.
+    pub fn stop_signal(&self) -> i32 {
+        let name = self.workload.stop_signal.as_deref().or(self.image_stop_signal.as_deref());
+        name.and_then(|name| isles_sandbox::oci::parse_signal(name).ok()).unwrap_or(libc::SIGTERM)
+    }
+
+    /// How long it has to end by itself.
+    pub fn stop_timeout(&self) -> Duration {
+        Duration::from_secs(self.workload.stop_timeout.unwrap_or(10))
+    }
+
     pub(crate) fn save(&self, container: &Container) -> Result<()> {
         Ok(container.write_volatile(CONFIG, &json(self)?)?)
     }
 }
 
 impl State {
+    /// The first state where nothing was written yet.
+    pub(crate) fn load(container: &Container) -> Result<State> {
+        let Some(text) = container.read(STATE)? else { return Ok(State::default()) };
+        let bad = |source| Error::BadState { id: container.id().to_owned(), source };
+        serde_json::from_slice(&text).map_err(bad)
+    }
+
     pub(crate) fn save(&self, container: &Container) -> Result<()> {
         Ok(container.write_volatile(STATE, &json(self)?)?)
     }
@@ -185,12 +227,19 @@ impl Engine {
         /// A monitor that has not let go after this time is stopped, or hangs.
         const PATIENCE: Duration = Duration::from_secs(10);
         let begin = Instant::now();
+        mark(container, STOPPED)?;
         loop {
             match info(container) {
-                Ok(Some(Info { state, .. })) => {
-                    kill(state.pid.zip(state.pid_start))?;
+                Ok(Some(found)) => {
+                    let state = &found.state;
+                    match found.status {
+                        Status::Restarting => wake(&found)?,
+                        Status::Paused => self.thaw(container)?,
+                        _ => {}
+                    }
+                    send_to(state.pid.zip(state.pid_start), libc::SIGKILL)?;
                     if begin.elapsed() > PATIENCE {
-                        kill(state.monitor)?;
+                        send_to(state.monitor, libc::SIGKILL)?;
                     }
                 }
                 Ok(None) => {}
@@ -253,7 +302,7 @@ impl Engine {
     }
 
     /// A container whose start, where one is under way, has been written down: what its program says may be heard before.
-    fn begun(&self, name: &str) -> Result<Info> {
+    pub(crate) fn begun(&self, name: &str) -> Result<Info> {
         const PAUSE: Duration = Duration::from_millis(1);
         /// A monitor that has not written it after this time is stopped, or hangs.
         const PATIENCE: Duration = Duration::from_secs(10);
@@ -293,7 +342,7 @@ impl Engine {
 }
 
 /// Whether an error says that the container vanished meanwhile.
-fn gone(error: &isles_store::Error) -> bool {
+pub(crate) fn gone(error: &isles_store::Error) -> bool {
     match error {
         isles_store::Error::NoContainer { .. } => true,
         isles_store::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
@@ -315,40 +364,23 @@ fn pid_namespace() -> u64 {
 }
 
 /// `None` where the folder has no record yet, or not any more.
-fn info(container: &Container) -> Result<Option<Info>> {
-    let Some(text) = container.read(CONFIG)? else { return Ok(None) };
-    let bad = |source| Error::BadState { id: container.id().to_owned(), source };
-    let record: Record = serde_json::from_slice(&text).map_err(bad)?;
+pub(crate) fn info(container: &Container) -> Result<Option<Info>> {
+    let Some(record) = Record::load(container)? else { return Ok(None) };
     // The lock first: a container that ends in between is then taken for one that still runs, not for a dead one.
     let locked = container.is_locked();
-    let state: State = match container.read(STATE)? {
-        Some(text) => serde_json::from_slice(&text).map_err(bad)?,
-        None => State::default(),
-    };
+    let state = State::load(container)?;
+    let is = |mark: &str| container.path().join(mark).exists();
     let status = match (&state, locked) {
+        (State { restarting: true, .. }, true) => Status::Restarting,
+        // Nobody is there to start it again.
+        (State { restarting: true, .. }, false) => Status::Dead,
         (State { exit_code: Some(_), .. }, _) => Status::Exited,
+        (State { pid: Some(_), .. }, true) if is(PAUSED) => Status::Paused,
         (State { pid: Some(_), .. }, true) => Status::Running,
+        (State { pid: Some(_), .. }, false) => Status::Dead,
         (_, true) => Status::Created,
-        _ => Status::Dead,
+        (_, false) if record.workload.remove && is("ephemeral") => Status::Dead,
+        (_, false) => Status::Created,
     };
     Ok(Some(Info { record, state, status }))
-}
-
-/// Kills a process, if it is still the one that began then.
-fn kill(process: Option<(i32, u64)>) -> Result<()> {
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-    let Some((number, start)) = process else { return Ok(()) };
-    let Some(pid) = Pid::from_raw(number) else { return Ok(()) };
-    let fd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        other => other.map_err(|e| Error::system("kill the container", e))?,
-    };
-    // The number may have been given away between the two looks, but not after the descriptor was opened.
-    if process_start(number) != Some(start) {
-        return Ok(());
-    }
-    match pidfd_send_signal(fd, Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(e) => Err(Error::system("kill the container", e)),
-    }
 }

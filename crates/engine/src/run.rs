@@ -1,7 +1,7 @@
 //! A container in the foreground: this process is its monitor, and takes it along when it ends.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::UserNs;
@@ -76,7 +76,7 @@ impl Engine {
         // From here on signals wait until there is a container to hand them to.
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let container = self.create(workload, foreground)?;
-        let mut started = match self.start_in(&container.folder, &container.record, foreground) {
+        let mut started = match self.start_in(&container.folder, &container.record, foreground, None) {
             Ok(started) => started,
             Err(e) => {
                 // Collected later, if not now.
@@ -98,7 +98,7 @@ impl Engine {
         exit
     }
 
-    fn create(&self, workload: &Workload, foreground: &Foreground<'_>) -> Result<Created> {
+    pub(crate) fn create(&self, workload: &Workload, foreground: &Foreground<'_>) -> Result<Created> {
         let id = name::id()?;
         let mut workload = workload.clone();
         let default = ContainerConfig::default();
@@ -114,6 +114,7 @@ impl Engine {
                 Root::Directory(path) | Root::File(ImageFile { path, .. }) => path.display().to_string(),
             },
             command,
+            image_stop_signal: foreground.image.and_then(|image| image.config.config.stop_signal.clone()),
             created: now(),
             name: name.clone(),
             workload,
@@ -138,7 +139,7 @@ impl Engine {
     }
 
     /// Sees to it that no container has the name, for as long as the lock is held.
-    fn claim(&self, name: &str) -> Result<std::fs::File> {
+    pub(crate) fn claim(&self, name: &str) -> Result<std::fs::File> {
         name::check(name)?;
         let lock = self.store.lock_names()?;
         match self.containers()?.into_iter().find(|info| info.record.name == name) {
@@ -154,7 +155,13 @@ impl Engine {
     }
 
     /// Plans the container and starts its program.
-    fn start_in(&self, folder: &Container, record: &Record, foreground: &Foreground<'_>) -> Result<Started> {
+    pub(crate) fn start_in(
+        &self,
+        folder: &Container,
+        record: &Record,
+        foreground: &Foreground<'_>,
+        streams: Option<Streams>,
+    ) -> Result<Started> {
         let workload = &record.workload;
         let base = self.base(folder, workload, foreground)?;
         let view = base.view;
@@ -205,12 +212,19 @@ impl Engine {
             }
             None => Fence::none(),
         };
-        let (child, state) = self.begin(folder, &mut planned, &fence, workload, &view)?;
+        if let Some(Streams { stdin, stdout, stderr }) = streams {
+            planned.setup.stdio.stdin = Some(stdin);
+            planned.setup.stdio.stdout = Some(stdout);
+            planned.setup.stdio.stderr = Some(stderr);
+        } else if !workload.interactive && !workload.tty {
+            planned.setup.stdio.stdin = Some(null()?);
+        }
+        let (child, state) = self.begin(folder, &mut planned, &fence, &view)?;
         for warning in &child.warnings {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
         (foreground.started)(child.pid());
-        Ok(Started { child, state, fence, _locks: base.locks })
+        Ok(Started { child, state, fence, locks: base.locks, serves: !base.servers.is_empty() })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -256,14 +270,10 @@ impl Engine {
         folder: &Container,
         planned: &mut Planned,
         fence: &Fence,
-        workload: &Workload,
         view: &View,
     ) -> Result<(Child, State)> {
         let setup = &mut planned.setup;
         fence.admit(setup)?;
-        if !workload.interactive && !workload.tty {
-            setup.stdio.stdin = Some(null()?);
-        }
         let child = spawn(setup, view)?;
         let own = std::process::id().cast_signed();
         let state = State {
@@ -281,18 +291,28 @@ impl Engine {
     }
 }
 
-struct Created {
-    folder: Container,
-    record: Record,
+pub(crate) struct Created {
+    pub folder: Container,
+    pub record: Record,
 }
 
 /// A container whose program runs.
-struct Started {
-    child: Child,
-    state: State,
-    fence: Fence,
+pub(crate) struct Started {
+    pub child: Child,
+    pub state: State,
+    pub fence: Fence,
     /// Files that are this container's alone while it runs.
-    _locks: Vec<std::fs::File>,
+    pub locks: Vec<std::fs::File>,
+    /// Threads of this process serve files of it.
+    pub serves: bool,
+}
+
+/// Streams of a program other than the caller's.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
 }
 
 /// The caller's wish, the host's own name where the network is asked to be the host's, else the short ID, as Docker

@@ -66,6 +66,11 @@ impl Fence {
         self.0.as_ref().map_or(0, Group::oom_kills)
     }
 
+    /// Lets the group be, for others who know its name.
+    pub fn keep(mut self) {
+        drop(self.0.take());
+    }
+
     /// Kills what is left in the group, and removes it.
     pub fn remove(&mut self) -> Result<()> {
         let Some(mut group) = self.0.take() else { return Ok(()) };

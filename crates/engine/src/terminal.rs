@@ -43,6 +43,11 @@ pub fn size() -> (u16, u16) {
         .unwrap_or((24, 80))
 }
 
+/// Whether one of the caller's standard streams is a terminal.
+pub fn is_any() -> bool {
+    isatty(io::stdin()) || isatty(io::stdout()) || isatty(io::stderr())
+}
+
 /// Gives a container's terminal the size of the caller's.
 pub fn resize(master: impl AsFd) {
     let (rows, columns) = size();

@@ -34,7 +34,19 @@ pub enum Command {
     Run(Box<commands::run::Args>),
     Build(Box<commands::build::Args>),
     Builder(commands::builder::Args),
+    Create(Box<commands::create::Args>),
+    Start(commands::start::Args),
+    Stop(commands::stop::Args),
+    Restart(commands::restart::Args),
+    Kill(commands::kill::Args),
+    Pause(commands::pause::Args),
+    Unpause(commands::unpause::Args),
+    Wait(commands::wait::Args),
+    Exec(commands::exec::Args),
+    Attach(commands::attach::Args),
+    Logs(commands::logs::Args),
     Ps(commands::ps::Args),
+    Rename(commands::rename::Args),
     Rm(commands::rm::Args),
     Cp(commands::cp::Args),
     Diff(commands::diff::Args),
@@ -71,6 +83,18 @@ impl Command {
             Command::Run(args) => commands::run::cmd_run(cx, args),
             Command::Build(args) => commands::build::cmd_build(cx, args),
             Command::Builder(args) => commands::builder::cmd_builder(cx, args),
+            Command::Create(args) => commands::create::cmd_create(cx, args),
+            Command::Start(args) => commands::start::cmd_start(cx, args),
+            Command::Stop(args) => commands::stop::cmd_stop(cx, args),
+            Command::Restart(args) => commands::restart::cmd_restart(cx, args),
+            Command::Kill(args) => commands::kill::cmd_kill(cx, args),
+            Command::Pause(args) => commands::pause::cmd_pause(cx, args),
+            Command::Unpause(args) => commands::unpause::cmd_unpause(cx, args),
+            Command::Wait(args) => commands::wait::cmd_wait(cx, args),
+            Command::Exec(args) => commands::exec::cmd_exec(cx, args),
+            Command::Attach(args) => commands::attach::cmd_attach(cx, args),
+            Command::Logs(args) => commands::logs::cmd_logs(cx, args),
+            Command::Rename(args) => commands::rename::cmd_rename(cx, args),
             Command::Ps(args) => commands::ps::cmd_ps(cx, args),
             Command::Rm(args) => commands::rm::cmd_rm(cx, args),
             Command::Cp(args) => commands::cp::cmd_cp(cx, args),
@@ -111,6 +135,11 @@ pub const OWN_FAILURE: u8 = 125;
 
 /// Runs the program with `argv` and says how it ended.
 pub fn main(mut argv: Vec<OsString>) -> ExitCode {
+    if let [_, word, handed] = argv.as_slice()
+        && word == isles_engine::monitor::WORD
+    {
+        return ExitCode::from(isles_engine::monitor::main(&handed.to_string_lossy()));
+    }
     if argv.first().is_some_and(|name| isles_apptainer::is_name(name.as_ref())) {
         return commands::apptainer::main(&Context::new(Ui::new(false), None), argv);
     }

@@ -82,6 +82,29 @@ pub fn split(stdout: &File, stderr: &File) -> io::Result<Side> {
     Ok(Side::Background(owned(write)))
 }
 
+/// Lets all descriptors from `first` on end with this program, when it executes another one or itself anew.
+pub fn close_on_execution(first: u32) -> io::Result<()> {
+    const CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: close_range(2) of numbers has no memory effects.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOEXEC) };
+    match sys::check(answer) {
+        Ok(_) => Ok(()),
+        // Before Linux 5.11 there is no such flag.
+        Err(Errno(libc::EINVAL | libc::ENOSYS)) => {
+            for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+                if let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+                    && fd >= first as i32
+                {
+                    // SAFETY: fcntl(2) of numbers has no memory effects.
+                    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+                }
+            }
+            Ok(())
+        }
+        Err(Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 fn owned(fd: Fd) -> OwnedFd {
     let raw = fd.0;
     std::mem::forget(fd);

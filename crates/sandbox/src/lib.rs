@@ -73,6 +73,6 @@ mod terminal;
 pub mod visit;
 
 pub use error::{SpawnError, Step};
-pub use own_program::protect_own_program;
+pub use own_program::{execute_again, protect_own_program};
 pub use setup::Setup;
 pub use spawn::{Child, ExitStatus, Pending, late_failure, spawn};

@@ -6,7 +6,7 @@
 //! more: from a read-only mount of the file, which no way through /proc makes writable, or from a sealed copy in
 //! memory where mounts are not allowed.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -84,9 +84,22 @@ fn sealed_copy() -> io::Result<Fd> {
     Ok(Fd(std::os::fd::IntoRawFd::into_raw_fd(copy)))
 }
 
+/// Becomes this program once more, with other words. Descriptors that do not close on an execution, children, and blocked
+/// signals stay; memory is as small as that of a program that has just begun. Comes back only where that failed.
+pub fn execute_again(args: &[OsString]) -> io::Error {
+    match sys::open(c"/proc/self/exe", libc::O_PATH, 0) {
+        Ok(exe) => error(execute_with(&exe, args.iter().cloned())),
+        Err(e) => error(e),
+    }
+}
+
 fn execute(file: &Fd) -> Errno {
+    execute_with(file, std::env::args_os())
+}
+
+fn execute_with(file: &Fd, args: impl Iterator<Item = OsString>) -> Errno {
     let terminated = |bytes: Vec<u8>| CString::new(bytes).unwrap_or_default();
-    let args: Vec<CString> = std::env::args_os().map(|a| terminated(a.into_vec())).collect();
+    let args: Vec<CString> = args.map(|a| terminated(a.into_vec())).collect();
     let env: Vec<CString> = std::env::vars_os()
         .map(|(name, value)| terminated([name.into_vec(), value.into_vec()].join(&b'=')))
         .collect();

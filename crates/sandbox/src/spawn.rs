@@ -43,6 +43,21 @@ pub struct Child {
 }
 
 impl Child {
+    /// A child of this process that it had before it executed itself anew ([`crate::execute_again`]). It has
+    /// not been waited for, so its number is its own still.
+    pub fn adopt(pid: i32) -> io::Result<Child> {
+        let number = rustix_pid(pid)?;
+        let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
+        Ok(Child {
+            pid,
+            pidfd,
+            terminal: None,
+            seccomp_listener: None,
+            warnings: Vec::new(),
+            status: None,
+        })
+    }
+
     /// The process ID as the caller sees it.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -88,6 +103,10 @@ impl Child {
             Err(Errno(e)) => Err(io::Error::from_raw_os_error(e)),
         }
     }
+}
+
+fn rustix_pid(pid: i32) -> io::Result<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 pub(crate) fn reap(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {

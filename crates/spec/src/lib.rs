@@ -32,6 +32,6 @@ pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
     CapabilityBase, Device, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount, MountKind,
-    NamespaceMode, NetworkMode, Overlay, Owners, Propagation, PullPolicy, Resources, RestartPolicy, Rlimit,
+    LogDriver, LogOptions, NamespaceMode, NetworkMode, Overlay, Owners, Propagation, PullPolicy, Resources, RestartPolicy, Rlimit,
     Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount, UserNamespace, Workload, Writable,
 };

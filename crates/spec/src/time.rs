@@ -55,6 +55,18 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     Some(date * 86_400 + clock - offset * 60)
 }
 
+/// Nanoseconds since 1970 of a time in RFC 3339; `None` also before 1970.
+pub fn parse_rfc3339_nanoseconds(text: &str) -> Option<u64> {
+    let seconds = u64::try_from(parse_rfc3339(text)?).ok()?;
+    let digits = text.get(19..)?.strip_prefix('.').unwrap_or_default();
+    let digits = digits.bytes().take_while(u8::is_ascii_digit).take(9);
+    let (fraction, scale) = digits.fold((0, 1_000_000_000), |(sum, scale), digit| {
+        (sum + u64::from(digit - b'0') * (scale / 10), scale / 10)
+    });
+    debug_assert!(scale >= 1);
+    seconds.checked_mul(1_000_000_000)?.checked_add(fraction)
+}
+
 /// Seconds since 1970 of a date such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 2822 with the zone in words), in
 /// one of the zones that mean UTC where it stands. HTTP knows `GMT` only (RFC 9110, section 5.6.7).
 pub fn parse_date(text: &str, zones: &[&str]) -> Option<u64> {
@@ -92,6 +104,18 @@ fn seconds(hour: i64, minute: i64, second: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nanoseconds_come_back() {
+        for time in [0, 1, 999_999_999, 1_000_000_000, 1_764_165_600_123_456_789, 1_764_165_600_100_000_000] {
+            assert_eq!(parse_rfc3339_nanoseconds(&rfc3339_nanoseconds(time)), Some(time));
+        }
+        assert_eq!(parse_rfc3339_nanoseconds("1970-01-01T01:00:00.5+01:00"), Some(500_000_000));
+        assert_eq!(parse_rfc3339_nanoseconds("1970-01-01T00:00:00.12345678999Z"), Some(123_456_789));
+        for bad in ["", "1969-12-31T23:59:59Z", "1970-01-01", "1970-01-01T00:00:00.x"] {
+            assert_eq!(parse_rfc3339_nanoseconds(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_written_and_read() {

@@ -63,6 +63,9 @@ pub struct Workload {
     /// Seconds between the stop signal and the kill; 10 where not given.
     pub stop_timeout: Option<u64>,
     pub restart: RestartPolicy,
+    /// Standard input ends for the program when the first who attached to it has no more.
+    pub stdin_once: bool,
+    pub log: LogOptions,
     pub labels: BTreeMap<String, String>,
     pub platform: Option<Platform>,
     /// Run as the caller in the current folder, with it and the home visible (`--here`).
@@ -527,6 +530,132 @@ pub enum RestartPolicy {
     },
     Always,
     UnlessStopped,
+}
+
+/// Where the output of a container in the background goes, besides to those who are attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogOptions {
+    pub driver: LogDriver,
+    /// Bytes after which a file of the log is put aside.
+    pub max_size: u64,
+    /// Files of the log, the current one included.
+    pub max_file: u32,
+}
+
+impl LogOptions {
+    /// Nobody's disk fills up with what nobody reads.
+    const MAX_SIZE: u64 = 10 << 20;
+    const MAX_FILE: u32 = 3;
+    /// One entry has to fit in.
+    const LEAST_SIZE: u64 = 64 << 10;
+
+    /// Reads a driver's name, and options of the form `max-size=10m` and `max-file=3`.
+    ///
+    /// # Errors
+    /// The driver or an option is not known, or a value is not possible.
+    pub fn parse(driver: Option<&str>, options: &[String]) -> Result<Self> {
+        let mut out = LogOptions { driver: LogDriver::parse(driver.unwrap_or("json-file"))?, ..Self::default() };
+        for option in options {
+            let bad = |why: &str| {
+                Error::new(format!("invalid log option '{option}': {why}"))
+                    .with_hint("known are max-size=BYTES, such as 10m, and max-file=NUMBER")
+            };
+            match option.split_once('=') {
+                _ if out.driver == LogDriver::None => return Err(bad("nothing is kept with the driver none")),
+                Some(("max-size", "-1")) => out.max_size = u64::MAX,
+                Some(("max-size", size)) => {
+                    out.max_size = crate::quantity::parse_bytes(size)?;
+                    if out.max_size < Self::LEAST_SIZE {
+                        return Err(bad("the least size is 64k"));
+                    }
+                }
+                Some(("max-file", number)) => {
+                    let number = number.parse().ok().filter(|n| (1..=1000).contains(n));
+                    out.max_file = number.ok_or_else(|| bad("a number from 1 to 1000 is needed"))?;
+                }
+                _ => return Err(bad("it is not known")),
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        LogOptions { driver: LogDriver::default(), max_size: Self::MAX_SIZE, max_file: Self::MAX_FILE }
+    }
+}
+
+/// The form in which a log is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    /// Docker's: a JSON object an entry.
+    #[default]
+    JsonFile,
+    /// Kubernetes': time, stream, `F` or `P`, text.
+    Cri,
+    /// Nothing is kept.
+    None,
+}
+
+impl LogDriver {
+    /// Reads a driver's name.
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "json-file" => LogDriver::JsonFile,
+            "cri" | "k8s-file" => LogDriver::Cri,
+            "none" => LogDriver::None,
+            _ => {
+                return Err(Error::new(format!("unknown log driver '{name}'"))
+                    .with_hint("known are json-file, cri and none"));
+            }
+        })
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogDriver::JsonFile => "json-file",
+            LogDriver::Cri => "cri",
+            LogDriver::None => "none",
+        }
+    }
+}
+
+impl RestartPolicy {
+    /// Reads `no`, `always`, `unless-stopped`, `on-failure` and `on-failure:N`.
+    ///
+    /// # Errors
+    /// The policy is not known, or its number is none.
+    pub fn parse(text: &str) -> Result<Self> {
+        let bad = || {
+            Error::new(format!("invalid restart policy '{text}'"))
+                .with_hint("known are no, on-failure[:MAX-RETRIES], always and unless-stopped")
+        };
+        Ok(match text.split_once(':').unwrap_or((text, "")) {
+            ("no" | "", "") => RestartPolicy::No,
+            ("always", "") => RestartPolicy::Always,
+            ("unless-stopped", "") => RestartPolicy::UnlessStopped,
+            ("on-failure", "") => RestartPolicy::OnFailure { max_retries: None },
+            ("on-failure", number) => {
+                let number: u32 = number.parse().map_err(|_| bad())?;
+                RestartPolicy::OnFailure { max_retries: Some(number).filter(|n| *n > 0) }
+            }
+            _ => return Err(bad()),
+        })
+    }
+
+    /// Docker's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RestartPolicy::No => "no",
+            RestartPolicy::OnFailure { .. } => "on-failure",
+            RestartPolicy::Always => "always",
+            RestartPolicy::UnlessStopped => "unless-stopped",
+        }
+    }
 }
 
 /// When an image is fetched before a run.

@@ -120,6 +120,11 @@ impl Store {
         Ok(Container { id: id.to_owned(), path, lock: None, store: self.clone() })
     }
 
+    /// A container whose lock this process holds by a descriptor that it had before it executed itself anew.
+    pub fn adopt_container(&self, id: &str, lock: File) -> Result<Container> {
+        Ok(Container { lock: Some(lock), ..self.container(id)? })
+    }
+
     /// Finds a container by its ID or a prefix of it that no other shares.
     pub fn find_container(&self, prefix: &str) -> Result<Container> {
         if let Ok(container) = self.container(prefix) {
@@ -217,6 +222,17 @@ impl Container {
         self.lock.is_some() || is_locked(&self.path.join("lock"))
     }
 
+    /// From now on anyone who finds the container unlocked removes it.
+    pub fn make_ephemeral(&self) -> Result<()> {
+        let path = self.path.join("ephemeral");
+        fs::write(&path, "").at("write", &path)
+    }
+
+    /// From now on it stays when it is unlocked.
+    pub fn keep(&self) -> Result<()> {
+        self.forget("ephemeral")
+    }
+
     /// Bytes on disk of all that the container wrote and is described by.
     pub fn disk_bytes(&self) -> u64 {
         crate::gc::disk_bytes(&self.path)
@@ -235,6 +251,15 @@ impl Container {
     /// As [`Container::write`] for state that means nothing after a reboot; does not wait for the disk.
     pub fn write_volatile(&self, name: &str, content: &[u8]) -> Result<()> {
         crate::atomic::replace_volatile(&self.path.join(name), content)
+    }
+
+    /// Removes one of the container's files, where it is there.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Reads one of the container's files; `None` where it does not exist.
@@ -257,8 +282,9 @@ impl Container {
     }
 }
 
+/// Opened for reading, so that whoever waits for the end of a writer (inotify(7), IN_CLOSE_WRITE) is not woken by the look.
 fn is_locked(path: &Path) -> bool {
-    File::options().write(true).open(path).is_ok_and(|file| {
+    File::open(path).is_ok_and(|file| {
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
     })
 }

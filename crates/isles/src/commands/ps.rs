@@ -61,7 +61,7 @@ pub fn cmd_ps(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let rows: Vec<Row> = engine
         .containers()?
         .iter()
-        .filter(|info| all || matches!(info.status, Status::Running | Status::Created))
+        .filter(|info| all || matches!(info.status, Status::Running | Status::Paused | Status::Restarting))
         .filter(|info| args.filter.iter().all(|f| accepts(f, info)))
         .map(|info| row(info, args.no_trunc))
         .collect();
@@ -101,6 +101,11 @@ fn row(info: &Info, whole: bool) -> Row {
     let status = match info.status {
         Status::Created => "Created".to_owned(),
         Status::Running => format!("Up {}", ago(state.started.unwrap_or(record.created))),
+        Status::Paused => format!("Up {} (Paused)", ago(state.started.unwrap_or(record.created))),
+        Status::Restarting => {
+            let since = ago(state.finished.unwrap_or(record.created));
+            format!("Restarting ({}) {since} ago", state.exit_code.unwrap_or_default())
+        }
         Status::Exited => {
             let since = ago(state.finished.unwrap_or(record.created));
             format!("Exited ({}) {since} ago", state.exit_code.unwrap_or_default())
@@ -111,7 +116,7 @@ fn row(info: &Info, whole: bool) -> Row {
     Row {
         id: if whole { record.id.clone() } else { record.id[..record.id.len().min(12)].to_owned() },
         image: record.image.clone(),
-        command: format!("\"{}\"", short(&words, 20).escape_default()),
+        command: format!("\"{}\"", short(&words.escape_debug().to_string(), 20)),
         created_at: rfc3339_nanoseconds(record.created),
         running_for: format!("{} ago", ago(record.created)),
         status,
@@ -142,6 +147,8 @@ fn status_word(status: Status) -> &'static str {
     match status {
         Status::Created => "created",
         Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Exited => "exited",
         Status::Dead => "dead",
     }
@@ -152,8 +159,8 @@ fn check(filter: &Filter) -> Result<(), Failure> {
     let bad =
         |why: &str| Err(Failure::new(format!("invalid filter '{}={}': {why}", filter.key, filter.value)));
     match filter.key.as_str() {
-        "status" if !["created", "running", "exited", "dead"].contains(&filter.value.as_str()) => {
-            bad("a status is created, running, exited or dead")
+        "status" if !["created", "running", "paused", "restarting", "exited", "dead"].contains(&filter.value.as_str()) => {
+            bad("a status is created, running, paused, restarting, exited or dead")
         }
         "exited" if filter.value.parse::<u8>().is_err() => bad("an exit code is a number up to 255"),
         "id" | "name" | "status" | "label" | "exited" | "ancestor" => Ok(()),

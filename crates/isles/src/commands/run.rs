@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use isles_build::BuildOptions;
 use isles_build::debian::BootstrapOptions;
-use isles_engine::{Exit, Foreground, image_file};
+use isles_engine::{Exit, Foreground, Parted, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, ImageMount, Mount, NamespaceMode, NetworkMode, Overlay, PullPolicy, Resources,
-    Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
+    Device, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, Overlay, PullPolicy,
+    Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -22,6 +22,9 @@ use crate::registry::Connection;
 use crate::root;
 use crate::source::{self, Wishes};
 
+/// Docker's.
+pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
 const EXAMPLES: &str = "\
 Examples:
   isles run debian:bookworm cat /etc/os-release      an image, from the store or a registry
@@ -31,6 +34,7 @@ Examples:
   isles run oci:layout:tag                           an image on disk
   isles run tool.sif                                 a SIF or squashfs file, mounted as it is
   isles run --rm --rootfs /srv/tree sh               a folder
+  isles run -d --name web --restart always nginx     in the background, until it is stopped
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
 The network is the host's unless --network none is given. The exit code is the command's: 128+n after signal n,
@@ -58,9 +62,18 @@ pub struct Args {
     /// Give the command a terminal of its own.
     #[arg(short, long, help_heading = "Streams")]
     tty: bool,
-    /// Not yet: run in the background.
-    #[arg(short, long, hide = true)]
+    /// Run in the background, and print the container's ID.
+    #[arg(short, long, help_heading = "Streams")]
     detach: bool,
+    /// Keys that let go of a container with a terminal and leave it running, where it has a monitor (--restart).
+    #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS, help_heading = "Streams")]
+    detach_keys: String,
+    /// How what it prints in the background is kept: json-file, cri or none.
+    #[arg(long, value_name = "DRIVER", help_heading = "Streams")]
+    log_driver: Option<String>,
+    /// Sizes of what is kept: max-size=10m, max-file=3.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Streams")]
+    log_opt: Vec<String>,
     /// Not yet: publish a port.
     #[arg(short, long, hide = true)]
     publish: Vec<String>,
@@ -89,6 +102,12 @@ pub struct Args {
     /// The signal that asks the container to end.
     #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
     stop_signal: Option<String>,
+    /// Seconds that it has to end by itself, before it is killed [default: 10].
+    #[arg(long, value_name = "SECONDS", help_heading = "Process")]
+    stop_timeout: Option<u64>,
+    /// When it starts again after it has ended: no, on-failure[:MAX-RETRIES], always or unless-stopped.
+    #[arg(long, value_name = "POLICY", help_heading = "Process")]
+    restart: Option<String>,
 
     /// Remove the container when it ends.
     #[arg(long, help_heading = "Container")]
@@ -248,9 +267,34 @@ pub struct Args {
     help: Option<bool>,
 }
 
-/// Finds the image, makes the container, and stays with it.
+/// Finds the image, makes the container, and stays with it, or leaves it to a monitor.
 pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    let way = match (args.detach, restart(args)?) {
+        (true, _) => Way::Background,
+        (false, RestartPolicy::No) => Way::Foreground,
+        (false, _) => Way::Attached,
+    };
+    make(cx, args, way)
+}
+
+/// What becomes of a container that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It waits to be started.
+    Created,
+    /// This process is its monitor.
+    Foreground,
+    /// It has a monitor, and the caller is attached.
+    Attached,
+    Background,
+}
+
+/// Finds the image, makes the container, and does with it what is asked for.
+pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
     let mut workload = workload(args)?;
+    let detach_keys = isles_engine::Wishes::keys(&args.detach_keys)?;
+    // As docker has it: the first who is attached has the program's input for good.
+    workload.stdin_once = workload.interactive && way != Way::Background;
     // Looked at before anything is made: a file that exists belongs to another container.
     let cidfile = path(args.cidfile.as_ref()).map(CidFile::new).transpose()?;
     let folders = isles_engine::cdi::FOLDERS.map(PathBuf::from);
@@ -323,27 +367,41 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         let env = of_store.map(|image| image.config.config.env.as_slice()).unwrap_or_default();
         devices::add_drivers((args.nv, args.rocm), &inside, env, &mut workload, &cx.ui);
     }
-    let exit = engine.run(
-        &workload,
-        &Foreground {
-            user_namespace: None,
-            image: image.as_ref().map(|found| &found.image),
-            file: file.as_ref(),
-            inside: None,
-            started: &|_| {},
-            created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
-            warn: &|text| cx.ui.warning(text),
-        },
-    );
-    match exit {
-        Ok(exit) => {
+    let foreground = Foreground {
+        user_namespace: None,
+        image: image.as_ref().map(|found| &found.image),
+        file: file.as_ref(),
+        inside: None,
+        started: &|_| {},
+        created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
+        warn: &|text| cx.ui.warning(text),
+    };
+    let (mut id, mut code) = (None, 0);
+    let done = match way {
+        Way::Created => engine.create_container(&workload, &foreground).map(|made| id = Some(made)),
+        Way::Background => engine.run_detached(&workload, &foreground, None).map(|made| id = Some(made)),
+        Way::Foreground => engine.run(&workload, &foreground).map(|exit| code = Exit::code(exit)),
+        Way::Attached => {
+            let wishes = isles_engine::Wishes { input: workload.interactive, detach_keys, signals: true };
+            engine.run_attached(&workload, &foreground, &wishes).map(|parted| {
+                if let Parted::Ended(ended) = parted {
+                    code = ended;
+                }
+            })
+        }
+    };
+    match done {
+        Ok(()) => {
             if let Some(file) = cidfile {
                 file.keep();
             }
-            Ok(Code(Exit::code(exit)))
+            if let Some(id) = id {
+                cx.ui.line(&id)?;
+            }
+            Ok(Code(code))
         }
         Err(e) => {
-            let code = e.exit_code();
+            let code = if way == Way::Created { 1 } else { e.exit_code() };
             Err(Failure::from(e).with_code(code))
         }
     }
@@ -421,10 +479,6 @@ fn wishes(args: &Args) -> Result<Wishes, Failure> {
 
 /// The workload that the options describe, without its root and command.
 fn workload(args: &Args) -> Result<Workload, Failure> {
-    if args.detach {
-        return Err(Failure::new("running in the background is not supported yet")
-            .with_hint("leave out -d and let the shell do it: isles run … &"));
-    }
     if !args.publish.is_empty() {
         return Err(Failure::new("publishing ports is not supported yet")
             .with_hint("leave out -p: the network is the host's, and so are the container's ports"));
@@ -494,6 +548,9 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         sysctls: pairs(&args.sysctl, "kernel parameter")?.into_iter().collect(),
         extra_hosts: args.add_host.clone(),
         stop_signal: given(args.stop_signal.as_ref()).map(stop_signal).transpose()?,
+        stop_timeout: args.stop_timeout,
+        restart: restart(args)?,
+        log: LogOptions::parse(given(args.log_driver.as_ref()).as_deref(), &args.log_opt)?,
         labels: args.label.iter().map(|l| label(l)).collect::<Result<_, _>>()?,
         platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
         here: args.here,
@@ -502,6 +559,15 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         image_mount: root::image_mount(given(args.image_mount.as_ref()))?,
         ..Workload::default()
     })
+}
+
+fn restart(args: &Args) -> Result<RestartPolicy, Failure> {
+    let policy = RestartPolicy::parse(given(args.restart.as_ref()).as_deref().unwrap_or_default())?;
+    if policy != RestartPolicy::No && (args.rm || args.here) {
+        return Err(Failure::new("a container that is removed when it ends cannot start again")
+            .with_hint("leave out --rm, or --restart"));
+    }
+    Ok(policy)
 }
 
 fn stop_signal(name: String) -> Result<String, Failure> {
@@ -672,7 +738,7 @@ fn environment(args: &Args) -> Result<Vec<String>, Failure> {
 }
 
 /// `false` for a bare name that the caller has no value of.
-fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<bool, Failure> {
+pub fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<bool, Failure> {
     let name = entry.split('=').next().unwrap_or_default();
     if name.is_empty() {
         return Err(Spelling::new(format!("invalid environment variable '{entry}'"))
@@ -690,7 +756,7 @@ fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<bool, Failure> {
 }
 
 /// Docker's format: a variable a line, `#` begins a comment line, nothing is unquoted.
-fn read_env_file(path: &Path, env: &mut Vec<String>) -> Result<(), Failure> {
+pub fn read_env_file(path: &Path, env: &mut Vec<String>) -> Result<(), Failure> {
     const LONGEST: u64 = 16 << 20;
     let fail =
         |e: &io::Error| Failure::because(format!("cannot read variables from '{}'", path.display()), e);
@@ -754,7 +820,10 @@ mod tests {
     #[test]
     fn options_that_are_refused_say_why() {
         for (line, word) in [
-            ("-d x", "background"),
+            ("--restart sometimes x", "'sometimes'"),
+            ("--restart always --rm x", "cannot start again"),
+            ("--log-driver fluentd x", "'fluentd'"),
+            ("--log-opt max-size=1 x", "64k"),
             ("-p 80:80 x", "ports"),
             ("--network bridge x", "bridge"),
             ("--network nowhere x", "'nowhere'"),

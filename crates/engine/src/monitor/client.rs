@@ -1,0 +1,278 @@
+//! One who is attached to a container, as its monitor sees them: what they say, and what waits to be said to them.
+//!
+//! They may be slow, or say nonsense. While one has too much waiting, nothing more is read from the container, so that
+//! nobody misses anything; but who has taken nothing for [`PATIENCE`] is let go.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use super::frames::{self, HEAD, Kind, WANTS_INPUT, WANTS_OUTPUT};
+
+/// Who has more waiting than this has to be waited for.
+const ENOUGH: usize = 256 << 10;
+/// Who takes nothing for so long is gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Something that was said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    Input(Vec<u8>),
+    EndOfInput,
+    Resize { rows: u16, columns: u16 },
+}
+
+/// The monitor's end of one connection.
+#[derive(Debug)]
+pub struct Client {
+    socket: OwnedFd,
+    /// What they want, once they have said so.
+    wants: Option<u8>,
+    got: Vec<u8>,
+    waiting: VecDeque<u8>,
+    /// Since when they have taken nothing of what waits.
+    stuck_since: Option<Instant>,
+    /// They say no more.
+    silent: bool,
+    /// They are let go at the next occasion.
+    gone: bool,
+    terminal: bool,
+}
+
+impl Client {
+    /// Takes over a socket. `terminal` says whether the program has one.
+    pub fn new(socket: OwnedFd, terminal: bool) -> io::Result<Client> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Client {
+            socket,
+            wants: None,
+            got: Vec::new(),
+            waiting: VecDeque::new(),
+            stuck_since: None,
+            silent: false,
+            gone: false,
+            terminal,
+        })
+    }
+
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// What to wait for. Input is not taken while the program has not taken what came before.
+    pub fn awaits(&self, input_is_full: bool) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        if !(self.silent || input_is_full && self.wants_input()) {
+            flags |= PollFlags::IN;
+        }
+        if !self.waiting.is_empty() {
+            flags |= PollFlags::OUT;
+        }
+        flags
+    }
+
+    /// Whether they may have more at once.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() > ENOUGH
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn wants_input(&self) -> bool {
+        self.wants.is_some_and(|wants| wants & WANTS_INPUT != 0)
+    }
+
+    /// When they are to be let go, if they take nothing until then.
+    pub fn patience_ends(&self) -> Option<Instant> {
+        self.stuck_since.map(|since| since + PATIENCE)
+    }
+
+    /// Has nothing more to do with them.
+    pub fn let_go(&mut self) {
+        self.gone = true;
+    }
+
+    /// Lets them have what the program printed.
+    pub fn tell(&mut self, kind: Kind, content: &[u8]) {
+        let output = matches!(kind, Kind::Stdout | Kind::Stderr);
+        if output && self.wants.is_none_or(|wants| wants & WANTS_OUTPUT == 0) {
+            return;
+        }
+        for piece in content.chunks(frames::LONGEST) {
+            self.waiting.extend(frames::head(kind, piece.len()));
+            self.waiting.extend(piece);
+        }
+        if !self.waiting.is_empty() {
+            self.stuck_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Sends what waits, as far as it goes.
+    ///
+    /// # Errors
+    /// They are gone.
+    pub fn send(&mut self) -> io::Result<()> {
+        if self.gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        while !self.waiting.is_empty() {
+            let (first, _) = self.waiting.as_slices();
+            match rustix::net::send(&self.socket, first, rustix::net::SendFlags::NOSIGNAL) {
+                Ok(n) => {
+                    self.waiting.drain(..n);
+                    self.stuck_since = (!self.waiting.is_empty()).then(Instant::now);
+                }
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if self.waiting.is_empty() {
+            // What one flood took is given back.
+            self.waiting.shrink_to(4096);
+        }
+        match self.patience_ends() {
+            Some(end) if Instant::now() >= end => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hears what they say.
+    ///
+    /// # Errors
+    /// They are gone, or say what nobody understands.
+    pub fn hear(&mut self) -> io::Result<Vec<Said>> {
+        let mut piece = [0u8; 4096];
+        let n = match rustix::io::read(&self.socket, &mut piece) {
+            Ok(n) => n,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        if n == 0 {
+            self.silent = true;
+            // Those who came to say something only are done.
+            if self.wants.is_none_or(|wants| wants & WANTS_OUTPUT == 0) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            return Ok(Vec::new());
+        }
+        self.got.extend_from_slice(&piece[..n]);
+        let mut said = Vec::new();
+        while let Some(head) = self.got.first_chunk::<HEAD>() {
+            let (kind, length) = frames::parse(*head)?;
+            let Some(content) = self.got.get(HEAD..HEAD + length) else { break };
+            let content = content.to_vec();
+            self.got.drain(..HEAD + length);
+            said.extend(self.understand(kind, content)?);
+        }
+        if self.got.is_empty() {
+            self.got.shrink_to(4096);
+        }
+        Ok(said)
+    }
+
+    fn understand(&mut self, kind: Kind, content: Vec<u8>) -> io::Result<Option<Said>> {
+        let strange = || Err(io::ErrorKind::InvalidData.into());
+        match (kind, self.wants, content.as_slice()) {
+            (Kind::Hello, None, [wants]) => {
+                self.wants = Some(*wants);
+                self.tell(Kind::Hello, &[u8::from(self.terminal)]);
+                Ok(None)
+            }
+            (Kind::Stdin, Some(_), []) if self.wants_input() => Ok(Some(Said::EndOfInput)),
+            (Kind::Stdin, Some(_), _) if self.wants_input() => Ok(Some(Said::Input(content))),
+            (Kind::Resize, Some(_), [a, b, c, d]) => {
+                let (rows, columns) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
+                Ok(Some(Said::Resize { rows, columns }))
+            }
+            _ => strange(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pair() -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Client::new(ours.into(), true).unwrap(), theirs)
+    }
+
+    #[test]
+    fn a_conversation() {
+        let (mut client, mut other) = pair();
+        client.tell(Kind::Stdout, b"too early");
+        assert!(!client.has_waiting());
+        frames::send(&other, Kind::Hello, &[WANTS_INPUT | WANTS_OUTPUT]).unwrap();
+        assert_eq!(client.hear().unwrap(), []);
+        client.tell(Kind::Stderr, b"text");
+        client.send().unwrap();
+        assert_eq!(frames::receive(&other).unwrap(), Some((Kind::Hello, vec![1])));
+        assert_eq!(frames::receive(&other).unwrap(), Some((Kind::Stderr, b"text".to_vec())));
+        // In pieces, and several at once.
+        let mut wire = Vec::new();
+        frames::send(&mut wire, Kind::Stdin, b"abc").unwrap();
+        frames::send(&mut wire, Kind::Resize, &[0, 24, 1, 0]).unwrap();
+        frames::send(&mut wire, Kind::Stdin, b"").unwrap();
+        other.write_all(&wire[..5]).unwrap();
+        assert_eq!(client.hear().unwrap(), []);
+        other.write_all(&wire[5..]).unwrap();
+        let said = client.hear().unwrap();
+        assert_eq!(said, [Said::Input(b"abc".to_vec()), Said::Resize { rows: 24, columns: 256 }, Said::EndOfInput]);
+        // Who says no more may listen still.
+        other.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.hear().unwrap(), []);
+        assert!(!client.awaits(false).contains(PollFlags::IN));
+        client.tell(Kind::Exit, &[7]);
+        client.send().unwrap();
+        let mut rest = Vec::new();
+        drop(client);
+        other.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"\x04\0\0\0\0\0\0\x01\x07");
+    }
+
+    #[test]
+    fn nonsense_ends_it() {
+        let hello = [6, 0, 0, 0, 0, 0, 0, 1, WANTS_OUTPUT];
+        for wire in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            &[0, 0, 0, 0, 0, 0, 0, 1, b'a'],
+            &[hello, hello].concat(),
+            // Input that was not asked for.
+            &[&hello[..], &[0, 0, 0, 0, 0, 0, 0, 1, b'a']].concat(),
+            &[&hello[..], &[5, 0, 0, 0, 0, 0, 0, 1, b'a']].concat(),
+            &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+        ] {
+            let (mut client, mut other) = pair();
+            other.write_all(wire).unwrap();
+            assert!(client.hear().is_err(), "{wire:?}");
+        }
+        let (mut client, other) = pair();
+        drop(other);
+        assert!(client.hear().is_err());
+    }
+
+    #[test]
+    fn who_takes_nothing_has_to_be_waited_for() {
+        let (mut client, other) = pair();
+        frames::send(&other, Kind::Hello, &[WANTS_OUTPUT]).unwrap();
+        client.hear().unwrap();
+        let mut told = 0;
+        while !client.is_full() {
+            client.tell(Kind::Stdout, &[b'x'; 8192]);
+            client.send().unwrap();
+            told += 1;
+            assert!(told < 1000);
+        }
+        assert!(client.patience_ends().is_some());
+    }
+}

@@ -1,0 +1,476 @@
+//! The loop of a monitor: from a program that runs to one that has ended, and on to the next run or to the end.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use isles_sandbox::signals::Signals;
+use isles_spec::RestartPolicy;
+use isles_store::Container;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::client::{Client, Said};
+use super::frames::Kind;
+use super::restart::{self, Run};
+use super::{RESTARTS, Running, STOPPED, go_on};
+use crate::background::said;
+use crate::engine::Engine;
+use crate::log::{Stream, Writer};
+use crate::record::{Record, State, now};
+use crate::run::{Created, Foreground};
+use crate::start::Fence;
+use crate::step::Exit;
+
+/// So much is read at once.
+const PIECE: usize = 64 << 10;
+/// Input that the program has not taken yet.
+const INPUT: usize = 64 << 10;
+/// So many may be attached.
+const MOST_CLIENTS: usize = 64;
+/// What other processes hold open when the program has ended is not waited for longer.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Stays with a container until nobody has to any more. Returns the exit code of the process.
+pub(crate) fn stay_with(mut running: Running) -> u8 {
+    let log = Writer::open(running.folder.path(), &running.record.workload.log).ok();
+    let mut desk = Desk::new(&mut running, log);
+    let code = desk.run(&mut running);
+    let Desk { clients, log, .. } = desk;
+    if let Some(mut log) = log {
+        let _ = log.finish(now());
+    }
+    finish(running, code, clients)
+}
+
+/// What a loop works with.
+struct Desk {
+    log: Option<Writer>,
+    clients: Vec<Client>,
+    /// For the program.
+    input: VecDeque<u8>,
+    input_ends: bool,
+    piece: Vec<u8>,
+    terminal: bool,
+    /// When a program that was asked to end is killed.
+    kill_at: Option<Instant>,
+}
+
+/// Where something may come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Signals,
+    Program,
+    Control,
+    Stdout,
+    Stderr,
+    Terminal,
+    Stdin,
+    Client(usize),
+}
+
+impl Desk {
+    fn new(running: &mut Running, log: Option<Writer>) -> Desk {
+        let terminal = running.ends.terminal.is_some();
+        let ends = &running.ends;
+        for end in [&ends.stdin, &ends.stdout, &ends.stderr, &ends.terminal].into_iter().flatten() {
+            // One that waits would wait for ever, and hear nobody.
+            let _ = rustix::io::ioctl_fionbio(end, true);
+        }
+        let first = running.first.take().and_then(|socket| Client::new(socket, terminal).ok());
+        Desk {
+            log,
+            clients: first.into_iter().collect(),
+            input: VecDeque::new(),
+            input_ends: false,
+            piece: Vec::new(),
+            terminal,
+            kill_at: None,
+        }
+    }
+
+    /// Until the program has ended, and all that it printed was read. Returns how it ended.
+    fn run(&mut self, running: &mut Running) -> Option<Exit> {
+        let mut exit = None;
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let ends = &running.ends;
+            let open = ends.stdout.is_some() || ends.stderr.is_some() || ends.terminal.is_some();
+            if exit.is_some() && (!open || give_up.is_some_and(|at| Instant::now() >= at)) {
+                return exit;
+            }
+            let ready = match self.wait(running, exit.is_none(), give_up) {
+                Ok(ready) => ready,
+                // Nothing can be waited for: whatever that is, it will not get better.
+                Err(_) => return exit.or_else(|| running.child.wait().ok().map(Exit::from)),
+            };
+            for (from, flags) in ready {
+                match from {
+                    From::Signals => self.signals(running),
+                    From::Program => {
+                        if let Ok(Some(status)) = running.child.try_wait() {
+                            exit = Some(Exit::from(status));
+                            give_up = Some(Instant::now() + LAST_WORDS);
+                        }
+                    }
+                    From::Control => self.welcome(running),
+                    From::Stdout => {
+                        let open = self.take(running.ends.stdout.as_ref(), Stream::Stdout);
+                        if !open {
+                            running.ends.stdout = None;
+                        }
+                    }
+                    From::Stderr => {
+                        let open = self.take(running.ends.stderr.as_ref(), Stream::Stderr);
+                        if !open {
+                            running.ends.stderr = None;
+                        }
+                    }
+                    From::Terminal => {
+                        if flags.contains(PollFlags::OUT) {
+                            self.feed(running);
+                        }
+                        let more = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+                        if flags.intersects(more)
+                            && !self.take(running.ends.terminal.as_ref(), Stream::Stdout)
+                        {
+                            running.ends.terminal = None;
+                        }
+                    }
+                    From::Stdin => self.feed(running),
+                    From::Client(number) => self.hear(number, running),
+                }
+            }
+            if self.kill_at.is_some_and(|at| Instant::now() >= at) {
+                self.kill_at = None;
+                let _ = running.child.kill(libc::SIGKILL);
+            }
+            self.clients.retain_mut(|client| client.send().is_ok());
+        }
+    }
+
+    /// Waits until something can be done.
+    fn wait(
+        &self,
+        running: &Running,
+        lives: bool,
+        give_up: Option<Instant>,
+    ) -> io::Result<Vec<(From, PollFlags)>> {
+        let full = self.clients.iter().any(Client::is_full);
+        let mut fds: Vec<(From, PollFd<'_>)> = Vec::with_capacity(8 + self.clients.len());
+        let mut add = |from, fd: BorrowedFd<'_>, flags: PollFlags| {
+            if !flags.is_empty() {
+                // SAFETY: the descriptors are of `running` and of clients, which outlive the wait.
+                let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&fd)) };
+                fds.push((from, PollFd::from_borrowed_fd(fd, flags)));
+            }
+        };
+        add(From::Signals, running.signals.as_fd(), PollFlags::IN);
+        if lives {
+            add(From::Program, running.child.pidfd(), PollFlags::IN);
+        }
+        if self.clients.len() < MOST_CLIENTS {
+            add(From::Control, running.control.as_fd(), PollFlags::IN);
+        }
+        let ends = &running.ends;
+        for (from, end) in [(From::Stdout, &ends.stdout), (From::Stderr, &ends.stderr)] {
+            if let Some(end) = end.as_ref().filter(|_| !full) {
+                add(from, end.as_fd(), PollFlags::IN);
+            }
+        }
+        let has_input = !self.input.is_empty();
+        if let Some(terminal) = &ends.terminal {
+            let mut flags = if full { PollFlags::empty() } else { PollFlags::IN };
+            flags.set(PollFlags::OUT, has_input);
+            add(From::Terminal, terminal.as_fd(), flags);
+        }
+        if let Some(stdin) = ends.stdin.as_ref().filter(|_| has_input) {
+            add(From::Stdin, stdin.as_fd(), PollFlags::OUT);
+        }
+        let input_is_full = self.input.len() >= INPUT;
+        for (number, client) in self.clients.iter().enumerate() {
+            add(From::Client(number), client.socket().as_fd(), client.awaits(input_is_full));
+        }
+        let patience = self.clients.iter().filter_map(Client::patience_ends);
+        let until = patience.chain(give_up).chain(self.kill_at).min();
+        let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        let (whom, mut fds): (Vec<From>, Vec<PollFd<'_>>) = fds.into_iter().unzip();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        }
+        let ready = whom.into_iter().zip(fds).map(|(from, fd)| (from, fd.revents()));
+        Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    fn signals(&mut self, running: &Running) {
+        while let Ok(Some((signal, _))) = running.signals.next() {
+            // The machine goes down, or somebody means the container: it may end in its own way, and nobody asked for
+            // it to stay away.
+            if matches!(signal, libc::SIGTERM | libc::SIGINT) && self.kill_at.is_none() {
+                let _ = running.child.kill(running.record.stop_signal());
+                self.kill_at = Some(Instant::now() + running.record.stop_timeout());
+            }
+        }
+    }
+
+    fn welcome(&mut self, running: &Running) {
+        while let Ok((socket, _)) = running.control.accept() {
+            if self.clients.len() >= MOST_CLIENTS {
+                return;
+            }
+            self.clients.extend(Client::new(OwnedFd::from(socket), self.terminal));
+        }
+    }
+
+    /// Takes what the program has printed. `false` at the end of it.
+    fn take(&mut self, end: Option<&OwnedFd>, stream: Stream) -> bool {
+        let Some(end) = end else { return false };
+        if self.piece.is_empty() {
+            self.piece = vec![0; PIECE];
+        }
+        match rustix::io::read(end, &mut self.piece[..]) {
+            // The other side of a terminal closes with an error (EIO).
+            Ok(0) | Err(Errno::IO) => false,
+            Ok(n) => {
+                let kind = if stream.is_stderr() { Kind::Stderr } else { Kind::Stdout };
+                self.clients.iter_mut().for_each(|client| client.tell(kind, &self.piece[..n]));
+                if let Some(log) = &mut self.log {
+                    // A full disk must not end a container; what does not fit is lost, and later entries are not.
+                    let _ = log.write(stream, &self.piece[..n], now());
+                }
+                true
+            }
+            Err(Errno::INTR | Errno::AGAIN) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Gives the program what waits for it.
+    fn feed(&mut self, running: &mut Running) {
+        let ends = &mut running.ends;
+        let Some(end) = ends.terminal.as_ref().or(ends.stdin.as_ref()) else {
+            self.input.clear();
+            return;
+        };
+        while !self.input.is_empty() {
+            match rustix::io::write(end, self.input.as_slices().0) {
+                Ok(n) => drop(self.input.drain(..n)),
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                // It does not read any more.
+                Err(_) => {
+                    self.input.clear();
+                    ends.stdin = None;
+                    return;
+                }
+            }
+        }
+        if self.input_ends {
+            ends.stdin = None;
+        }
+    }
+
+    fn hear(&mut self, number: usize, running: &mut Running) {
+        let Some(client) = self.clients.get_mut(number) else { return };
+        let Ok(said) = client.hear() else {
+            client.let_go();
+            return;
+        };
+        for what in said {
+            match what {
+                Said::Input(bytes) => self.input.extend(bytes),
+                Said::EndOfInput if self.terminal => {}
+                Said::EndOfInput if running.record.workload.stdin_once => self.input_ends = true,
+                Said::EndOfInput => {}
+                Said::Resize { rows, columns } => {
+                    if let Some(terminal) = &running.ends.terminal {
+                        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                        let _ = tcsetwinsize(terminal, size);
+                    }
+                }
+            }
+        }
+        self.feed(running);
+    }
+}
+
+/// Writes down how the container ended, tells those who are attached, and starts it again or lets go of it.
+fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) -> u8 {
+    let code = exit.map_or(255, Exit::code);
+    let ended = now();
+    if let Ok(mut fence) = Fence::leftover(&running.engine.group_name(&running.record.id)) {
+        let killed = exit == Some(Exit::Signal(libc::SIGKILL as u8));
+        running.state.out_of_memory = killed && fence.oom_kills() > 0;
+        let _ = fence.remove();
+    }
+    running.ends = super::Ends::default();
+    // It may have another policy by now.
+    if let Ok(Some(record)) = Record::load(&running.folder) {
+        running.record = record;
+    }
+    let began = running.state.started.unwrap_or(ended);
+    let run = Run {
+        exit_code: code,
+        lasted: Duration::from_nanos(ended.saturating_sub(began)),
+        restarts: running.state.restarts,
+        delay: running.delay,
+        stopped: is_stopped(&running.folder),
+    };
+    let next = restart::next(running.record.workload.restart, run);
+    let restarts = running.folder.path().join(RESTARTS).exists();
+    let remove = running.record.workload.remove && next.is_none() && !restarts;
+    running.state.finished = Some(ended);
+    running.state.exit_code = Some(code);
+    running.state.restarting = next.is_some();
+    if !remove {
+        // Where the disk is full, the lock that is let go of says at least that it has ended.
+        let _ = running.state.save(&running.folder);
+    }
+    say_goodbye(&mut clients, code);
+    let Running { engine, folder, record, state, control, signals, .. } = running;
+    let waiting = Waiting { engine, folder, record, state, control, signals };
+    match next {
+        Some(delay) => start_again(waiting, delay),
+        None => end(waiting, remove),
+    }
+}
+
+/// A container that does not run, and is not let go of.
+struct Waiting {
+    engine: Engine,
+    folder: Container,
+    record: Record,
+    state: State,
+    control: UnixListener,
+    signals: Signals,
+}
+
+fn is_stopped(folder: &Container) -> bool {
+    folder.path().join(STOPPED).exists()
+}
+
+/// Tells those who are attached the exit code, and waits until they have heard it.
+fn say_goodbye(clients: &mut Vec<Client>, code: u8) {
+    clients.iter_mut().for_each(|client| client.tell(Kind::Exit, &[code]));
+    loop {
+        clients.retain_mut(|client| client.send().is_ok() && client.has_waiting());
+        let until = clients.iter().filter_map(Client::patience_ends).min();
+        if clients.is_empty() {
+            return;
+        }
+        let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        let mut fds: Vec<PollFd<'_>> =
+            clients.iter().map(|client| PollFd::new(client.socket(), PollFlags::OUT)).collect();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Lets go of the container.
+fn end(waiting: Waiting, remove: bool) -> u8 {
+    let Waiting { engine, folder, record, control, .. } = waiting;
+    drop(control);
+    if remove {
+        // What cannot be done now is done by the next collection.
+        let _ = folder.remove();
+        let _ = engine.release_volumes(&record.workload);
+    } else {
+        let _ = std::fs::remove_file(folder.path().join(super::frames::SOCKET));
+    }
+    0
+}
+
+/// Starts the container once more after a time, unless somebody asks for its end meanwhile.
+fn start_again(mut waiting: Waiting, mut delay: Duration) -> u8 {
+    loop {
+        if !time_comes(&waiting, Instant::now() + delay) {
+            waiting.state.restarting = false;
+            let _ = waiting.state.save(&waiting.folder);
+            return end(waiting, false);
+        }
+        let Waiting { engine, folder, record, mut state, .. } = waiting;
+        let restarts = state.restarts + 1;
+        let id = record.id.clone();
+        let again = engine.image_of(&record).and_then(|image| {
+            let foreground = Foreground { image: image.as_ref(), ..Foreground::default() };
+            engine.start_behind(Created { folder, record }, &foreground, None, delay, restarts)
+        });
+        let error = match again {
+            Ok((running, serves)) => return go_on(running, serves),
+            Err(e) => e,
+        };
+        // The lock went with what was tried.
+        let Some(taken) = take_back(engine, &id) else { return 0 };
+        waiting = taken;
+        state.restarts = restarts;
+        state.exit_code = Some(error.exit_code());
+        state.finished = Some(now());
+        state.error = said(&error);
+        let run = Run {
+            exit_code: error.exit_code(),
+            lasted: Duration::ZERO,
+            restarts,
+            delay,
+            stopped: is_stopped(&waiting.folder),
+        };
+        let next = restart::next(waiting.record.workload.restart, run);
+        state.restarting = next.is_some();
+        let _ = state.save(&waiting.folder);
+        waiting.state = state;
+        let Some(longer) = next else { return end(waiting, false) };
+        delay = longer;
+    }
+}
+
+/// Takes hold of a container whose start has failed. `None` where it is gone, or somebody else's by now.
+fn take_back(engine: Engine, id: &str) -> Option<Waiting> {
+    let mut folder = engine.store().container(id).ok()?;
+    if !folder.try_lock().ok()? {
+        return None;
+    }
+    let record = Record::load(&folder).ok()??;
+    let control = super::listen(folder.path()).ok()?;
+    let signals = Signals::block().ok()?;
+    Some(Waiting { engine, record, control, signals, folder, state: State::default() })
+}
+
+/// Waits until it is time. `false` where the container is not to be started any more.
+fn time_comes(waiting: &Waiting, time: Instant) -> bool {
+    loop {
+        let policy = Record::load(&waiting.folder).ok().flatten().map(|record| record.workload.restart);
+        if is_stopped(&waiting.folder) || policy.is_none_or(|policy| policy == RestartPolicy::No) {
+            return false;
+        }
+        let left = time.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        let mut fds = [
+            PollFd::new(&waiting.signals, PollFlags::IN),
+            PollFd::new(&waiting.control, PollFlags::IN),
+        ];
+        if poll(&mut fds, Some(&timespec(left))).is_err() {
+            continue;
+        }
+        // Nothing runs that anybody could be attached to.
+        while let Ok((socket, _)) = waiting.control.accept() {
+            drop(socket);
+        }
+        // Another one, such as [`super::WAKE`], only says that something has changed.
+        while let Ok(Some((signal, _))) = waiting.signals.next() {
+            if matches!(signal, libc::SIGTERM | libc::SIGINT) {
+                return false;
+            }
+        }
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() }
+}

@@ -1,0 +1,52 @@
+//! Waiting for something to happen in a folder (inotify(7)).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+
+/// Tells of changes in one folder since it was made, or since the last wait.
+#[derive(Debug)]
+pub struct Watch {
+    queue: OwnedFd,
+}
+
+impl Watch {
+    /// Watches a folder, the files in it, and whether it goes away. Who has a file open for writing and ends is noticed,
+    /// too, so that the end of a lock's holder is.
+    pub fn folder(path: &Path) -> io::Result<Watch> {
+        let queue = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let events = inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::CLOSE_WRITE
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::MOVE_SELF;
+        inotify::add_watch(&queue, path, events)?;
+        Ok(Watch { queue })
+    }
+
+    /// Waits until something has happened, for this time at most. `false` where nothing has.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs().cast_signed(),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        let mut fds = [PollFd::new(&self.queue, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+        // What happened is found out by looking.
+        let mut events = [0u8; 4096];
+        while matches!(rustix::io::read(&self.queue, &mut events), Ok(1..)) {}
+        Ok(true)
+    }
+}
