@@ -156,11 +156,7 @@ struct Streams<'a> {
 const ENOUGH: usize = 64 << 10;
 
 impl<'a> Streams<'a> {
-    fn new(
-        socket: UnixStream,
-        wishes: &'a Wishes,
-        process: Option<(i32, u64)>,
-    ) -> Result<Streams<'a>> {
+    fn new(socket: UnixStream, wishes: &'a Wishes, process: Option<(i32, u64)>) -> Result<Streams<'a>> {
         let failed = |e: io::Error| Error::system("attach to the container", e);
         let signals = Signals::block().map_err(failed)?;
         let wants = WANTS_OUTPUT | if wishes.input { WANTS_INPUT } else { 0 };
@@ -189,8 +185,7 @@ impl<'a> Streams<'a> {
             let reads = !self.input_ended && self.waiting.len() < ENOUGH;
             let mut flags = PollFlags::IN;
             flags.set(PollFlags::OUT, !self.waiting.is_empty());
-            let mut fds =
-                vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.socket, flags)];
+            let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.socket, flags)];
             if reads {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
@@ -302,7 +297,9 @@ impl<'a> Streams<'a> {
             rest = &rest[HEAD + length..];
             match kind {
                 // Whoever does not read what we print need not end the container.
-                Kind::Stdout => drop(io::stdout().lock().write_all(content).and_then(|()| io::stdout().flush())),
+                Kind::Stdout => {
+                    drop(io::stdout().lock().write_all(content).and_then(|()| io::stdout().flush()))
+                }
                 Kind::Stderr => drop(io::stderr().lock().write_all(content)),
                 Kind::Exit => return Ok(Heard::Exit(content.first().copied().unwrap_or(0))),
                 Kind::Hello => self.begin(content == [1]),
@@ -334,9 +331,7 @@ impl<'a> Streams<'a> {
     }
 
     fn pass_signals(&mut self) -> Result<()> {
-        while let Some((signal, _)) =
-            self.signals.next().map_err(|e| Error::system("wait for signals", e))?
-        {
+        while let Some((signal, _)) = self.signals.next().map_err(|e| Error::system("wait for signals", e))? {
             match signal {
                 libc::SIGWINCH if self.terminal => self.resize(),
                 libc::SIGCHLD | libc::SIGURG | libc::SIGPIPE | libc::SIGCONT | libc::SIGWINCH => {}

@@ -51,12 +51,7 @@ impl Condition {
 impl Engine {
     /// Asks a container to end by its stop signal, and kills it when it has not ended after a time: that of the caller,
     /// or its own; `None` inside for never. `false` where it did not run.
-    pub fn stop(
-        &self,
-        name: &str,
-        signal: Option<i32>,
-        timeout: Option<Option<Duration>>,
-    ) -> Result<bool> {
+    pub fn stop(&self, name: &str, signal: Option<i32>, timeout: Option<Option<Duration>>) -> Result<bool> {
         let found = self.begun(name)?;
         let container = self.store.container(&found.record.id)?;
         if !matches!(found.status, Status::Running | Status::Paused | Status::Restarting) {
@@ -209,9 +204,11 @@ impl Engine {
         let new = new.strip_prefix('/').unwrap_or(new);
         let found = self.find(name)?;
         if found.record.name == new {
-            return Err(isles_spec::Error::new("renaming a container with the same name as its current name")
-                .with_hint("choose another name")
-                .into());
+            return Err(isles_spec::Error::new(
+                "renaming a container with the same name as its current name",
+            )
+            .with_hint("choose another name")
+            .into());
         }
         let _names = self.claim(new)?;
         let container = self.store.container(&found.record.id)?;
@@ -228,9 +225,11 @@ impl Engine {
         let _names = self.store.lock_names()?;
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
         if record.workload.remove && policy != RestartPolicy::No {
-            return Err(isles_spec::Error::new("a container that is removed when it ends cannot start again")
-                .with_hint("make it without --rm")
-                .into());
+            return Err(isles_spec::Error::new(
+                "a container that is removed when it ends cannot start again",
+            )
+            .with_hint("make it without --rm")
+            .into());
         }
         record.workload.restart = policy;
         record.save(&container)?;
@@ -258,7 +257,11 @@ impl Engine {
         let runs = |status| matches!(status, Status::Running | Status::Paused | Status::Restarting);
         let mut last = first.state.exit_code;
         // An end after this one counts.
-        let seen = if runs(first.status) && first.status != Status::Restarting { None } else { first.state.finished };
+        let seen = if runs(first.status) && first.status != Status::Restarting {
+            None
+        } else {
+            first.state.finished
+        };
         loop {
             // Looked at after the watch began, so that nothing falls between.
             let now = match self.look(&container)? {
@@ -316,7 +319,8 @@ impl Engine {
         all.reverse();
         let wanted = |info: &Info| {
             let idle = matches!(info.status, Status::Exited | Status::Dead);
-            let stopped = self.store.container(&info.record.id).is_ok_and(|c| c.path().join(STOPPED).exists());
+            let stopped =
+                self.store.container(&info.record.id).is_ok_and(|c| c.path().join(STOPPED).exists());
             let exit_code = info.state.exit_code.filter(|_| !info.state.restarting);
             idle && info.state.detached
                 && crate::monitor::at_boot(info.record.workload.restart, exit_code, stopped)

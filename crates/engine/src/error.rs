@@ -109,7 +109,9 @@ impl Hint for Error {
             Error::SubPath { .. } => {
                 Some("the path has to be in the volume already; links lead nowhere outside of it".into())
             }
-            Error::NotRunning(_) => Some("'isles start' starts it; 'isles ps -a' shows what became of it".into()),
+            Error::NotRunning(_) => {
+                Some("'isles start' starts it; 'isles ps -a' shows what became of it".into())
+            }
             Error::Running { .. } => Some("add --force to kill it first".into()),
             Error::NoCommand => Some("the image names no command, so say which one to run".into()),
             Error::NoUser(_) | Error::NoGroup(_) => {

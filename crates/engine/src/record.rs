@@ -9,8 +9,8 @@ use isles_spec::{Digest, Workload};
 use isles_store::Container;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Engine;
 use crate::control::{mark, send_to, wake};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::monitor::{PAUSED, STOPPED};
 use crate::start::Fence;

@@ -33,10 +33,8 @@ impl Watch {
 
     /// Waits until something has happened, for this time at most. `false` where nothing has.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs().cast_signed(),
-            tv_nsec: t.subsec_nanos().into(),
-        });
+        let timeout =
+            timeout.map(|t| Timespec { tv_sec: t.as_secs().cast_signed(), tv_nsec: t.subsec_nanos().into() });
         let mut fds = [PollFd::new(&self.queue, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) => return Ok(false),

@@ -34,7 +34,9 @@ pub enum Command {
     Run(Box<commands::run::Args>),
     Build(Box<commands::build::Args>),
     Builder(commands::builder::Args),
-    Create(Box<commands::create::Args>),
+    /// Make a container without starting it.
+    #[command(after_help = commands::create::EXAMPLES)]
+    Create(Box<commands::run::Args>),
     Start(commands::start::Args),
     Stop(commands::stop::Args),
     Restart(commands::restart::Args),

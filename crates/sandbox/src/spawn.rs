@@ -48,14 +48,7 @@ impl Child {
     pub fn adopt(pid: i32) -> io::Result<Child> {
         let number = rustix_pid(pid)?;
         let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
-        Ok(Child {
-            pid,
-            pidfd,
-            terminal: None,
-            seccomp_listener: None,
-            warnings: Vec::new(),
-            status: None,
-        })
+        Ok(Child { pid, pidfd, terminal: None, seccomp_listener: None, warnings: Vec::new(), status: None })
     }
 
     /// The process ID as the caller sees it.

@@ -31,7 +31,8 @@ pub use reference::Reference;
 pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
-    CapabilityBase, Device, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount, MountKind,
-    LogDriver, LogOptions, NamespaceMode, NetworkMode, Overlay, Owners, Propagation, PullPolicy, Resources, RestartPolicy, Rlimit,
-    Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount, UserNamespace, Workload, Writable,
+    CapabilityBase, Device, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, LogDriver,
+    LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Propagation, PullPolicy,
+    Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount,
+    UserNamespace, Workload, Writable,
 };

@@ -555,14 +555,17 @@ impl LogOptions {
     /// # Errors
     /// The driver or an option is not known, or a value is not possible.
     pub fn parse(driver: Option<&str>, options: &[String]) -> Result<Self> {
-        let mut out = LogOptions { driver: LogDriver::parse(driver.unwrap_or("json-file"))?, ..Self::default() };
+        let mut out =
+            LogOptions { driver: LogDriver::parse(driver.unwrap_or("json-file"))?, ..Self::default() };
         for option in options {
             let bad = |why: &str| {
                 Error::new(format!("invalid log option '{option}': {why}"))
                     .with_hint("known are max-size=BYTES, such as 10m, and max-file=NUMBER")
             };
             match option.split_once('=') {
-                _ if out.driver == LogDriver::None => return Err(bad("nothing is kept with the driver none")),
+                _ if out.driver == LogDriver::None => {
+                    return Err(bad("nothing is kept with the driver none"));
+                }
                 Some(("max-size", "-1")) => out.max_size = u64::MAX,
                 Some(("max-size", size)) => {
                     out.max_size = crate::quantity::parse_bytes(size)?;

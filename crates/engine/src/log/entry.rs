@@ -186,7 +186,17 @@ mod tests {
 
     #[test]
     fn what_is_no_entry() {
-        for line in ["", "{", "{}", "{\"log\":1}", "T stdout", "T stdout X a", "T other F a", "\0", "{\"log\":\"\",\"stream\":\"x\",\"time\":\"\"}"] {
+        for line in [
+            "",
+            "{",
+            "{}",
+            "{\"log\":1}",
+            "T stdout",
+            "T stdout X a",
+            "T other F a",
+            "\0",
+            "{\"log\":\"\",\"stream\":\"x\",\"time\":\"\"}",
+        ] {
             assert_eq!(read(line.as_bytes()), None, "{line}");
         }
     }

@@ -91,13 +91,13 @@ impl<'a> LogReader<'a> {
     /// end.
     pub fn next_ready(&mut self) -> io::Result<Option<LogEntry>> {
         match memchr::memchr(b'\n', &self.buffer[self.given..]) {
-            Some(_) => self.next(),
+            Some(_) => self.next_entry(),
             None => Ok(None),
         }
     }
 
     /// The next entry; `None` at the end, which for those who follow is when nobody writes any more.
-    pub fn next(&mut self) -> io::Result<Option<LogEntry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<LogEntry>> {
         loop {
             while let Some(line) = self.line() {
                 // What a killed monitor left of an entry, or others wrote, is none.
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     fn all(reader: &mut LogReader<'_>) -> Vec<String> {
-        std::iter::from_fn(|| reader.next().unwrap())
+        std::iter::from_fn(|| reader.next_entry().unwrap())
             .map(|entry| String::from_utf8(entry.text).unwrap().trim_end().to_owned())
             .collect()
     }

@@ -32,6 +32,8 @@ pub struct Client {
     socket: OwnedFd,
     /// What they want, once they have said so.
     wants: Option<u8>,
+    /// They were there before the program, so they get its output even before they have said that they want it.
+    first: bool,
     got: Vec<u8>,
     waiting: VecDeque<u8>,
     /// Since when they have taken nothing of what waits.
@@ -50,6 +52,7 @@ impl Client {
         Ok(Client {
             socket,
             wants: None,
+            first: false,
             got: Vec::new(),
             waiting: VecDeque::new(),
             stuck_since: None,
@@ -57,6 +60,11 @@ impl Client {
             gone: false,
             terminal,
         })
+    }
+
+    /// As [`Client::new`], for one who wants all output from the beginning.
+    pub fn first(socket: OwnedFd, terminal: bool) -> io::Result<Client> {
+        Ok(Client { first: true, ..Client::new(socket, terminal)? })
     }
 
     pub fn socket(&self) -> &OwnedFd {
@@ -101,7 +109,7 @@ impl Client {
     /// Lets them have what the program printed.
     pub fn tell(&mut self, kind: Kind, content: &[u8]) {
         let output = matches!(kind, Kind::Stdout | Kind::Stderr);
-        if output && self.wants.is_none_or(|wants| wants & WANTS_OUTPUT == 0) {
+        if output && self.wants.map_or(!self.first, |wants| wants & WANTS_OUTPUT == 0) {
             return;
         }
         for piece in content.chunks(frames::LONGEST) {
@@ -227,7 +235,10 @@ mod tests {
         assert_eq!(client.hear().unwrap(), []);
         other.write_all(&wire[5..]).unwrap();
         let said = client.hear().unwrap();
-        assert_eq!(said, [Said::Input(b"abc".to_vec()), Said::Resize { rows: 24, columns: 256 }, Said::EndOfInput]);
+        assert_eq!(
+            said,
+            [Said::Input(b"abc".to_vec()), Said::Resize { rows: 24, columns: 256 }, Said::EndOfInput]
+        );
         // Who says no more may listen still.
         other.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(client.hear().unwrap(), []);

@@ -312,7 +312,10 @@ fn streams(workload: &Workload) -> Result<(Option<Streams>, Ends)> {
         false => (null()?, None),
     };
     let streams = Streams { stdin, stdout: out_write, stderr: err_write };
-    Ok((Some(streams), Ends { stdin: in_write, stdout: Some(out_read), stderr: Some(err_read), terminal: None }))
+    Ok((
+        Some(streams),
+        Ends { stdin: in_write, stdout: Some(out_read), stderr: Some(err_read), terminal: None },
+    ))
 }
 
 /// Goes on as a monitor whose program runs, with as little memory as can be. Returns the exit code of the process.

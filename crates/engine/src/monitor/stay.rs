@@ -80,7 +80,7 @@ impl Desk {
             // One that waits would wait for ever, and hear nobody.
             let _ = rustix::io::ioctl_fionbio(end, true);
         }
-        let first = running.first.take().and_then(|socket| Client::new(socket, terminal).ok());
+        let first = running.first.take().and_then(|socket| Client::first(socket, terminal).ok());
         Desk {
             log,
             clients: first.into_iter().collect(),
@@ -451,10 +451,8 @@ fn time_comes(waiting: &Waiting, time: Instant) -> bool {
         if left.is_zero() {
             return true;
         }
-        let mut fds = [
-            PollFd::new(&waiting.signals, PollFlags::IN),
-            PollFd::new(&waiting.control, PollFlags::IN),
-        ];
+        let mut fds =
+            [PollFd::new(&waiting.signals, PollFlags::IN), PollFd::new(&waiting.control, PollFlags::IN)];
         if poll(&mut fds, Some(&timespec(left))).is_err() {
             continue;
         }

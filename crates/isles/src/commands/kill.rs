@@ -8,7 +8,9 @@ use crate::failure::{Code, Failure};
 
 /// Send a signal to containers.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  isles kill web\n  isles kill -s HUP web        let it read its configuration again")]
+#[command(
+    after_help = "Examples:\n  isles kill web\n  isles kill -s HUP web        let it read its configuration again"
+)]
 pub struct Args {
     /// The signal: a name or a number.
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]

@@ -72,7 +72,7 @@ pub fn cmd_logs(cx: &Context, args: &Args) -> Result<Code, Failure> {
                 if !written(stdout.flush())? {
                     return Ok(Code::SUCCESS);
                 }
-                reader.next().map_err(failed)?
+                reader.next_entry().map_err(failed)?
             }
         };
         let Some(entry) = entry else { break };
@@ -107,9 +107,10 @@ fn time(text: &str, now: u64) -> Result<u64, Failure> {
         return Ok(time);
     }
     // Docker fills up what is left out.
-    if let Some(time) = ["Z", ":00Z", "T00:00:00Z"].iter().find_map(|rest| {
-        parse_rfc3339_nanoseconds(&format!("{text}{rest}"))
-    }) {
+    if let Some(time) = ["Z", ":00Z", "T00:00:00Z"]
+        .iter()
+        .find_map(|rest| parse_rfc3339_nanoseconds(&format!("{text}{rest}")))
+    {
         return Ok(time);
     }
     if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0) {

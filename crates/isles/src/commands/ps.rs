@@ -159,7 +159,10 @@ fn check(filter: &Filter) -> Result<(), Failure> {
     let bad =
         |why: &str| Err(Failure::new(format!("invalid filter '{}={}': {why}", filter.key, filter.value)));
     match filter.key.as_str() {
-        "status" if !["created", "running", "paused", "restarting", "exited", "dead"].contains(&filter.value.as_str()) => {
+        "status"
+            if !["created", "running", "paused", "restarting", "exited", "dead"]
+                .contains(&filter.value.as_str()) =>
+        {
             bad("a status is created, running, paused, restarting, exited or dead")
         }
         "exited" if filter.value.parse::<u8>().is_err() => bad("an exit code is a number up to 255"),

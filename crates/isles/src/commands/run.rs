@@ -10,8 +10,9 @@ use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground, Parted, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, Overlay, PullPolicy,
-    Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace, Workload, Writable,
+    Device, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, Overlay,
+    PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace,
+    Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;

@@ -9,7 +9,9 @@ use crate::failure::{Code, Failure};
 
 /// Ask containers to end, and kill those that do not.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  isles stop web\n  isles stop -t 30 db        it has half a minute to write what it knows\n  isles stop -s INT worker")]
+#[command(
+    after_help = "Examples:\n  isles stop web\n  isles stop -t 30 db        it has half a minute to write what it knows\n  isles stop -s INT worker"
+)]
 pub struct Args {
     /// The signal that asks; by default the container's or the image's, or TERM.
     #[arg(short, long, value_name = "SIGNAL")]

@@ -268,6 +268,14 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // Those in the background go on else, without their files.
+        if fs::read_dir(self.path("state/containers")).is_ok_and(|mut list| list.next().is_some()) {
+            let all = self.isles(&["ps", "-aq", "--no-trunc"]).out;
+            let words: Vec<&str> = ["rm", "-f"].into_iter().chain(all.lines()).collect();
+            if words.len() > 2 {
+                self.isles(&words);
+            }
+        }
         // What was made in a user namespace may be unreadable for others, but not for its owner or root.
         let _ = isles_store::remove_tree(&self.path("state"));
     }
