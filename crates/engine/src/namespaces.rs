@@ -51,6 +51,7 @@ pub fn namespaces(
         user: UserNs::Host,
         time: None,
         time_joined: None,
+        network_messages: None,
     };
     out.user = match (joined, identity) {
         // Another container's namespaces belong to its user namespace.

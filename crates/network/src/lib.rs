@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod netlink;
 pub mod port;
 pub mod subnet;
+pub mod user;
 
 pub use error::{Error, Result};
 pub use port::{Port, Protocol};

@@ -111,6 +111,9 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     names(plan)?;
     if plan.new_network {
         p::loopback_up().at(Step::Loopback)?;
+        if let Some(messages) = &plan.setup.namespaces.network_messages {
+            crate::network::set_up(messages, ends.news)?;
+        }
     }
     if plan.setup.gate.before_root {
         p::prctl(libc::PR_SET_DUMPABLE, owner_may_look.into()).at(Step::Gate)?;

@@ -34,6 +34,7 @@
 //! | [`capability`] | sets of capabilities by name |
 //! | [`identity`] | which users and groups this process may map |
 //! | [`fuse`], [`loop_device`] | images that are mounted: by a server of the caller's, and by the kernel |
+//! | [`network`] | sockets of a network namespace, for those who are not in it |
 //! | [`explain`] | why a program did not start, in words |
 //! | [`background`] | processes that go on when their caller has ended |
 //! | [`visit`] | a look into the mount namespace of a process |
@@ -57,6 +58,7 @@ mod idmap;
 mod init;
 mod interpreter;
 pub mod loop_device;
+pub mod network;
 pub mod oci;
 mod own_program;
 mod plan;

@@ -172,6 +172,17 @@ pub struct Namespaces {
     pub time: Option<TimeOffsets>,
     /// A time namespace to be in, instead of a new one.
     pub time_joined: Option<OwnedFd>,
+    /// What a new network namespace gets besides a loopback device that is up.
+    pub network_messages: Option<NetworkMessages>,
+}
+
+/// Messages of rtnetlink(7) that are sent in a new network namespace, each of which asks for an acknowledgement. The socket
+/// that sent them comes back in [`crate::Child::network`]: it hears of every neighbour that is looked for, and whoever
+/// owns the namespace can say more on it.
+#[derive(Debug, Clone)]
+pub struct NetworkMessages {
+    pub bytes: Vec<u8>,
+    pub number: usize,
 }
 
 impl Namespaces {
@@ -196,6 +207,7 @@ impl Namespaces {
             cgroup: join("cgroup")?,
             time: None,
             time_joined: open("time")?,
+            network_messages: None,
         })
     }
 }

@@ -37,6 +37,8 @@ pub struct Child {
     pub terminal: Option<OwnedFd>,
     /// The listener of a filter that notifies.
     pub seccomp_listener: Option<OwnedFd>,
+    /// The socket that [`crate::setup::NetworkMessages`] were sent on.
+    pub network: Option<OwnedFd>,
     /// What could not be done, and may be missing: optional mounts.
     pub warnings: Vec<SpawnError>,
     status: Option<ExitStatus>,
@@ -48,7 +50,15 @@ impl Child {
     pub fn adopt(pid: i32) -> io::Result<Child> {
         let number = rustix_pid(pid)?;
         let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
-        Ok(Child { pid, pidfd, terminal: None, seccomp_listener: None, warnings: Vec::new(), status: None })
+        Ok(Child {
+            pid,
+            pidfd,
+            terminal: None,
+            seccomp_listener: None,
+            network: None,
+            warnings: Vec::new(),
+            status: None,
+        })
     }
 
     /// The process ID as the caller sees it.
@@ -156,6 +166,7 @@ pub struct Pending<'a> {
     news: Option<Fd>,
     terminal: Option<OwnedFd>,
     seccomp_listener: Option<OwnedFd>,
+    network: Option<OwnedFd>,
     warnings: Vec<SpawnError>,
     done: bool,
 }
@@ -175,7 +186,8 @@ impl<'a> Pending<'a> {
         let joins = !plan.joins.is_empty() || plan.joins_pid.is_some();
         let listens = setup.process.seccomp.iter().any(|f| f.listens());
         let late = plan.interpreters.maps.is_some();
-        let news = if gated || joins || listens || late || setup.process.terminal.is_some() {
+        let networked = setup.namespaces.network_messages.is_some();
+        let news = if gated || joins || listens || late || networked || setup.process.terminal.is_some() {
             Some(sys::socket_pair().map_err(fail(Step::Prepare))?)
         } else {
             None
@@ -221,6 +233,7 @@ impl<'a> Pending<'a> {
             news: news.map(|(parent, _)| parent),
             terminal: None,
             seccomp_listener: None,
+            network: None,
             warnings: Vec::new(),
             done: false,
         };
@@ -284,6 +297,7 @@ impl<'a> Pending<'a> {
                 None => return self.verdict(),
                 Some((b't', Some(fd))) => self.terminal = Some(owned(fd)),
                 Some((b's', Some(fd))) => self.seccomp_listener = Some(owned(fd)),
+                Some((b'n', Some(fd))) => self.network = Some(owned(fd)),
                 Some((got, _)) if got == word => return Ok(()),
                 Some(_) => {}
             }
@@ -307,7 +321,11 @@ impl<'a> Pending<'a> {
         self.help_late()?;
         self.verdict()?;
         let listens = self.plan.process.seccomp.iter().any(|f| f.listens());
-        if listens || self.plan.process.terminal.is_some() && self.terminal.is_none() {
+        let networked = self.plan.new_network && self.plan.setup.namespaces.network_messages.is_some();
+        if listens
+            || networked && self.network.is_none()
+            || self.plan.process.terminal.is_some() && self.terminal.is_none()
+        {
             self.reach(0)?;
         }
         self.into_child()
@@ -323,6 +341,7 @@ impl<'a> Pending<'a> {
             pidfd,
             terminal: self.terminal.take(),
             seccomp_listener: self.seccomp_listener.take(),
+            network: self.network.take(),
             warnings: std::mem::take(&mut self.warnings),
             status: None,
         })

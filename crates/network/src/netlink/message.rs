@@ -175,7 +175,7 @@ fn pad(bytes: &mut Vec<u8>) {
 }
 
 /// The messages of an answer.
-pub(super) fn split(mut bytes: &[u8]) -> io::Result<Vec<(Header, Vec<u8>)>> {
+pub(crate) fn split(mut bytes: &[u8]) -> io::Result<Vec<(Header, Vec<u8>)>> {
     let mut out = Vec::new();
     while bytes.len() >= HEADER {
         let length = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;

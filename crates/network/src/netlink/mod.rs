@@ -127,6 +127,12 @@ impl Socket {
     }
 }
 
+impl std::os::fd::AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// The kernel refused a message.
 #[derive(Debug)]
 pub struct Refusal {

@@ -122,6 +122,31 @@ pub fn add_pair(
     socket.apply(&batch)
 }
 
+/// Adds a message that makes a pair of devices, both of which are in this namespace and up: names, numbers, and the
+/// address of the first.
+pub fn own_pair(batch: &mut Batch, first: (&str, u32, [u8; 6]), second: (&str, u32), mtu: u32) {
+    batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
+        body.fixed(&link(first.1, 0)).text(NAME, first.0).attribute(ADDRESS, &first.2).number(MTU, mtu);
+        body.nested(LINK_INFO, |info| {
+            info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
+                data.nested(VETH_PEER, |peer| {
+                    peer.fixed(&link(second.1, 0)).text(NAME, second.0).number(MTU, mtu);
+                });
+            });
+        });
+    });
+    for index in [second.1, first.1] {
+        batch.command(NEW_LINK, 0, |body| {
+            // IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE: addresses are given, never made up.
+            body.fixed(&link(index, UP)).nested(26, |families| {
+                families.nested(INET6.into(), |inet6| {
+                    inet6.attribute(8, &[1]);
+                });
+            });
+        });
+    }
+}
+
 /// Removes a device; one that is not there need not be removed.
 pub fn remove(socket: &mut Socket, name: &str) -> io::Result<()> {
     let mut batch = Batch::new();
@@ -196,7 +221,7 @@ fn link(index: u32, flags: u32) -> [u8; 16] {
     out
 }
 
-fn family(address: IpAddr) -> u8 {
+pub(crate) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { INET } else { INET6 }
 }
 

@@ -174,6 +174,7 @@ fn namespaces(config: &Config) -> Result<Namespaces> {
         user: UserNs::Host,
         time: None,
         time_joined: None,
+        network_messages: None,
     };
     for ns in &linux.namespaces {
         let joined = if ns.path.as_os_str().is_empty() { None } else { Some(open(&ns.kind, &ns.path)?) };

@@ -1,0 +1,25 @@
+//! Networks for users who have no rights on the host's: what a container sends is taken up by this process, and goes
+//! on through sockets like those of any program.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`inside`] | what the container's network namespace gets |
+//! | [`serve`] | the thread that serves it |
+//! | [`ring`] | frames from and to the namespace |
+//! | [`stack`] | which packet belongs to which socket |
+//! | `tcp` | one connection, without buffers of its own |
+//! | [`packet`] | headers |
+//! | [`rules`] | where packets may go |
+
+pub mod inside;
+mod link;
+pub mod packet;
+pub mod ring;
+pub mod rules;
+pub mod serve;
+mod socket;
+pub mod stack;
+mod tcp;
+
+pub use link::Link;
+pub use serve::{Kind, Listener, Service, serve};
