@@ -34,6 +34,10 @@ pub enum Error {
     /// The program could not be run; the exit code is 126 or 127 as docker-run(1) has it.
     #[error("{reason}")]
     Program { reason: String, hint: Option<String>, exit_code: u8 },
+    #[error(transparent)]
+    Network(#[from] isles_network::Error),
+    #[error("network {0} not found")]
+    NoNetwork(String),
     #[error("no such container: {0}")]
     NoContainer(String),
     #[error("'{0}' is the beginning of several container IDs")]
@@ -93,6 +97,10 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Spelling(e) => e.hint(),
+            Error::Network(e) => e.hint(),
+            Error::NoNetwork(name) => {
+                Some(format!("'isles network create {name}' makes it; 'isles network ls' lists those that there are"))
+            }
             Error::Store(e) => e.hint(),
             Error::Cgroup(e) => e.hint(),
             Error::Spawn(e) => e.hint(),

@@ -6,10 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use isles_sandbox::setup::{Mount, MountSource};
-use isles_spec::{NetworkMode, Root, Workload, Writable};
+use isles_network::state::Places;
+use isles_spec::{Dns, NetworkMode, Root, Workload, Writable};
 use isles_store::{Container, FileKind};
 
 use crate::error::{Error, Result};
+use crate::networks::own_names;
 use crate::plan::bind;
 use crate::user::User;
 use crate::view::{View, absolute, read, text};
@@ -50,7 +52,7 @@ pub fn hosts_of_step(hostname: Option<&str>, network: &NetworkMode, extra: &[Str
         NetworkMode::None => String::new(),
         _ => fs::read_to_string(HOSTS).unwrap_or_default(),
     };
-    hosts(&of_host, hostname.unwrap_or(HOSTNAME_OF_STEPS), extra)
+    hosts(&of_host, hostname.unwrap_or(HOSTNAME_OF_STEPS), extra, None, None)
 }
 
 /// The host's own files, for a step of a build; without a network only its names, where they are given.
@@ -102,14 +104,18 @@ pub fn of_container(
     hostname: &str,
     workload: &Workload,
     view: &View,
+    places: Option<&Places>,
 ) -> Result<Vec<Mount>> {
     let networked = workload.network != NetworkMode::None;
-    let host =
-        |path: &str| if networked { fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-    let hosts = hosts(&host(HOSTS), hostname, &workload.extra_hosts)?;
+    let of_host = networked && places.is_none();
+    let host = |path: &str| if of_host { fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+    let own = places.map(|places| own_names(places, hostname, workload));
+    let gateway = places.and_then(|places| places.endpoints.first()?.gateways.first().copied());
+    let hosts = hosts(&host(HOSTS), hostname, &workload.extra_hosts, own.as_deref(), gateway)?;
     let mut files = vec![(HOSTNAME, "hostname", format!("{hostname}\n")), (HOSTS, "hosts", hosts)];
     if networked {
-        files.push((RESOLV_CONF, "resolv.conf", host(RESOLV_CONF)));
+        let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        files.push((RESOLV_CONF, "resolv.conf", resolv_conf(&text, &workload.dns, places.is_some())));
     }
     let in_place = workload.writable == Writable::Usual && workload.overlays.is_empty();
     let unwritable = in_place && matches!(&workload.root, Root::Directory(root) if is_read_only(root));
@@ -176,7 +182,15 @@ fn shared_folder(destination: &str, source: &Path) -> Mount {
 }
 
 /// hosts(5): the host's lines, the container's own name, and those that the caller adds (`name:address`).
-fn hosts(of_host: &str, hostname: &str, extra: &[String]) -> Result<String> {
+///
+/// `own` are the container's addresses where it has some; `gateway` is the host as the container sees it.
+fn hosts(
+    of_host: &str,
+    hostname: &str,
+    extra: &[String],
+    own: Option<&[(IpAddr, String)]>,
+    gateway: Option<IpAddr>,
+) -> Result<String> {
     let mut text = of_host.to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -184,7 +198,10 @@ fn hosts(of_host: &str, hostname: &str, extra: &[String]) -> Result<String> {
     if !text.lines().any(|line| line.split_whitespace().any(|word| word == "localhost")) {
         text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     }
-    text.push_str(&format!("127.0.1.1\t{hostname}\n"));
+    match own {
+        None => text.push_str(&format!("127.0.1.1\t{hostname}\n")),
+        Some(own) => own.iter().for_each(|(address, names)| text.push_str(&format!("{address}\t{names}\n"))),
+    }
     for entry in extra {
         let bad = || {
             isles_spec::Error::new(format!("invalid host '{entry}'"))
@@ -194,13 +211,48 @@ fn hosts(of_host: &str, hostname: &str, extra: &[String]) -> Result<String> {
         let address = address.trim_start_matches('[').trim_end_matches(']');
         let plain =
             !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#');
-        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let address: IpAddr = match address {
+            "host-gateway" => gateway.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+            other => other.parse().map_err(|_| bad())?,
+        };
         if !plain {
             return Err(bad().into());
         }
         text.push_str(&format!("{address}\t{name}\n"));
     }
     Ok(text)
+}
+
+/// resolv.conf(5): the caller's servers, or those of the host, with the caller's words over the host's. Servers on the
+/// host's loopback are not to be had from another network namespace (`apart`).
+fn resolv_conf(of_host: &str, dns: &Dns, apart: bool) -> String {
+    if dns == &Dns::default() && !apart {
+        return of_host.to_owned();
+    }
+    let lines = |word: &str| -> Vec<&str> {
+        let lines = of_host.lines().filter_map(|line| line.trim().strip_prefix(word));
+        lines.filter(|rest| rest.starts_with([' ', '\t'])).map(str::trim).collect()
+    };
+    let mut text = String::new();
+    let of_host: Vec<IpAddr> = lines("nameserver").iter().filter_map(|word| word.parse().ok()).collect();
+    let servers = if dns.servers.is_empty() { &of_host } else { &dns.servers };
+    for server in servers.iter().filter(|server| !(apart && server.is_loopback())) {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    let search = if dns.search.is_empty() {
+        lines("search").last().map(|words| (*words).to_owned()).unwrap_or_default()
+    } else {
+        // Docker's word for none.
+        dns.search.iter().filter(|word| *word != ".").cloned().collect::<Vec<_>>().join(" ")
+    };
+    if !search.is_empty() {
+        text.push_str(&format!("search {search}\n"));
+    }
+    let options = if dns.options.is_empty() { lines("options").join(" ") } else { dns.options.join(" ") };
+    if !options.is_empty() {
+        text.push_str(&format!("options {options}\n"));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -211,11 +263,31 @@ mod tests {
     fn the_hosts_file() {
         let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let text =
-            hosts("127.0.0.1 localhost\n10.1.1.1 db", "isle", &words(&["x:::1", "y=10.0.0.5"])).unwrap();
+            hosts("127.0.0.1 localhost\n10.1.1.1 db", "isle", &words(&["x:::1", "y=10.0.0.5"]), None, None).unwrap();
         assert_eq!(text, "127.0.0.1 localhost\n10.1.1.1 db\n127.0.1.1\tisle\n::1\tx\n10.0.0.5\ty\n");
-        assert!(hosts("", "isle", &[]).unwrap().starts_with("127.0.0.1\tlocalhost\n"));
+        assert!(hosts("", "isle", &[], None, None).unwrap().starts_with("127.0.0.1\tlocalhost\n"));
+        let own = [("10.0.0.2".parse().unwrap(), "isle".to_owned())];
+        let text = hosts("", "isle", &words(&["h:host-gateway"]), Some(&own), "10.0.0.1".parse().ok()).unwrap();
+        assert!(text.ends_with("10.0.0.2\tisle\n10.0.0.1\th\n"));
         for bad in ["x", ":1.2.3.4", "x:", "x:host", "a b:1.2.3.4", "a\nb:1.2.3.4"] {
-            assert!(hosts("", "isle", &words(&[bad])).is_err(), "{bad}");
+            assert!(hosts("", "isle", &words(&[bad]), None, None).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_resolver_file() {
+        let host = "# made by x\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch a.org b.org\noptions edns0 trust-ad\n";
+        let dns = Dns::default();
+        assert_eq!(resolv_conf(host, &dns, false), host);
+        assert_eq!(
+            resolv_conf(host, &dns, true),
+            "nameserver 10.0.0.1\nsearch a.org b.org\noptions edns0 trust-ad\n"
+        );
+        let own = Dns {
+            servers: vec!["9.9.9.9".parse().unwrap()],
+            search: vec![".".into()],
+            options: vec!["ndots:2".into()],
+        };
+        assert_eq!(resolv_conf(host, &own, false), "nameserver 9.9.9.9\noptions ndots:2\n");
     }
 }

@@ -26,6 +26,7 @@ pub mod log;
 pub mod monitor;
 mod name;
 mod namespaces;
+mod networks;
 mod owners;
 mod places;
 mod plan;

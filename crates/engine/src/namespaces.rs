@@ -37,7 +37,7 @@ pub fn namespaces(
     let network = match &workload.network {
         // Until networks of its own come, a container shares the host's.
         NetworkMode::Default | NetworkMode::Host => NamespaceMode::Host,
-        NetworkMode::None => NamespaceMode::Private,
+        NetworkMode::None | NetworkMode::Networks(_) => NamespaceMode::Private,
         NetworkMode::Container(name) => NamespaceMode::Container(name.clone()),
         NetworkMode::Path(path) => NamespaceMode::Path(path.clone()),
     };

@@ -214,6 +214,7 @@ impl Engine {
             Err(e) => return Err(e.into()),
         }
         Fence::leftover(&self.group_name(&id))?.remove()?;
+        self.release_networks(&id)?;
         match container.remove() {
             Err(e) if gone(&e) => Ok(id),
             other => Ok(other.map(|()| id)?),
@@ -263,6 +264,7 @@ impl Engine {
         }
         if !removed.is_empty() {
             self.collect_volumes()?;
+            self.collect_networks()?;
         }
         Ok(removed)
     }
@@ -271,6 +273,7 @@ impl Engine {
     pub fn collect_all(&self) -> Result<Vec<String>> {
         let removed = self.collect()?;
         self.collect_volumes()?;
+        self.collect_networks()?;
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
         let prefix = self.group_name("");
         // Asked after the groups were listed: a container is there, and locked, before its group is.

@@ -17,9 +17,10 @@ use crate::caller::caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::inside::Inside;
+use crate::networks::Taken;
 use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
-use crate::start::{Fence, null, spawn};
+use crate::start::{Fence, null, spawn, spawn_halting};
 use crate::step::Exit;
 use crate::view::View;
 use crate::{foreign, hosts, name, namespaces, process, terminal};
@@ -167,9 +168,13 @@ impl Engine {
         let view = base.view;
         let hostname = hostname(workload, &record.id);
         let default = ContainerConfig::default();
+        let taken = self.take_places(record)?;
         let mut extra = match workload.system.bare_etc {
             true => Vec::new(),
-            false => hosts::of_container(folder, &hostname, workload, &view)?,
+            false => {
+                let places = taken.as_ref().map(|taken| &taken.places);
+                hosts::of_container(folder, &hostname, workload, &view, places)?
+            }
         };
         if workload.here {
             extra.extend(hosts::of_caller(&caller(), folder, &view)?);
@@ -219,12 +224,14 @@ impl Engine {
         } else if !workload.interactive && !workload.tty {
             planned.setup.stdio.stdin = Some(null()?);
         }
-        let (child, state) = self.begin(folder, &mut planned, &fence, &view)?;
+        let (child, state) = self.begin(folder, &mut planned, &fence, &view, taken.as_ref())?;
+        let mut locks = base.locks;
+        locks.extend(taken.into_iter().flat_map(Taken::keep));
         for warning in &child.warnings {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
         (foreground.started)(child.pid());
-        Ok(Started { child, state, fence, locks: base.locks, serves: !base.servers.is_empty() })
+        Ok(Started { child, state, fence, locks, serves: !base.servers.is_empty() })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -251,6 +258,9 @@ impl Engine {
         if let Err(e) = started.fence.remove() {
             (foreground.warn)(&format!("the control group stays until the next collection: {e}"));
         }
+        if let Err(e) = self.release_networks(&container.record.id) {
+            (foreground.warn)(&format!("places in networks stay until the next collection: {e}"));
+        }
         let exit = Exit::from(status?);
         if out_of_memory && exit == Exit::Signal(libc::SIGKILL as u8) {
             (foreground.warn)("the container was killed because it used more memory than its limit");
@@ -271,10 +281,17 @@ impl Engine {
         planned: &mut Planned,
         fence: &Fence,
         view: &View,
+        taken: Option<&Taken>,
     ) -> Result<(Child, State)> {
         let setup = &mut planned.setup;
         fence.admit(setup)?;
-        let child = spawn(setup, view)?;
+        let child = match taken {
+            None => spawn(setup, view)?,
+            Some(taken) => {
+                setup.gate.before_root = true;
+                spawn_halting(setup, view, &|pid| taken.connect(pid))?
+            }
+        };
         let own = std::process::id().cast_signed();
         let state = State {
             pid: Some(child.pid()),

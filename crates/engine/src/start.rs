@@ -91,6 +91,16 @@ pub fn spawn(setup: &Setup, view: &View) -> Result<Child> {
     isles_sandbox::spawn(setup).map_err(|error| explained(error, setup, view))
 }
 
+/// As [`spawn`], and does something when the namespaces are there and the process waits before it enters its root.
+pub fn spawn_halting(setup: &Setup, view: &View, halt: &dyn Fn(i32) -> Result<()>) -> Result<Child> {
+    let explain = |error| explained(error, setup, view);
+    let mut pending = isles_sandbox::Pending::new(setup).map_err(explain)?;
+    pending.wait_before_root().map_err(explain)?;
+    halt(pending.pid())?;
+    pending.proceed().map_err(explain)?;
+    pending.finish().map_err(explain)
+}
+
 fn explained(error: SpawnError, setup: &Setup, view: &View) -> Error {
     let Some(errno) = error.errno().filter(|_| error.step == StartStep::Exec) else {
         return Error::Spawn(error);

@@ -49,7 +49,7 @@ fn exit_codes_are_dockers() {
             (&["-u", "4294967296", "--", "true"], 125, "invalid user"),
             (&["--cap-add", "FLY", "--", "true"], 125, "unknown capability 'FLY'"),
             (&["--security-opt", "seccomp=/nonexistent/p", "--", "true"], 125, "/nonexistent/p"),
-            (&["-d", "--", "true"], 125, "background"),
+            (&["-d", "--", "/nowhere"], 127, "/nowhere"),
             (&["--pid", "container:nosuch", "--", "true"], 125, "no such container: nosuch"),
         ] {
             world.run(words).fails(code, &[said]);

@@ -12,6 +12,12 @@ pub enum Error {
     /// The kernel refuses something that it was asked for over netlink, or otherwise.
     #[error("cannot {doing}: {source}")]
     System { doing: String, source: io::Error },
+    #[error("network with name {0} already exists")]
+    Exists(String),
+    #[error("network {name} has active endpoints ({})", users.join(", "))]
+    InUse { name: String, users: Vec<String> },
+    #[error("bind for {address}:{port} failed: port is already allocated{}", whose.as_ref().map(|name| format!(" by container {name}")).unwrap_or_default())]
+    PortTaken { address: String, port: String, whose: Option<String> },
     /// Words that mean nothing here.
     #[error(transparent)]
     Spelling(#[from] isles_spec::Error),
@@ -22,6 +28,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Spelling(error) => error.hint(),
+            Error::Exists(_) => Some("choose another name, or remove that network first".into()),
+            Error::InUse { .. } => Some("disconnect or remove these containers first".into()),
+            Error::PortTaken { .. } => Some("choose another port of the host, or stop whoever has it".into()),
             Error::System { .. } => None,
         }
     }

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod nearest;
 mod nullable;
 pub mod platform;
+pub mod port;
 pub mod progress;
 pub mod quantity;
 pub mod reference;
@@ -26,13 +27,14 @@ pub use digest::{Algorithm, Digest};
 pub use error::{Error, Hint, Result, causes};
 pub use nullable::null_default;
 pub use platform::Platform;
+pub use port::{Port, Protocol};
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;
 pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
-    CapabilityBase, Device, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, LogDriver,
-    LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Propagation, PullPolicy,
+    CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, LogDriver,
+    LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, NetworkUse, Overlay, Owners, Propagation, PullPolicy,
     Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount,
     UserNamespace, Workload, Writable,
 };

@@ -4,10 +4,12 @@
 //! configuration and hands a lower-level set-up to the sandbox.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::port::Port;
 use crate::volume::VolumeSpec;
 use crate::{Digest, Error, Platform, Result};
 
@@ -49,6 +51,9 @@ pub struct Workload {
     /// Size of /dev/shm in bytes; 64 MiB where not given.
     pub shm_size: Option<u64>,
     pub network: NetworkMode,
+    /// Ports of the host that are the workload's, where it has a network.
+    pub ports: Vec<Port>,
+    pub dns: Dns,
     pub pid: NamespaceMode,
     pub ipc: NamespaceMode,
     pub uts: NamespaceMode,
@@ -427,6 +432,22 @@ pub enum NetworkMode {
     Container(String),
     /// A network namespace by path.
     Path(PathBuf),
+    /// Networks of the engine's, the one with the way out first.
+    Networks(Vec<NetworkUse>),
+}
+
+/// A network, and what a workload wants of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkUse {
+    /// Its name, or its ID.
+    pub name: String,
+    /// Further names by which others in the network find the workload.
+    pub aliases: Vec<String>,
+    /// Addresses of the caller's choice.
+    pub addresses: Vec<IpAddr>,
+    /// The address of the device, in place of one that is made of its IP address.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Whether a namespace is the workload's own, the host's, or another container's.
@@ -530,6 +551,15 @@ pub enum RestartPolicy {
     },
     Always,
     UnlessStopped,
+}
+
+/// Whom a workload asks for names; where a list is empty, those that the host asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    pub servers: Vec<IpAddr>,
+    pub search: Vec<String>,
+    pub options: Vec<String>,
 }
 
 /// Where the output of a container in the background goes, besides to those who are attached.

@@ -308,6 +308,9 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
         let _ = fence.remove();
     }
     running.ends = super::Ends::default();
+    // The sockets that keep its ports go with what is kept.
+    let _ = running.engine.release_networks(&running.record.id);
+    running.kept.clear();
     // It may have another policy by now.
     if let Ok(Some(record)) = Record::load(&running.folder) {
         running.record = record;

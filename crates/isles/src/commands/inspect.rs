@@ -7,7 +7,8 @@ use isles_engine::{Engine, Info, Status, mountpoint};
 use isles_sif::{NO_TIME, Object, Sif};
 use isles_spec::image::ContainerConfig;
 use isles_spec::time::{rfc3339, rfc3339_nanoseconds};
-use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode, Root};
+use isles_network::state::{DEFAULT, Endpoint, Places};
+use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode, Port, RestartPolicy, Root};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
 
@@ -41,12 +42,13 @@ enum Kind {
     Container,
     Image,
     Volume,
+    Network,
     /// A SIF file.
     File,
 }
 
 /// The kinds that a name is looked up in, in this order.
-const KINDS: [Kind; 4] = [Kind::Container, Kind::Image, Kind::Volume, Kind::File];
+const KINDS: [Kind; 5] = [Kind::Container, Kind::Image, Kind::Volume, Kind::Network, Kind::File];
 
 pub fn cmd_inspect(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
@@ -72,6 +74,7 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
             Kind::Container => container(engine, name),
             Kind::Image => image(engine.store(), name),
             Kind::Volume => crate::commands::volume::shown(engine.store(), name),
+            Kind::Network => crate::commands::network::shown(engine, name),
             // What else a word may mean is worth more in an error than that it is no file.
             Kind::File if missing.is_some() && !Path::new(name).is_file() => break,
             Kind::File => file(name),
@@ -79,7 +82,7 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
         match result {
             Ok(object) => return Ok(object),
             // Most words mean images.
-            Err(_) if missing.is_some() && candidate == Kind::Volume => {}
+            Err(_) if missing.is_some() && matches!(candidate, Kind::Volume | Kind::Network) => {}
             Err(failure) => missing = Some(failure),
         }
     }
@@ -203,6 +206,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     };
     let time = |t: Option<u64>| t.map_or(NEVER.to_owned(), rfc3339_nanoseconds);
     let (program, arguments) = record.command.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let places = engine.places_of(&record.id)?;
     let image = record.image_id.as_ref().map(ToString::to_string).unwrap_or_default();
     Ok(json!({
         "Id": record.id,
@@ -212,19 +216,19 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
         "State": {
             "Status": status,
             "Running": status == Status::Running,
-            "Paused": false,
-            "Restarting": false,
+            "Paused": status == Status::Paused,
+            "Restarting": status == Status::Restarting,
             "OOMKilled": state.out_of_memory,
             "Dead": status == Status::Dead,
-            "Pid": state.pid.filter(|_| status == Status::Running).unwrap_or(0),
+            "Pid": state.pid.filter(|_| matches!(status, Status::Running | Status::Paused)).unwrap_or(0),
             "ExitCode": state.exit_code.unwrap_or(0),
-            "Error": "",
+            "Error": state.error,
             "StartedAt": time(state.started),
             "FinishedAt": time(state.finished),
         },
         "Image": image,
         "Name": format!("/{}", record.name),
-        "RestartCount": 0,
+        "RestartCount": state.restarts,
         "Driver": "overlay",
         "Platform": "linux",
         "Mounts": w.mounts.iter().map(|m| mount(engine.store(), m)).collect::<Vec<_>>(),
@@ -235,7 +239,29 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
                 NetworkMode::Default | NetworkMode::Host => "host".to_owned(),
                 NetworkMode::Container(other) => format!("container:{other}"),
                 NetworkMode::Path(path) => format!("ns:{}", path.display()),
+                NetworkMode::Networks(uses) => {
+                    uses.first().map_or_else(|| "none".to_owned(), |first| first.name.clone())
+                }
             },
+            "RestartPolicy": {
+                "Name": w.restart.name(),
+                "MaximumRetryCount": match w.restart {
+                    RestartPolicy::OnFailure { max_retries } => max_retries.unwrap_or(0),
+                    _ => 0,
+                },
+            },
+            "LogConfig": {
+                "Type": w.log.driver.name(),
+                "Config": {
+                    "max-size": w.log.max_size.to_string(),
+                    "max-file": w.log.max_file.to_string(),
+                },
+            },
+            "PortBindings": bindings(&w.ports),
+            "Dns": w.dns.servers,
+            "DnsSearch": w.dns.search,
+            "DnsOptions": w.dns.options,
+            "ExtraHosts": w.extra_hosts,
             "PidMode": mode(&w.pid),
             "IpcMode": mode(&w.ipc),
             "UTSMode": mode(&w.uts),
@@ -262,8 +288,64 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "Entrypoint": w.entrypoint.as_ref().or(config.entrypoint.as_ref()),
             "Labels": w.labels,
             "StopSignal": w.stop_signal,
+            "StopTimeout": w.stop_timeout,
         },
+        "NetworkSettings": settings(places.as_ref()),
     }))
+}
+
+/// Ports as docker has them: `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`.
+pub fn bindings(ports: &[Port]) -> Value {
+    let mut all = serde_json::Map::new();
+    for port in ports {
+        let host = match port.host {
+            0 => String::new(),
+            number => number.to_string(),
+        };
+        let address = port.address.map(|address| address.to_string()).unwrap_or_default();
+        let entry = all.entry(format!("{}/{}", port.container, port.protocol)).or_insert_with(|| json!([]));
+        if let Some(list) = entry.as_array_mut() {
+            list.push(json!({ "HostIp": address, "HostPort": host }));
+        }
+    }
+    all.into()
+}
+
+/// Where a container is in networks.
+fn settings(places: Option<&Places>) -> Value {
+    let mut networks = serde_json::Map::new();
+    let none = Places::default();
+    let places = places.unwrap_or(&none);
+    let mac = |mac: &[u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    let of = |endpoint: &Endpoint, ipv6: bool| {
+        endpoint.addresses.iter().find(|(address, _)| address.is_ipv6() == ipv6).copied()
+    };
+    let gateway = |endpoint: &Endpoint, ipv6: bool| {
+        let found = endpoint.gateways.iter().find(|gateway| gateway.is_ipv6() == ipv6);
+        found.map(|gateway| gateway.to_string()).unwrap_or_default()
+    };
+    let shown = |endpoint: &Endpoint| {
+        let (v4, v6) = (of(endpoint, false), of(endpoint, true));
+        json!({
+            "IPAddress": v4.map(|(address, _)| address.to_string()).unwrap_or_default(),
+            "IPPrefixLen": v4.map_or(0, |(_, prefix)| prefix),
+            "Gateway": gateway(endpoint, false),
+            "GlobalIPv6Address": v6.map(|(address, _)| address.to_string()).unwrap_or_default(),
+            "GlobalIPv6PrefixLen": v6.map_or(0, |(_, prefix)| prefix),
+            "IPv6Gateway": gateway(endpoint, true),
+            "MacAddress": mac(&endpoint.mac),
+        })
+    };
+    for endpoint in &places.endpoints {
+        let mut entry = shown(endpoint);
+        entry["NetworkID"] = json!(endpoint.id);
+        entry["Aliases"] = json!(endpoint.aliases);
+        networks.insert(endpoint.network.clone(), entry);
+    }
+    let mut all = places.endpoints.iter().find(|e| e.network == DEFAULT).map_or_else(|| json!({}), shown);
+    all["Ports"] = bindings(&places.ports);
+    all["Networks"] = networks.into();
+    all
 }
 
 fn mode(mode: &NamespaceMode) -> String {

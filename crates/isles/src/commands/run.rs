@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use isles_build::BuildOptions;
@@ -10,8 +11,8 @@ use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground, Parted, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
-    Device, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, Overlay,
-    PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace,
+    Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, NetworkUse,
+    Overlay, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace,
     Workload, Writable,
 };
 
@@ -38,7 +39,7 @@ Examples:
   isles run -d --name web --restart always nginx     in the background, until it is stopped
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
-The network is the host's unless --network none is given. The exit code is the command's: 128+n after signal n,
+The network is the host's unless another one or ports are asked for. The exit code is the command's: 128+n after signal n,
 125 when Isles itself failed, 126 when the command could not be run, 127 when it was not found.";
 
 /// Run a command in a container: from an image, an image file, a recipe, a folder, or a Debian suite.
@@ -75,10 +76,6 @@ pub struct Args {
     /// Sizes of what is kept: max-size=10m, max-file=3.
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Streams")]
     log_opt: Vec<String>,
-    /// Not yet: publish a port.
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
-
     /// Set a variable, or pass on the caller's (-e NAME).
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Process")]
     env: Vec<String>,
@@ -214,9 +211,41 @@ pub struct Args {
     #[arg(long, help_heading = "Security")]
     privileged: bool,
 
-    /// none, host, container:NAME, or ns:PATH.
-    #[arg(long, alias = "net", value_name = "MODE", help_heading = "Namespaces")]
-    network: Option<String>,
+    /// Its network: host (the default), none, bridge or another network's name (root), container:NAME, or ns:PATH. Several
+    /// names stand for several networks.
+    #[arg(long, visible_alias = "net", value_name = "MODE", help_heading = "Network")]
+    network: Vec<String>,
+    /// Let a port of the host lead to one of the container: [ADDRESS:][PORT:]PORT[/udp], ranges as 8000-8010. Without
+    /// --network it stands for the network bridge.
+    #[arg(short, long, value_name = "PORTS", help_heading = "Network")]
+    publish: Vec<String>,
+    /// Let free ports of the host lead to all that the image exposes.
+    #[arg(short = 'P', long, help_heading = "Network")]
+    publish_all: bool,
+    /// A port that the container serves, beside those that the image exposes: PORT[/udp].
+    #[arg(long, value_name = "PORT", help_heading = "Network")]
+    expose: Vec<String>,
+    /// A further name for others in the network.
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME", help_heading = "Network")]
+    network_alias: Vec<String>,
+    /// The IPv4 address in the network.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    ip: Option<Ipv4Addr>,
+    /// The IPv6 address in the network.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    ip6: Option<Ipv6Addr>,
+    /// The address of the device: 02:42:ac:11:00:02.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    mac_address: Option<String>,
+    /// Ask this server for names.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    dns: Vec<IpAddr>,
+    /// Complete names with this domain; '.' for none.
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    dns_search: Vec<String>,
+    /// An option of resolv.conf(5).
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
+    dns_option: Vec<String>,
     /// private, host, or container:NAME.
     #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
     pid: Option<String>,
@@ -368,6 +397,11 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
         let env = of_store.map(|image| image.config.config.env.as_slice()).unwrap_or_default();
         devices::add_drivers((args.nv, args.rocm), &inside, env, &mut workload, &cx.ui);
     }
+    if args.publish_all {
+        let of_image = image.iter().flat_map(|found| found.image.config.config.exposed_ports.keys());
+        let more = exposed(of_image.chain(&args.expose), &workload.ports)?;
+        workload.ports.extend(more);
+    }
     let foreground = Foreground {
         user_namespace: None,
         image: image.as_ref().map(|found| &found.image),
@@ -480,10 +514,6 @@ fn wishes(args: &Args) -> Result<Wishes, Failure> {
 
 /// The workload that the options describe, without its root and command.
 fn workload(args: &Args) -> Result<Workload, Failure> {
-    if !args.publish.is_empty() {
-        return Err(Failure::new("publishing ports is not supported yet")
-            .with_hint("leave out -p: the network is the host's, and so are the container's ports"));
-    }
     let here = std::env::current_dir().map_err(|e| Failure::because("cannot find the current folder", &e))?;
     let home = isles_engine::home();
     let mut mounts = Vec::new();
@@ -534,7 +564,13 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         resources: resources(args)?,
         rlimits: args.ulimit.iter().map(|l| Rlimit::parse(l)).collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(parse_bytes).transpose()?,
-        network: network(args.network.as_deref())?,
+        network: network(args)?,
+        ports: ports(args)?,
+        dns: Dns {
+            servers: args.dns.clone(),
+            search: args.dns_search.clone(),
+            options: args.dns_option.clone(),
+        },
         pid: namespace("pid", args.pid.as_deref(), true)?,
         ipc: namespace("ipc", args.ipc.as_deref(), true)?,
         uts: namespace("uts", args.uts.as_deref(), false)?,
@@ -641,20 +677,84 @@ fn unknown(option: &str, value: &str, known: &str) -> Failure {
         .into()
 }
 
-fn network(mode: Option<&str>) -> Result<NetworkMode, Failure> {
-    Ok(match mode {
-        None | Some("" | "default") => NetworkMode::Default,
-        Some("none") => NetworkMode::None,
-        Some("host") => NetworkMode::Host,
-        Some("bridge") => {
-            return Err(Failure::new("bridge networks are not supported yet")
-                .with_hint("use --network host (the default) or --network none"));
+fn ports(args: &Args) -> Result<Vec<Port>, Failure> {
+    let mut all = Vec::new();
+    for words in &args.publish {
+        all.extend(Port::parse(words)?);
+    }
+    Ok(all)
+}
+
+/// The ports that an image exposes and the caller named, on free ones of the host.
+fn exposed<'a>(words: impl Iterator<Item = &'a String>, known: &[Port]) -> Result<Vec<Port>, Failure> {
+    let mut all: Vec<Port> = Vec::new();
+    for words in words {
+        for port in Port::parse(words)? {
+            let same = |other: &Port| (other.container, other.protocol) == (port.container, port.protocol);
+            if !known.iter().chain(&all).any(same) {
+                all.push(Port { host: 0, ..port });
+            }
         }
-        Some(other) => match other.split_once(':') {
-            Some(("container", name)) if !name.is_empty() => NetworkMode::Container(name.to_owned()),
-            Some(("ns", path)) if !path.is_empty() => NetworkMode::Path(path.into()),
-            _ => return Err(unknown("network", other, "none, host, container:NAME and ns:PATH")),
+    }
+    Ok(all)
+}
+
+fn network(args: &Args) -> Result<NetworkMode, Failure> {
+    let modes: Vec<&str> = args.network.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+    let wants_ports = !args.publish.is_empty() || args.publish_all;
+    let wants_place = args.ip.is_some()
+        || args.ip6.is_some()
+        || args.mac_address.is_some()
+        || !args.network_alias.is_empty();
+    let only = match modes.as_slice() {
+        [] if wants_ports || wants_place => None,
+        [] | ["default"] => Some(NetworkMode::Default),
+        ["none"] => Some(NetworkMode::None),
+        ["host"] => Some(NetworkMode::Host),
+        [one] => match one.split_once(':') {
+            Some(("container", name)) if !name.is_empty() => Some(NetworkMode::Container(name.to_owned())),
+            Some(("ns", path)) if !path.is_empty() => Some(NetworkMode::Path(path.into())),
+            Some(_) => return Err(unknown("network", one, "none, host, NAME, container:NAME and ns:PATH")),
+            None => None,
         },
+        _ => None,
+    };
+    if let Some(mode) = only {
+        if wants_ports || wants_place {
+            return Err(Failure::new("ports and addresses need a network of the container's own")
+                .with_hint("leave out --network, or name a network such as bridge"));
+        }
+        return Ok(mode);
+    }
+    let names = if modes.is_empty() { vec!["bridge"] } else { modes };
+    let mut uses: Vec<NetworkUse> = Vec::with_capacity(names.len());
+    for name in names {
+        if name.contains(':') || matches!(name, "host" | "none" | "default") {
+            return Err(unknown("network", name, "names of networks, where there are several"));
+        }
+        if uses.iter().any(|other| other.name == name) {
+            return Err(Failure::new(format!("the network {name} is named twice"))
+                .with_hint("name each network once"));
+        }
+        uses.push(NetworkUse { name: name.to_owned(), ..NetworkUse::default() });
+    }
+    if let Some(first) = uses.first_mut() {
+        first.aliases = args.network_alias.clone();
+        first.addresses = args.ip.map(IpAddr::V4).into_iter().chain(args.ip6.map(IpAddr::V6)).collect();
+        first.mac = args.mac_address.as_deref().map(mac).transpose()?;
+    }
+    Ok(NetworkMode::Networks(uses))
+}
+
+/// Six bytes with colons between.
+fn mac(text: &str) -> Result<[u8; 6], Failure> {
+    let byte = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
+    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+    // One of a group is nobody's own.
+    bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()).filter(|mac| mac[0] & 1 == 0).ok_or_else(|| {
+        Spelling::new(format!("invalid address of a device '{text}'"))
+            .with_hint("write six bytes such as 02:42:ac:11:00:02; the first one is even")
+            .into()
     })
 }
 
@@ -825,9 +925,13 @@ mod tests {
             ("--restart always --rm x", "cannot start again"),
             ("--log-driver fluentd x", "'fluentd'"),
             ("--log-opt max-size=1 x", "64k"),
-            ("-p 80:80 x", "ports"),
-            ("--network bridge x", "bridge"),
-            ("--network nowhere x", "'nowhere'"),
+            ("-p 80:x x", "'80:x'"),
+            ("-p 80 --network host x", "network of the container's own"),
+            ("--ip 10.0.0.2 --network none x", "network of the container's own"),
+            ("--network one --network host x", "'host'"),
+            ("--network one --network one x", "twice"),
+            ("--network pod:x x", "'pod:x'"),
+            ("--mac-address 01:00:00:00:00:01 x", "'01:00:00:00:00:01'"),
             ("--pid nowhere x", "'nowhere'"),
             ("--uts container:a x", "'container:a'"),
             ("--memory 1k x", "too small"),

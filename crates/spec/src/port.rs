@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use isles_spec::Error as Spelling;
 use serde::{Deserialize, Serialize};
+
+use crate::Error as Spelling;
 
 /// What a port is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,7 +130,7 @@ impl Port {
 
 #[cfg(test)]
 mod tests {
-    use isles_spec::Hint;
+    use crate::Hint;
 
     use super::*;
 

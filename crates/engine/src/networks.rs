@@ -1,0 +1,354 @@
+//! Containers in networks: places are taken before the start, made in the kernel when the container's network namespace is
+//! there, and given back when it ends.
+//!
+//! What is written down of a place comes before anything in the kernel, so whatever is left by a crash is found by it
+//! ([`Engine::collect_networks`]). Devices are never removed one by one: they go with the container's namespace.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use isles_network::place;
+use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
+use isles_sandbox::identity::Identity;
+use isles_spec::{NetworkMode, NetworkUse, Workload};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::name;
+use crate::record::{Record, now};
+
+/// The places of a container that is about to start. Dropping it gives them back.
+pub(crate) struct Taken {
+    engine: Engine,
+    container: String,
+    networks: Vec<Network>,
+    pub places: Places,
+    /// Sockets that keep the published ports from others.
+    held: Vec<File>,
+    kept: bool,
+}
+
+impl Taken {
+    /// Makes the places, in the kernel, of a container whose first process this is.
+    pub fn connect(&self, pid: i32) -> Result<()> {
+        let path = format!("/proc/{pid}/ns/net");
+        let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
+        for (number, (network, endpoint)) in self.networks.iter().zip(&self.places.endpoints).enumerate() {
+            place::connect(network, endpoint, namespace.as_fd(), number, number == 0)?;
+        }
+        Ok(place::publish(&self.places)?)
+    }
+
+    /// Leaves the places to the container. What keeps its ports is to stay open while it runs.
+    pub fn keep(mut self) -> Vec<File> {
+        self.kept = true;
+        std::mem::take(&mut self.held)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.kept {
+            // On the way out of another failure, which is the one to tell; what stays is collected later.
+            let _ = self.engine.release_networks(&self.container);
+        }
+    }
+}
+
+impl Engine {
+    /// The folder with what is written down of networks.
+    pub fn networks_dir(&self) -> PathBuf {
+        self.store.root().join("networks")
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// The name is given, or what is wanted is not possible.
+    pub fn create_network(&self, name: &str, wish: &Wish) -> Result<Network> {
+        self.only_root("a network of its own")?;
+        let dir = self.networks_dir();
+        let networks = Networks::open(&dir)?;
+        let taken = known()?;
+        let network = networks.create(name, &name::id()?, now(), wish, &taken)?;
+        if let Err(e) = place::prepare(&dir, &network) {
+            drop(networks.remove(&network));
+            return Err(e.into());
+        }
+        Ok(network)
+    }
+
+    /// Removes a network that no container is in. Returns its name.
+    pub fn remove_network(&self, name: &str) -> Result<String> {
+        let network = self.network(name)?;
+        if network.name == DEFAULT {
+            return Err(Error::impossible(format!("removing the network {DEFAULT}"), "it is the engine's own"));
+        }
+        let networks = Networks::open(&self.networks_dir())?;
+        self.collect_places(&networks)?;
+        networks.remove(&network)?;
+        place::dissolve(&network)?;
+        Ok(network.name)
+    }
+
+    /// Finds a network by its name or ID.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn network(&self, name: &str) -> Result<Network> {
+        let found = Networks::find(&self.networks_dir(), name)?;
+        found.ok_or_else(|| Error::NoNetwork(name.to_owned()))
+    }
+
+    /// All networks, by name. The default one is there when it was first used.
+    pub fn networks(&self) -> Result<Vec<Network>> {
+        Ok(Networks::list(&self.networks_dir())?)
+    }
+
+    /// The places of all containers that have some, by their IDs.
+    pub fn places(&self) -> Result<Vec<(String, Places)>> {
+        Ok(Networks::all_places(&self.networks_dir())?)
+    }
+
+    /// The places of one container.
+    pub fn places_of(&self, id: &str) -> Result<Option<Places>> {
+        Ok(Networks::places(&self.networks_dir(), id)?)
+    }
+
+    fn only_root(&self, wish: &str) -> Result<()> {
+        match self.identity {
+            Identity::Root => Ok(()),
+            _ => Err(Error::impossible(
+                wish,
+                "bridges are root's to make; an ordinary user has --network host and --network none",
+            )),
+        }
+    }
+
+    /// Takes the places that a container wants.
+    pub(crate) fn take_places(&self, record: &Record) -> Result<Option<Taken>> {
+        let workload = &record.workload;
+        let uses: Vec<NetworkUse> = match &workload.network {
+            NetworkMode::Networks(uses) => uses.clone(),
+            _ => return Ok(None),
+        };
+        self.only_root("a network of its own")?;
+        let dir = self.networks_dir();
+        let mut ports = workload.ports.clone();
+        let held = place::reserve(&mut ports).map_err(|e| self.whose(e))?;
+        let networks = Networks::open(&dir)?;
+        // A container that was killed with its monitor has its places still.
+        networks.release(&record.id)?;
+        let mut taken = Taken {
+            engine: self.clone(),
+            container: record.id.clone(),
+            networks: Vec::with_capacity(uses.len()),
+            places: Places { name: record.name.clone(), endpoints: Vec::new(), ports },
+            held: held.into_iter().map(File::from).collect(),
+            kept: false,
+        };
+        for (number, wanted) in uses.iter().enumerate() {
+            let network = match Networks::find(&dir, &wanted.name)? {
+                Some(network) => network,
+                None if wanted.name == DEFAULT => {
+                    networks.create(DEFAULT, &name::id()?, now(), &Wish::default(), &known()?)?
+                }
+                None => return Err(Error::NoNetwork(wanted.name.clone())),
+            };
+            let endpoint = take(&networks, &network, record, wanted, number)?;
+            taken.places.endpoints.push(endpoint);
+            taken.networks.push(network);
+            networks.put(&record.id, &taken.places)?;
+            place::prepare(&dir, taken.networks.last().unwrap_or(&taken.networks[0]))?;
+        }
+        drop(networks);
+        Ok(Some(taken))
+    }
+
+    /// Says which container has a port.
+    fn whose(&self, error: isles_network::Error) -> Error {
+        let isles_network::Error::PortTaken { address, port, .. } = &error else { return error.into() };
+        let has = |places: &Places| places.ports.iter().any(|found| found.host.to_string() == *port);
+        let all = self.places().unwrap_or_default();
+        let whose = all.into_iter().find(|(_, places)| has(places)).map(|(_, places)| places.name);
+        isles_network::Error::PortTaken { address: address.clone(), port: port.clone(), whose }.into()
+    }
+
+    /// Gives back what a container that has ended has of networks.
+    pub(crate) fn release_networks(&self, id: &str) -> Result<()> {
+        let dir = self.networks_dir();
+        if Networks::places(&dir, id)?.is_none() {
+            return Ok(());
+        }
+        let networks = Networks::open(&dir)?;
+        if let Some(places) = networks.release(id)? {
+            place::withdraw(&places)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what containers have of networks that do not run any more.
+    pub(crate) fn collect_networks(&self) -> Result<()> {
+        let dir = self.networks_dir();
+        if self.identity != Identity::Root || !dir.join("endpoints").is_dir() {
+            return Ok(());
+        }
+        self.collect_places(&Networks::open(&dir)?)
+    }
+
+    fn collect_places(&self, networks: &Networks) -> Result<()> {
+        for places in networks.collect(&|id: &str| self.is_alive(id))? {
+            place::withdraw(&places)?;
+        }
+        Ok(())
+    }
+
+    /// Connects a container that runs with a network, or lets one that does not be in it when it starts.
+    ///
+    /// # Errors
+    /// It is in it already, or has no networks at all.
+    pub fn connect_network(&self, name: &str, wanted: &NetworkUse) -> Result<()> {
+        let network = self.network(&wanted.name)?;
+        let found = self.find(name)?;
+        let container = self.store.container(&found.record.id)?;
+        let names = self.store.lock_names()?;
+        let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
+        let NetworkMode::Networks(uses) = &mut record.workload.network else {
+            return Err(Error::impossible(
+                format!("connecting container {name} with a network"),
+                "it shares a network with the host or another container, or has none",
+            ));
+        };
+        if uses.iter().any(|other| other.name == network.name || network.id.starts_with(&other.name)) {
+            return Err(Error::impossible(
+                format!("connecting container {name} with the network {}", network.name),
+                "it is in it already",
+            ));
+        }
+        uses.push(NetworkUse { name: network.name.clone(), ..wanted.clone() });
+        if self.is_alive(&found.record.id)
+            && let Some(pid) = found.state.pid
+        {
+            let dir = self.networks_dir();
+            let networks = Networks::open(&dir)?;
+            let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
+            let number = (0..).find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n))).unwrap_or(0);
+            let endpoint = take(&networks, &network, &record, wanted, number)?;
+            places.endpoints.push(endpoint.clone());
+            networks.put(&record.id, &places)?;
+            place::prepare(&dir, &network)?;
+            let path = format!("/proc/{pid}/ns/net");
+            let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
+            let first = places.endpoints.len() == 1;
+            if let Err(e) = place::connect(&network, &endpoint, namespace.as_fd(), number, first) {
+                places.endpoints.pop();
+                drop(networks.release_addresses(&endpoint));
+                networks.put(&record.id, &places)?;
+                return Err(e.into());
+            }
+        }
+        record.save(&container)?;
+        drop(names);
+        Ok(())
+    }
+
+    /// Takes a container out of a network.
+    ///
+    /// # Errors
+    /// It is not in it.
+    pub fn disconnect_network(&self, network: &str, name: &str) -> Result<()> {
+        let network = self.network(network)?;
+        let found = self.find(name)?;
+        let container = self.store.container(&found.record.id)?;
+        let _names = self.store.lock_names()?;
+        let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
+        let is_it = |other: &NetworkUse| other.name == network.name || network.id.starts_with(&other.name);
+        let member = match &mut record.workload.network {
+            NetworkMode::Networks(uses) => {
+                let before = uses.len();
+                uses.retain(|other| !is_it(other));
+                uses.len() < before
+            }
+            _ => false,
+        };
+        if !member {
+            return Err(Error::impossible(
+                format!("disconnecting container {name} from the network {}", network.name),
+                "it is not in it",
+            ));
+        }
+        let dir = self.networks_dir();
+        let networks = Networks::open(&dir)?;
+        if let Some(mut places) = Networks::places(&dir, &record.id)?
+            && let Some(at) = places.endpoints.iter().position(|endpoint| endpoint.id == network.id)
+        {
+            if at == 0 {
+                place::withdraw(&places)?;
+            }
+            let endpoint = places.endpoints.remove(at);
+            place::disconnect(&endpoint)?;
+            networks.release_addresses(&endpoint)?;
+            networks.put(&record.id, &places)?;
+        }
+        record.save(&container)
+    }
+}
+
+/// Takes a place in one network, and writes nothing down.
+fn take(
+    networks: &Networks,
+    network: &Network,
+    record: &Record,
+    wanted: &NetworkUse,
+    number: usize,
+) -> Result<Endpoint> {
+    let addresses = networks.give(network, &record.id, &wanted.addresses)?;
+    let mac = wanted.mac.unwrap_or_else(|| mac(addresses.first().map(|(address, _)| *address)));
+    Ok(Endpoint {
+        network: network.name.clone(),
+        id: network.id.clone(),
+        device: device(&record.id, number),
+        mac,
+        addresses,
+        gateways: network.pools.iter().map(|pool| pool.gateway).collect(),
+        aliases: wanted.aliases.clone(),
+    })
+}
+
+/// The host's end of a container's device. Names have 15 bytes at most.
+fn device(id: &str, number: usize) -> String {
+    format!("iv{:.10}{number}", id)
+}
+
+/// As docker has it: of the address, so a container that gets the same address again is the same for its neighbours.
+fn mac(address: Option<IpAddr>) -> [u8; 6] {
+    let [.., a, b, c, d] = match address {
+        Some(IpAddr::V4(address)) => address.octets(),
+        Some(IpAddr::V6(address)) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+        None => [0; 4],
+    };
+    [0x02, 0x42, a, b, c, d]
+}
+
+/// The subnets that the host has use for.
+fn known() -> Result<Vec<isles_network::Subnet>> {
+    let failed = |e| Error::system("look at the routes of the host", e);
+    let mut links = isles_network::netlink::Socket::route().map_err(failed)?;
+    isles_network::netlink::route::known(&mut links).map_err(failed)
+}
+
+/// Names and addresses for /etc/hosts of a container in networks.
+pub(crate) fn own_names(places: &Places, hostname: &str, workload: &Workload) -> Vec<(IpAddr, String)> {
+    let names = match hostname.split_once('.') {
+        // A name with a domain is found without it as well.
+        Some((short, _)) if !workload.system.bare_etc => format!("{hostname} {short}"),
+        _ => hostname.to_owned(),
+    };
+    let addresses = places.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    addresses.map(|(address, _)| (*address, names.clone())).collect()
+}

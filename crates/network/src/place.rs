@@ -1,0 +1,230 @@
+//! A container's place in networks, in the kernel: the bridge, the pair of devices, addresses, and published ports. All of
+//! it is said by the process that starts the container, in the network namespace that it is in.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use isles_spec::{Port, Protocol};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::error::{Error, Result};
+use crate::firewall::{self, Published};
+use crate::netlink::message::Batch;
+use crate::netlink::{Socket, route};
+use crate::state::{Endpoint, Network, Networks, Places};
+
+/// Says that the host forwards packets only since there are networks of ours, so others' are not to be forwarded.
+const CLOSED: &str = "forwards-for-us-alone";
+
+/// Sees to it that a network is there, and the firewall knows of it: also after a reboot, and after somebody has flushed it.
+/// The lock of `root` is held.
+pub fn prepare(root: &Path, network: &Network) -> Result<()> {
+    let fail = |e: io::Error| Error::system(format!("make the network {}", network.name), e);
+    let mut links = Socket::route().map_err(fail)?;
+    let found = route::index(&mut links, &network.bridge).map_err(fail)?;
+    if found.is_none() {
+        let index = route::add_bridge(&mut links, &network.bridge, network.mtu).map_err(fail)?;
+        let mut batch = Batch::new();
+        for pool in &network.pools {
+            route::address(&mut batch, index, pool.gateway, pool.subnet.prefix());
+        }
+        route::up(&mut batch, index);
+        links.apply(&batch).map_err(|e| fail(e.into()))?;
+        // Published ports are reached by way of the host's loopback, too.
+        set(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1").map_err(fail)?;
+    }
+    forward(root, network).map_err(fail)?;
+    let mut rules = Socket::netfilter().map_err(fail)?;
+    if !firewall::is_there(&mut rules).map_err(fail)? {
+        let zones: Vec<_> = Networks::list(root)?.iter().map(Network::zone).collect();
+        let mut ports = Vec::new();
+        for (_, places) in Networks::all_places(root)? {
+            ports.extend(published(&places));
+        }
+        return firewall::rebuild(&mut rules, &zones, &ports, root.join(CLOSED).exists());
+    }
+    if found.is_none() {
+        firewall::add(&mut rules, &network.zone()).map_err(|e| fail(e.into()))?;
+    }
+    Ok(())
+}
+
+/// Lets the host forward packets. Where it did not before, it is to do so for our networks only.
+fn forward(root: &Path, network: &Network) -> io::Result<()> {
+    const FORWARD4: &str = "net/ipv4/ip_forward";
+    if get(FORWARD4)?.trim() == "0" {
+        fs::write(root.join(CLOSED), "")?;
+        set(FORWARD4, "1")?;
+    }
+    if network.pools.iter().any(|pool| pool.subnet.is_ipv6()) {
+        const FORWARD6: &str = "net/ipv6/conf/all/forwarding";
+        if get(FORWARD6)?.trim() == "0" {
+            set(FORWARD6, "1")?;
+        }
+    }
+    Ok(())
+}
+
+fn get(name: &str) -> io::Result<String> {
+    fs::read_to_string(Path::new("/proc/sys").join(name))
+}
+
+fn set(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value)
+}
+
+/// Removes a network from the kernel.
+pub fn dissolve(network: &Network) -> Result<()> {
+    let fail = |e: io::Error| Error::system(format!("remove the network {}", network.name), e);
+    route::remove(&mut Socket::route().map_err(fail)?, &network.bridge).map_err(fail)?;
+    let mut rules = Socket::netfilter().map_err(fail)?;
+    match firewall::is_there(&mut rules).map_err(fail)? {
+        true => firewall::remove(&mut rules, &network.zone()).map_err(fail),
+        false => Ok(()),
+    }
+}
+
+/// Connects a container's network namespace with a network. `number` says which of its devices that is. `first` is the
+/// network with the way out.
+pub fn connect(
+    network: &Network,
+    endpoint: &Endpoint,
+    namespace: BorrowedFd<'_>,
+    number: usize,
+    first: bool,
+) -> Result<()> {
+    let fail = |e: io::Error| Error::system(format!("connect with the network {}", network.name), e);
+    let mut links = Socket::route().map_err(fail)?;
+    let bridge = route::index(&mut links, &network.bridge)
+        .map_err(fail)?
+        .ok_or_else(|| fail(io::Error::other(format!("the device {} is gone", network.bridge))))?;
+    let name = format!("eth{number}");
+    let inside = route::Inside { name: &name, mac: endpoint.mac, namespace };
+    route::add_pair(&mut links, &endpoint.device, bridge, network.mtu, &inside).map_err(|e| fail(e.into()))?;
+    within(namespace, || {
+        let mut links = Socket::route()?;
+        let index = route::index(&mut links, &name)?.ok_or(io::ErrorKind::NotFound)?;
+        let mut batch = Batch::new();
+        for (address, prefix) in &endpoint.addresses {
+            route::address(&mut batch, index, *address, *prefix);
+        }
+        route::up(&mut batch, index);
+        if first && !network.internal {
+            for gateway in &endpoint.gateways {
+                route::default_route(&mut batch, index, *gateway);
+            }
+        }
+        links.apply(&batch)?;
+        if first {
+            // As docker has it: a program needs no rights to serve a low port of its own namespace.
+            set("net/ipv4/ip_unprivileged_port_start", "0")?;
+        }
+        Ok(())
+    })
+    .map_err(fail)
+}
+
+/// Takes a container out of a network. What is not there need not be removed.
+pub fn disconnect(endpoint: &Endpoint) -> Result<()> {
+    let fail = |e: io::Error| Error::system(format!("leave the network {}", endpoint.network), e);
+    route::remove(&mut Socket::route().map_err(fail)?, &endpoint.device).map_err(fail)
+}
+
+/// Does something in another network namespace, by this thread.
+pub fn within<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = File::open("/proc/thread-self/ns/net")?;
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+    let done = work();
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
+    done
+}
+
+/// Makes the published ports of a container lead to it.
+pub fn publish(places: &Places) -> Result<()> {
+    let ports = published(places);
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let fail = |e: io::Error| Error::system("publish ports", e);
+    firewall::publish(&mut Socket::netfilter().map_err(fail)?, &ports).map_err(|e| fail(e.into()))
+}
+
+/// Takes the published ports of a container back.
+pub fn withdraw(places: &Places) -> Result<()> {
+    let ports = published(places);
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let fail = |e: io::Error| Error::system("take ports back", e);
+    firewall::withdraw(&mut Socket::netfilter().map_err(fail)?, &ports).map_err(fail)
+}
+
+fn published(places: &Places) -> Vec<Published> {
+    let Some(first) = places.endpoints.first() else { return Vec::new() };
+    let mut out = Vec::new();
+    for port in &places.ports {
+        for (target, _) in &first.addresses {
+            out.push(Published { port: *port, target: *target });
+        }
+    }
+    out
+}
+
+/// Takes ports of the host, and chooses those that were left open. While the descriptors are open, no other program gets
+/// them.
+///
+/// # Errors
+/// Somebody has one of them, or may not be taken from this user.
+pub fn reserve(ports: &mut [Port]) -> Result<Vec<OwnedFd>> {
+    let mut held = Vec::with_capacity(ports.len());
+    for port in ports {
+        let address = port.address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let socket = match reserve_one(address, port, port.address.is_none()) {
+            // Without IPv6 there is IPv4 still.
+            Err(e) if port.address.is_none() && is_no_ipv6(&e) => {
+                reserve_one(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port, false)
+            }
+            other => other,
+        };
+        held.push(socket.map_err(|e| match e.kind() {
+            io::ErrorKind::AddrInUse => Error::PortTaken {
+                address: port.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_string(),
+                port: port.host.to_string(),
+                whose: None,
+            },
+            _ => Error::system(format!("take the port {port} of the host"), e),
+        })?);
+    }
+    Ok(held)
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(97 | 99))
+}
+
+fn reserve_one(address: IpAddr, port: &mut Port, both: bool) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let kind = match port.protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !both)?;
+    }
+    bind(&socket, &SocketAddr::new(address, port.host))?;
+    if port.host == 0 {
+        let bound: SocketAddr = getsockname(&socket)?.try_into()?;
+        port.host = bound.port();
+    }
+    Ok(socket)
+}
+
