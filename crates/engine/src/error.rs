@@ -64,6 +64,8 @@ pub enum Error {
     NoGroup(String),
     #[error("{0} is larger than {1} bytes")]
     TooLarge(PathBuf, u64),
+    #[error("cannot publish port {port} of the host: {source}")]
+    Port { port: String, source: io::Error },
     #[error("{wish} is not possible here: {reason}")]
     Impossible { wish: String, reason: String },
 }
@@ -98,9 +100,9 @@ impl Hint for Error {
         match self {
             Error::Spelling(e) => e.hint(),
             Error::Network(e) => e.hint(),
-            Error::NoNetwork(name) => {
-                Some(format!("'isles network create {name}' makes it; 'isles network ls' lists those that there are"))
-            }
+            Error::NoNetwork(name) => Some(format!(
+                "'isles network create {name}' makes it; 'isles network ls' lists those that there are"
+            )),
             Error::Store(e) => e.hint(),
             Error::Cgroup(e) => e.hint(),
             Error::Spawn(e) => e.hint(),
@@ -121,6 +123,16 @@ impl Hint for Error {
                 Some("'isles start' starts it; 'isles ps -a' shows what became of it".into())
             }
             Error::Running { .. } => Some("add --force to kill it first".into()),
+            Error::Port { source, .. } => Some(match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "ports below net.ipv4.ip_unprivileged_port_start (1024) are root's; choose a higher one"
+                        .into()
+                }
+                io::ErrorKind::AddrInUse => {
+                    "another program has it; choose another one, or 0 for one that is free".into()
+                }
+                _ => "the address has to be one of the host's".into(),
+            }),
             Error::NoCommand => Some("the image names no command, so say which one to run".into()),
             Error::NoUser(_) | Error::NoGroup(_) => {
                 Some("the user and group are looked up in the image; numbers need no entry there".into())

@@ -1,12 +1,12 @@
 //! The files of /etc by which a container knows names, and the certificate authorities of the host.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use isles_sandbox::setup::{Mount, MountSource};
 use isles_network::state::Places;
+use isles_sandbox::setup::{Mount, MountSource};
 use isles_spec::{Dns, NetworkMode, Root, Workload, Writable};
 use isles_store::{Container, FileKind};
 
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::networks::own_names;
 use crate::plan::bind;
 use crate::user::User;
+use crate::user_network::UserNetwork;
 use crate::view::{View, absolute, read, text};
 
 const HOSTS: &str = "/etc/hosts";
@@ -105,17 +106,34 @@ pub fn of_container(
     workload: &Workload,
     view: &View,
     places: Option<&Places>,
+    network: Option<&UserNetwork>,
 ) -> Result<Vec<Mount>> {
     let networked = workload.network != NetworkMode::None;
     let of_host = networked && places.is_none();
-    let host = |path: &str| if of_host { fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-    let own = places.map(|places| own_names(places, hostname, workload));
-    let gateway = places.and_then(|places| places.endpoints.first()?.gateways.first().copied());
-    let hosts = hosts(&host(HOSTS), hostname, &workload.extra_hosts, own.as_deref(), gateway)?;
+    let host =
+        |path: &str| if of_host { fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+    let own = match (places, network) {
+        (Some(places), _) => Some(own_names(places, hostname, workload)),
+        (None, Some(network)) => {
+            Some(network.plan.addresses().map(|(address, _)| (address, hostname.to_owned())).collect())
+        }
+        (None, None) => None,
+    };
+    let of_places = places.and_then(|places| places.endpoints.first()?.gateways.first().copied());
+    let gateway = of_places.or(network.map(|network| network.plan.v4.router.into()));
+    let hosts_of_host = match network {
+        Some(network) => seen_from_outside(&host(HOSTS), network.plan.v4.router),
+        None => host(HOSTS),
+    };
+    let hosts = hosts(&hosts_of_host, hostname, &workload.extra_hosts, own.as_deref(), gateway)?;
     let mut files = vec![(HOSTNAME, "hostname", format!("{hostname}\n")), (HOSTS, "hosts", hosts)];
     if networked {
         let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        files.push((RESOLV_CONF, "resolv.conf", resolv_conf(&text, &workload.dns, places.is_some())));
+        let mut dns = workload.dns.clone();
+        if let Some(network) = network.filter(|_| dns.servers.is_empty()) {
+            dns.servers = network.resolvers(&text);
+        }
+        files.push((RESOLV_CONF, "resolv.conf", resolv_conf(&text, &dns, places.is_some())));
     }
     let in_place = workload.writable == Writable::Usual && workload.overlays.is_empty();
     let unwritable = in_place && matches!(&workload.root, Root::Directory(root) if is_read_only(root));
@@ -181,6 +199,22 @@ fn shared_folder(destination: &str, source: &Path) -> Mount {
     mount
 }
 
+/// Names by which a container knows the host, as Docker Desktop and podman have them.
+const NAMES_OF_HOST: &str = "host.docker.internal host.containers.internal";
+
+/// The host's lines of hosts(5) but those about its loopback, which is another one in a network of the container's own, and
+/// the names of the host.
+fn seen_from_outside(of_host: &str, router: Ipv4Addr) -> String {
+    let elsewhere = |line: &&str| {
+        let address = line.split_whitespace().next().and_then(|word| word.parse::<IpAddr>().ok());
+        address.is_some_and(|address| !address.is_loopback() && !address.is_multicast())
+    };
+    let lines: String = of_host.lines().filter(elsewhere).flat_map(|line| [line, "\n"]).collect();
+    format!("{LOCALHOST}{lines}{router}\t{NAMES_OF_HOST}\n")
+}
+
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
 /// hosts(5): the host's lines, the container's own name, and those that the caller adds (`name:address`).
 ///
 /// `own` are the container's addresses where it has some; `gateway` is the host as the container sees it.
@@ -196,7 +230,7 @@ fn hosts(
         text.push('\n');
     }
     if !text.lines().any(|line| line.split_whitespace().any(|word| word == "localhost")) {
-        text.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        text.push_str(LOCALHOST);
     }
     match own {
         None => text.push_str(&format!("127.0.1.1\t{hostname}\n")),
@@ -260,14 +294,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_in_a_network_of_its_own() {
+        let text =
+            seen_from_outside("# c\n127.0.1.1 laptop\n10.1.1.1 db\nff02::1 all\n", [10, 0, 2, 2].into());
+        assert_eq!(text, format!("{LOCALHOST}10.1.1.1 db\n10.0.2.2\t{NAMES_OF_HOST}\n"));
+    }
+
+    #[test]
     fn the_hosts_file() {
         let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let text =
-            hosts("127.0.0.1 localhost\n10.1.1.1 db", "isle", &words(&["x:::1", "y=10.0.0.5"]), None, None).unwrap();
+            hosts("127.0.0.1 localhost\n10.1.1.1 db", "isle", &words(&["x:::1", "y=10.0.0.5"]), None, None)
+                .unwrap();
         assert_eq!(text, "127.0.0.1 localhost\n10.1.1.1 db\n127.0.1.1\tisle\n::1\tx\n10.0.0.5\ty\n");
         assert!(hosts("", "isle", &[], None, None).unwrap().starts_with("127.0.0.1\tlocalhost\n"));
         let own = [("10.0.0.2".parse().unwrap(), "isle".to_owned())];
-        let text = hosts("", "isle", &words(&["h:host-gateway"]), Some(&own), "10.0.0.1".parse().ok()).unwrap();
+        let text =
+            hosts("", "isle", &words(&["h:host-gateway"]), Some(&own), "10.0.0.1".parse().ok()).unwrap();
         assert!(text.ends_with("10.0.0.2\tisle\n10.0.0.1\th\n"));
         for bad in ["x", ":1.2.3.4", "x:", "x:host", "a b:1.2.3.4", "a\nb:1.2.3.4"] {
             assert!(hosts("", "isle", &words(&[bad]), None, None).is_err(), "{bad}");

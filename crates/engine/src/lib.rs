@@ -38,6 +38,7 @@ mod start;
 mod step;
 mod terminal;
 mod user;
+mod user_network;
 mod view;
 mod volumes;
 mod watch;

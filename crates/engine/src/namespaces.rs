@@ -9,6 +9,7 @@ use isles_spec::{IdMapping, NamespaceMode, NetworkMode, RunAs, UserNamespace, Wo
 
 use crate::error::{Error, Result};
 use crate::user::User;
+use crate::user_network::is_served;
 
 /// `pid_of` finds the process 1 of a running container whose namespaces are to be joined.
 pub fn namespaces(
@@ -35,9 +36,10 @@ pub fn namespaces(
         }
     };
     let network = match &workload.network {
-        // Until networks of its own come, a container shares the host's.
+        network if is_served(network, identity) => NamespaceMode::Private,
+        // Until bridges come, a container of root's shares the host's.
         NetworkMode::Default | NetworkMode::Host => NamespaceMode::Host,
-        NetworkMode::None | NetworkMode::Networks(_) => NamespaceMode::Private,
+        NetworkMode::None | NetworkMode::Networks(_) | NetworkMode::User { .. } => NamespaceMode::Private,
         NetworkMode::Container(name) => NamespaceMode::Container(name.clone()),
         NetworkMode::Path(path) => NamespaceMode::Path(path.clone()),
     };

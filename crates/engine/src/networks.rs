@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::name;
 use crate::record::{Record, now};
+use crate::user_network::is_served;
 
 /// The places of a container that is about to start. Dropping it gives them back.
 pub(crate) struct Taken {
@@ -84,7 +85,10 @@ impl Engine {
     pub fn remove_network(&self, name: &str) -> Result<String> {
         let network = self.network(name)?;
         if network.name == DEFAULT {
-            return Err(Error::impossible(format!("removing the network {DEFAULT}"), "it is the engine's own"));
+            return Err(Error::impossible(
+                format!("removing the network {DEFAULT}"),
+                "it is the engine's own",
+            ));
         }
         let networks = Networks::open(&self.networks_dir())?;
         self.collect_places(&networks)?;
@@ -131,6 +135,7 @@ impl Engine {
     pub(crate) fn take_places(&self, record: &Record) -> Result<Option<Taken>> {
         let workload = &record.workload;
         let uses: Vec<NetworkUse> = match &workload.network {
+            network if is_served(network, self.identity) => return Ok(None),
             NetworkMode::Networks(uses) => uses.clone(),
             _ => return Ok(None),
         };
@@ -234,7 +239,9 @@ impl Engine {
             let dir = self.networks_dir();
             let networks = Networks::open(&dir)?;
             let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
-            let number = (0..).find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n))).unwrap_or(0);
+            let number = (0..)
+                .find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n)))
+                .unwrap_or(0);
             let endpoint = take(&networks, &network, &record, wanted, number)?;
             places.endpoints.push(endpoint.clone());
             networks.put(&record.id, &places)?;

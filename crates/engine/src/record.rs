@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isles_sandbox::cgroup::{Group, Layout};
-use isles_spec::{Digest, Workload};
+use isles_spec::{Digest, Port, Workload};
 use isles_store::Container;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,8 @@ pub struct State {
     pub detached: bool,
     /// Why it could not be started.
     pub error: String,
+    /// The published ports, as they are on the host.
+    pub ports: Vec<Port>,
 }
 
 /// The stages of a container's life, by Docker's words.
@@ -87,6 +89,13 @@ pub struct Info {
     pub record: Record,
     pub state: State,
     pub status: Status,
+}
+
+impl Info {
+    /// Whether there are processes of it, be they kept from running or not.
+    pub fn is_running(&self) -> bool {
+        matches!(self.status, Status::Running | Status::Paused)
+    }
 }
 
 /// Nanoseconds since 1970.

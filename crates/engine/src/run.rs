@@ -8,7 +8,7 @@ use isles_sandbox::setup::UserNs;
 use isles_sandbox::signals::{From, Signals};
 use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{ImageFile, NamespaceMode, NetworkMode, Root, Workload};
+use isles_spec::{ImageFile, NamespaceMode, NetworkMode, Port, Root, Workload};
 use isles_store::{Container, Image};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -22,6 +22,7 @@ use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn, spawn_halting};
 use crate::step::Exit;
+use crate::user_network::{Unserved, UserNetwork};
 use crate::view::View;
 use crate::{foreign, hosts, name, namespaces, process, terminal};
 
@@ -167,13 +168,14 @@ impl Engine {
         let base = self.base(folder, workload, foreground)?;
         let view = base.view;
         let hostname = hostname(workload, &record.id);
+        let network = UserNetwork::of(workload, self.identity)?;
         let default = ContainerConfig::default();
         let taken = self.take_places(record)?;
         let mut extra = match workload.system.bare_etc {
             true => Vec::new(),
             false => {
                 let places = taken.as_ref().map(|taken| &taken.places);
-                hosts::of_container(folder, &hostname, workload, &view, places)?
+                hosts::of_container(folder, &hostname, workload, &view, places, network.as_ref())?
             }
         };
         if workload.here {
@@ -199,6 +201,7 @@ impl Engine {
             interpreters: interpreter.iter().map(foreign::Interpreter::open).collect::<Result<_>>()?,
             warn: foreground.warn,
         })?;
+        planned.setup.namespaces.network_messages = network.as_ref().map(UserNetwork::messages);
         if let Some(shared) = foreground.user_namespace
             && namespaces::is_of_caller(&planned.setup.namespaces.user)
         {
@@ -224,14 +227,18 @@ impl Engine {
         } else if !workload.interactive && !workload.tty {
             planned.setup.stdio.stdin = Some(null()?);
         }
-        let (child, state) = self.begin(folder, &mut planned, &fence, &view, taken.as_ref())?;
+        let of_places = taken.as_ref().map(|taken| taken.places.ports.clone());
+        let ports = network.as_ref().map(|network| network.ports.clone()).or(of_places).unwrap_or_default();
+        let (mut child, state) = self.begin(folder, &mut planned, &fence, &view, taken.as_ref(), ports)?;
+        let made = network.and_then(|network| Some(network.made(child.network.take()?)));
         let mut locks = base.locks;
         locks.extend(taken.into_iter().flat_map(Taken::keep));
         for warning in &child.warnings {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
         (foreground.started)(child.pid());
-        Ok(Started { child, state, fence, locks, serves: !base.servers.is_empty() })
+        let serves = !base.servers.is_empty();
+        Ok(Started { child, state, fence, locks, network: made, serves })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -243,6 +250,11 @@ impl Engine {
         signals: &Signals,
     ) -> Result<Exit> {
         let workload = &container.record.workload;
+        // The program waits for it only where it uses the network.
+        let served = started.network.take().map(Unserved::serve).transpose();
+        if let Err(e) = &served {
+            (foreground.warn)(&format!("the container has no network: {e}"));
+        }
         let status = attend(&mut started.child, workload, signals, &|| {
             // While the program works: what others left behind.
             if let Err(e) = self.collect() {
@@ -282,6 +294,7 @@ impl Engine {
         fence: &Fence,
         view: &View,
         taken: Option<&Taken>,
+        ports: Vec<Port>,
     ) -> Result<(Child, State)> {
         let setup = &mut planned.setup;
         fence.admit(setup)?;
@@ -298,6 +311,7 @@ impl Engine {
             pid_start: process_start(child.pid()),
             monitor: process_start(own).map(|start| (own, start)),
             started: Some(now()),
+            ports,
             ..State::default()
         };
         if let Err(e) = state.save(folder) {
@@ -320,6 +334,8 @@ pub(crate) struct Started {
     pub fence: Fence,
     /// Files that are this container's alone while it runs.
     pub locks: Vec<std::fs::File>,
+    /// Its network, where nobody serves it yet.
+    pub network: Option<Unserved>,
     /// Threads of this process serve files of it.
     pub serves: bool,
 }

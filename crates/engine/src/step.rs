@@ -259,7 +259,8 @@ fn workload_of(step: &Step<'_>) -> Workload {
         working_dir: Some(step.working_dir.clone()),
         user: Some(step.user.clone()),
         mounts: step.mounts.clone(),
-        network: step.network.clone(),
+        // A step that says nothing of a network has the host's: what builds load is theirs to choose.
+        network: if step.network == NetworkMode::Default { NetworkMode::Host } else { step.network.clone() },
         resources: step.resources.clone(),
         rlimits: step.rlimits.clone(),
         shm_size: step.shm_size,

@@ -39,7 +39,7 @@ fn exit_codes_are_dockers() {
             (&["slep", "1"], 127, "did you mean 'sleep'"),
             (&["/etc"], 126, "is a directory"),
             (&["/etc/passwd"], 126, "not executable"),
-            (&["--network", "moon", "--", "true"], 125, "unknown mode 'moon'"),
+            (&["--network", "moon:x", "--", "true"], 125, "unknown mode 'moon:x'"),
             (&["--nosuch", "--", "true"], 125, "--nosuch"),
             (&["-v", "/nonexistent:relative", "--", "true"], 125, "absolute"),
             (&["--mount", "type=bind,source=/nonexistent/x,target=/x", "--", "true"], 125, "/nonexistent/x"),

@@ -57,7 +57,16 @@ fn volumes_are_made_listed_and_removed() {
         volume(&["create", "-o", "color=red", "x1"]).fails(1, &["'color'"]);
         assert_eq!(volume(&["ls", "-q", "--filter", "label=a=b"]).fine(), "db\n");
         assert_eq!(
-            volume(&["ls", "--filter", "name=*b", "--filter", "label=a", "--format", "{{.Name}} {{.Driver}} {{.Labels}}"]).fine(),
+            volume(&[
+                "ls",
+                "--filter",
+                "name=*b",
+                "--filter",
+                "label=a",
+                "--format",
+                "{{.Name}} {{.Driver}} {{.Labels}}"
+            ])
+            .fine(),
             "db local a=b\n"
         );
         let table = volume(&["ls"]).fine();

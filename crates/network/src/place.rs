@@ -108,7 +108,8 @@ pub fn connect(
         .ok_or_else(|| fail(io::Error::other(format!("the device {} is gone", network.bridge))))?;
     let name = format!("eth{number}");
     let inside = route::Inside { name: &name, mac: endpoint.mac, namespace };
-    route::add_pair(&mut links, &endpoint.device, bridge, network.mtu, &inside).map_err(|e| fail(e.into()))?;
+    route::add_pair(&mut links, &endpoint.device, bridge, network.mtu, &inside)
+        .map_err(|e| fail(e.into()))?;
     within(namespace, || {
         let mut links = Socket::route()?;
         let index = route::index(&mut links, &name)?.ok_or(io::ErrorKind::NotFound)?;
@@ -227,4 +228,3 @@ fn reserve_one(address: IpAddr, port: &mut Port, both: bool) -> io::Result<Owned
     }
     Ok(socket)
 }
-

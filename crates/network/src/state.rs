@@ -125,7 +125,8 @@ impl Networks {
 
     /// All networks, by name, for those who only look.
     pub fn list(root: &Path) -> Result<Vec<Network>> {
-        let mut all: Vec<Network> = records(&root.join("nets"))?.into_iter().map(|(_, found)| found).collect();
+        let mut all: Vec<Network> =
+            records(&root.join("nets"))?.into_iter().map(|(_, found)| found).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
@@ -137,7 +138,8 @@ impl Networks {
         {
             return Ok(Some(found));
         }
-        let mut close = Self::list(root)?.into_iter().filter(|net| !name.is_empty() && net.id.starts_with(name));
+        let mut close =
+            Self::list(root)?.into_iter().filter(|net| !name.is_empty() && net.id.starts_with(name));
         match (close.next(), close.next()) {
             (Some(_), Some(_)) => Err(Error::Spelling(Spelling::new(format!(
                 "'{name}' is the beginning of several network IDs"
@@ -160,19 +162,29 @@ impl Networks {
     ///
     /// # Errors
     /// The name is given, or a subnet is not possible or overlaps another one.
-    pub fn create(&self, name: &str, id: &str, created: u64, wish: &Wish, taken: &[Subnet]) -> Result<Network> {
+    pub fn create(
+        &self,
+        name: &str,
+        id: &str,
+        created: u64,
+        wish: &Wish,
+        taken: &[Subnet],
+    ) -> Result<Network> {
         check_name(name)?;
         if Self::find(&self.root, name)?.is_some_and(|found| found.name == name) {
             return Err(Error::Exists(name.to_owned()));
         }
         let others = Self::list(&self.root)?;
-        let mut used: Vec<Subnet> = others.iter().flat_map(|net| net.pools.iter().map(|pool| pool.subnet)).collect();
+        let mut used: Vec<Subnet> =
+            others.iter().flat_map(|net| net.pools.iter().map(|pool| pool.subnet)).collect();
         let mut pools = Vec::new();
         for (subnet, gateway, range) in &wish.pools {
             let subnet = match subnet {
                 Some(subnet) => {
                     if let Some(other) = used.iter().find(|other| other.overlaps(*subnet)) {
-                        return Err(bad(format!("the subnet {subnet} overlaps {other}, which another network has")));
+                        return Err(bad(format!(
+                            "the subnet {subnet} overlaps {other}, which another network has"
+                        )));
                     }
                     *subnet
                 }
@@ -181,7 +193,7 @@ impl Networks {
             pools.push(pool(subnet, *gateway, *range)?);
             used.push(subnet);
         }
-        if !pools.iter().any(|pool| !pool.subnet.is_ipv6()) && !(wish.ipv6 && !pools.is_empty()) {
+        if pools.iter().all(|pool| pool.subnet.is_ipv6()) && (!wish.ipv6 || pools.is_empty()) {
             let subnet = free4(&used, taken)?;
             pools.insert(0, pool(subnet, None, None)?);
         }
@@ -220,7 +232,9 @@ impl Networks {
         forget(&self.root.join("nets").join(format!("{}.json", network.name)))?;
         forget(&self.root.join("cursors").join(&network.id))?;
         match fs::remove_dir_all(self.addresses(network)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::system("forget the addresses of a network", e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::system("forget the addresses of a network", e))
+            }
             _ => Ok(()),
         }
     }
@@ -233,9 +247,10 @@ impl Networks {
         let mut given: Vec<(IpAddr, u8)> = Vec::new();
         let outcome = (|| {
             for address in asked {
-                let pool = network.pools.iter().find(|pool| pool.subnet.contains(*address)).ok_or_else(|| {
-                    bad(format!("the address {address} is in no subnet of the network {}", network.name))
-                })?;
+                let pool =
+                    network.pools.iter().find(|pool| pool.subnet.contains(*address)).ok_or_else(|| {
+                        bad(format!("the address {address} is in no subnet of the network {}", network.name))
+                    })?;
                 if !pool.subnet.is_usable(*address) || *address == pool.gateway {
                     return Err(bad(format!("the address {address} is the network's own")));
                 }
@@ -443,7 +458,8 @@ fn records<T: for<'de> Deserialize<'de>>(dir: &Path) -> Result<Vec<(String, T)>>
     let mut out = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json").map(str::to_owned))
+        let Some(name) =
+            path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json").map(str::to_owned))
         else {
             continue;
         };
@@ -468,7 +484,9 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
 
 fn forget(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::system(format!("remove {}", path.display()), e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::system(format!("remove {}", path.display()), e))
+        }
         _ => Ok(()),
     }
 }
@@ -494,18 +512,35 @@ mod tests {
         let taken = [subnet("172.18.0.0/16"), subnet("0.0.0.0/0")];
         let net = networks.create("one", ID, 5, &Wish::default(), &taken).unwrap();
         assert_eq!(net.pools[0].subnet, subnet("172.19.0.0/16"));
-        assert_eq!((net.pools[0].gateway.to_string().as_str(), net.bridge.as_str()), ("172.19.0.1", "isl0123456789ab"));
+        assert_eq!(
+            (net.pools[0].gateway.to_string().as_str(), net.bridge.as_str()),
+            ("172.19.0.1", "isl0123456789ab")
+        );
         assert_eq!(Networks::find(dir.path(), "0123").unwrap().unwrap(), net);
         assert_eq!(Networks::find(dir.path(), "two").unwrap(), None);
         assert!(matches!(networks.create("one", ID, 5, &Wish::default(), &[]), Err(Error::Exists(_))));
-        let other = networks.create("two", &ID.replace('0', "f"), 5, &Wish { ipv6: true, ..Wish::default() }, &taken).unwrap();
+        let other = networks
+            .create("two", &ID.replace('0', "f"), 5, &Wish { ipv6: true, ..Wish::default() }, &taken)
+            .unwrap();
         assert_eq!(other.pools[0].subnet, subnet("172.20.0.0/16"));
         assert!(other.pools[1].subnet.is_ipv6());
         for (name, wish) in [
             ("x", wish(&["172.19.5.0/24"])),
             ("x", wish(&["10.0.0.0/31"])),
-            ("x", Wish { pools: vec![(Some(subnet("10.0.0.0/24")), Some("10.1.0.1".parse().unwrap()), None)], ..Wish::default() }),
-            ("x", Wish { pools: vec![(Some(subnet("10.0.0.0/24")), None, Some(subnet("10.1.0.0/28")))], ..Wish::default() }),
+            (
+                "x",
+                Wish {
+                    pools: vec![(Some(subnet("10.0.0.0/24")), Some("10.1.0.1".parse().unwrap()), None)],
+                    ..Wish::default()
+                },
+            ),
+            (
+                "x",
+                Wish {
+                    pools: vec![(Some(subnet("10.0.0.0/24")), None, Some(subnet("10.1.0.0/28")))],
+                    ..Wish::default()
+                },
+            ),
             ("host", Wish::default()),
             ("../x", Wish::default()),
             ("", Wish::default()),

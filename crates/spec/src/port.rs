@@ -130,9 +130,8 @@ impl Port {
 
 #[cfg(test)]
 mod tests {
-    use crate::Hint;
-
     use super::*;
+    use crate::Hint;
 
     #[test]
     fn ports() {

@@ -423,9 +423,14 @@ impl Rlimit {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
-    /// What the engine takes where nothing is said; the host's network until networks come.
+    /// What the engine takes where nothing is said: [`NetworkMode::User`] for ordinary users, the host's for root.
     #[default]
     Default,
+    /// One of its own, from which a process of the caller's leads to the world: no rights on the host are needed.
+    User {
+        /// Its router stands for the host's loopback.
+        host_loopback: bool,
+    },
     /// Only a loopback device of its own.
     None,
     Host,

@@ -60,7 +60,7 @@ impl Engine {
             self.base(&container, &workload, &foreground)?;
         let extra = match workload.system.bare_etc {
             true => Vec::new(),
-            false => hosts::of_container(&container, "", &workload, &view, None)?,
+            false => hosts::of_container(&container, "", &workload, &view, None, None)?,
         };
         let default = ContainerConfig::default();
         let planned = plan(Parts {

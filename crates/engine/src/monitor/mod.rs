@@ -22,6 +22,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isles_network::user::inside::Plan;
+use isles_network::user::{Kind, Listener};
 use isles_sandbox::Child;
 use isles_sandbox::background::{Side, split};
 use isles_sandbox::signals::Signals;
@@ -36,6 +38,7 @@ use crate::error::{Error, Result};
 use crate::record::{Record, State, Status, now};
 use crate::run::{Created, Foreground, Started, Streams};
 use crate::start::{null, pipe};
+use crate::user_network::Unserved;
 
 pub use restart::at_boot;
 pub(crate) use stay::stay_with;
@@ -65,8 +68,18 @@ struct Handed {
     first: Option<RawFd>,
     /// Files that are locked while the container runs.
     kept: Vec<RawFd>,
+    network: Option<HandedNetwork>,
     /// The delay before this run, in milliseconds.
     delay: u64,
+}
+
+/// A network that the monitor serves, and the sockets of its published ports.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedNetwork {
+    socket: RawFd,
+    plan: Plan,
+    host_loopback: bool,
+    listeners: Vec<(RawFd, Kind, u16, bool)>,
 }
 
 /// A monitor whose container runs.
@@ -80,6 +93,7 @@ pub(crate) struct Running {
     pub ends: Ends,
     pub first: Option<OwnedFd>,
     pub kept: Vec<File>,
+    pub network: Option<Unserved>,
     pub delay: Duration,
     pub signals: Signals,
 }
@@ -254,7 +268,7 @@ impl Engine {
         let Created { folder, record } = created;
         let control = listen(folder.path())?;
         let (streams, mut ends) = streams(&record.workload)?;
-        let Started { mut child, mut state, fence, locks, serves } =
+        let Started { mut child, mut state, fence, locks, network, serves } =
             self.start_in(&folder, &record, foreground, streams)?;
         // The group is found again by its name.
         fence.keep();
@@ -272,6 +286,7 @@ impl Engine {
             ends,
             first,
             kept: locks,
+            network,
             delay,
             signals,
         };
@@ -344,6 +359,16 @@ fn execute_again(running: &Running) -> io::Result<()> {
         terminal: number(&running.ends.terminal),
         first: number(&running.first),
         kept: running.kept.iter().map(AsRawFd::as_raw_fd).collect(),
+        network: running.network.as_ref().map(|network| HandedNetwork {
+            socket: network.network.as_raw_fd(),
+            plan: network.plan,
+            host_loopback: network.host_loopback,
+            listeners: network
+                .listeners
+                .iter()
+                .map(|l| (l.socket.as_raw_fd(), l.kind, l.port, l.ipv6))
+                .collect(),
+        }),
         delay: u64::try_from(running.delay.as_millis()).unwrap_or(u64::MAX),
     };
     let text = serde_json::to_string(&handed)?;
@@ -351,7 +376,8 @@ fn execute_again(running: &Running) -> io::Result<()> {
     isles_sandbox::background::close_on_execution(3)?;
     let own = [Some(handed.lock), Some(handed.control), handed.stdin, handed.stdout, handed.stderr];
     let own = own.into_iter().chain([handed.terminal, handed.first]).flatten();
-    for fd in own.chain(handed.kept.iter().copied()) {
+    let sockets = handed.network.iter().flat_map(|n| n.listeners.iter().map(|l| l.0).chain([n.socket]));
+    for fd in own.chain(handed.kept.iter().copied()).chain(sockets) {
         // SAFETY: the descriptors are open: their owners are in `running`.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
         rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
@@ -390,7 +416,19 @@ fn adopt(handed: &str) -> Result<Running> {
     let record = Record::load(&folder)?.ok_or_else(strange)?;
     let state = State::load(&folder)?;
     let child = Child::adopt(handed.pid).map_err(|e| Error::system("go on as a monitor", e))?;
+    let listener = |(socket, kind, port, ipv6)| -> Result<Listener> {
+        Ok(Listener { socket: own(socket)?, kind, port, ipv6 })
+    };
+    let network = handed.network.map(|network| -> Result<Unserved> {
+        Ok(Unserved {
+            network: own(network.socket)?,
+            plan: network.plan,
+            host_loopback: network.host_loopback,
+            listeners: network.listeners.into_iter().map(listener).collect::<Result<_>>()?,
+        })
+    });
     Ok(Running {
+        network: network.transpose()?,
         control: own(handed.control)?.into(),
         ends: Ends {
             stdin: some(handed.stdin)?,

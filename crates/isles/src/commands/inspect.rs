@@ -4,10 +4,10 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use isles_engine::{Engine, Info, Status, mountpoint};
+use isles_network::state::{DEFAULT, Endpoint, Places};
 use isles_sif::{NO_TIME, Object, Sif};
 use isles_spec::image::ContainerConfig;
 use isles_spec::time::{rfc3339, rfc3339_nanoseconds};
-use isles_network::state::{DEFAULT, Endpoint, Places};
 use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode, Port, RestartPolicy, Root};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
@@ -191,7 +191,9 @@ fn container_config(config: &ContainerConfig) -> Result<Value, Failure> {
 fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     /// What docker prints for a time that has not come.
     const NEVER: &str = "0001-01-01T00:00:00Z";
-    let Info { record, state, status } = engine.find(name)?;
+    let info = engine.find(name)?;
+    let is_running = info.is_running();
+    let Info { record, state, status } = info;
     let w = &record.workload;
     // Where the image is gone meanwhile, only what the caller said is known.
     let image = match &w.root {
@@ -236,6 +238,8 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "AutoRemove": w.remove,
             "NetworkMode": match &w.network {
                 NetworkMode::None => "none".to_owned(),
+                NetworkMode::Default if !rustix::process::geteuid().is_root() => "slirp4netns".to_owned(),
+                NetworkMode::User { .. } => "slirp4netns".to_owned(),
                 NetworkMode::Default | NetworkMode::Host => "host".to_owned(),
                 NetworkMode::Container(other) => format!("container:{other}"),
                 NetworkMode::Path(path) => format!("ns:{}", path.display()),
@@ -290,7 +294,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "StopSignal": w.stop_signal,
             "StopTimeout": w.stop_timeout,
         },
-        "NetworkSettings": settings(places.as_ref()),
+        "NetworkSettings": settings(places.as_ref(), if is_running { &state.ports } else { &[] }),
     }))
 }
 
@@ -312,7 +316,7 @@ pub fn bindings(ports: &[Port]) -> Value {
 }
 
 /// Where a container is in networks.
-fn settings(places: Option<&Places>) -> Value {
+fn settings(places: Option<&Places>, ports: &[Port]) -> Value {
     let mut networks = serde_json::Map::new();
     let none = Places::default();
     let places = places.unwrap_or(&none);
@@ -343,7 +347,7 @@ fn settings(places: Option<&Places>) -> Value {
         networks.insert(endpoint.network.clone(), entry);
     }
     let mut all = places.endpoints.iter().find(|e| e.network == DEFAULT).map_or_else(|| json!({}), shown);
-    all["Ports"] = bindings(&places.ports);
+    all["Ports"] = bindings(ports);
     all["Networks"] = networks.into();
     all
 }

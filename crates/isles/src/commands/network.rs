@@ -193,7 +193,8 @@ fn create(cx: &Context, args: &CreateArgs) -> Result<Code, Failure> {
         (Some(*subnet), gateway.copied(), range.copied())
     });
     let pools: Vec<_> = pools.collect();
-    let strays = args.gateway.iter().find(|gateway| !args.subnet.iter().any(|subnet| subnet.contains(**gateway)));
+    let strays =
+        args.gateway.iter().find(|gateway| !args.subnet.iter().any(|subnet| subnet.contains(**gateway)));
     if let Some(stray) = strays {
         return Err(Failure::new(format!("the gateway {stray} is in no subnet"))
             .with_hint("a gateway is an address of its subnet"));
@@ -211,7 +212,9 @@ fn create(cx: &Context, args: &CreateArgs) -> Result<Code, Failure> {
                 Failure::new(format!("invalid MTU '{value}'")).with_hint("it is a number from 1280 to 65535")
             })?);
         } else {
-            return Err(Failure::new(format!("unknown network option '{key}'")).with_hint("known is mtu=NUMBER"));
+            return Err(
+                Failure::new(format!("unknown network option '{key}'")).with_hint("known is mtu=NUMBER")
+            );
         }
     }
     let wish = Wish {
@@ -239,7 +242,10 @@ fn accepts(filter: &Filter, network: &Network, users: usize) -> Result<bool, Fai
         "dangling" => match value {
             "true" | "1" => users == 0,
             "false" | "0" => users > 0,
-            _ => return Err(Failure::new(format!("invalid filter 'dangling={value}'")).with_hint("write true or false")),
+            _ => {
+                return Err(Failure::new(format!("invalid filter 'dangling={value}'"))
+                    .with_hint("write true or false"));
+            }
         },
         _ => return Err(filter.unknown("name, id, label, driver and dangling")),
     })
@@ -301,7 +307,9 @@ pub fn shown(engine: &Engine, name: &str) -> Result<Value, Failure> {
     let network = engine.network(name)?;
     let mut containers = serde_json::Map::new();
     for (id, places) in engine.places()? {
-        let Some(endpoint) = places.endpoints.iter().find(|endpoint| endpoint.id == network.id) else { continue };
+        let Some(endpoint) = places.endpoints.iter().find(|endpoint| endpoint.id == network.id) else {
+            continue;
+        };
         let address = |ipv6: bool| {
             let found = endpoint.addresses.iter().find(|(address, _)| address.is_ipv6() == ipv6);
             found.map(|(address, prefix)| format!("{address}/{prefix}")).unwrap_or_default()

@@ -21,7 +21,7 @@ pub struct Args {
 pub fn cmd_port(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let found = engine.find(&args.container)?;
-    let ports = engine.places_of(&found.record.id)?.unwrap_or_default().ports;
+    let ports = if found.is_running() { found.state.ports } else { Vec::new() };
     let asked = args.port.as_deref().map(Port::parse).transpose()?;
     let mut any = false;
     for port in &ports {
@@ -30,9 +30,7 @@ pub fn cmd_port(cx: &Context, args: &Args) -> Result<Code, Failure> {
             continue;
         }
         any = true;
-        let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let addresses = port.address.map_or(both.to_vec(), |address| vec![address]);
-        for address in addresses {
+        for address in addresses(port) {
             let host = std::net::SocketAddr::new(address, port.host);
             match args.port {
                 Some(_) => cx.ui.line(&host.to_string())?,
@@ -42,7 +40,14 @@ pub fn cmd_port(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     if let (Some(asked), false) = (&args.port, any) {
         return Err(Failure::new(format!("no public port '{asked}' published for {}", args.container))
-            .with_hint("'isles port CONTAINER' lists those that there are"));
+            .with_hint("'isles port CONTAINER' lists those that there are")
+            .with_code(1));
     }
     Ok(Code::SUCCESS)
+}
+
+/// The addresses of the host that a port is at: all of both kinds, where none is given.
+pub fn addresses(port: &Port) -> Vec<IpAddr> {
+    let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    port.address.map_or(both.to_vec(), |address| vec![address])
 }

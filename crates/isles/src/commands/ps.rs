@@ -1,9 +1,13 @@
 //! `isles ps`
 
+use std::net::SocketAddr;
+
 use isles_engine::{Info, Status};
+use isles_spec::Port;
 use isles_spec::time::rfc3339_nanoseconds;
 use serde::Serialize;
 
+use crate::commands::port::addresses;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::{Filter, has_label};
@@ -48,6 +52,7 @@ struct Row {
     state: Status,
     names: String,
     labels: String,
+    ports: String,
 }
 
 /// Lists the containers that are asked for.
@@ -72,9 +77,10 @@ pub fn cmd_ps(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Ok(Code::SUCCESS);
     }
     cx.ui.rows(&args.format, &rows, |rows| {
-        let mut table = Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"]);
+        let mut table =
+            Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
         for r in rows {
-            let cells = [&r.id, &r.image, &r.command, &r.running_for, &r.status, &r.names];
+            let cells = [&r.id, &r.image, &r.command, &r.running_for, &r.status, &r.ports, &r.names];
             table.row(cells.map(Clone::clone).to_vec());
         }
         table
@@ -123,7 +129,18 @@ fn row(info: &Info, whole: bool) -> Row {
         state: info.status,
         names: record.name.clone(),
         labels,
+        ports: if info.is_running() { ports(&state.ports) } else { String::new() },
     }
+}
+
+/// `0.0.0.0:8080->80/tcp, [::]:8080->80/tcp`, as docker has it.
+fn ports(ports: &[Port]) -> String {
+    let shown = ports.iter().flat_map(|port| {
+        addresses(port).into_iter().map(|address| {
+            format!("{}->{}/{}", SocketAddr::new(address, port.host), port.container, port.protocol)
+        })
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a container meets a condition.

@@ -12,8 +12,8 @@ use isles_engine::{Exit, Foreground, Parted, image_file};
 use isles_spec::quantity::{parse_bytes, parse_cpus};
 use isles_spec::{
     Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, NetworkUse,
-    Overlay, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace,
-    Workload, Writable,
+    Overlay, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source,
+    UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -39,7 +39,8 @@ Examples:
   isles run -d --name web --restart always nginx     in the background, until it is stopped
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
-The network is the host's unless another one or ports are asked for. The exit code is the command's: 128+n after signal n,
+An ordinary user's container has a network of its own, which leads to the world but not to the host's loopback;
+root's has the host's unless another one or ports are asked for. The exit code is the command's: 128+n after signal n,
 125 when Isles itself failed, 126 when the command could not be run, 127 when it was not found.";
 
 /// Run a command in a container: from an image, an image file, a recipe, a folder, or a Debian suite.
@@ -211,8 +212,9 @@ pub struct Args {
     #[arg(long, help_heading = "Security")]
     privileged: bool,
 
-    /// Its network: host (the default), none, bridge or another network's name (root), container:NAME, or ns:PATH. Several
-    /// names stand for several networks.
+    /// Its network: slirp4netns (one of its own that needs no rights: the default of ordinary users), host (root's
+    /// default), none, bridge or another network's name (root), container:NAME, or ns:PATH. Several names stand for
+    /// several networks.
     #[arg(long, visible_alias = "net", value_name = "MODE", help_heading = "Network")]
     network: Vec<String>,
     /// Let a port of the host lead to one of the container: [ADDRESS:][PORT:]PORT[/udp], ranges as 8000-8010. Without
@@ -711,16 +713,28 @@ fn network(args: &Args) -> Result<NetworkMode, Failure> {
         [] | ["default"] => Some(NetworkMode::Default),
         ["none"] => Some(NetworkMode::None),
         ["host"] => Some(NetworkMode::Host),
+        // Podman's words for networks that need no rights.
+        ["slirp4netns" | "pasta" | "private"] => Some(NetworkMode::User { host_loopback: false }),
+        ["slirp4netns:allow_host_loopback=true" | "pasta:--map-gw"] => {
+            Some(NetworkMode::User { host_loopback: true })
+        }
         [one] => match one.split_once(':') {
             Some(("container", name)) if !name.is_empty() => Some(NetworkMode::Container(name.to_owned())),
             Some(("ns", path)) if !path.is_empty() => Some(NetworkMode::Path(path.into())),
-            Some(_) => return Err(unknown("network", one, "none, host, NAME, container:NAME and ns:PATH")),
+            Some(_) => {
+                return Err(unknown(
+                    "network",
+                    one,
+                    "slirp4netns, none, host, NAME, container:NAME and ns:PATH",
+                ));
+            }
             None => None,
         },
         _ => None,
     };
     if let Some(mode) = only {
-        if wants_ports || wants_place {
+        let served = matches!(mode, NetworkMode::User { .. });
+        if wants_ports && !served || wants_place {
             return Err(Failure::new("ports and addresses need a network of the container's own")
                 .with_hint("leave out --network, or name a network such as bridge"));
         }

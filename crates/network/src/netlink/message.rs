@@ -87,6 +87,11 @@ impl Batch {
         &self.bytes
     }
 
+    /// How many of its messages are acknowledged.
+    pub fn commands(&self) -> usize {
+        self.acknowledged.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

@@ -124,7 +124,7 @@ pub fn add_pair(
 
 /// Adds a message that makes a pair of devices, both of which are in this namespace and up: names, numbers, and the
 /// address of the first.
-pub fn own_pair(batch: &mut Batch, first: (&str, u32, [u8; 6]), second: (&str, u32), mtu: u32) {
+pub fn own_pair(batch: &mut Batch, first: (&str, u32, [u8; 6]), second: (&str, u32), mtu: u32, ipv6: bool) {
     batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
         body.fixed(&link(first.1, 0)).text(NAME, first.0).attribute(ADDRESS, &first.2).number(MTU, mtu);
         body.nested(LINK_INFO, |info| {
@@ -138,11 +138,14 @@ pub fn own_pair(batch: &mut Batch, first: (&str, u32, [u8; 6]), second: (&str, u
     for index in [second.1, first.1] {
         batch.command(NEW_LINK, 0, |body| {
             // IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE: addresses are given, never made up.
-            body.fixed(&link(index, UP)).nested(26, |families| {
-                families.nested(INET6.into(), |inet6| {
-                    inet6.attribute(8, &[1]);
+            body.fixed(&link(index, UP));
+            if ipv6 {
+                body.nested(26, |families| {
+                    families.nested(INET6.into(), |inet6| {
+                        inet6.attribute(8, &[1]);
+                    });
                 });
-            });
+            }
         });
     }
 }

@@ -9,6 +9,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::netlink::message::{self, Batch};
 use crate::netlink::route;
 
@@ -35,21 +37,21 @@ const PARAMETER_APP_PROBES: u16 = 9;
 const PERMANENT: u16 = 0x80;
 
 /// The addresses of a network that one container has for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub v4: Ipv4Net,
     pub v6: Option<Ipv6Net>,
 }
 
 /// The container's and the router's address of IPv4, in a network of 24 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv4Net {
     pub container: Ipv4Addr,
     pub router: Ipv4Addr,
 }
 
 /// The same of IPv6, in a network of 64 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv6Net {
     pub container: Ipv6Addr,
     pub router: Ipv6Addr,
@@ -70,7 +72,7 @@ impl Plan {
     /// The messages that make it so in a new network namespace.
     pub fn messages(&self) -> Batch {
         let mut batch = Batch::new();
-        route::own_pair(&mut batch, ("eth0", EXPOSED, MAC), ("outside", OUTSIDE), MTU);
+        route::own_pair(&mut batch, ("eth0", EXPOSED, MAC), ("outside", OUTSIDE), MTU, self.v6.is_some());
         for (address, prefix) in self.addresses() {
             route::address(&mut batch, EXPOSED, address, prefix);
         }

@@ -14,6 +14,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
+use serde::{Deserialize, Serialize};
 
 use super::inside;
 use super::ring::Ring;
@@ -45,7 +46,7 @@ pub struct Listener {
     pub ipv6: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     Stream,
     Datagrams,
@@ -103,7 +104,8 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
     let mut stack = Stack::new(ring, rules, waiting.try_clone()?);
     let mut ports: Vec<Port> = Vec::new();
     for listener in listeners {
-        let container: IpAddr = match (listener.ipv6, plan.v6) {
+        // Whether somebody listens is only known for connections: those are tried by IPv6 first.
+        let container: IpAddr = match (listener.ipv6 && listener.kind == Kind::Stream, plan.v6) {
             (true, Some(net)) => net.container.into(),
             _ => plan.v4.container.into(),
         };

@@ -53,6 +53,11 @@ pub fn is_at_end(socket: &OwnedFd) -> bool {
     matches!(poll(&mut fds, Some(&now)), Ok(1)) && fds[0].revents().contains(PollFlags::RDHUP)
 }
 
+/// Makes whoever is at the other end of a connection learn that this was no orderly end, when it is closed.
+pub fn reset(socket: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
+}
+
 /// How many descriptors this process may have.
 pub fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

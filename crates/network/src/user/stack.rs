@@ -302,7 +302,7 @@ impl<L: Link> Stack<L> {
                     Some(Flow::Tcp(_)) if sweep => {
                         self.with(index, now, |connection, outside| connection.look(outside));
                     }
-                    Some(Flow::Datagrams(flow)) if sweep && flow.is_over(now) => self.remove(index),
+                    Some(Flow::Datagrams(flow)) if sweep && flow.is_over(now) => drop(self.remove(index)),
                     _ => {}
                 }
                 if let Some(Some(Flow::Tcp(connection))) = self.flows.get(index) {
@@ -328,13 +328,27 @@ impl<L: Link> Stack<L> {
         self.next_late = earlier(self.next_late, connection.deadline);
         match fate {
             Fate::Stays => {}
-            Fate::Over => self.remove(index),
+            Fate::Over => drop(self.remove(index)),
+            Fate::Refused => self.ask_again(index, now),
             Fate::Failed(errno) => {
                 let (ends, expected) = (connection.ends, connection.expected());
                 connection.reset_socket();
-                self.remove(index);
+                drop(self.remove(index));
                 self.failed(ends, expected, errno);
             }
+        }
+    }
+
+    /// What listens in a container often does so by IPv4 alone, and those who connect by IPv6 first would never get there.
+    fn ask_again(&mut self, index: usize, now: Instant) {
+        let v4 = SocketAddr::from((self.rules.plan.v4.container, 0));
+        let Some(Flow::Tcp(connection)) = self.remove(index) else { return };
+        let Connection { ends, socket, .. } = *connection;
+        if ends.container.is_ipv6() {
+            let port = SocketAddr::new(v4.ip(), ends.container.port());
+            self.accepted(socket, ends.remote, port, now);
+        } else {
+            super::socket::reset(&socket);
         }
     }
 
@@ -553,8 +567,12 @@ impl<L: Link> Stack<L> {
         Some(index)
     }
 
-    fn remove(&mut self, index: usize) {
-        let Some(flow) = self.flows.get_mut(index).and_then(Option::take) else { return };
+    fn remove(&mut self, index: usize) -> Option<Flow> {
+        let flow = self.flows.get_mut(index).and_then(Option::take)?;
+        // One whose socket is used again would be waited for under an old number.
+        if let Flow::Tcp(connection) = &flow {
+            let _ = epoll::delete(&self.waiting, &connection.socket);
+        }
         let key = match &flow {
             Flow::Tcp(connection) => {
                 self.room += connection.kept();
@@ -564,6 +582,7 @@ impl<L: Link> Stack<L> {
         };
         self.keys.remove(&key);
         self.free.push(index);
+        Some(flow)
     }
 
     /// Forgets the datagrams that were quiet for the longest; `false` where there are none.
@@ -573,8 +592,7 @@ impl<L: Link> Stack<L> {
             _ => None,
         });
         let Some((_, index)) = quiet.min() else { return false };
-        self.remove(index);
-        true
+        self.remove(index).is_some()
     }
 
     /// A first sequence number that nobody can guess (RFC 6528).

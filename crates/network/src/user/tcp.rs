@@ -83,6 +83,8 @@ pub enum Fate {
     Over,
     /// It could not be made: the container is told why.
     Failed(Errno),
+    /// Nobody in the container listens.
+    Refused,
 }
 
 /// What a connection needs of its surroundings.
@@ -209,7 +211,10 @@ impl Connection {
         self.heard = outside.now;
         if segment.has(RST) {
             let answers = self.state == State::Asked && segment.acknowledged == self.next;
-            if answers || segment.sequence == self.expected && self.state != State::Asked {
+            if answers {
+                return Fate::Refused;
+            }
+            if segment.sequence == self.expected && self.state != State::Asked {
                 self.reset_socket();
                 return Fate::Over;
             }
@@ -545,7 +550,7 @@ impl Connection {
 
     /// Whoever is at the other end of the socket learns that this was no orderly end.
     pub fn reset_socket(&self) {
-        let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+        super::socket::reset(&self.socket);
     }
 
     /// The next byte that is expected of the container.

@@ -1,0 +1,267 @@
+//! A network of its own for a container of somebody who has no rights on the host's: addresses, published ports, and
+//! the thread that serves them ([`isles_network::user`]).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use isles_network::state::DEFAULT;
+use isles_network::user::inside::{Ipv4Net, Ipv6Net, Plan};
+use isles_network::user::rules::{self, Rules};
+use isles_network::user::{self, Kind, Listener, Service};
+use isles_sandbox::identity::Identity;
+use isles_sandbox::setup::NetworkMessages;
+use isles_spec::{NetworkMode, NetworkUse, Port, Protocol, Workload};
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
+
+use crate::error::{Error, Result};
+
+/// The third byte of the network's address (10.0.n.0/24), where the host's own networks leave it free.
+const NETWORKS: std::ops::RangeInclusive<u8> = 2..=254;
+/// The prefix of the network of IPv6 (RFC 4193).
+const PREFIX: [u16; 4] = [0xfd69, 0x736c, 0x6573, 0];
+const ROUTER: u8 = 2;
+const CONTAINER: u8 = 100;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// What the network of a container is to be.
+#[derive(Debug)]
+pub(crate) struct UserNetwork {
+    pub plan: Plan,
+    host_loopback: bool,
+    listeners: Vec<Listener>,
+    /// The published ports, as they are on the host.
+    pub ports: Vec<Port>,
+}
+
+/// A network that exists, and that nobody serves yet.
+#[derive(Debug)]
+pub(crate) struct Unserved {
+    /// The socket by which more can be said of its devices.
+    pub network: OwnedFd,
+    pub plan: Plan,
+    pub host_loopback: bool,
+    pub listeners: Vec<Listener>,
+}
+
+/// What a container's `network` comes to for this user: the host's, or one of its own that is served.
+pub(crate) fn is_served(network: &NetworkMode, identity: Identity) -> bool {
+    match network {
+        NetworkMode::User { .. } => true,
+        NetworkMode::Default => identity != Identity::Root,
+        // An ordinary user has no bridge, and this instead of the usual one.
+        NetworkMode::Networks(uses) => match uses.as_slice() {
+            [only] => {
+                identity != Identity::Root
+                    && *only == NetworkUse { name: DEFAULT.to_owned(), ..Default::default() }
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+impl UserNetwork {
+    /// The network of a container; `None` where it has another kind. The host's ports are taken from here on.
+    ///
+    /// # Errors
+    /// A port is taken already, or not this user's to take; or the container's network has no ports of its own.
+    pub fn of(workload: &Workload, identity: Identity) -> Result<Option<UserNetwork>> {
+        let (network, wanted) = (&workload.network, &workload.ports);
+        if !is_served(network, identity) {
+            return match (network, wanted.is_empty()) {
+                (_, true) | (NetworkMode::Networks(_), _) => Ok(None),
+                (NetworkMode::None, _) => Err(no_ports("it has no network")),
+                (NetworkMode::Container(_) | NetworkMode::Path(_), _) => {
+                    Err(no_ports("its network is another's, who may publish them"))
+                }
+                _ => Err(no_ports(
+                    "the network is the host's, and so are the container's ports; use --network slirp4netns",
+                )),
+            };
+        }
+        let mut listeners = Vec::new();
+        let mut ports = Vec::with_capacity(wanted.len());
+        for port in wanted {
+            ports.push(publish(port, &mut listeners)?);
+        }
+        let host_loopback = matches!(network, NetworkMode::User { host_loopback: true });
+        Ok(Some(UserNetwork { plan: plan(), host_loopback, listeners, ports }))
+    }
+
+    /// What makes it, in the container.
+    pub fn messages(&self) -> NetworkMessages {
+        let batch = self.plan.messages();
+        NetworkMessages { bytes: batch.bytes().to_vec(), number: batch.commands() }
+    }
+
+    /// What it is when the container is there.
+    pub fn made(self, network: OwnedFd) -> Unserved {
+        let UserNetwork { plan, host_loopback, listeners, .. } = self;
+        Unserved { network, plan, host_loopback, listeners }
+    }
+
+    /// The servers that a container asks for names, for its resolv.conf(5): as many as the host has, each of which one
+    /// address of the network stands for.
+    pub fn resolvers(&self, resolv_conf: &str) -> Vec<IpAddr> {
+        let [a, b, c, router] = self.plan.v4.router.octets();
+        let last = |number: usize| router + 1 + number as u8;
+        (0..rules::servers(resolv_conf).len())
+            .map(|number| Ipv4Addr::new(a, b, c, last(number)).into())
+            .collect()
+    }
+}
+
+impl Unserved {
+    /// Serves the network, until what comes back is dropped.
+    pub fn serve(self) -> Result<Service> {
+        let rules = Rules::new(self.plan, self.host_loopback);
+        // A thread that stays behind has nobody to tell; the container is told by silence.
+        user::serve(self.network, rules, self.listeners, |e| {
+            eprintln!("isles: the container's network ended: {e}")
+        })
+        .map_err(|e| Error::system("serve the container's network", e))
+    }
+}
+
+fn no_ports(reason: &str) -> Error {
+    Error::impossible("publishing a port of the container", reason)
+}
+
+/// Addresses that are not the host's networks'.
+fn plan() -> Plan {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let v6 = Path::new("/proc/net/if_inet6").exists()
+        && std::fs::read("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+            .is_ok_and(|value| value.starts_with(b"0"));
+    let net = *NETWORKS.start()..=*NETWORKS.end();
+    let n =
+        net.into_iter().find(|&n| is_free(&routes, Ipv4Addr::new(10, 0, n, 0))).unwrap_or(*NETWORKS.start());
+    let [a, b, c, d] = PREFIX;
+    let address = |last: u8| Ipv6Addr::new(a, b, c, d, 0, 0, 0, last.into());
+    Plan {
+        v4: Ipv4Net {
+            container: Ipv4Addr::new(10, 0, n, CONTAINER),
+            router: Ipv4Addr::new(10, 0, n, ROUTER),
+        },
+        v6: v6.then(|| Ipv6Net { container: address(CONTAINER), router: address(ROUTER) }),
+    }
+}
+
+/// Whether the host has no way to a network of 24 bits but the default one. The kernel's table has addresses and masks as
+/// hexadecimal numbers in its own order of bytes.
+fn is_free(routes: &str, network: Ipv4Addr) -> bool {
+    let number =
+        |word: Option<&str>| u32::from_str_radix(word?, 16).ok().map(|n| u32::from_be_bytes(n.to_ne_bytes()));
+    let own = u32::from(network);
+    routes.lines().skip(1).all(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (destination, mask) = (number(words.next()), number(words.nth(5)));
+        let (Some(destination), Some(mask)) = (destination, mask) else { return true };
+        // Routes of half the world are what some private networks have instead of the default one.
+        mask.count_ones() <= 1 || own & mask & 0xffff_ff00 != destination & mask & 0xffff_ff00
+    })
+}
+
+/// Takes a port of the host, for both kinds of addresses where none is given. Returns it as it was taken.
+fn publish(port: &Port, listeners: &mut Vec<Listener>) -> Result<Port> {
+    let mut taken = *port;
+    match port.address {
+        Some(address) => taken.host = take(port, address, port.host, listeners)?,
+        None => {
+            taken.host = take(port, Ipv4Addr::UNSPECIFIED.into(), port.host, listeners)?;
+            match take(port, Ipv6Addr::UNSPECIFIED.into(), taken.host, listeners) {
+                Err(Error::Port { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {}
+                Err(Error::Port { source, .. })
+                    if matches!(
+                        rustix::io::Errno::from_io_error(&source),
+                        Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL)
+                    ) => {}
+                other => drop(other?),
+            }
+        }
+    }
+    Ok(taken)
+}
+
+fn take(port: &Port, address: IpAddr, number: u16, listeners: &mut Vec<Listener>) -> Result<u16> {
+    let failed = |source: rustix::io::Errno| Error::Port {
+        port: Port { address: port.address, host: number, ..*port }.to_string(),
+        source: source.into(),
+    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, served) = match port.protocol {
+        Protocol::Tcp => (SocketType::STREAM, Kind::Stream),
+        Protocol::Udp => (SocketType::DGRAM, Kind::Datagrams),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, kind, flags, None).map_err(failed)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true).map_err(failed)?;
+    }
+    if port.protocol == Protocol::Tcp {
+        // Connections of a container that was here before may linger.
+        sockopt::set_socket_reuseaddr(&socket, true).map_err(failed)?;
+    }
+    bind(&socket, &SocketAddr::new(address, number)).map_err(failed)?;
+    if port.protocol == Protocol::Tcp {
+        listen(&socket, BACKLOG).map_err(failed)?;
+    }
+    let bound = getsockname(&socket).map_err(failed)?;
+    let host = SocketAddr::try_from(bound).map_err(failed)?.port();
+    listeners.push(Listener { socket, kind: served, port: port.container, ipv6: address.is_ipv6() });
+    Ok(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_the_host_are_left_alone() {
+        let table = |rows: &[(&str, &str)]| {
+            let hex = |text: &str| {
+                let address: Ipv4Addr = text.parse().unwrap();
+                format!("{:08X}", u32::from_ne_bytes(u32::from(address).to_be_bytes()))
+            };
+            let row = |(d, m): &(&str, &str)| {
+                format!("eth0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n", hex(d), hex(m))
+            };
+            "Iface\tDestination\t…\n".to_owned() + &rows.iter().map(row).collect::<String>()
+        };
+        for (rows, free) in [
+            (&[][..], true),
+            (&[("0.0.0.0", "0.0.0.0"), ("128.0.0.0", "128.0.0.0"), ("0.0.0.0", "128.0.0.0")], true),
+            (&[("10.0.2.0", "255.255.255.0")], false),
+            (&[("10.0.0.0", "255.0.0.0")], false),
+            (&[("10.0.2.64", "255.255.255.192")], false),
+            (&[("10.0.3.0", "255.255.255.0"), ("192.168.0.0", "255.255.0.0")], true),
+        ] {
+            assert_eq!(is_free(&table(rows), [10, 0, 2, 0].into()), free, "{rows:?}");
+        }
+        assert!(is_free("garbage\nmore garbage", [10, 0, 2, 0].into()));
+    }
+
+    #[test]
+    fn ports_are_taken_once() {
+        let mut listeners = Vec::new();
+        let wanted = Port {
+            address: Some(Ipv4Addr::LOCALHOST.into()),
+            host: 0,
+            container: 80,
+            protocol: Protocol::Tcp,
+        };
+        let taken = publish(&wanted, &mut listeners).unwrap();
+        assert!(taken.host != 0 && listeners.len() == 1);
+        let error = publish(&taken, &mut listeners).unwrap_err();
+        assert!(error.to_string().contains(&format!("127.0.0.1:{}/tcp", taken.host)), "{error}");
+        // Of another protocol it is another port; without an address, both kinds of addresses have it.
+        publish(&Port { protocol: Protocol::Udp, ..taken }, &mut listeners).unwrap();
+        let both =
+            publish(&Port { address: None, protocol: Protocol::Udp, ..wanted }, &mut listeners).unwrap();
+        assert!(both.host != 0 && both.address.is_none());
+    }
+}

@@ -1,0 +1,290 @@
+//! Networks that need no rights on the host's: out of a container through the process that stays with it, and in by
+//! published ports.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Stdio;
+use std::time::Duration;
+
+use world::{Who, World, everyone};
+
+/// Where this program is in a container, and the word that makes it play a part there.
+const INSIDE: &str = "/part";
+const PART: &str = "ISLES_TEST_PART";
+
+/// What programs in a container do: this test runs itself there, because no other program is known to be there.
+#[test]
+fn part() {
+    let Ok(words) = std::env::var(PART) else { return };
+    let words: Vec<&str> = words.split(' ').collect();
+    match words[..] {
+        // Answers one datagram after the other with where it came from.
+        ["echo", address] => {
+            let socket = UdpSocket::bind(address).unwrap();
+            println!("ready");
+            let mut buffer = [0; 2048];
+            loop {
+                let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                let answer = [&buffer[..length], format!(" from {from}").as_bytes()].concat();
+                socket.send_to(&answer, from).unwrap();
+            }
+        }
+        // Tells everybody who connects what it has heard until then, and from where.
+        ["serve", address] => {
+            let listener = TcpListener::bind(address).unwrap();
+            println!("ready");
+            for connection in listener.incoming() {
+                let mut connection = connection.unwrap();
+                let mut said = Vec::new();
+                connection.read_to_end(&mut said).unwrap();
+                let peer = connection.peer_addr().unwrap().ip();
+                connection.write_all(format!("{} from {peer}", said.len()).as_bytes()).unwrap();
+            }
+        }
+        // Sends so many bytes and says what comes back.
+        ["send", address, length] => {
+            let mut connection = TcpStream::connect(address).unwrap();
+            let data = vec![7u8; length.parse().unwrap()];
+            connection.write_all(&data).unwrap();
+            connection.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).unwrap();
+            println!("answer: {answer}");
+        }
+        ["ask", address] => {
+            let local = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = UdpSocket::bind(local).unwrap();
+            socket.connect(address).unwrap();
+            socket.send(b"question").unwrap();
+            let mut buffer = [0; 100];
+            match socket.recv(&mut buffer) {
+                Ok(length) => println!("answer: {}", String::from_utf8_lossy(&buffer[..length])),
+                Err(e) => println!("answer: {}", e.kind()),
+            }
+        }
+        ["connect", address] => match TcpStream::connect(address) {
+            Ok(_) => println!("answer: connected"),
+            Err(e) => println!("answer: {:?}", e.kind()),
+        },
+        _ => panic!("{words:?}"),
+    }
+}
+
+/// The words by which a container plays a part.
+fn playing(world: &World, options: &[&str], part: &str) -> Vec<String> {
+    let program = std::env::current_exe().unwrap();
+    let copy = world.path("home/part");
+    if !copy.exists() {
+        std::fs::copy(program, &copy).unwrap();
+    }
+    let volume = format!("{}:{INSIDE}:ro", copy.display());
+    let variable = format!("{PART}={part}");
+    let words = ["-v", &volume, "-e", &variable];
+    let program = ["--", INSIDE, "--exact", "part", "--nocapture"];
+    options.iter().chain(&words).chain(&program).map(|word| (*word).to_owned()).collect()
+}
+
+fn plays(world: &World, options: &[&str], part: &str) -> String {
+    let words = playing(world, options, part);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let out = world.run(&words).fine();
+    let answer = out.lines().find_map(|line| line.strip_prefix("answer: "));
+    answer.unwrap_or_else(|| panic!("{out}")).to_owned()
+}
+
+/// A container in the background that plays a part, when it is ready.
+fn stays(world: &World, name: &str, options: &[&str], part: &str) {
+    let words = playing(world, options, part);
+    let at = words.iter().position(|word| word == "--").unwrap();
+    let source = world.source();
+    let mut line = vec!["run", "-d", "--name", name];
+    line.extend(words[..at].iter().map(String::as_str));
+    line.push(&source);
+    line.extend(words[at + 1..].iter().map(String::as_str));
+    world.isles(&line).fine();
+    ready(world, name, 1);
+}
+
+/// Waits until the program says so, in its run of that number.
+fn ready(world: &World, name: &str, run: usize) {
+    let mut follower =
+        world.command(["logs", "-f", name]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let said = BufReader::new(follower.stdout.take().unwrap());
+    let found = said.lines().map_while(Result::ok).filter(|line| line.contains("ready")).nth(run - 1);
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert!(found.is_some(), "{}", world.isles(&["logs", name]).err);
+}
+
+/// Where a port of a container is on the host.
+fn place(world: &World, name: &str, port: &str) -> SocketAddr {
+    world.isles(&["port", name, port]).fine().lines().next().unwrap().parse().unwrap()
+}
+
+fn heard(address: SocketAddr, said: &[u8]) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.write_all(said).unwrap();
+    connection.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The options of a network of this kind, and the router's address in it.
+const LOOPBACK: [&str; 2] = ["--network", "slirp4netns:allow_host_loopback=true"];
+
+fn router(world: &World) -> IpAddr {
+    let words = ["--network", "slirp4netns", "--", "sh", "-c", "grep host.containers.internal /etc/hosts"];
+    world.run(&words).fine().split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_an_ordinary_user_gets() {
+    everyone(|world| {
+        let words = ["-h", "isle", "--", "sh", "-c", "ls /sys/class/net; cat /etc/hosts /etc/resolv.conf"];
+        let own = world.run(&[&["--network", "slirp4netns"], &words[..]].concat()).fine();
+        for expected in ["eth0\n", "lo\n", "\tisle\n", "host.docker.internal host.containers.internal\n"] {
+            assert!(own.contains(expected), "{own}");
+        }
+        assert!(own.lines().any(|line| line.starts_with("nameserver 10.0.")), "{own}");
+        // Nobody had to ask for it; root's is the host's as before.
+        let usual = world.run(&words).fine();
+        assert_eq!(usual == own, world.who != Who::Root, "{usual}");
+        let gateway =
+            ["--add-host", "me:host-gateway", "--network", "slirp4netns", "--", "grep", "me$", "/etc/hosts"];
+        assert_eq!(world.run(&gateway).fine(), format!("{}\tme\n", router(world)));
+        let none = world.run(&["--network", "none", "--", "ls", "/sys/class/net"]).fine();
+        assert_eq!(none, "lo\n");
+    });
+}
+
+#[test]
+fn a_container_reaches_what_it_may() {
+    everyone(|world| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = router(world);
+        // A download, and the other way round, at once.
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut writer = connection.try_clone().unwrap();
+            let sender = std::thread::spawn(move || {
+                writer.write_all(&vec![1; 20 << 20]).unwrap();
+                writer.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            let mut data = Vec::new();
+            connection.read_to_end(&mut data).unwrap();
+            sender.join().unwrap();
+            data.len()
+        });
+        let answer = plays(world, &LOOPBACK, &format!("send {router}:{port} {}", 20 << 20));
+        assert_eq!((answer.len(), server.join().unwrap()), (20 << 20, 20 << 20));
+
+        let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+        echo.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let port = echo.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let mut buffer = [0; 100];
+            let (length, from) = echo.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"question");
+            echo.send_to(b"42", from).unwrap();
+        });
+        assert_eq!(plays(world, &LOOPBACK, &format!("ask {router}:{port}")), "42");
+        server.join().unwrap();
+
+        // IPv6, to the router that stands for ::1.
+        if let Ok(listener) = TcpListener::bind("[::1]:0") {
+            let port = listener.local_addr().unwrap().port();
+            let part = format!("connect [fd69:736c:6573::2]:{port}");
+            assert_eq!(plays(world, &LOOPBACK, &part), "connected");
+            // Not without being asked for, by no name.
+            let closed = ["--network", "slirp4netns"];
+            for address in [format!("[fd69:736c:6573::2]:{port}"), format!("[::1]:{port}")] {
+                let answer = plays(world, &closed, &format!("connect {address}"));
+                assert_ne!(answer, "connected", "{address}");
+            }
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for address in [format!("{router}:{port}"), format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}")] {
+            let answer = plays(world, &["--network", "slirp4netns"], &format!("connect {address}"));
+            assert_eq!(answer, "ConnectionRefused", "{address}");
+        }
+    });
+}
+
+#[test]
+fn ports_lead_into_a_container() {
+    everyone(|world| {
+        let options = ["--network", "slirp4netns", "-p", "127.0.0.1:0:80", "-p", "[::1]:0:80"];
+        stays(world, "web", &options, "serve 0.0.0.0:80");
+        let router = router(world);
+        let shown = world.isles(&["port", "web"]).fine();
+        let places: Vec<SocketAddr> =
+            shown.lines().map(|line| line.strip_prefix("80/tcp -> ").unwrap().parse().unwrap()).collect();
+        assert!(places.len() == 2 && places[0].is_ipv4() && places[1].is_ipv6(), "{shown}");
+        // Who comes from the host's loopback looks like the router; one who comes by IPv6 gets to it, too.
+        for place in &places {
+            assert_eq!(heard(*place, &[0; 100_000]), format!("100000 from {router}"), "{place}");
+        }
+        let shown = world.isles(&["ps", "--format", "{{.Ports}}"]).fine();
+        assert_eq!(shown, format!("{}->80/tcp, {}->80/tcp\n", places[0], places[1]));
+        // Taken is taken.
+        let again = format!("{}:80", places[0]);
+        world
+            .run(&["--network", "slirp4netns", "-p", &again, "--", "true"])
+            .fails(125, &[&format!("cannot publish port {}/tcp", places[0]), "hint: another program has it"]);
+        world.isles(&["port", "web", "81"]).fails(1, &["no public port '81'"]);
+        // It is there again after a restart, and gone with the container.
+        world.isles(&["restart", "-t", "0", "web"]).fine();
+        ready(world, "web", 2);
+        let place = place(world, "web", "80/tcp");
+        assert_eq!(heard(place, b"x"), format!("1 from {router}"));
+        world.isles(&["rm", "-f", "web"]).fine();
+        assert!(TcpStream::connect(place).is_err());
+    });
+}
+
+#[test]
+fn datagrams_come_in_and_go_back() {
+    everyone(|world| {
+        let options = ["--network", "slirp4netns", "-p", "127.0.0.1:0:53/udp"];
+        stays(world, "names", &options, "echo 0.0.0.0:53");
+        let place = place(world, "names", "53/udp");
+        for said in ["one", "two"] {
+            // Each from another port, and each gets its own answers.
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            socket.connect(place).unwrap();
+            socket.send(said.as_bytes()).unwrap();
+            let mut buffer = [0; 100];
+            let length = socket.recv(&mut buffer).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            let expected = format!("{said} from {}:{port}", router(world));
+            assert_eq!(String::from_utf8_lossy(&buffer[..length]), expected);
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_published() {
+    everyone(|world| {
+        for (words, said) in [
+            (&["-p", "x", "--", "true"][..], "invalid port 'x'"),
+            (&["-p", "80/sctp", "--", "true"], "sctp"),
+            (&["--network", "none", "-p", "8000:80", "--", "true"], "need a network of the container's own"),
+            (&["--network", "host", "-p", "8000:80", "--", "true"], "need a network of the container's own"),
+            (&["--network", "slirp4netns", "--ip", "10.0.2.7", "--", "true"], "addresses need a network"),
+            (&["--network", "slirp4netns", "-p", "192.0.2.1:0:80", "--", "true"], "192.0.2.1"),
+        ] {
+            world.run(words).fails(125, &[said]);
+        }
+        if world.who != Who::Root {
+            let words = ["--network", "slirp4netns", "-p", "127.0.0.1:1:80", "--", "true"];
+            world.run(&words).fails(125, &["127.0.0.1:1/tcp", "ip_unprivileged_port_start"]);
+        }
+    });
+}
