@@ -257,10 +257,10 @@ fn hosts(
     Ok(text)
 }
 
-/// resolv.conf(5): the caller's servers, or those of the host, with the caller's words over the host's. Servers on the
-/// host's loopback are not to be had from another network namespace (`apart`).
-fn resolv_conf(of_host: &str, dns: &Dns, apart: bool) -> String {
-    if dns == &Dns::default() && !apart {
+/// resolv.conf(5): the caller's servers, or those of the host, with the caller's words over the host's. A container in
+/// networks asks whoever stays with it (`networked`), who asks those.
+fn resolv_conf(of_host: &str, dns: &Dns, networked: bool) -> String {
+    if dns == &Dns::default() && !networked {
         return of_host.to_owned();
     }
     let lines = |word: &str| -> Vec<&str> {
@@ -269,8 +269,13 @@ fn resolv_conf(of_host: &str, dns: &Dns, apart: bool) -> String {
     };
     let mut text = String::new();
     let of_host: Vec<IpAddr> = lines("nameserver").iter().filter_map(|word| word.parse().ok()).collect();
-    let servers = if dns.servers.is_empty() { &of_host } else { &dns.servers };
-    for server in servers.iter().filter(|server| !(apart && server.is_loopback())) {
+    let own = vec![isles_network::dns::ADDRESS];
+    let servers = match (networked, dns.servers.is_empty()) {
+        (true, _) => &own,
+        (false, true) => &of_host,
+        (false, false) => &dns.servers,
+    };
+    for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
     }
     let search = if dns.search.is_empty() {
@@ -324,7 +329,7 @@ mod tests {
         assert_eq!(resolv_conf(host, &dns, false), host);
         assert_eq!(
             resolv_conf(host, &dns, true),
-            "nameserver 10.0.0.1\nsearch a.org b.org\noptions edns0 trust-ad\n"
+            "nameserver 127.0.0.11\nsearch a.org b.org\noptions edns0 trust-ad\n"
         );
         let own = Dns {
             servers: vec!["9.9.9.9".parse().unwrap()],

@@ -94,7 +94,7 @@ impl Engine {
         let mut child = spawn(&setup, &view)?;
         drop(setup);
         (foreground.started)(child.pid());
-        Ok(attend(&mut child, workload, &signals, &|| {})?.into())
+        Ok(attend(&mut child, workload, &signals, None, &|| {})?.into())
     }
 
     /// The user namespace of a container's process, for [`Foreground::user_namespace`]: `None` where it has ended, or has

@@ -4,15 +4,17 @@
 //! What is written down of a place comes before anything in the kernel, so whatever is left by a crash is found by it
 //! ([`Engine::collect_networks`]). Devices are never removed one by one: they go with the container's namespace.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use isles_network::dns::{Resolver, Sockets, upstreams};
 use isles_network::place;
 use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
 use isles_sandbox::identity::Identity;
-use isles_spec::{NetworkMode, NetworkUse, Workload};
+use isles_spec::{Dns, NetworkMode, NetworkUse, Workload};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -28,6 +30,8 @@ pub(crate) struct Taken {
     pub places: Places,
     /// Sockets that keep the published ports from others.
     held: Vec<File>,
+    /// On which the container asks for names.
+    sockets: RefCell<Option<Sockets>>,
     kept: bool,
 }
 
@@ -39,14 +43,27 @@ impl Taken {
         for (number, (network, endpoint)) in self.networks.iter().zip(&self.places.endpoints).enumerate() {
             place::connect(network, endpoint, namespace.as_fd(), number, number == 0)?;
         }
+        *self.sockets.borrow_mut() = Some(Sockets::open(namespace.as_fd())?);
         Ok(place::publish(&self.places)?)
     }
 
-    /// Leaves the places to the container. What keeps its ports is to stay open while it runs.
-    pub fn keep(mut self) -> Vec<File> {
+    /// Leaves the places to the container. What keeps its ports is to stay open while it runs, and its questions for names
+    /// are to be answered.
+    pub fn keep(mut self, dns: &Dns) -> (Vec<File>, Option<Resolver>) {
         self.kept = true;
-        std::mem::take(&mut self.held)
+        let sockets = self.sockets.take();
+        let resolver = sockets.map(|sockets| resolver(&self.engine, sockets, &self.container, dns));
+        (std::mem::take(&mut self.held), resolver)
     }
+}
+
+/// Answers the questions of a container, from sockets in its network namespace.
+pub(crate) fn resolver(engine: &Engine, sockets: Sockets, container: &str, dns: &Dns) -> Resolver {
+    let servers = match dns.servers.as_slice() {
+        [] => upstreams(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+        own => own.iter().map(|address| std::net::SocketAddr::new(*address, 53)).collect(),
+    };
+    Resolver::new(sockets, &engine.networks_dir(), container, servers)
 }
 
 impl Drop for Taken {
@@ -152,6 +169,7 @@ impl Engine {
             networks: Vec::with_capacity(uses.len()),
             places: Places { name: record.name.clone(), endpoints: Vec::new(), ports },
             held: held.into_iter().map(File::from).collect(),
+            sockets: RefCell::new(None),
             kept: false,
         };
         for (number, wanted) in uses.iter().enumerate() {

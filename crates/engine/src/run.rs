@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
+use isles_network::dns::{Resolver, Token};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::UserNs;
 use isles_sandbox::signals::{From, Signals};
@@ -10,7 +12,7 @@ use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
 use isles_spec::{ImageFile, NamespaceMode, NetworkMode, Port, Root, Workload};
 use isles_store::{Container, Image};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::caller::caller;
@@ -232,13 +234,18 @@ impl Engine {
         let (mut child, state) = self.begin(folder, &mut planned, &fence, &view, taken.as_ref(), ports)?;
         let made = network.and_then(|network| Some(network.made(child.network.take()?)));
         let mut locks = base.locks;
-        locks.extend(taken.into_iter().flat_map(Taken::keep));
+        let mut resolver = None;
+        if let Some(taken) = taken {
+            let (held, answers) = taken.keep(&workload.dns);
+            locks.extend(held);
+            resolver = answers;
+        }
         for warning in &child.warnings {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
         (foreground.started)(child.pid());
         let serves = !base.servers.is_empty();
-        Ok(Started { child, state, fence, locks, network: made, serves })
+        Ok(Started { child, state, fence, locks, network: made, serves, resolver })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -255,7 +262,7 @@ impl Engine {
         if let Err(e) = &served {
             (foreground.warn)(&format!("the container has no network: {e}"));
         }
-        let status = attend(&mut started.child, workload, signals, &|| {
+        let status = attend(&mut started.child, workload, signals, started.resolver.as_mut(), &|| {
             // While the program works: what others left behind.
             if let Err(e) = self.collect() {
                 (foreground.warn)(&format!("leftovers could not be collected: {e}"));
@@ -338,6 +345,8 @@ pub(crate) struct Started {
     pub network: Option<Unserved>,
     /// Threads of this process serve files of it.
     pub serves: bool,
+    /// Answers its questions for names, where it has networks.
+    pub resolver: Option<Resolver>,
 }
 
 /// Streams of a program other than the caller's.
@@ -366,6 +375,7 @@ pub(crate) fn attend(
     child: &mut Child,
     workload: &Workload,
     signals: &Signals,
+    mut resolver: Option<&mut Resolver>,
     meanwhile: &dyn Fn(),
 ) -> Result<ExitStatus> {
     let failed = |e: io::Error| Error::system("stay with the container", e);
@@ -392,9 +402,7 @@ pub(crate) fn attend(
                 fds.extend(fd);
                 fds.len() - 1
             });
-            if !wait(&mut fds).map_err(failed)? {
-                continue;
-            }
+            let Some(questions) = wait(&mut fds, resolver.as_deref()).map_err(failed)? else { continue };
             ended |= !fds[1].revents().is_empty();
             // The place of a direction that awaits nothing is another's, and harmless.
             let [from_caller, from_terminal] = places.map(|at| at > 1 && !fds[at].revents().is_empty());
@@ -407,13 +415,19 @@ pub(crate) fn attend(
                 master = None;
             }
             ended &= !from_terminal;
-        } else {
-            let mut fds =
-                [PollFd::new(signals, PollFlags::IN), PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN)];
-            if !wait(&mut fds).map_err(failed)? {
-                continue;
+            if let Some(resolver) = &mut resolver {
+                resolver.advance(&questions);
             }
+        } else {
+            let mut fds = vec![
+                PollFd::new(signals, PollFlags::IN),
+                PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN),
+            ];
+            let Some(questions) = wait(&mut fds, resolver.as_deref()).map_err(failed)? else { continue };
             ended |= !fds[1].revents().is_empty();
+            if let Some(resolver) = &mut resolver {
+                resolver.advance(&questions);
+            }
         }
         if ended {
             return child.wait().map_err(failed);
@@ -449,13 +463,27 @@ pub(crate) fn attend(
     }
 }
 
-/// Waits until something is ready; `false` where a signal came in between.
-fn wait(fds: &mut [PollFd<'_>]) -> io::Result<bool> {
-    match poll(fds, None) {
-        Ok(_) => Ok(true),
-        Err(Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
+/// Waits until something is ready, also for the resolver, whose descriptors come behind the others. Says which of its are;
+/// `None` where a signal came in between.
+fn wait<'a>(
+    fds: &mut Vec<PollFd<'a>>,
+    resolver: Option<&'a Resolver>,
+) -> io::Result<Option<Vec<Token>>> {
+    let own = fds.len();
+    let awaits = resolver.map(Resolver::awaits).unwrap_or_default();
+    fds.extend(awaits.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+    let until = resolver.and_then(Resolver::deadline);
+    let timeout = until.map(|at| {
+        let left = at.saturating_duration_since(Instant::now());
+        Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
+    });
+    match poll(fds, timeout.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok(None),
+        Err(e) => return Err(e.into()),
     }
+    let ready = awaits.iter().zip(&fds[own..]).filter(|(_, fd)| !fd.revents().is_empty());
+    Ok(Some(ready.map(|((token, ..), _)| *token).collect()))
 }
 
 /// One direction between two terminals. It never waits for its reader while the other direction has something to

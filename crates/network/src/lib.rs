@@ -5,6 +5,7 @@
 //! written down when somebody has flushed it. No program is run for any of this.
 
 mod error;
+pub mod dns;
 pub mod firewall;
 pub mod netlink;
 pub mod place;

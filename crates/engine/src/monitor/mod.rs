@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use isles_network::user::inside::Plan;
 use isles_network::user::{Kind, Listener};
+use isles_network::dns::{Resolver, Sockets};
 use isles_sandbox::Child;
 use isles_sandbox::background::{Side, split};
 use isles_sandbox::signals::Signals;
@@ -69,6 +70,8 @@ struct Handed {
     /// Files that are locked while the container runs.
     kept: Vec<RawFd>,
     network: Option<HandedNetwork>,
+    /// On which it asks for names: over UDP, over TCP.
+    names: Option<(RawFd, RawFd)>,
     /// The delay before this run, in milliseconds.
     delay: u64,
 }
@@ -94,6 +97,7 @@ pub(crate) struct Running {
     pub first: Option<OwnedFd>,
     pub kept: Vec<File>,
     pub network: Option<Unserved>,
+    pub resolver: Option<Resolver>,
     pub delay: Duration,
     pub signals: Signals,
 }
@@ -268,7 +272,7 @@ impl Engine {
         let Created { folder, record } = created;
         let control = listen(folder.path())?;
         let (streams, mut ends) = streams(&record.workload)?;
-        let Started { mut child, mut state, fence, locks, network, serves } =
+        let Started { mut child, mut state, fence, locks, network, serves, resolver } =
             self.start_in(&folder, &record, foreground, streams)?;
         // The group is found again by its name.
         fence.keep();
@@ -287,6 +291,7 @@ impl Engine {
             first,
             kept: locks,
             network,
+            resolver,
             delay,
             signals,
         };
@@ -369,6 +374,10 @@ fn execute_again(running: &Running) -> io::Result<()> {
                 .map(|l| (l.socket.as_raw_fd(), l.kind, l.port, l.ipv6))
                 .collect(),
         }),
+        names: running.resolver.as_ref().map(|resolver| {
+            let sockets = resolver.sockets();
+            (sockets.udp.as_raw_fd(), sockets.tcp.as_raw_fd())
+        }),
         delay: u64::try_from(running.delay.as_millis()).unwrap_or(u64::MAX),
     };
     let text = serde_json::to_string(&handed)?;
@@ -377,7 +386,8 @@ fn execute_again(running: &Running) -> io::Result<()> {
     let own = [Some(handed.lock), Some(handed.control), handed.stdin, handed.stdout, handed.stderr];
     let own = own.into_iter().chain([handed.terminal, handed.first]).flatten();
     let sockets = handed.network.iter().flat_map(|n| n.listeners.iter().map(|l| l.0).chain([n.socket]));
-    for fd in own.chain(handed.kept.iter().copied()).chain(sockets) {
+    let names = handed.names.iter().flat_map(|(udp, tcp)| [*udp, *tcp]);
+    for fd in own.chain(handed.kept.iter().copied()).chain(sockets).chain(names) {
         // SAFETY: the descriptors are open: their owners are in `running`.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
         rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
@@ -427,8 +437,15 @@ fn adopt(handed: &str) -> Result<Running> {
             listeners: network.listeners.into_iter().map(listener).collect::<Result<_>>()?,
         })
     });
+    let sockets = match handed.names {
+        Some((udp, tcp)) => Some(Sockets { udp: own(udp)?, tcp: own(tcp)? }),
+        None => None,
+    };
+    let dns = &record.workload.dns;
+    let resolver = sockets.map(|sockets| crate::networks::resolver(&engine, sockets, &handed.id, dns));
     Ok(Running {
         network: network.transpose()?,
+        resolver,
         control: own(handed.control)?.into(),
         ends: Ends {
             stdin: some(handed.stdin)?,

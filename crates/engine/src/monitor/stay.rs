@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use isles_network::dns::{Resolver, Token};
 use isles_sandbox::signals::Signals;
 use isles_spec::RestartPolicy;
 use isles_store::Container;
@@ -73,6 +74,7 @@ enum From {
     Terminal,
     Stdin,
     Client(usize),
+    Names(Token),
 }
 
 impl Desk {
@@ -105,6 +107,7 @@ impl Desk {
             if exit.is_some() && (!open || give_up.is_some_and(|at| Instant::now() >= at)) {
                 return exit;
             }
+            let mut questions = Vec::new();
             let ready = match self.wait(running, exit.is_none(), give_up) {
                 Ok(ready) => ready,
                 // Nothing can be waited for: whatever that is, it will not get better.
@@ -145,7 +148,11 @@ impl Desk {
                     }
                     From::Stdin => self.feed(running),
                     From::Client(number) => self.hear(number, running),
+                    From::Names(token) => questions.push(token),
                 }
+            }
+            if let Some(resolver) = &mut running.resolver {
+                resolver.advance(&questions);
             }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
@@ -197,8 +204,12 @@ impl Desk {
         for (number, client) in self.clients.iter().enumerate() {
             add(From::Client(number), client.socket().as_fd(), client.awaits(input_is_full));
         }
+        for (token, fd, flags) in running.resolver.iter().flat_map(Resolver::awaits) {
+            add(From::Names(token), fd, flags);
+        }
         let patience = self.clients.iter().filter_map(Client::patience_ends);
-        let until = patience.chain(give_up).chain(self.kill_at).min();
+        let names = running.resolver.as_ref().and_then(Resolver::deadline);
+        let until = patience.chain(give_up).chain(self.kill_at).chain(names).min();
         let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         let (whom, mut fds): (Vec<From>, Vec<PollFd<'_>>) = fds.into_iter().unzip();
         match poll(&mut fds, timeout.as_ref()) {
@@ -314,6 +325,7 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
     // The sockets that keep its ports go with what is kept.
     let _ = running.engine.release_networks(&running.record.id);
     running.kept.clear();
+    running.resolver = None;
     // It may have another policy by now.
     if let Ok(Some(record)) = Record::load(&running.folder) {
         running.record = record;
