@@ -91,7 +91,7 @@ impl Engine {
         let networks = Networks::open(&dir)?;
         let taken = known()?;
         let network = networks.create(name, &name::id()?, now(), wish, &taken)?;
-        if let Err(e) = place::prepare(&dir, &network) {
+        if let Err(e) = place::prepare(&dir, &network, "") {
             drop(networks.remove(&network));
             return Err(e.into());
         }
@@ -184,7 +184,9 @@ impl Engine {
             taken.places.endpoints.push(endpoint);
             taken.networks.push(network);
             networks.put(&record.id, &taken.places)?;
-            place::prepare(&dir, taken.networks.last().unwrap_or(&taken.networks[0]))?;
+            if let Some(network) = taken.networks.last() {
+                place::prepare(&dir, network, &record.id)?;
+            }
         }
         drop(networks);
         Ok(Some(taken))
@@ -263,7 +265,7 @@ impl Engine {
             let endpoint = take(&networks, &network, &record, wanted, number)?;
             places.endpoints.push(endpoint.clone());
             networks.put(&record.id, &places)?;
-            place::prepare(&dir, &network)?;
+            place::prepare(&dir, &network, "")?;
             let path = format!("/proc/{pid}/ns/net");
             let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
             let first = places.endpoints.len() == 1;

@@ -465,10 +465,7 @@ pub(crate) fn attend(
 
 /// Waits until something is ready, also for the resolver, whose descriptors come behind the others. Says which of its are;
 /// `None` where a signal came in between.
-fn wait<'a>(
-    fds: &mut Vec<PollFd<'a>>,
-    resolver: Option<&'a Resolver>,
-) -> io::Result<Option<Vec<Token>>> {
+fn wait<'a>(fds: &mut Vec<PollFd<'a>>, resolver: Option<&'a Resolver>) -> io::Result<Option<Vec<Token>>> {
     let own = fds.len();
     let awaits = resolver.map(Resolver::awaits).unwrap_or_default();
     fds.extend(awaits.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));

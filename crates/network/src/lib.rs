@@ -4,8 +4,8 @@
 //! has to know of it is said over netlink, by the process that starts a container, and can be said again from what is
 //! written down when somebody has flushed it. No program is run for any of this.
 
-mod error;
 pub mod dns;
+mod error;
 pub mod firewall;
 pub mod netlink;
 pub mod place;

@@ -21,8 +21,8 @@ use crate::state::{Endpoint, Network, Networks, Places};
 const CLOSED: &str = "forwards-for-us-alone";
 
 /// Sees to it that a network is there, and the firewall knows of it: also after a reboot, and after somebody has flushed it.
-/// The lock of `root` is held.
-pub fn prepare(root: &Path, network: &Network) -> Result<()> {
+/// The lock of `root` is held. The ports of `container` are published later.
+pub fn prepare(root: &Path, network: &Network, container: &str) -> Result<()> {
     let fail = |e: io::Error| Error::system(format!("make the network {}", network.name), e);
     let mut links = Socket::route().map_err(fail)?;
     let found = route::index(&mut links, &network.bridge).map_err(fail)?;
@@ -42,8 +42,10 @@ pub fn prepare(root: &Path, network: &Network) -> Result<()> {
     if !firewall::is_there(&mut rules).map_err(fail)? {
         let zones: Vec<_> = Networks::list(root)?.iter().map(Network::zone).collect();
         let mut ports = Vec::new();
-        for (_, places) in Networks::all_places(root)? {
-            ports.extend(published(&places));
+        for (id, places) in Networks::all_places(root)? {
+            if id != container {
+                ports.extend(published(&places));
+            }
         }
         return firewall::rebuild(&mut rules, &zones, &ports, root.join(CLOSED).exists());
     }

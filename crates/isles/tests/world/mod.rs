@@ -109,6 +109,8 @@ pub struct World {
     dir: tempfile::TempDir,
     pub who: Who,
     program: PathBuf,
+    /// Whose network namespace is the host's of this world.
+    host: Option<Running>,
 }
 
 /// Runs a test as root, where this is root, as an ordinary user, and as one with subordinate IDs.
@@ -147,7 +149,7 @@ impl World {
         if fs::hard_link(built, &program).is_err() {
             fs::copy(built, &program).unwrap();
         }
-        let world = World { who, dir, program };
+        let world = World { who, dir, program, host: None };
         if who == Who::Ranged {
             world.tell_of_range();
         }
@@ -160,6 +162,24 @@ impl World {
         world.give("home");
         world.give("state");
         Some(world)
+    }
+
+    /// Lets all commands run in a network namespace of this world's own, which plays the host's. For root only.
+    pub fn with_own_network(mut self) -> World {
+        let script = "/bin/busybox ip link set lo up && echo ready && exec sleep 10000";
+        let mut command = Command::new("unshare");
+        let (host, line) = Running::start(command.args(["-n", "sh", "-c", script]));
+        assert_eq!(line, "ready\n");
+        self.host = Some(host);
+        self
+    }
+
+    /// A command of the host's in that namespace.
+    pub fn host_command(&self, words: &[&str]) -> Command {
+        let pid = self.host.as_ref().unwrap().0.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-n"]).args(words).stdin(Stdio::null());
+        command
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -218,6 +238,8 @@ impl World {
             let mut command = Command::new("unshare");
             command.args(["-m", "sh", "-c", AS_RANGED]).arg(self.dir.path()).arg(&self.program);
             command
+        } else if self.host.is_some() {
+            self.host_command(&[self.program.to_str().unwrap()])
         } else {
             Command::new(&self.program)
         };

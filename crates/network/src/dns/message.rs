@@ -94,7 +94,9 @@ impl Question {
                     }
                 }
             }
-            Some(Answer::Name(name)) if matches!(self.kind, PTR | ANY) => records.push((PTR, wire_name(name))),
+            Some(Answer::Name(name)) if matches!(self.kind, PTR | ANY) => {
+                records.push((PTR, wire_name(name)))
+            }
             Some(Answer::Name(_)) | None => {}
         }
         // A response, with what was wished for of recursion, which is available.
@@ -172,7 +174,9 @@ mod tests {
         assert_eq!(wire[2..8], [0x81, 0x80, 0, 1, 0, 0]);
         let failed = Question::parse(&ask("web", A)).unwrap().answer(None, Code::ServerFailure);
         assert_eq!(failed[3] & 15, 2);
-        let wire = Question::parse(&ask("2.0.0.10.in-addr.arpa", PTR)).unwrap().answer(Some(&Answer::Name("web.one".into())), Code::Fine);
+        let wire = Question::parse(&ask("2.0.0.10.in-addr.arpa", PTR))
+            .unwrap()
+            .answer(Some(&Answer::Name("web.one".into())), Code::Fine);
         assert!(wire.ends_with(b"\x03web\x03one\x00"));
     }
 
@@ -182,7 +186,9 @@ mod tests {
         assert_eq!(address("2.0.0.10.in-addr.arpa").as_deref(), Some("10.0.0.2"));
         let zeroes = "0.".repeat(28);
         assert_eq!(address(&format!("2.{zeroes}0.d.f.ip6.arpa")).as_deref(), Some("fd00::2"));
-        for bad in ["0.0.10.in-addr.arpa", "x.0.0.10.in-addr.arpa", "256.0.0.10.in-addr.arpa", "2.0.ip6.arpa", "web"] {
+        for bad in
+            ["0.0.10.in-addr.arpa", "x.0.0.10.in-addr.arpa", "256.0.0.10.in-addr.arpa", "2.0.ip6.arpa", "web"]
+        {
             assert_eq!(address(bad), None, "{bad}");
         }
     }

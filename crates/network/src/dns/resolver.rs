@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, bind, connect, getsockname, listen,
-    recv, recvfrom, send, sendto, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, bind, connect, getsockname,
+    listen, recv, recvfrom, send, sendto, socket_with,
 };
 
 use super::message::{Answer, Code, Question};
@@ -253,13 +253,31 @@ impl Resolver {
         let Ok(socket) = self.ask(0, &message) else {
             let number = self.waiting.len();
             // The next one may do.
-            if let Ok(socket) = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None) {
-                self.waiting.push(Waiting { socket, client, message, id, server: 0, until: Instant::now(), done: false });
+            if let Ok(socket) =
+                socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+            {
+                self.waiting.push(Waiting {
+                    socket,
+                    client,
+                    message,
+                    id,
+                    server: 0,
+                    until: Instant::now(),
+                    done: false,
+                });
                 self.ask_next(number);
             }
             return;
         };
-        self.waiting.push(Waiting { socket, client, message, id, server: 0, until: Instant::now() + PATIENCE, done: false });
+        self.waiting.push(Waiting {
+            socket,
+            client,
+            message,
+            id,
+            server: 0,
+            until: Instant::now() + PATIENCE,
+            done: false,
+        });
     }
 
     fn ask(&self, server: usize, message: &[u8]) -> io::Result<OwnedFd> {
@@ -411,7 +429,8 @@ fn names(all: &[(String, Places)], own: &Places) -> Vec<(String, Vec<IpAddr>)> {
             }
             let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(|(address, _)| *address).collect();
             let short: String = id.chars().take(12).collect();
-            for name in std::iter::once(&places.name).chain(std::iter::once(&short)).chain(&endpoint.aliases) {
+            for name in std::iter::once(&places.name).chain(std::iter::once(&short)).chain(&endpoint.aliases)
+            {
                 let name = name.to_ascii_lowercase();
                 out.push((format!("{name}.{}", endpoint.network.to_ascii_lowercase()), addresses.clone()));
                 out.push((name, addresses.clone()));
@@ -539,7 +558,11 @@ mod tests {
             addresses[0].0
         }
 
-        fn resolver(&self, container: &str, upstreams: Vec<SocketAddr>) -> (Resolver, SocketAddr, SocketAddr) {
+        fn resolver(
+            &self,
+            container: &str,
+            upstreams: Vec<SocketAddr>,
+        ) -> (Resolver, SocketAddr, SocketAddr) {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
             udp.set_nonblocking(true).unwrap();
             let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -561,7 +584,12 @@ mod tests {
                     .collect();
                 let step = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
                 rustix::event::poll(&mut fds, Some(&step)).unwrap();
-                awaits.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((t, ..), _)| *t).collect()
+                awaits
+                    .iter()
+                    .zip(&fds)
+                    .filter(|(_, fd)| !fd.revents().is_empty())
+                    .map(|((t, ..), _)| *t)
+                    .collect()
             };
             resolver.advance(&ready);
         }

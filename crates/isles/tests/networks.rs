@@ -1,0 +1,282 @@
+//! Networks of root's, each test on a host of its own: a network namespace.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use world::{Running, Said, Who, World};
+
+/// A world with a host of its own; `None`, with a printed reason, where there can be none.
+fn apart() -> Option<World> {
+    if !World::is_root() {
+        println!("skip: bridges are root's to make");
+        return None;
+    }
+    let world = World::new(Who::Root)?.with_own_network();
+    world.isles(&["pull", "-q", &world.source()]);
+    Some(world)
+}
+
+/// `isles run -d [options] IMAGE sh -c SCRIPT`.
+fn detached(world: &World, options: &[&str], script: &str) -> Said {
+    let source = world.source();
+    world.isles(&[&["run", "-d"], options, &[source.as_str(), "sh", "-c", script]].concat())
+}
+
+/// A container that serves its name over HTTP.
+fn server(world: &World, name: &str, options: &[&str]) {
+    let script =
+        format!("mkdir /www; echo i am {name} > /www/index.html; exec busybox httpd -f -p 80 -h /www");
+    detached(world, &[&["--name", name], options].concat(), &script).fine();
+    // It listens a moment after it has begun.
+    while !world
+        .isles(&["exec", name, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1/"])
+        .out
+        .contains(name)
+    {}
+}
+
+fn host(world: &World, words: &[&str]) -> Said {
+    Said::of(world.host_command(words).output().unwrap())
+}
+
+fn fetched_by_host(world: &World, url: &str) -> Said {
+    host(world, &["/bin/busybox", "wget", "-q", "-O", "-", url])
+}
+
+fn run(world: &World, network: &str, words: &[&str]) -> Said {
+    let source = world.source();
+    world.isles(&[&["run", "--rm", "--network", network, &source], words].concat())
+}
+
+fn address(world: &World, name: &str, network: &str) -> String {
+    let template = format!("{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}");
+    world.isles(&["inspect", "-f", &template, name]).fine().trim().to_owned()
+}
+
+/// What the engine and the kernel have of networks and containers, beside the networks themselves.
+fn left(world: &World) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(world.path("state/networks/endpoints")).unwrap() {
+        all.push(entry.unwrap().file_name().into_string().unwrap());
+    }
+    for network in fs::read_dir(world.path("state/networks/addresses")).unwrap() {
+        for entry in fs::read_dir(network.unwrap().path()).unwrap() {
+            all.push(entry.unwrap().file_name().into_string().unwrap());
+        }
+    }
+    let links = host(world, &["/bin/busybox", "ip", "-o", "link"]).fine();
+    all.extend(links.lines().filter(|line| line.contains(" iv")).map(str::to_owned));
+    all
+}
+
+#[test]
+fn names_lead_to_containers_of_the_same_network() {
+    let Some(world) = apart() else { return };
+    world.isles(&["network", "create", "one"]).fine();
+    world.isles(&["network", "create", "two"]).fine();
+    server(&world, "web", &["--network", "one", "--network-alias", "front"]);
+    server(&world, "other", &["--network", "two"]);
+    for name in ["web", "front", "web.one"] {
+        let url = format!("http://{name}/");
+        assert_eq!(run(&world, "one", &["busybox", "wget", "-q", "-O", "-", &url]).fine(), "i am web\n");
+    }
+    let said = run(&world, "one", &["busybox", "nslookup", "other"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    // Nor by its address: networks are apart.
+    let far = address(&world, "other", "two");
+    run(&world, "one", &["busybox", "ping", "-c", "1", "-W", "1", &far]).fails(1, &[]);
+    run(&world, "two", &["busybox", "ping", "-c", "1", "-W", "9", &far]).fine();
+    // A program can have the port of the resolver for itself.
+    let script = "busybox nc -l -p 53 & busybox wget -q -O - http://web/";
+    assert_eq!(run(&world, "one", &["sh", "-c", script]).fine(), "i am web\n");
+    // Who is in both finds both, and who comes later as well.
+    world.isles(&["network", "connect", "--alias", "bridgehead", "one", "other"]).fine();
+    assert_eq!(
+        run(&world, "one", &["busybox", "wget", "-q", "-O", "-", "http://bridgehead/"]).fine(),
+        "i am other\n"
+    );
+    world.isles(&["network", "disconnect", "one", "other"]).fine();
+    assert_ne!(run(&world, "one", &["busybox", "nslookup", "other"]).code, 0);
+    world.isles(&["network", "disconnect", "one", "other"]).fails(1, &["not in it"]);
+    world.isles(&["network", "rm", "one"]).fails(1, &["active endpoints", "web"]);
+    world.isles(&["rm", "-f", "web", "other"]).fine();
+    assert_eq!(world.isles(&["network", "prune", "-f"]).fine(), "one\ntwo\n");
+    assert_eq!(left(&world), [""; 0]);
+}
+
+#[test]
+fn published_ports_lead_to_the_container() {
+    let Some(world) = apart() else { return };
+    server(&world, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:80"]);
+    assert_eq!(world.isles(&["port", "web", "80"]).fine(), "0.0.0.0:8080\n[::]:8080\n127.0.0.1:8081\n");
+    for url in ["http://127.0.0.1:8080/", "http://127.0.0.1:8081/"] {
+        assert_eq!(fetched_by_host(&world, url).fine(), "i am web\n", "{url}");
+    }
+    // From another container, by way of the host.
+    let gateway = "http://host.docker.internal:8080/";
+    assert_eq!(run(&world, "bridge", &["busybox", "wget", "-q", "-O", "-", gateway]).fine(), "i am web\n");
+    // And from the container itself.
+    let own = world.isles(&["exec", "web", "busybox", "wget", "-q", "-O", "-", gateway]);
+    assert_eq!(own.fine(), "i am web\n");
+    let said = detached(&world, &["-p", "8080:80"], "true");
+    said.fails(125, &["8080", "already allocated", "web"]);
+    assert_eq!(world.isles(&["ps", "-aq"]).fine().lines().count(), 1, "nothing of it is left");
+    // A program of the host's cannot take it either.
+    let bind = "import socket; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('0.0.0.0', 8080))";
+    host(&world, &["python3", "-c", bind]).fails(1, &["in use"]);
+    // A free one is chosen, and found again.
+    server(&world, "any", &["-p", "80"]);
+    let line = world.isles(&["port", "any", "80/tcp"]).fine();
+    let port = line.lines().next().unwrap().rsplit(':').next().unwrap();
+    assert_eq!(fetched_by_host(&world, &format!("http://127.0.0.1:{port}/")).fine(), "i am any\n");
+    // After a stop the port is free, and after a start it leads there again.
+    world.isles(&["stop", "-t", "0", "web"]).fine();
+    assert_ne!(fetched_by_host(&world, "http://127.0.0.1:8080/").code, 0);
+    world.isles(&["start", "web"]).fine();
+    while fetched_by_host(&world, "http://127.0.0.1:8080/").out != "i am web\n" {}
+    world.isles(&["rm", "-f", "web", "any"]).fine();
+    assert_eq!(left(&world), [""; 0]);
+}
+
+#[test]
+fn udp_and_ipv6() {
+    let Some(world) = apart() else { return };
+    if !fs::exists("/proc/sys/net/ipv6").unwrap() {
+        println!("skip: this kernel has no IPv6");
+        return;
+    }
+    world
+        .isles(&["network", "create", "--ipv6", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64", "six"])
+        .fine();
+    let options =
+        ["--name", "echo", "--network", "six", "--ip", "10.77.0.9", "--ip6", "fd77::9", "-p", "7007:7/udp"];
+    detached(&world, &options, "exec sleep 1000").fine();
+    assert_eq!(address(&world, "echo", "six"), "10.77.0.9");
+    // The image has no program for that: one of the host's in the container's network.
+    let pid = world.isles(&["inspect", "-f", "{{.State.Pid}}", "echo"]).fine();
+    let answers = "import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(('::', 7)); \
+                   print('ready', flush=True); m, a = s.recvfrom(99); s.sendto(m, a); m, a = s.recvfrom(99); s.sendto(m, a)";
+    let mut command = Command::new("nsenter");
+    command.args(["-t", pid.trim(), "-n", "python3", "-c", answers]);
+    let (_echo, ready) = Running::start(&mut command);
+    assert_eq!(ready, "ready\n");
+    for (family, at) in [("AF_INET", "('127.0.0.1', 7007)"), ("AF_INET6", "('fd77::9', 7)")] {
+        let talk = format!(
+            "import socket; s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.settimeout(5); \
+             s.sendto(b'hello', {at}); print(s.recv(99))"
+        );
+        assert_eq!(host(&world, &["python3", "-c", &talk]).fine(), "b'hello'\n", "{at}");
+    }
+    server(&world, "web", &["--network", "six"]);
+    let said = run(&world, "six", &["busybox", "nslookup", "-type=aaaa", "web"]).fine();
+    assert!(said.contains("fd77::"), "{said}");
+    let shown = world.isles(&["network", "inspect", "-f", "{{.EnableIPv6}}", "six"]).fine();
+    assert_eq!(shown, "true\n");
+}
+
+#[test]
+fn internal_networks_are_closed() {
+    let Some(world) = apart() else { return };
+    world.isles(&["network", "create", "--internal", "closed"]).fine();
+    server(&world, "web", &["--network", "closed"]);
+    assert_eq!(
+        run(&world, "closed", &["busybox", "wget", "-q", "-O", "-", "http://web/"]).fine(),
+        "i am web\n"
+    );
+    let routes = run(&world, "closed", &["busybox", "ip", "route"]).fine();
+    assert!(!routes.contains("default"), "{routes}");
+}
+
+#[test]
+fn nothing_is_left_behind_by_a_monitor_that_is_killed() {
+    let Some(world) = apart() else { return };
+    server(&world, "web", &["-p", "8080:80"]);
+    let id = world.isles(&["ps", "-q", "--no-trunc"]).fine();
+    let state = fs::read(world.path("state/containers").join(id.trim()).join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let monitor = rustix::process::Pid::from_raw(state["monitor"][0].as_i64().unwrap() as i32).unwrap();
+    rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
+    while world.isles(&["ps", "-a", "--format", "{{.State}}"]).fine() != "dead\n" {}
+    // The next command has collected them.
+    let mut links = left(&world);
+    while links.iter().any(|line| line.contains(" iv")) {
+        // The kernel takes a namespace apart in its own time.
+        links = left(&world);
+    }
+    assert_eq!(links, [""; 0]);
+    server(&world, "next", &["-p", "8080:80"]);
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am next\n");
+}
+
+#[test]
+fn a_flushed_firewall_is_said_again() {
+    let Some(world) = apart() else { return };
+    server(&world, "web", &["-p", "8080:80"]);
+    // As `nft flush ruleset` does it, on this host only.
+    let flush = "import socket, struct\n\
+                 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n\
+                 def m(kind, flags, body): return struct.pack('=IHHII', 16 + len(body), kind, flags, 1, 0) + body\n\
+                 s.send(m(16, 1, struct.pack('>BBH', 0, 0, 10)) + m(0xa02, 5, struct.pack('>BBH', 0, 0, 0)) + m(17, 1, struct.pack('>BBH', 0, 0, 10)))\n\
+                 s.recv(999)";
+    host(&world, &["python3", "-c", flush]).fine();
+    assert_ne!(fetched_by_host(&world, "http://127.0.0.1:8080/").code, 0, "it is gone");
+    run(&world, "bridge", &["true"]).fine();
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
+}
+
+#[test]
+fn what_is_not_possible_is_said() {
+    let Some(world) = apart() else { return };
+    world.isles(&["network", "create", "--subnet", "10.5.0.0/24", "one"]).fine();
+    for (words, code, said) in [
+        (&["network", "create", "one"][..], 1, "already exists"),
+        (&["network", "create", "host"], 1, "'host'"),
+        (&["network", "create", "-d", "overlay", "x1"], 1, "'overlay'"),
+        (&["network", "create", "--subnet", "10.5.0.0/16", "x1"], 1, "overlaps"),
+        (&["network", "create", "--subnet", "10.6.0.0/24", "--gateway", "10.7.0.1", "x1"], 1, "10.7.0.1"),
+        (&["network", "create", "-o", "mtu=9", "x1"], 1, "'9'"),
+        (&["network", "create", "-o", "color=red", "x1"], 1, "'color'"),
+        (&["network", "rm", "none-such"], 1, "network none-such not found"),
+        (&["network", "rm", "bridge"], 1, "bridge"),
+        (&["network", "inspect", "none-such"], 1, "none-such"),
+        (&["network", "ls", "--filter", "color=red"], 1, "color"),
+    ] {
+        world.isles(words).fails(code, &[said]);
+    }
+    let source = world.source();
+    for (options, said) in [
+        (&["--network", "none-such"][..], "none-such"),
+        (&["--network", "one", "--ip", "10.9.0.1"], "10.9.0.1"),
+        (&["--network", "one", "--ip", "10.5.0.1"], "10.5.0.1"),
+    ] {
+        let words = [&["run", "--rm"], options, &[source.as_str(), "true"]].concat();
+        world.isles(&words).fails(125, &[said]);
+    }
+    assert_eq!(left(&world), [""; 0]);
+}
+
+#[test]
+fn an_ordinary_user_is_told() {
+    let Some(world) = World::new(Who::Ordinary) else { return };
+    let source = world.source();
+    world.isles(&["run", "--rm", "-p", "8080:80", &source, "true"]).fails(125, &["ordinary user"]);
+    world.isles(&["network", "create", "one"]).fails(1, &["ordinary user"]);
+}
+
+#[test]
+fn input_goes_to_a_container_with_a_network() {
+    let Some(world) = apart() else { return };
+    let source = world.source();
+    let mut child = world
+        .command(["run", "-i", "--rm", "--network", "bridge", &source, "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
+    assert_eq!(Said::of(child.wait_with_output().unwrap()).fine(), "typed\n");
+}
