@@ -143,7 +143,7 @@ impl Engine {
             Identity::Root => Ok(()),
             _ => Err(Error::impossible(
                 wish,
-                "bridges are root's to make; an ordinary user has --network host and --network none",
+                "bridges are root's to make; a container of an ordinary user has a network of its own, or --network host or none",
             )),
         }
     }

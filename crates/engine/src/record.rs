@@ -213,6 +213,11 @@ impl Engine {
         };
         match container.try_lock() {
             Ok(true) => {}
+            // Its monitor has written down its end, and is about to let go of it.
+            Ok(false) if found.status == Status::Exited && !force => match container.lock() {
+                Err(e) if gone(&e) => return Ok(id),
+                other => other?,
+            },
             Ok(false) if force => {
                 if !self.end(&mut container)? {
                     return Ok(id);

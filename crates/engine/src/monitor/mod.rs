@@ -22,9 +22,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isles_network::dns::{Resolver, Sockets};
 use isles_network::user::inside::Plan;
 use isles_network::user::{Kind, Listener};
-use isles_network::dns::{Resolver, Sockets};
 use isles_sandbox::Child;
 use isles_sandbox::background::{Side, split};
 use isles_sandbox::signals::Signals;
@@ -161,13 +161,17 @@ impl Engine {
         let id = found.record.id;
         let mut folder = self.store.container(&id)?;
         if !folder.try_lock()? {
-            return match self.find(&id)?.status {
-                Status::Paused => Err(Error::impossible(
-                    format!("starting container {name}"),
-                    "it is paused; 'isles unpause' lets it go on",
-                )),
-                _ => Ok((id, false)),
-            };
+            match self.find(&id)?.status {
+                // Its monitor has written down its end, and is about to let go of it.
+                Status::Exited => folder.lock()?,
+                Status::Paused => {
+                    return Err(Error::impossible(
+                        format!("starting container {name}"),
+                        "it is paused; 'isles unpause' lets it go on",
+                    ));
+                }
+                _ => return Ok((id, false)),
+            }
         }
         // The last word that was written, by somebody who may have had it until now.
         let Some(record) = Record::load(&folder)? else { return Err(Error::NoContainer(name.to_owned())) };
