@@ -86,7 +86,7 @@ impl Engine {
         self.stay_attached(&found.record.id, socket, wishes)
     }
 
-    fn connect(&self, id: &str) -> Result<UnixStream> {
+    pub(crate) fn connect(&self, id: &str) -> Result<UnixStream> {
         let container = self.store.container(id)?;
         let failed = |e| Error::file("connect to the monitor of", container.path(), e);
         let dir = File::open(container.path()).map_err(failed)?;

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::monitor::frames;
 use crate::monitor::{PAUSED, RESTARTS, STOPPED, WAKE};
 use crate::record::{Info, Record, Status, gone, now, process_start};
 use crate::watch::Watch;
@@ -245,8 +246,10 @@ impl Engine {
     /// # Errors
     /// There is no such container.
     pub fn wait(&self, name: &str, condition: Condition) -> Result<u8> {
-        let first = self.begun(name)?;
-        let id = first.record.id.clone();
+        let id = self.begun(name)?.record.id;
+        // Connected before anything is looked at: who has been let in is told the end, whatever becomes of the files.
+        let line = self.connect(&id).ok();
+        let first = self.find(&id)?;
         let container = self.store.container(&id)?;
         let mut watch = match watch(&container) {
             Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -266,8 +269,13 @@ impl Engine {
             // Looked at after the watch began, so that nothing falls between.
             let now = match self.look(&container)? {
                 Some(now) => now,
-                // With its folder went what it said of its end; who removes one that ran has killed it.
-                None => return Ok(last.unwrap_or(if runs(first.status) { 137 } else { 0 })),
+                // With its folder went what it said of its end.
+                None if runs(first.status) => {
+                    let told = line.as_ref().and_then(told_exit);
+                    // Who removes one that runs has killed it.
+                    return Ok(told.or(last).unwrap_or(137));
+                }
+                None => return Ok(last.unwrap_or(0)),
             };
             last = now.state.exit_code.or(last);
             let ended = now.state.finished.is_some() && now.state.finished != seen;
@@ -326,6 +334,16 @@ impl Engine {
                 && crate::monitor::at_boot(info.record.workload.restart, exit_code, stopped)
         };
         Ok(all.into_iter().filter(|info| wanted(info)).map(|info| info.record.id).collect())
+    }
+}
+
+/// The exit code that a monitor tells those who are connected with it, at its end.
+fn told_exit(mut line: &std::os::unix::net::UnixStream) -> Option<u8> {
+    loop {
+        match frames::receive(&mut line).ok()?? {
+            (frames::Kind::Exit, code) => return code.first().copied(),
+            _ => continue,
+        }
     }
 }
 

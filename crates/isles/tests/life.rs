@@ -50,8 +50,9 @@ fn it_runs_is_stopped_and_starts_again() {
         .fine();
         assert_eq!(id.trim().len(), 64);
         assert_eq!(state(world, "one"), "running");
-        let said = world.isles(&["logs", "one"]);
-        assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "out\n", "err\n"));
+        // It prints a moment after it has begun.
+        while world.isles(&["logs", "one"]).err != "err\n" {}
+        assert_eq!(world.isles(&["logs", "one"]).fine(), "out\n");
         world.isles(&["start", "one"]).fine();
         world.isles(&["rm", "one"]).fails(1, &["one", "running"]);
         // It does not listen to TERM, as a process 1 that has not asked for it.
@@ -69,7 +70,8 @@ fn it_runs_is_stopped_and_starts_again() {
             "x\n",
             "what it wrote is there still"
         );
-        assert_eq!(world.isles(&["logs", "one"]).out, "out\nout\n");
+        while world.isles(&["logs", "one"]).err != "err\nerr\n" {}
+        assert_eq!(world.isles(&["logs", "one"]).fine(), "out\nout\n");
         world.isles(&["rename", "one", "two"]).fine();
         assert_eq!(world.isles(&["restart", "-t", "0", "two"]).fine(), "two\n");
         assert_eq!(state(world, "two"), "running");

@@ -344,10 +344,8 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
     running.state.finished = Some(ended);
     running.state.exit_code = Some(code);
     running.state.restarting = next.is_some();
-    if !remove {
-        // Where the disk is full, the lock that is let go of says at least that it has ended.
-        let _ = running.state.save(&running.folder);
-    }
+    // Where the disk is full, the lock that is let go of says at least that it has ended.
+    let _ = running.state.save(&running.folder);
     say_goodbye(&mut clients, code);
     let Running { engine, folder, record, state, control, signals, .. } = running;
     let waiting = Waiting { engine, folder, record, state, control, signals };
@@ -392,12 +390,16 @@ fn say_goodbye(clients: &mut Vec<Client>, code: u8) {
 
 /// Lets go of the container.
 fn end(waiting: Waiting, remove: bool) -> u8 {
-    let Waiting { engine, folder, record, control, .. } = waiting;
-    drop(control);
+    let Waiting { engine, folder, record, control, state, .. } = waiting;
     if remove {
         // What cannot be done now is done by the next collection.
         let _ = folder.remove();
         let _ = engine.release_volumes(&record.workload);
+        // Who came too late to hear it from the loop, and too early to find nobody.
+        let code = state.exit_code.unwrap_or(0);
+        let late = std::iter::from_fn(|| control.accept().ok());
+        let mut late = late.filter_map(|(socket, _)| Client::new(socket.into(), false).ok()).collect();
+        say_goodbye(&mut late, code);
     } else {
         let _ = std::fs::remove_file(folder.path().join(super::frames::SOCKET));
     }
