@@ -249,8 +249,11 @@ impl Engine {
         let id = self.begun(name)?.record.id;
         // Connected before anything is looked at: who has been let in is told the end, whatever becomes of the files.
         let line = self.connect(&id).ok();
-        let first = self.find(&id)?;
-        let container = self.store.container(&id)?;
+        let looked = self.find(&id).and_then(|first| Ok((first, self.store.container(&id)?)));
+        let (first, container) = match looked {
+            Ok(found) => found,
+            Err(e) => return line.as_ref().and_then(told_exit).ok_or(e),
+        };
         let mut watch = match watch(&container) {
             Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(first.state.exit_code.unwrap_or(0));

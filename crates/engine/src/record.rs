@@ -326,8 +326,7 @@ impl Engine {
         let begin = Instant::now();
         loop {
             let found = self.find(name)?;
-            let under_way =
-                found.status == Status::Created && self.store.container(&found.record.id)?.is_locked();
+            let under_way = found.status == Status::Created && self.is_alive(&found.record.id);
             if !under_way || begin.elapsed() > PATIENCE {
                 return Ok(found);
             }
