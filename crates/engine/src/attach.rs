@@ -83,6 +83,7 @@ impl Engine {
             return refuse("it runs in the foreground of another command, which has its streams");
         }
         let socket = self.connect(&found.record.id)?;
+        self.note(&found.record, "attach", &[]);
         self.stay_attached(&found.record.id, socket, wishes)
     }
 

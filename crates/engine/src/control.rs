@@ -75,12 +75,16 @@ impl Engine {
             }
             _ => send(&found, signal)?,
         }
+        self.note(&found.record, "kill", &[("signal", signal.to_string())]);
         let deadline = patience.map(|patience| Instant::now() + patience);
         if self.ends(&found, &mut watch, deadline)? {
+            self.note(&found.record, "stop", &[]);
             return Ok(true);
         }
+        self.note(&found.record, "kill", &[("signal", Signal::KILL.as_raw().to_string())]);
         send(&found, Signal::KILL.as_raw())?;
         if self.ends(&found, &mut watch, Some(Instant::now() + LAST))? {
+            self.note(&found.record, "stop", &[]);
             return Ok(true);
         }
         Err(Error::impossible(format!("stopping container {name}"), "it does not end although it was killed"))
@@ -109,6 +113,9 @@ impl Engine {
         });
         let done = stopped.and_then(|()| self.start_container(&found.record.id, None, warn).map(drop));
         container.forget(RESTARTS)?;
+        if done.is_ok() {
+            self.note(&found.record, "restart", &[]);
+        }
         done
     }
 
@@ -137,6 +144,7 @@ impl Engine {
             mark(&container, STOPPED)?;
         }
         send(&found, signal)?;
+        self.note(&found.record, "kill", &[("signal", signal.to_string())]);
         if found.status == Status::Paused && signal == Signal::KILL.as_raw() {
             self.thaw(&container)?;
         }
@@ -169,6 +177,7 @@ impl Engine {
             drop(container.forget(PAUSED));
             return Err(e.into());
         }
+        self.note(&found.record, "pause", &[]);
         Ok(())
     }
 
@@ -181,7 +190,9 @@ impl Engine {
         if found.status != Status::Paused {
             return Err(Error::impossible(format!("unpausing container {name}"), "it is not paused"));
         }
-        self.thaw(&self.store.container(&found.record.id)?)
+        self.thaw(&self.store.container(&found.record.id)?)?;
+        self.note(&found.record, "unpause", &[]);
+        Ok(())
     }
 
     pub(crate) fn thaw(&self, container: &Container) -> Result<()> {
@@ -216,7 +227,9 @@ impl Engine {
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
         record.name = new.to_owned();
         record.workload.name = Some(new.to_owned());
-        record.save(&container)
+        record.save(&container)?;
+        self.note(&record, "rename", &[("oldName", format!("/{}", found.record.name))]);
+        Ok(())
     }
 
     /// Gives a container another restart policy.

@@ -42,8 +42,12 @@ impl Engine {
                 .into());
         }
         let (target, record, workload) = self.to_join(name, exec)?;
-        let foreground = Foreground { warn, ..Foreground::default() };
-        self.run_in_group(target, &workload, &foreground, Some(&self.group_name(&record.id)))
+        self.note_exec(&record, "exec_create", exec, &[]);
+        let began = |_| self.note_exec(&record, "exec_start", exec, &[]);
+        let foreground = Foreground { warn, started: &began, ..Foreground::default() };
+        let exit = self.run_in_group(target, &workload, &foreground, Some(&self.group_name(&record.id)))?;
+        self.note_exec(&record, "exec_die", exec, &[("exitCode", exit.code().to_string())]);
+        Ok(exit)
     }
 
     /// Starts a process in a container, and comes back when it runs. The process must have one thread.
@@ -70,7 +74,10 @@ impl Engine {
                     }
                 };
                 let monitor = std::process::id().cast_signed();
-                let began = |pid: i32| report(&Report::Runs { id: record.id.clone(), pid, monitor });
+                let began = |pid: i32| {
+                    report(&Report::Runs { id: record.id.clone(), pid, monitor });
+                    self.note_exec(&record, "exec_start", exec, &[]);
+                };
                 let foreground = Foreground { started: &began, ..Foreground::default() };
                 let group = self.group_name(&record.id);
                 let code = match self.run_in_group(target, &workload, &foreground, Some(&group)) {
@@ -83,6 +90,13 @@ impl Engine {
                 };
                 std::process::exit(code.into())
             }
+        }
+    }
+
+    fn note_exec(&self, record: &Record, action: &str, exec: &Exec, more: &[(&str, String)]) {
+        match action {
+            "exec_die" => self.note(record, action, more),
+            _ => self.note(record, &format!("{action}: {}", exec.command.join(" ")), more),
         }
     }
 

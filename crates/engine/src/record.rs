@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isles_sandbox::cgroup::{Group, Layout};
+use isles_spec::image::Healthcheck;
 use isles_spec::{Digest, Port, Workload};
 use isles_store::Container;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::{mark, send_to, wake};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::health::{FILE as HEALTH, Health};
 use crate::monitor::{PAUSED, STOPPED};
 use crate::start::Fence;
 
@@ -32,6 +34,9 @@ pub struct Record {
     pub image: String,
     /// The words of the process.
     pub command: Vec<String>,
+    /// How its health is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Healthcheck>,
     /// The signal by which the image says that it is to be stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_stop_signal: Option<String>,
@@ -89,6 +94,8 @@ pub struct Info {
     pub record: Record,
     pub state: State,
     pub status: Status,
+    /// Where it is looked at.
+    pub health: Option<Health>,
 }
 
 impl Info {
@@ -206,7 +213,7 @@ impl Engine {
     /// Removes a container and what it wrote; with `force` it is killed first where it runs. Returns its ID.
     pub fn remove(&self, name: &str, force: bool) -> Result<String> {
         let found = self.find(name)?;
-        let id = found.record.id;
+        let id = found.record.id.clone();
         let mut container = match self.store.container(&id) {
             Err(e) if gone(&e) => return Ok(id),
             other => other?,
@@ -229,6 +236,7 @@ impl Engine {
         }
         Fence::leftover(&self.group_name(&id))?.remove()?;
         self.release_networks(&id)?;
+        self.note(&found.record, "destroy", &[]);
         match container.remove() {
             Err(e) if gone(&e) => Ok(id),
             other => Ok(other.map(|()| id)?),
@@ -398,5 +406,10 @@ pub(crate) fn info(container: &Container) -> Result<Option<Info>> {
         (_, false) if record.workload.remove && is("ephemeral") => Status::Dead,
         (_, false) => Status::Created,
     };
-    Ok(Some(Info { record, state, status }))
+    let looked_at = record.health.is_some() && state.detached;
+    let health = match looked_at.then(|| container.read(HEALTH)).transpose()?.flatten() {
+        Some(text) => serde_json::from_slice(&text).ok(),
+        None => None,
+    };
+    Ok(Some(Info { record, state, status, health }))
 }

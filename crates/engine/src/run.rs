@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use crate::caller::caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::health::merged;
 use crate::inside::Inside;
 use crate::networks::Taken;
 use crate::plan::{Parts, Planned, plan};
@@ -90,6 +91,9 @@ impl Engine {
             }
         };
         let exit = self.stay(&mut started, &container, foreground, &signals);
+        if workload.remove {
+            self.note(&container.record, "destroy", &[]);
+        }
         if workload.remove
             && let Err(e) = container.folder.remove()
         {
@@ -118,6 +122,7 @@ impl Engine {
                 Root::Directory(path) | Root::File(ImageFile { path, .. }) => path.display().to_string(),
             },
             command,
+            health: merged(workload.health.as_ref(), config.healthcheck.as_ref()),
             image_stop_signal: foreground.image.and_then(|image| image.config.config.stop_signal.clone()),
             created: now(),
             name: name.clone(),
@@ -133,7 +138,10 @@ impl Engine {
             (foreground.created)(&id).map_err(|e| Error::system("tell the container's ID", e))
         });
         match written {
-            Ok(()) => Ok(Created { folder, record }),
+            Ok(()) => {
+                self.note(&record, "create", &[]);
+                Ok(Created { folder, record })
+            }
             Err(e) => {
                 drop(folder.remove());
                 drop(self.release_volumes(&record.workload));
@@ -244,6 +252,7 @@ impl Engine {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
         }
         (foreground.started)(child.pid());
+        self.note(record, "start", &[]);
         let serves = !base.servers.is_empty();
         Ok(Started { child, state, fence, locks, network: made, serves, resolver })
     }
@@ -281,6 +290,7 @@ impl Engine {
             (foreground.warn)(&format!("places in networks stay until the next collection: {e}"));
         }
         let exit = Exit::from(status?);
+        self.note_end(&container.record, exit.code(), out_of_memory, started.state.started);
         if out_of_memory && exit == Exit::Signal(libc::SIGKILL as u8) {
             (foreground.warn)("the container was killed because it used more memory than its limit");
         }

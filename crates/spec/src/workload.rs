@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::Healthcheck;
 use crate::port::Port;
 use crate::volume::VolumeSpec;
 use crate::{Digest, Error, Platform, Result};
@@ -71,6 +72,8 @@ pub struct Workload {
     /// Standard input ends for the program when the first who attached to it has no more.
     pub stdin_once: bool,
     pub log: LogOptions,
+    /// Replaces what the image says of how its health is looked at, each part that is given.
+    pub health: Option<Healthcheck>,
     pub labels: BTreeMap<String, String>,
     pub platform: Option<Platform>,
     /// Run as the caller in the current folder, with it and the home visible (`--here`).

@@ -12,6 +12,7 @@
 
 mod client;
 pub mod frames;
+mod probe;
 mod restart;
 mod stay;
 

@@ -16,6 +16,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::client::{Client, Said};
 use super::frames::Kind;
+use super::probe::Probes;
 use super::restart::{self, Run};
 use super::{RESTARTS, Running, STOPPED, go_on};
 use crate::background::said;
@@ -61,6 +62,8 @@ struct Desk {
     terminal: bool,
     /// When a program that was asked to end is killed.
     kill_at: Option<Instant>,
+    /// Looks at the container's health.
+    probes: Option<Probes>,
 }
 
 /// Where something may come from.
@@ -75,6 +78,7 @@ enum From {
     Stdin,
     Client(usize),
     Names(Token),
+    Probe,
 }
 
 impl Desk {
@@ -94,6 +98,7 @@ impl Desk {
             piece: Vec::new(),
             terminal,
             kill_at: None,
+            probes: Probes::new(running.record.health.as_ref(), &running.folder),
         }
     }
 
@@ -149,7 +154,11 @@ impl Desk {
                     From::Stdin => self.feed(running),
                     From::Client(number) => self.hear(number, running),
                     From::Names(token) => questions.push(token),
+                    From::Probe => {}
                 }
+            }
+            if let Some(probes) = self.probes.as_mut().filter(|_| exit.is_none()) {
+                probes.advance(&running.engine, &running.folder, &running.record);
             }
             if let Some(resolver) = &mut running.resolver {
                 resolver.advance(&questions);
@@ -207,9 +216,18 @@ impl Desk {
         for (token, fd, flags) in running.resolver.iter().flat_map(Resolver::awaits) {
             add(From::Names(token), fd, flags);
         }
+        let probes = self.probes.as_ref().filter(|_| lives);
+        for fd in probes.iter().flat_map(|probes| probes.awaits()) {
+            add(From::Probe, fd, PollFlags::IN);
+        }
         let patience = self.clients.iter().filter_map(Client::patience_ends);
         let names = running.resolver.as_ref().and_then(Resolver::deadline);
-        let until = patience.chain(give_up).chain(self.kill_at).chain(names).min();
+        let until = patience
+            .chain(give_up)
+            .chain(self.kill_at)
+            .chain(names)
+            .chain(probes.map(Probes::deadline))
+            .min();
         let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         let (whom, mut fds): (Vec<From>, Vec<PollFd<'_>>) = fds.into_iter().unzip();
         match poll(&mut fds, timeout.as_ref()) {
@@ -326,6 +344,7 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
     let _ = running.engine.release_networks(&running.record.id);
     running.kept.clear();
     running.resolver = None;
+    running.engine.note_end(&running.record, code, running.state.out_of_memory, running.state.started);
     // It may have another policy by now.
     if let Ok(Some(record)) = Record::load(&running.folder) {
         running.record = record;
@@ -393,6 +412,7 @@ fn end(waiting: Waiting, remove: bool) -> u8 {
     let Waiting { engine, folder, record, control, state, .. } = waiting;
     if remove {
         // What cannot be done now is done by the next collection.
+        engine.note(&record, "destroy", &[]);
         let _ = folder.remove();
         let _ = engine.release_volumes(&record.workload);
         // Who came too late to hear it from the loop, and too early to find nobody.

@@ -193,7 +193,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     const NEVER: &str = "0001-01-01T00:00:00Z";
     let info = engine.find(name)?;
     let is_running = info.is_running();
-    let Info { record, state, status } = info;
+    let Info { record, state, status, health } = info;
     let w = &record.workload;
     // Where the image is gone meanwhile, only what the caller said is known.
     let image = match &w.root {
@@ -210,7 +210,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
     let (program, arguments) = record.command.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
     let places = engine.places_of(&record.id)?;
     let image = record.image_id.as_ref().map(ToString::to_string).unwrap_or_default();
-    Ok(json!({
+    let mut shown = json!({
         "Id": record.id,
         "Created": rfc3339_nanoseconds(record.created),
         "Path": program,
@@ -295,7 +295,14 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "StopTimeout": w.stop_timeout,
         },
         "NetworkSettings": settings(places.as_ref(), if is_running { &state.ports } else { &[] }),
-    }))
+    });
+    if let Some(health) = health {
+        shown["State"]["Health"] = json!(health);
+    }
+    if let Some(check) = &record.health {
+        shown["Config"]["Healthcheck"] = json!(check);
+    }
+    Ok(shown)
 }
 
 /// Ports as docker has them: `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`.

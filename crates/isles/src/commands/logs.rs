@@ -101,7 +101,7 @@ fn written(done: io::Result<()>) -> Result<bool, Failure> {
 }
 
 /// Nanoseconds since 1970.
-fn time(text: &str, now: u64) -> Result<u64, Failure> {
+pub fn time(text: &str, now: u64) -> Result<u64, Failure> {
     const SECOND: f64 = 1e9;
     if let Some(time) = parse_rfc3339_nanoseconds(text) {
         return Ok(time);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use isles_engine::{Info, Status};
+use isles_engine::{Info, Status, Verdict};
 use isles_spec::Port;
 use isles_spec::time::rfc3339_nanoseconds;
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub struct Args {
     /// Print whole IDs and commands.
     #[arg(long)]
     no_trunc: bool,
-    /// Only those with: id=, name=, status=, label=KEY[=VALUE], ancestor=IMAGE, exited=CODE.
+    /// Only those with: id=, name=, status=, label=KEY[=VALUE], ancestor=IMAGE, exited=CODE, health=STATUS.
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// How to print: table, json, or a template such as '{{.Names}}'.
@@ -106,7 +106,16 @@ fn row(info: &Info, whole: bool) -> Row {
     let state = &info.state;
     let status = match info.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", ago(state.started.unwrap_or(record.created))),
+        Status::Running => {
+            let since = ago(state.started.unwrap_or(record.created));
+            match &info.health {
+                Some(health) if health.status == Verdict::Starting => {
+                    format!("Up {since} (health: starting)")
+                }
+                Some(health) => format!("Up {since} ({})", health.status.name()),
+                None => format!("Up {since}"),
+            }
+        }
         Status::Paused => format!("Up {} (Paused)", ago(state.started.unwrap_or(record.created))),
         Status::Restarting => {
             let since = ago(state.finished.unwrap_or(record.created));
@@ -152,6 +161,7 @@ fn accepts(filter: &Filter, info: &Info) -> bool {
         "name" => record.name.contains(value.trim_start_matches('/')),
         "status" => status_word(info.status) == value,
         "label" => has_label(&record.workload.labels, value),
+        "health" => info.health.as_ref().map_or("none", |health| health.status.name()) == value,
         "exited" => info.state.exit_code.is_some_and(|code| code.to_string() == value),
         _ => {
             let id = record.image_id.as_ref().map(|d| d.hex()).unwrap_or_default();
@@ -183,8 +193,11 @@ fn check(filter: &Filter) -> Result<(), Failure> {
             bad("a status is created, running, paused, restarting, exited or dead")
         }
         "exited" if filter.value.parse::<u8>().is_err() => bad("an exit code is a number up to 255"),
-        "id" | "name" | "status" | "label" | "exited" | "ancestor" => Ok(()),
-        _ => Err(filter.unknown("id, name, status, label, exited and ancestor")),
+        "health" if !["starting", "healthy", "unhealthy", "none"].contains(&filter.value.as_str()) => {
+            bad("health is starting, healthy, unhealthy or none")
+        }
+        "id" | "name" | "status" | "label" | "exited" | "ancestor" | "health" => Ok(()),
+        _ => Err(filter.unknown("id, name, status, label, exited, ancestor and health")),
     }
 }
 

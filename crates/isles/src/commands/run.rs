@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use isles_build::BuildOptions;
 use isles_build::debian::BootstrapOptions;
 use isles_engine::{Exit, Foreground, Parted, image_file};
-use isles_spec::quantity::{parse_bytes, parse_cpus};
+use isles_spec::image::Healthcheck;
+use isles_spec::quantity::{parse_bytes, parse_cpus, parse_duration};
 use isles_spec::{
     Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, NetworkUse,
     Overlay, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source,
@@ -107,6 +109,28 @@ pub struct Args {
     /// When it starts again after it has ended: no, on-failure[:MAX-RETRIES], always or unless-stopped.
     #[arg(long, value_name = "POLICY", help_heading = "Process")]
     restart: Option<String>,
+
+    /// Look at the container's health by this command line, where it runs in the background.
+    #[arg(long, value_name = "COMMAND", help_heading = "Health")]
+    health_cmd: Option<String>,
+    /// The time between two looks [default: 30s].
+    #[arg(long, value_name = "DURATION", help_heading = "Health")]
+    health_interval: Option<String>,
+    /// A look that takes longer has failed [default: 30s].
+    #[arg(long, value_name = "DURATION", help_heading = "Health")]
+    health_timeout: Option<String>,
+    /// So many failures in a row make it unhealthy [default: 3].
+    #[arg(long, value_name = "NUMBER", help_heading = "Health")]
+    health_retries: Option<u64>,
+    /// For so long failures do not count [default: 0s].
+    #[arg(long, value_name = "DURATION", help_heading = "Health")]
+    health_start_period: Option<String>,
+    /// The time between two looks until then [default: 5s].
+    #[arg(long, value_name = "DURATION", help_heading = "Health")]
+    health_start_interval: Option<String>,
+    /// Do not look, whatever the image says.
+    #[arg(long, help_heading = "Health")]
+    no_healthcheck: bool,
 
     /// Remove the container when it ends.
     #[arg(long, help_heading = "Container")]
@@ -589,6 +613,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         stop_signal: given(args.stop_signal.as_ref()).map(stop_signal).transpose()?,
         stop_timeout: args.stop_timeout,
         restart: restart(args)?,
+        health: health(args)?,
         log: LogOptions::parse(given(args.log_driver.as_ref()).as_deref(), &args.log_opt)?,
         labels: args.label.iter().map(|l| label(l)).collect::<Result<_, _>>()?,
         platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
@@ -598,6 +623,39 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         image_mount: root::image_mount(given(args.image_mount.as_ref()))?,
         ..Workload::default()
     })
+}
+
+fn health(args: &Args) -> Result<Option<Healthcheck>, Failure> {
+    let nanos = |text: &Option<String>| -> Result<u64, Failure> {
+        let time = text.as_deref().filter(|text| !text.is_empty()).map(parse_duration).transpose()?;
+        match time {
+            // As docker has it: what is shorter is a mistake of units.
+            Some(time) if !time.is_zero() && time < Duration::from_millis(1) => {
+                Err(Failure::new("a time of health checks is at least 1ms")
+                    .with_hint("write a unit, such as 30s"))
+            }
+            time => Ok(time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))),
+        }
+    };
+    let test = match (&args.health_cmd, args.no_healthcheck) {
+        (Some(_), true) => {
+            return Err(
+                Failure::new("--no-healthcheck conflicts with --health-cmd").with_hint("give one of them")
+            );
+        }
+        (None, true) => vec!["NONE".to_owned()],
+        (Some(line), false) if !line.is_empty() => vec!["CMD-SHELL".to_owned(), line.clone()],
+        _ => Vec::new(),
+    };
+    let own = Healthcheck {
+        test,
+        interval: nanos(&args.health_interval)?,
+        timeout: nanos(&args.health_timeout)?,
+        start_period: nanos(&args.health_start_period)?,
+        start_interval: nanos(&args.health_start_interval)?,
+        retries: args.health_retries.unwrap_or(0),
+    };
+    Ok((own != Healthcheck::default()).then_some(own))
 }
 
 fn restart(args: &Args) -> Result<RestartPolicy, Failure> {
