@@ -48,6 +48,9 @@ pub const FOR_BENCH: &[Package] = &[
     Package { name: "debootstrap", file: "/usr/sbin/debootstrap" },
     Package { name: "mmdebstrap", file: "/usr/bin/mmdebstrap" },
     Package { name: "strace", file: "/usr/bin/strace" },
+    Package { name: "iperf3", file: "/usr/bin/iperf3" },
+    Package { name: "passt", file: "/usr/bin/pasta" },
+    Package { name: "slirp4netns", file: "/usr/bin/slirp4netns" },
 ];
 
 /// Installs those that are missing. Where that cannot be done, says which and goes on: the tests that

@@ -4,13 +4,16 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use isles_network::user::Link;
 use isles_network::user::inside::{Ipv4Net, Ipv6Net, MAC, Plan, ROUTER};
+use isles_network::user::neighbour;
 use isles_network::user::packet::{self, ACK, FIN, Frame, Headers, RST, SYN, Said, Way};
 use isles_network::user::rules::Rules;
+use isles_network::user::rules::Shared;
 use isles_network::user::stack::Stack;
+use isles_network::user::{Kind, Link};
 use rustix::event::epoll::{self, CreateFlags};
 
 /// What was sent to the container, in turn.
@@ -64,6 +67,23 @@ impl Guest {
             expected: 0,
             window: 60_000,
         }
+    }
+
+    /// A container in a network with another one.
+    fn shared(own: &str, remote: &str, folders: Vec<(IpAddr, PathBuf)>) -> Guest {
+        let (own, remote): (SocketAddr, SocketAddr) = (own.parse().unwrap(), remote.parse().unwrap());
+        let shared = Shared {
+            network: "n".to_owned(),
+            subnet: "10.7.0.0/24".parse().unwrap(),
+            own: own.ip(),
+            gateway: [10, 7, 0, 1].into(),
+        };
+        let find = move |_: &str, address: IpAddr| {
+            folders.iter().find(|(of, _)| *of == address).map(|(_, folder)| folder.clone())
+        };
+        let rules = Rules::new(plan(), false).with_shared(vec![shared], true, Box::new(find));
+        let waiting = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        Guest { stack: Stack::new(Wire::default(), rules, waiting), own, remote, ..Guest::new(remote) }
     }
 
     fn way(&self) -> Way {
@@ -434,6 +454,105 @@ fn published_ports_keep_the_source_address() {
         guest.expected = first.sequence.wrapping_add(1);
         guest.send_at(0, RST | ACK, &[]);
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn containers_of_one_network_reach_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = |names: &[&str]| -> Vec<(IpAddr, PathBuf)> {
+        names.iter().map(|name| (name.parse().unwrap(), dir.path().to_owned())).collect()
+    };
+    let hears = neighbour::hear(dir.path(), Kind::Stream).unwrap();
+    let mut a = Guest::shared("10.7.0.2:4000", "10.7.0.3:80", folders(&["10.7.0.3"]));
+    let mut b = Guest::shared("10.7.0.3:80", "10.7.0.2:4000", Vec::new());
+    let introduce = |b: &mut Guest, socket, kind| {
+        rustix::io::ioctl_fionbio(&socket, true).unwrap();
+        b.stack.introduced(socket, kind, b.now);
+    };
+    a.send(SYN, &[]);
+    introduce(&mut b, rustix::net::accept(&hears).unwrap(), Kind::Stream);
+    let asked = b.heard();
+    assert_eq!(asked.flags, SYN);
+    assert!(a.stack.link.0.is_empty(), "it is not connected before the other one has taken it");
+    b.expected = asked.sequence.wrapping_add(1);
+    b.send(SYN | ACK, &[]);
+    let taken = a.heard();
+    assert_eq!(taken.flags, SYN | ACK);
+    a.expected = taken.sequence.wrapping_add(1);
+    a.send(ACK, b"hello");
+    assert_eq!(b.read(5), b"hello");
+    let large = vec![5; 300_000];
+    for piece in large.chunks(20_000) {
+        b.send(ACK, piece);
+    }
+    let mut got = Vec::new();
+    while got.len() < large.len() {
+        let next = a.read(1);
+        got.extend(next);
+        b.stack.settle(b.now);
+        // What its socket did not take goes when there is room.
+        while b.stack.link.0.len() > 100 {
+            b.stack.link.0.remove(0);
+        }
+        if a.stack.link.0.is_empty() && got.len() < large.len() {
+            b.turn();
+        }
+    }
+    assert_eq!(got, large);
+    a.send(ACK | FIN, &[]);
+    assert_eq!(b.until(FIN).flags & FIN, FIN);
+
+    // Nobody listens.
+    let mut a = Guest::shared("10.7.0.2:4000", "10.7.0.3:81", folders(&["10.7.0.3"]));
+    let mut b = Guest::shared("10.7.0.3:81", "10.7.0.2:4000", Vec::new());
+    a.send(SYN, &[]);
+    introduce(&mut b, rustix::net::accept(&hears).unwrap(), Kind::Stream);
+    b.expected = b.heard().sequence.wrapping_add(1);
+    b.send_at(0, RST | ACK, &[]);
+    assert!(b.stack.is_empty());
+    assert_eq!(a.heard().flags, RST | ACK);
+
+    // Datagrams, and the answers to them.
+    let hears = neighbour::hear(dir.path(), Kind::Datagrams).unwrap();
+    for round in [&b"first"[..], b"second"] {
+        a.datagram(round);
+        if round == b"first" {
+            introduce(&mut b, rustix::net::accept(&hears).unwrap(), Kind::Datagrams);
+        }
+        let bytes = b.packet();
+        let Some(Frame::Ip(ip)) = packet::frame(&bytes) else { panic!() };
+        assert_eq!((ip.source, packet::datagram(ip.payload)), (a.own.ip(), Some((4000, 81, round))));
+        b.datagram(b"answer");
+        let bytes = a.packet();
+        let Some(Frame::Ip(ip)) = packet::frame(&bytes) else { panic!() };
+        assert_eq!((ip.source, packet::datagram(ip.payload)), (b.own.ip(), Some((81, 4000, &b"answer"[..]))));
+    }
+
+    // Who is not in the network is not believed, and nobody speaks for another.
+    for (from, to) in
+        [("10.8.0.2:1", "10.7.0.3:81"), ("10.7.0.2:1", "10.7.0.9:81"), ("10.7.0.3:1", "10.7.0.3:81")]
+    {
+        let said = neighbour::Introduction { from: from.parse().unwrap(), to: to.parse().unwrap() };
+        let hears = neighbour::hear(dir.path(), Kind::Stream).unwrap();
+        let other = neighbour::ask(dir.path(), Kind::Stream, &said).unwrap();
+        let before = b.stack.len();
+        introduce(&mut b, rustix::net::accept(&hears).unwrap(), Kind::Stream);
+        b.turn();
+        assert!(b.stack.len() == before && b.stack.link.0.is_empty(), "{from} {to}");
+        drop(other);
+    }
+    let mut spoofed = Guest::shared("10.7.0.2:4000", "10.7.0.3:81", folders(&["10.7.0.3"]));
+    spoofed.own = "10.7.0.5:4000".parse().unwrap();
+    spoofed.send(SYN, &[]);
+    assert!(spoofed.stack.is_empty() && spoofed.stack.link.0.is_empty());
+    // One that is not there, and the world, which is not to be reached from this network.
+    for remote in ["10.7.0.4:80", "192.0.2.1:80"] {
+        let mut guest = Guest::shared("10.7.0.2:4000", remote, folders(&["10.7.0.3"]));
+        guest.send(SYN, &[]);
+        let bytes = guest.packet();
+        let Some(Frame::Ip(ip)) = packet::frame(&bytes) else { panic!() };
+        assert_eq!((ip.protocol, ip.payload[0]), (packet::ICMP, 3), "{remote}");
     }
 }
 

@@ -4,6 +4,7 @@ mod bootstrap;
 mod build;
 mod definition;
 mod measure;
+mod network;
 mod peers;
 mod pull;
 mod recipe;
@@ -23,6 +24,7 @@ type Bench = fn(&Isles) -> Result<report::Section>;
 const BENCHES: &[(&str, Bench)] = &[
     ("size", size::run),
     ("start", start::run),
+    ("network", network::run),
     ("recipe", recipe::run),
     ("build", build::run),
     ("sif", sif::run),

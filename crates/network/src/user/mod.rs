@@ -8,11 +8,13 @@
 //! | [`ring`] | frames from and to the namespace |
 //! | [`stack`] | which packet belongs to which socket |
 //! | `tcp` | one connection, without buffers of its own |
+//! | [`neighbour`] | from one container to another |
 //! | [`packet`] | headers |
 //! | [`rules`] | where packets may go |
 
 pub mod inside;
 mod link;
+pub mod neighbour;
 pub mod packet;
 pub mod ring;
 pub mod rules;

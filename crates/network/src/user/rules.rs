@@ -9,25 +9,72 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::inside::Plan;
+use crate::subnet::Subnet;
+
 /// So many servers for names there are at most (MAXNS of resolv.conf(5)).
 pub const RESOLVERS: usize = 3;
 /// A file with more is not read.
 const RESOLV_CONF_LIMIT: u64 = 64 << 10;
 const NAMES: u16 = 53;
 
+/// A network that a container shares with others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    /// Its ID.
+    pub network: String,
+    pub subnet: Subnet,
+    /// The container's own address.
+    pub own: IpAddr,
+    /// The address that stands for the host, as the router does.
+    pub gateway: IpAddr,
+}
+
+/// Finds who has an address in the network of that ID: the folder of that container.
+pub type Find = Box<dyn Fn(&str, IpAddr) -> Option<PathBuf> + Send>;
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To that address on the host's side.
+    Host(SocketAddr),
+    /// To another container, which has that folder.
+    Container(PathBuf),
+}
+
 /// What decides.
-#[derive(Debug)]
 pub struct Rules {
     pub plan: Plan,
     /// The router stands for the host's loopback, and not for the address by which others know the host.
     pub host_loopback: bool,
+    pub shared: Vec<Shared>,
+    /// Nobody but the containers of shared networks is reached.
+    pub internal: bool,
+    find: Option<Find>,
     resolvers: Resolvers,
+}
+
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rules")
+            .field("plan", &self.plan)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Rules {
     pub fn new(plan: Plan, host_loopback: bool) -> Rules {
-        Rules { plan, host_loopback, resolvers: Resolvers::new("/etc/resolv.conf".into()) }
+        Rules {
+            plan,
+            host_loopback,
+            shared: Vec::new(),
+            internal: false,
+            find: None,
+            resolvers: Resolvers::new("/etc/resolv.conf".into()),
+        }
     }
 
     /// Servers for names that are read from another file.
@@ -36,11 +83,38 @@ impl Rules {
         Rules { resolvers: Resolvers::new(resolv_conf), ..self }
     }
 
-    /// The address on the host's side, or `None` where there is no way.
-    pub fn target(&mut self, destination: SocketAddr) -> Option<SocketAddr> {
+    /// With networks that are shared with others, who are found by `find`.
+    #[must_use]
+    pub fn with_shared(self, shared: Vec<Shared>, internal: bool, find: Find) -> Rules {
+        Rules { shared, internal, find: Some(find), ..self }
+    }
+
+    /// Where packets go, or `None` where there is no way.
+    pub fn target(&mut self, destination: SocketAddr) -> Option<Target> {
+        if let Some(shared) = self.shared_with(destination.ip())
+            && shared.gateway != destination.ip()
+        {
+            let find = self.find.as_ref()?;
+            return find(&shared.network, destination.ip()).map(Target::Container);
+        }
+        self.host_target(destination).map(Target::Host)
+    }
+
+    fn shared_with(&self, address: IpAddr) -> Option<&Shared> {
+        self.shared.iter().find(|shared| shared.subnet.contains(address))
+    }
+
+    /// Whether an address is the container's own.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        let of_plan = self.plan.addresses().any(|(own, _)| own == address);
+        of_plan || self.shared.iter().any(|shared| shared.own == address)
+    }
+
+    fn host_target(&mut self, destination: SocketAddr) -> Option<SocketAddr> {
         let port = destination.port();
         match self.own(destination.ip()) {
-            Own::No => may_leave(destination.ip()).then_some(destination),
+            Own::No => (may_leave(destination.ip()) && !self.internal).then_some(destination),
+            Own::Router if self.internal => None,
             Own::Router => Some(SocketAddr::new(self.host(destination.is_ipv6())?, port)),
             Own::Resolver(number) => (port == NAMES).then(|| self.resolvers.now().get(number).copied())?,
             Own::Unused => None,
@@ -49,12 +123,18 @@ impl Rules {
 
     /// Whether the router itself answers to pings of this address.
     pub fn is_router(&self, address: IpAddr) -> bool {
-        matches!(self.own(address), Own::Router | Own::Resolver(_))
+        let other = self.shared_with(address).filter(|shared| shared.gateway != address);
+        match (other, &self.find) {
+            // One who runs has a folder that is found.
+            (Some(shared), Some(find)) => find(&shared.network, address).is_some(),
+            (Some(_), None) => false,
+            (None, _) => matches!(self.own(address), Own::Router | Own::Resolver(_)),
+        }
     }
 
     /// Whether an address is to be pinged on the host's side.
     pub fn may_ping(&self, address: IpAddr) -> bool {
-        matches!(self.own(address), Own::No) && may_leave(address)
+        matches!(self.own(address), Own::No) && may_leave(address) && !self.internal
     }
 
     /// As whom a container sees one who comes from the host's side: as he is, unless he is one whom it cannot answer.
@@ -75,6 +155,9 @@ impl Rules {
     }
 
     fn own(&self, address: IpAddr) -> Own {
+        if let Some(shared) = self.shared_with(address) {
+            return if shared.gateway == address { Own::Router } else { Own::Unused };
+        }
         let (net, router) = match (address, self.plan.v6) {
             (IpAddr::V4(address), _) => {
                 let (own, router) = (self.plan.v4.container.octets(), self.plan.v4.router);
@@ -254,16 +337,45 @@ mod tests {
             ("10.0.2.255:80", None),
         ] {
             let target = rules.target(asked.parse().unwrap());
-            assert_eq!(target, expected.map(|text| text.parse().unwrap()), "{asked}");
+            assert_eq!(target, expected.map(|text| Target::Host(text.parse().unwrap())), "{asked}");
         }
         // The host's loopback only where it was asked for.
         let mut rules = Rules::new(plan(), false).with_resolvers(file);
         let host = rules.target("10.0.2.2:80".parse().unwrap());
-        assert!(host.is_none_or(|host| !host.ip().is_loopback()));
+        assert!(host.is_none_or(|host| matches!(host, Target::Host(host) if !host.ip().is_loopback())));
         assert!(
             rules.is_router(IpAddr::from([10, 0, 2, 2])) && !rules.may_ping(IpAddr::from([127, 0, 0, 1]))
         );
         assert!(rules.may_ping(IpAddr::from([8, 8, 8, 8])) && !rules.may_ping(IpAddr::from([10, 0, 2, 7])));
+    }
+
+    #[test]
+    fn networks_that_are_shared() {
+        let shared = Shared {
+            network: "n1".to_owned(),
+            subnet: "10.7.0.0/16".parse().unwrap(),
+            own: [10, 7, 0, 2].into(),
+            gateway: [10, 7, 0, 1].into(),
+        };
+        let find = |network: &str, address: IpAddr| {
+            (address == IpAddr::from([10, 7, 0, 3])).then(|| PathBuf::from(network))
+        };
+        for internal in [false, true] {
+            let mut rules =
+                Rules::new(plan(), true).with_shared(vec![shared.clone()], internal, Box::new(find));
+            let outside = |address: &str| (!internal).then(|| Target::Host(address.parse().unwrap()));
+            for (asked, expected) in [
+                ("10.7.0.3:80", Some(Target::Container("n1".into()))),
+                ("10.7.0.4:80", None),
+                ("10.7.0.1:80", outside("127.0.0.1:80")),
+                ("10.8.0.1:80", outside("10.8.0.1:80")),
+                ("10.0.2.2:80", outside("127.0.0.1:80")),
+            ] {
+                assert_eq!(rules.target(asked.parse().unwrap()), expected, "{asked} {internal}");
+            }
+            assert!(rules.is_router([10, 7, 0, 3].into()) && !rules.is_router([10, 7, 0, 4].into()));
+            assert!(rules.is_own([10, 7, 0, 2].into()) && !rules.is_own([10, 7, 0, 3].into()));
+        }
     }
 
     #[test]

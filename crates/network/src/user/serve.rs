@@ -50,6 +50,9 @@ pub struct Listener {
 pub enum Kind {
     Stream,
     Datagrams,
+    /// What other containers want of this one.
+    NeighboursStream,
+    NeighboursDatagrams,
 }
 
 /// A network that is served until this is dropped.
@@ -113,6 +116,8 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
         ports.push(match listener.kind {
             Kind::Stream => Port::Stream(listener.socket, port),
             Kind::Datagrams => Port::Datagrams(stack.publish(listener.socket), port),
+            Kind::NeighboursStream => Port::Neighbours(listener.socket, Kind::Stream),
+            Kind::NeighboursDatagrams => Port::Neighbours(listener.socket, Kind::Datagrams),
         });
     }
     let mut events = Vec::with_capacity(256);
@@ -139,6 +144,7 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
                 token => match ports.get((token - PORTS) as usize) {
                     Some(Port::Stream(socket, port)) => accept(&mut stack, socket, *port, now),
                     Some(Port::Datagrams(number, port)) => stack.came(*number, *port, now),
+                    Some(Port::Neighbours(socket, kind)) => welcome(&mut stack, socket, *kind, now),
                     None => {}
                 },
             }
@@ -151,6 +157,7 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
 enum Port {
     Stream(OwnedFd, SocketAddr),
     Datagrams(usize, SocketAddr),
+    Neighbours(OwnedFd, Kind),
 }
 
 /// Waits until there is something to do; `false` where it is to end.
@@ -182,6 +189,14 @@ fn accept(stack: &mut Stack<Ring>, socket: &OwnedFd, port: SocketAddr, now: Inst
             // One that has gone again, or no descriptor is left: the next one may find things better.
             Ok(_) | Err(_) => return,
         }
+    }
+}
+
+fn welcome(stack: &mut Stack<Ring>, socket: &OwnedFd, kind: Kind, now: Instant) {
+    for _ in 0..TURN {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(connection) = rustix::net::accept_with(socket, flags) else { return };
+        stack.introduced(connection, kind, now);
     }
 }
 

@@ -18,8 +18,10 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, recv, send};
 
 use super::inside::MTU;
 use super::link::{Link, way};
+use super::neighbour::{self, Introduction};
 use super::packet::{self, Frame, Ip, RST, SYN, Segment};
-use super::rules::Rules;
+use super::rules::{Rules, Target};
+use super::serve::Kind;
 use super::socket;
 use super::tcp::{Connection, Ends, Fate, IDLE, Outside, SCRATCH};
 
@@ -46,6 +48,8 @@ type Key = (u8, Ends);
 enum Flow {
     Tcp(Box<Connection>),
     Datagrams(Datagrams),
+    /// One from another container, of whom it is not known yet what it wants.
+    Unknown(OwnedFd, Kind, Instant),
 }
 
 /// Two ends that send each other datagrams, or echoes.
@@ -88,6 +92,8 @@ pub struct Stack<L> {
     next_sweep: Instant,
     numbers: RandomState,
     count: u64,
+    /// How many there are of [`Flow::Unknown`].
+    unknown: usize,
 }
 
 impl<L: Link> Stack<L> {
@@ -110,6 +116,7 @@ impl<L: Link> Stack<L> {
             next_sweep: Instant::now() + SWEEP,
             numbers: RandomState::new(),
             count: 0,
+            unknown: 0,
         }
     }
 
@@ -132,12 +139,12 @@ impl<L: Link> Stack<L> {
         match packet::frame(bytes) {
             // Every address but its own is at the router: it looks for duplicates of that one.
             Some(Frame::Arp { asked, asker })
-                if asked != self.rules.plan.v4.container && !asker.is_unspecified() =>
+                if !self.rules.is_own(asked.into()) && !asker.is_unspecified() =>
             {
                 let way = way(asked.into(), asker.into());
                 self.link.send(&packet::arp_reply(asked, asker, way.device, way.router), &[]);
             }
-            Some(Frame::Ip(ip)) if is_one(ip.source) => self.packet(&ip, now),
+            Some(Frame::Ip(ip)) if is_one(ip.source) && self.rules.is_own(ip.source) => self.packet(&ip, now),
             _ => {}
         }
     }
@@ -187,13 +194,59 @@ impl<L: Link> Stack<L> {
         if self.keys.len() >= self.most && !self.forget_quiet() {
             return self.refuse(ends, segment);
         }
-        match socket::connecting(SocketType::STREAM, target) {
+        let is_container = matches!(target, Target::Container(_));
+        match reach(Kind::Stream, &target, ends) {
             Ok(socket) => {
                 let number = self.number(ends);
-                let connection = Connection::asked(ends, socket, segment, number, now);
+                let mut connection = Connection::asked(ends, socket, segment, number, now);
+                connection.awaits_word = is_container;
                 self.add(packet::TCP, ends, Flow::Tcp(Box::new(connection)));
             }
             Err(errno) => self.failed(ends, segment.sequence.wrapping_add(1), errno),
+        }
+    }
+
+    /// Another container has something for this one.
+    pub fn introduced(&mut self, socket: OwnedFd, kind: Kind, now: Instant) {
+        if self.keys.len() + self.unknown >= self.most {
+            return;
+        }
+        if self.insert(Flow::Unknown(socket, kind, now)).is_some() {
+            self.unknown += 1;
+        }
+    }
+
+    /// Reads what another container wants.
+    fn learn(&mut self, index: usize, now: Instant) {
+        let Some(Some(Flow::Unknown(socket, ..))) = self.flows.get(index) else { return };
+        let mut bytes = [0; neighbour::LENGTH];
+        let got = match recv(socket, &mut bytes, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(_) => 0,
+            Ok((length, _)) => length,
+        };
+        let Some(Flow::Unknown(socket, kind, _)) = self.remove(index) else { return };
+        let Some(said) = Introduction::read(&bytes[..got]) else { return };
+        let from_shared = self.rules.shared.iter().any(|shared| {
+            shared.own == said.to.ip()
+                && shared.subnet.contains(said.from.ip())
+                && said.from.ip() != shared.own
+        });
+        if !from_shared || said.from.port() == 0 || said.to.port() == 0 {
+            return;
+        }
+        let ends = Ends { container: said.to, remote: said.from };
+        match kind {
+            Kind::Datagrams => {
+                if let Some(&index) = self.keys.get(&(packet::UDP, ends)) {
+                    // The other one has forgotten; what is known here is of no use any more.
+                    drop(self.remove(index));
+                }
+                if let Some(index) = self.add_datagrams(packet::UDP, ends, Outward::Own(socket), now) {
+                    self.answered(index, now);
+                }
+            }
+            _ => self.open_to(socket, ends, true, now),
         }
     }
 
@@ -212,12 +265,18 @@ impl<L: Link> Stack<L> {
             let other = 1024 + self.number(ends) % 64000;
             ends.remote.set_port(other as u16);
         }
+        self.open_to(socket, ends, false, now);
+    }
+
+    /// Begins a connection to the container. `says` is whether the other side waits for a word that it is taken.
+    fn open_to(&mut self, socket: OwnedFd, ends: Ends, says: bool, now: Instant) {
         let full = self.keys.len() >= self.most && !self.forget_quiet();
         if full || self.keys.contains_key(&(packet::TCP, ends)) {
             return;
         }
         let number = self.number(ends);
-        let connection = Connection::accepted(ends, socket, number, now);
+        let mut connection = Connection::accepted(ends, socket, number, now);
+        connection.says_word = says;
         if let Some(index) = self.add(packet::TCP, ends, Flow::Tcp(Box::new(connection))) {
             self.with(index, now, |connection, outside| {
                 connection.begin(outside);
@@ -269,6 +328,7 @@ impl<L: Link> Stack<L> {
                 self.unsettled.push(index);
             }
             Some(Some(Flow::Datagrams(_))) => self.answered(index, now),
+            Some(Some(Flow::Unknown(..))) => self.learn(index, now),
             _ => {}
         }
     }
@@ -303,6 +363,11 @@ impl<L: Link> Stack<L> {
                         self.with(index, now, |connection, outside| connection.look(outside));
                     }
                     Some(Flow::Datagrams(flow)) if sweep && flow.is_over(now) => drop(self.remove(index)),
+                    Some(Flow::Unknown(_, _, since))
+                        if sweep && now.saturating_duration_since(*since) >= SWEEP =>
+                    {
+                        drop(self.remove(index));
+                    }
                     _ => {}
                 }
                 if let Some(Some(Flow::Tcp(connection))) = self.flows.get(index) {
@@ -312,7 +377,7 @@ impl<L: Link> Stack<L> {
         }
         let next = earlier(self.next_late, Some(self.next_sweep)).unwrap_or(now + IDLE);
         // Nothing is due in an empty stack.
-        if self.keys.is_empty() { IDLE } else { next.saturating_duration_since(now) }
+        if self.keys.is_empty() && self.unknown == 0 { IDLE } else { next.saturating_duration_since(now) }
     }
 
     fn with(
@@ -343,8 +408,8 @@ impl<L: Link> Stack<L> {
     fn ask_again(&mut self, index: usize, now: Instant) {
         let v4 = SocketAddr::from((self.rules.plan.v4.container, 0));
         let Some(Flow::Tcp(connection)) = self.remove(index) else { return };
-        let Connection { ends, socket, .. } = *connection;
-        if ends.container.is_ipv6() {
+        let Connection { ends, socket, says_word, .. } = *connection;
+        if ends.container.is_ipv6() && !says_word {
             let port = SocketAddr::new(v4.ip(), ends.container.port());
             self.accepted(socket, ends.remote, port, now);
         } else {
@@ -359,7 +424,7 @@ impl<L: Link> Stack<L> {
                 let Some(target) = self.rules.target(ends.remote) else {
                     return self.unreachable(protocol, ends, Errno::ACCESS);
                 };
-                let socket = match socket::connecting(SocketType::DGRAM, target) {
+                let socket = match reach(Kind::Datagrams, &target, ends) {
                     Ok(socket) => socket,
                     Err(errno) => return self.unreachable(protocol, ends, errno),
                 };
@@ -461,8 +526,7 @@ impl<L: Link> Stack<L> {
             (packet::ICMPV6, 135) => {
                 let Some(asked) = data.first_chunk::<16>() else { return };
                 let asked = std::net::Ipv6Addr::from(*asked);
-                let own = self.rules.plan.v6.is_some_and(|net| net.container == asked);
-                if own || ip.source.is_unspecified() {
+                if self.rules.is_own(asked.into()) || ip.source.is_unspecified() {
                     return;
                 }
                 // From a router, asked for, and instead of what was known; with its address as an option.
@@ -545,6 +609,12 @@ impl<L: Link> Stack<L> {
     }
 
     fn add(&mut self, protocol: u8, ends: Ends, flow: Flow) -> Option<usize> {
+        let index = self.insert(flow)?;
+        self.keys.insert((protocol, ends), index);
+        Some(index)
+    }
+
+    fn insert(&mut self, flow: Flow) -> Option<usize> {
         let index = self.free.pop().unwrap_or(self.flows.len());
         let data = EventData::new_u64(FIRST_FLOW + index as u64);
         let both = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -554,6 +624,9 @@ impl<L: Link> Stack<L> {
                 epoll::add(&self.waiting, socket.as_fd(), data, EventFlags::IN | EventFlags::ET)
             }
             Flow::Datagrams(_) => Ok(()),
+            Flow::Unknown(socket, ..) => {
+                epoll::add(&self.waiting, socket, data, EventFlags::IN | EventFlags::ET)
+            }
         };
         if index == self.flows.len() {
             self.flows.push(None);
@@ -563,7 +636,6 @@ impl<L: Link> Stack<L> {
             return None;
         }
         self.flows[index] = Some(flow);
-        self.keys.insert((protocol, ends), index);
         Some(index)
     }
 
@@ -573,14 +645,17 @@ impl<L: Link> Stack<L> {
         if let Flow::Tcp(connection) = &flow {
             let _ = epoll::delete(&self.waiting, &connection.socket);
         }
-        let key = match &flow {
+        match &flow {
             Flow::Tcp(connection) => {
                 self.room += connection.kept();
-                (packet::TCP, connection.ends)
+                self.keys.remove(&(packet::TCP, connection.ends));
             }
-            Flow::Datagrams(flow) => (flow.protocol, flow.ends),
-        };
-        self.keys.remove(&key);
+            Flow::Datagrams(flow) => drop(self.keys.remove(&(flow.protocol, flow.ends))),
+            Flow::Unknown(socket, ..) => {
+                let _ = epoll::delete(&self.waiting, socket);
+                self.unknown -= 1;
+            }
+        }
         self.free.push(index);
         Some(flow)
     }
@@ -606,6 +681,17 @@ impl Datagrams {
     fn is_over(&self, now: Instant) -> bool {
         let quiet = now.saturating_duration_since(self.last);
         quiet >= if self.answered { ANSWERED } else { UNANSWERED }
+    }
+}
+
+/// A socket through which a target is reached.
+fn reach(kind: Kind, target: &Target, ends: Ends) -> Result<OwnedFd, Errno> {
+    match target {
+        Target::Host(address) if kind == Kind::Datagrams => socket::connecting(SocketType::DGRAM, *address),
+        Target::Host(address) => socket::connecting(SocketType::STREAM, *address),
+        Target::Container(folder) => {
+            neighbour::ask(folder, kind, &Introduction { from: ends.container, to: ends.remote })
+        }
     }
 }
 

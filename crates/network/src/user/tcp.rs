@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt}
 
 use super::inside::MTU;
 use super::link::{Link, way};
+use super::neighbour::TAKEN;
 use super::packet::{self, ACK, FIN, PSH, RST, SYN, Said, Segment};
 
 /// The scratch that a connection may need at most.
@@ -126,6 +127,9 @@ pub struct Connection {
     attempts: u8,
     pub deadline: Option<Instant>,
     heard: Instant,
+    /// The socket is another container's, who says a word when that one is connected; or waits for ours.
+    pub awaits_word: bool,
+    pub says_word: bool,
 }
 
 impl Connection {
@@ -165,6 +169,8 @@ impl Connection {
             attempts: 0,
             deadline: Some(now),
             heard: now,
+            awaits_word: false,
+            says_word: false,
         }
     }
 
@@ -189,6 +195,18 @@ impl Connection {
     /// Something has happened to the socket: it is connected, has data, room, or an error.
     pub fn stirred<L: Link>(&mut self, outside: &mut Outside<'_, L>) -> Fate {
         match self.state {
+            State::Connecting if self.awaits_word => {
+                let mut word = [0];
+                match recv(&self.socket, &mut word, RecvFlags::DONTWAIT) {
+                    Ok((1, _)) if word[0] == TAKEN => {
+                        self.state = State::Answered;
+                        self.first(SYN | ACK, outside);
+                        Fate::Stays
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => Fate::Stays,
+                    Ok(_) | Err(_) => Fate::Failed(Errno::CONNREFUSED),
+                }
+            }
             State::Connecting => match sockopt::socket_error(&self.socket) {
                 Ok(Ok(())) if rustix::net::getpeername(&self.socket).is_ok() => {
                     self.state = State::Answered;
@@ -499,6 +517,10 @@ impl Connection {
     }
 
     fn open(&mut self) {
+        if self.says_word {
+            // There is room for one byte in a socket that was never written to.
+            let _ = send(&self.socket, &[TAKEN], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        }
         self.state = State::Open;
         self.unacknowledged = self.next;
         self.attempts = 0;
