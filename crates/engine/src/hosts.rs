@@ -121,7 +121,7 @@ pub fn of_container(
     };
     let of_places = places.and_then(|places| places.endpoints.first()?.gateways.first().copied());
     let gateway = of_places.or(network.map(|network| network.plan.v4.router.into()));
-    let hosts_of_host = match network {
+    let hosts_of_host = match network.filter(|_| places.is_none()) {
         Some(network) => seen_from_outside(&host(HOSTS), network.plan.v4.router),
         None => host(HOSTS),
     };
@@ -130,7 +130,7 @@ pub fn of_container(
     if networked {
         let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let mut dns = workload.dns.clone();
-        if let Some(network) = network.filter(|_| dns.servers.is_empty()) {
+        if let Some(network) = network.filter(|_| dns.servers.is_empty() && places.is_none()) {
             dns.servers = network.resolvers(&text);
         }
         files.push((RESOLV_CONF, "resolv.conf", resolv_conf(&text, &dns, places.is_some())));

@@ -7,20 +7,23 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
+use isles_network::Subnet;
 use isles_network::dns::{Resolver, Sockets, upstreams};
 use isles_network::place;
 use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
+use isles_network::user::rules::Shared;
 use isles_sandbox::identity::Identity;
+use isles_sandbox::network::Entered;
 use isles_spec::{Dns, NetworkMode, NetworkUse, Workload};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::name;
 use crate::record::{Record, now};
-use crate::user_network::is_served;
+use crate::user_network::shares;
 
 /// The places of a container that is about to start. Dropping it gives them back.
 pub(crate) struct Taken {
@@ -37,7 +40,16 @@ pub(crate) struct Taken {
 
 impl Taken {
     /// Makes the places, in the kernel, of a container whose first process this is.
-    pub fn connect(&self, pid: i32) -> Result<()> {
+    ///
+    /// An ordinary user's are made by what the process does itself, and lead where whoever stays with it sends what comes
+    /// (`network`); only names are asked for in the namespace.
+    pub fn connect(&self, pid: i32, network: Option<BorrowedFd<'_>>) -> Result<()> {
+        if let Some(network) = network {
+            let entered =
+                Entered::of(network).map_err(|e| Error::system("enter the container's network", e))?;
+            *self.sockets.borrow_mut() = Some(Sockets::of_entered(&entered)?);
+            return Ok(());
+        }
         let path = format!("/proc/{pid}/ns/net");
         let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
         for (number, (network, endpoint)) in self.networks.iter().zip(&self.places.endpoints).enumerate() {
@@ -45,6 +57,25 @@ impl Taken {
         }
         *self.sockets.borrow_mut() = Some(Sockets::open(namespace.as_fd())?);
         Ok(place::publish(&self.places)?)
+    }
+
+    /// The networks as those see them who serve an ordinary user's container.
+    pub fn shared(&self) -> Vec<Shared> {
+        let of = |endpoint: &Endpoint, own: IpAddr, prefix: u8| {
+            let gateway =
+                endpoint.gateways.iter().find(|gateway| gateway.is_ipv4() == own.is_ipv4()).copied()?;
+            let subnet = Subnet::containing(own, prefix).ok()?;
+            Some(Shared { network: endpoint.id.clone(), subnet, own, gateway })
+        };
+        let endpoints = self.places.endpoints.iter();
+        endpoints
+            .flat_map(|e| e.addresses.iter().filter_map(move |(own, prefix)| of(e, *own, *prefix)))
+            .collect()
+    }
+
+    /// Whether none of them leads to anybody else.
+    pub fn is_internal(&self) -> bool {
+        self.networks.iter().all(|network| network.internal)
     }
 
     /// Leaves the places to the container. What keeps its ports is to stay open while it runs, and its questions for names
@@ -86,12 +117,13 @@ impl Engine {
     /// # Errors
     /// The name is given, or what is wanted is not possible.
     pub fn create_network(&self, name: &str, wish: &Wish) -> Result<Network> {
-        self.only_root("a network of its own")?;
         let dir = self.networks_dir();
         let networks = Networks::open(&dir)?;
         let taken = known()?;
         let network = networks.create(name, &name::id()?, now(), wish, &taken)?;
-        if let Err(e) = place::prepare(&dir, &network, "") {
+        if self.has_bridges()
+            && let Err(e) = place::prepare(&dir, &network, "")
+        {
             drop(networks.remove(&network));
             return Err(e.into());
         }
@@ -110,7 +142,9 @@ impl Engine {
         let networks = Networks::open(&self.networks_dir())?;
         self.collect_places(&networks)?;
         networks.remove(&network)?;
-        place::dissolve(&network)?;
+        if self.has_bridges() {
+            place::dissolve(&network)?;
+        }
         Ok(network.name)
     }
 
@@ -138,28 +172,22 @@ impl Engine {
         Ok(Networks::places(&self.networks_dir(), id)?)
     }
 
-    fn only_root(&self, wish: &str) -> Result<()> {
-        match self.identity {
-            Identity::Root => Ok(()),
-            _ => Err(Error::impossible(
-                wish,
-                "bridges are root's to make; a container of an ordinary user has a network of its own, or --network host or none",
-            )),
-        }
+    /// Whether networks are bridges in the kernel, which only root may make.
+    fn has_bridges(&self) -> bool {
+        self.identity == Identity::Root
     }
 
     /// Takes the places that a container wants.
     pub(crate) fn take_places(&self, record: &Record) -> Result<Option<Taken>> {
         let workload = &record.workload;
-        let uses: Vec<NetworkUse> = match &workload.network {
-            network if is_served(network, self.identity) => return Ok(None),
-            NetworkMode::Networks(uses) => uses.clone(),
-            _ => return Ok(None),
-        };
-        self.only_root("a network of its own")?;
+        let Some(uses) = shares(&workload.network, self.identity) else { return Ok(None) };
         let dir = self.networks_dir();
-        let mut ports = workload.ports.clone();
-        let held = place::reserve(&mut ports).map_err(|e| self.whose(e))?;
+        let (mut ports, mut held) = (Vec::new(), Vec::new());
+        // An ordinary user's are taken by those who serve them.
+        if self.has_bridges() {
+            ports.clone_from(&workload.ports);
+            held = place::reserve(&mut ports).map_err(|e| self.whose(e))?;
+        }
         let networks = Networks::open(&dir)?;
         // A container that was killed with its monitor has its places still.
         networks.release(&record.id)?;
@@ -184,7 +212,7 @@ impl Engine {
             taken.places.endpoints.push(endpoint);
             taken.networks.push(network);
             networks.put(&record.id, &taken.places)?;
-            if let Some(network) = taken.networks.last() {
+            if let Some(network) = taken.networks.last().filter(|_| self.has_bridges()) {
                 place::prepare(&dir, network, &record.id)?;
             }
         }
@@ -217,7 +245,7 @@ impl Engine {
     /// Gives back what containers have of networks that do not run any more.
     pub(crate) fn collect_networks(&self) -> Result<()> {
         let dir = self.networks_dir();
-        if self.identity != Identity::Root || !dir.join("endpoints").is_dir() {
+        if !dir.join("endpoints").is_dir() {
             return Ok(());
         }
         self.collect_places(&Networks::open(&dir)?)
@@ -253,9 +281,14 @@ impl Engine {
             ));
         }
         uses.push(NetworkUse { name: network.name.clone(), ..wanted.clone() });
-        if self.is_alive(&found.record.id)
-            && let Some(pid) = found.state.pid
-        {
+        let alive = self.is_alive(&found.record.id);
+        if alive && !self.has_bridges() {
+            return Err(Error::impossible(
+                format!("connecting container {name} with a network while it runs"),
+                "networks of ordinary users are made at its start; stop it first",
+            ));
+        }
+        if alive && let Some(pid) = found.state.pid {
             let dir = self.networks_dir();
             let networks = Networks::open(&dir)?;
             let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
@@ -304,6 +337,12 @@ impl Engine {
             return Err(Error::impossible(
                 format!("disconnecting container {name} from the network {}", network.name),
                 "it is not in it",
+            ));
+        }
+        if !self.has_bridges() && self.is_alive(&record.id) {
+            return Err(Error::impossible(
+                format!("disconnecting container {name} from a network while it runs"),
+                "networks of ordinary users are made at its start; stop it first",
             ));
         }
         let dir = self.networks_dir();

@@ -178,9 +178,12 @@ impl Engine {
         let base = self.base(folder, workload, foreground)?;
         let view = base.view;
         let hostname = hostname(workload, &record.id);
-        let network = UserNetwork::of(workload, self.identity)?;
+        let mut network = UserNetwork::of(workload, self.identity)?;
         let default = ContainerConfig::default();
         let taken = self.take_places(record)?;
+        if let (Some(network), Some(taken)) = (&mut network, &taken) {
+            network.share(&taken.shared(), taken.is_internal(), folder.path())?;
+        }
         let mut extra = match workload.system.bare_etc {
             true => Vec::new(),
             false => {
@@ -267,7 +270,7 @@ impl Engine {
     ) -> Result<Exit> {
         let workload = &container.record.workload;
         // The program waits for it only where it uses the network.
-        let served = started.network.take().map(Unserved::serve).transpose();
+        let served = started.network.take().map(|network| network.serve(self)).transpose();
         if let Err(e) = &served {
             (foreground.warn)(&format!("the container has no network: {e}"));
         }
@@ -319,7 +322,7 @@ impl Engine {
             None => spawn(setup, view)?,
             Some(taken) => {
                 setup.gate.before_root = true;
-                spawn_halting(setup, view, &|pid| taken.connect(pid))?
+                spawn_halting(setup, view, &|pid, network| taken.connect(pid, network))?
             }
         };
         let own = std::process::id().cast_signed();

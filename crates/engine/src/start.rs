@@ -1,7 +1,7 @@
 //! From a plan to a running process: its control group, the start itself, and why a start failed.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use isles_sandbox::cgroup::{Group, Layout, Limits, Request};
@@ -92,11 +92,15 @@ pub fn spawn(setup: &Setup, view: &View) -> Result<Child> {
 }
 
 /// As [`spawn`], and does something when the namespaces are there and the process waits before it enters its root.
-pub fn spawn_halting(setup: &Setup, view: &View, halt: &dyn Fn(i32) -> Result<()>) -> Result<Child> {
+pub fn spawn_halting(
+    setup: &Setup,
+    view: &View,
+    halt: &dyn Fn(i32, Option<BorrowedFd<'_>>) -> Result<()>,
+) -> Result<Child> {
     let explain = |error| explained(error, setup, view);
     let mut pending = isles_sandbox::Pending::new(setup).map_err(explain)?;
     pending.wait_before_root().map_err(explain)?;
-    halt(pending.pid())?;
+    halt(pending.pid(), pending.network())?;
     pending.proceed().map_err(explain)?;
     pending.finish().map_err(explain)
 }

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use isles_network::state::DEFAULT;
+use isles_network::state::{DEFAULT, Networks, Places};
 use isles_network::user::inside::{Ipv4Net, Ipv6Net, Plan};
-use isles_network::user::rules::{self, Rules};
+use isles_network::user::neighbour;
+use isles_network::user::rules::{self, Rules, Shared};
 use isles_network::user::{self, Kind, Listener, Service};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::NetworkMessages;
@@ -16,6 +17,7 @@ use isles_spec::{NetworkMode, NetworkUse, Port, Protocol, Workload};
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
 
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 /// The third byte of the network's address (10.0.n.0/24), where the host's own networks leave it free.
@@ -35,6 +37,8 @@ pub(crate) struct UserNetwork {
     listeners: Vec<Listener>,
     /// The published ports, as they are on the host.
     pub ports: Vec<Port>,
+    shared: Vec<Shared>,
+    internal: bool,
 }
 
 /// A network that exists, and that nobody serves yet.
@@ -45,6 +49,9 @@ pub(crate) struct Unserved {
     pub plan: Plan,
     pub host_loopback: bool,
     pub listeners: Vec<Listener>,
+    /// Networks of several containers, and whether they lead nowhere else.
+    pub shared: Vec<Shared>,
+    pub internal: bool,
 }
 
 /// What a container's `network` comes to for this user: the host's, or one of its own that is served.
@@ -52,16 +59,17 @@ pub(crate) fn is_served(network: &NetworkMode, identity: Identity) -> bool {
     match network {
         NetworkMode::User { .. } => true,
         NetworkMode::Default => identity != Identity::Root,
-        // An ordinary user has no bridge, and this instead of the usual one.
-        NetworkMode::Networks(uses) => match uses.as_slice() {
-            [only] => {
-                identity != Identity::Root
-                    && *only == NetworkUse { name: DEFAULT.to_owned(), ..Default::default() }
-            }
-            _ => false,
-        },
+        NetworkMode::Networks(_) => identity != Identity::Root,
         _ => false,
     }
+}
+
+/// The networks that a container of this user shares with others. An ordinary user has no bridge, and a network of the
+/// container's own instead of the usual one.
+pub(crate) fn shares(network: &NetworkMode, identity: Identity) -> Option<&[NetworkUse]> {
+    let NetworkMode::Networks(uses) = network else { return None };
+    let usual = NetworkUse { name: DEFAULT.to_owned(), ..NetworkUse::default() };
+    (identity == Identity::Root || *uses != [usual]).then_some(uses)
 }
 
 impl UserNetwork {
@@ -89,19 +97,35 @@ impl UserNetwork {
             ports.push(publish(port, &mut listeners)?);
         }
         let host_loopback = matches!(network, NetworkMode::User { host_loopback: true });
-        Ok(Some(UserNetwork { plan: plan(), host_loopback, listeners, ports }))
+        let (shared, internal) = (Vec::new(), false);
+        Ok(Some(UserNetwork { plan: plan(), host_loopback, listeners, ports, shared, internal }))
+    }
+
+    /// Lets the container have places in networks, where others find it by its folder.
+    pub fn share(&mut self, shared: &[Shared], internal: bool, folder: &Path) -> Result<()> {
+        self.shared = shared.to_vec();
+        self.internal = internal;
+        for (kind, served) in
+            [(Kind::Stream, Kind::NeighboursStream), (Kind::Datagrams, Kind::NeighboursDatagrams)]
+        {
+            let socket = neighbour::hear(folder, kind).map_err(|e| Error::file("listen in", folder, e))?;
+            self.listeners.push(Listener { socket, kind: served, port: 0, ipv6: false });
+        }
+        Ok(())
     }
 
     /// What makes it, in the container.
     pub fn messages(&self) -> NetworkMessages {
-        let batch = self.plan.messages();
+        let further: Vec<(IpAddr, u8)> =
+            self.shared.iter().map(|shared| (shared.own, shared.subnet.prefix())).collect();
+        let batch = self.plan.messages(&further);
         NetworkMessages { bytes: batch.bytes().to_vec(), number: batch.commands() }
     }
 
     /// What it is when the container is there.
     pub fn made(self, network: OwnedFd) -> Unserved {
-        let UserNetwork { plan, host_loopback, listeners, .. } = self;
-        Unserved { network, plan, host_loopback, listeners }
+        let UserNetwork { plan, host_loopback, listeners, shared, internal, .. } = self;
+        Unserved { network, plan, host_loopback, listeners, shared, internal }
     }
 
     /// The servers that a container asks for names, for its resolv.conf(5): as many as the host has, each of which one
@@ -117,8 +141,21 @@ impl UserNetwork {
 
 impl Unserved {
     /// Serves the network, until what comes back is dropped.
-    pub fn serve(self) -> Result<Service> {
-        let rules = Rules::new(self.plan, self.host_loopback);
+    pub fn serve(self, engine: &Engine) -> Result<Service> {
+        let mut rules = Rules::new(self.plan, self.host_loopback);
+        if !self.shared.is_empty() {
+            let networks = engine.networks_dir();
+            let containers = engine.store().root().join("containers");
+            let find = move |network: &str, address: IpAddr| {
+                let has = |places: &Places| {
+                    let mut endpoints = places.endpoints.iter().filter(|endpoint| endpoint.id == network);
+                    endpoints.any(|endpoint| endpoint.addresses.iter().any(|(own, _)| *own == address))
+                };
+                let all = Networks::all_places(&networks).ok()?;
+                all.into_iter().find(|(_, places)| has(places)).map(|(id, _)| containers.join(id))
+            };
+            rules = rules.with_shared(self.shared, self.internal, Box::new(find));
+        }
         // A thread that stays behind has nobody to tell; the container is told by silence.
         user::serve(self.network, rules, self.listeners, |e| {
             eprintln!("isles: the container's network ended: {e}")

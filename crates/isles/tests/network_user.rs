@@ -58,6 +58,7 @@ fn part() {
             let local = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
             let socket = UdpSocket::bind(local).unwrap();
             socket.connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             socket.send(b"question").unwrap();
             let mut buffer = [0; 100];
             match socket.recv(&mut buffer) {
@@ -286,5 +287,67 @@ fn what_cannot_be_published() {
             let words = ["--network", "slirp4netns", "-p", "127.0.0.1:1:80", "--", "true"];
             world.run(&words).fails(125, &["127.0.0.1:1/tcp", "ip_unprivileged_port_start"]);
         }
+    });
+}
+
+#[test]
+fn containers_of_one_network_know_each_other() {
+    everyone(|world| {
+        if world.who == Who::Root {
+            // Root's networks are bridges: tests of `networks`.
+            return;
+        }
+        world.run(&["--network", "one", "--", "true"]).fails(125, &["network one not found"]);
+        world.isles(&["network", "create", "one"]).fine();
+        world.isles(&["network", "create", "--internal", "two"]).fine();
+        let options = ["--network", "one", "--network-alias", "front", "-p", "127.0.0.1:0:80"];
+        stays(world, "web", &options, "serve 0.0.0.0:80");
+        stays(world, "echo", &["--network", "one"], "echo 0.0.0.0:53");
+        let address = |name: &str, network: &str| {
+            let template = format!("{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}");
+            world.isles(&["inspect", "-f", &template, name]).fine().trim().to_owned()
+        };
+        let web = address("web", "one");
+        for name in ["web", "front", &web] {
+            let answer = plays(world, &["--network", "one"], &format!("send {name}:80 3000000"));
+            let from: IpAddr = answer.strip_prefix("3000000 from ").unwrap().parse().unwrap();
+            let same: Vec<&str> = web.rsplitn(3, '.').collect();
+            assert!(from.to_string().starts_with(same[2]) && from.to_string() != web, "{answer}");
+        }
+        let answer = plays(world, &["--network", "one"], "ask echo:53");
+        assert!(answer.starts_with("question from "), "{answer}");
+        assert_eq!(plays(world, &["--network", "one"], "connect web:81"), "ConnectionRefused");
+        // What is published leads into it as before, and the host is known by its names.
+        assert!(heard(place(world, "web", "80/tcp"), b"xy").starts_with("2 from "));
+        let words = ["--network", "one", "--", "busybox", "nslookup", "host.docker.internal"];
+        assert!(world.run(&words).fine().contains("host.docker.internal"));
+        world.run(&["--network", "one", "--", "busybox", "ping", "-c", "1", "-W", "9", "web"]).fine();
+        // A program may have the port of the resolver for itself.
+        let script = "busybox nc -l -p 53 & busybox nslookup web";
+        assert!(world.run(&["--network", "one", "--", "sh", "-c", script]).fine().contains(&web));
+
+        // Networks are apart, and one that is internal leads nowhere else.
+        assert_ne!(world.run(&["--network", "two", "--", "busybox", "nslookup", "web"]).code, 0);
+        for place in [format!("{web}:80"), "192.0.2.1:80".to_owned()] {
+            let answer = plays(world, &["--network", "two"], &format!("connect {place}"));
+            assert_ne!(answer, "connected", "{place}");
+        }
+        // Who is in both reaches both.
+        let both = ["--network", "two", "--network", "one"];
+        assert!(plays(world, &both, "send web:80 7").starts_with("7 from "));
+
+        world.isles(&["network", "rm", "one"]).fails(1, &["web"]);
+        world.isles(&["network", "connect", "two", "web"]).fails(1, &["while it runs"]);
+        // A container whose monitor was killed has no place any more, and its address is another's.
+        let monitor = world.isles(&["inspect", "-f", "{{.State.Pid}}", "web"]).fine();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", monitor.trim())).unwrap();
+        let parent =
+            status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+        let parent = rustix::process::Pid::from_raw(parent).unwrap();
+        rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
+        world.isles(&["rm", "-f", "web", "echo"]).fine();
+        assert_eq!(world.isles(&["network", "prune", "-f"]).fine(), "one\ntwo\n");
+        let left = std::fs::read_dir(world.path("state/networks/endpoints")).unwrap().count();
+        assert_eq!(left, 0);
     });
 }

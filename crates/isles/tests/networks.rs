@@ -255,14 +255,6 @@ fn what_is_not_possible_is_said() {
 }
 
 #[test]
-fn an_ordinary_user_is_told() {
-    let Some(world) = World::new(Who::Ordinary) else { return };
-    let source = world.source();
-    world.isles(&["run", "--rm", "--network", "one", &source, "true"]).fails(125, &["ordinary user"]);
-    world.isles(&["network", "create", "one"]).fails(1, &["ordinary user"]);
-}
-
-#[test]
 fn input_goes_to_a_container_with_a_network() {
     let Some(world) = apart() else { return };
     let source = world.source();

@@ -369,6 +369,10 @@ fn what_is_not_to_be_had_is_said_so() {
             let Some(Frame::Ip(ip)) = packet::frame(&bytes) else { panic!() };
             let expected = if v6 { (packet::ICMPV6, 1, 1) } else { (packet::ICMP, 3, 13) };
             assert_eq!((ip.protocol, ip.payload[0], ip.payload[1]), expected, "{remote}");
+            if tcp {
+                // Without the number of the segment, the container's kernel would not believe it.
+                assert!(ip.payload.ends_with(&(guest.next - 1).to_be_bytes()));
+            }
             assert!(guest.stack.is_empty());
         }
     }
@@ -528,6 +532,13 @@ fn containers_of_one_network_reach_each_other() {
         let Some(Frame::Ip(ip)) = packet::frame(&bytes) else { panic!() };
         assert_eq!((ip.source, packet::datagram(ip.payload)), (b.own.ip(), Some((81, 4000, &b"answer"[..]))));
     }
+
+    // When the one is gone, the other forgets, and hears nothing that was not said.
+    drop(a);
+    while !b.stack.is_empty() {
+        b.turn();
+    }
+    assert!(b.stack.link.0.is_empty());
 
     // Who is not in the network is not believed, and nobody speaks for another.
     for (from, to) in

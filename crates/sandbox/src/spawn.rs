@@ -304,6 +304,11 @@ impl<'a> Pending<'a> {
         }
     }
 
+    /// The socket that [`crate::setup::NetworkMessages`] were sent on, from the first gate on.
+    pub fn network(&self) -> Option<BorrowedFd<'_>> {
+        self.network.as_ref().map(std::os::fd::AsFd::as_fd)
+    }
+
     /// Waits until the namespaces exist and the child waits before it enters the root.
     pub fn wait_before_root(&mut self) -> Result<(), SpawnError> {
         self.reach(b'r')

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use isles_network::dns::{Resolver, Sockets};
 use isles_network::user::inside::Plan;
+use isles_network::user::rules::Shared;
 use isles_network::user::{Kind, Listener};
 use isles_sandbox::Child;
 use isles_sandbox::background::{Side, split};
@@ -83,6 +84,8 @@ struct HandedNetwork {
     socket: RawFd,
     plan: Plan,
     host_loopback: bool,
+    shared: Vec<Shared>,
+    internal: bool,
     listeners: Vec<(RawFd, Kind, u16, bool)>,
 }
 
@@ -373,6 +376,8 @@ fn execute_again(running: &Running) -> io::Result<()> {
             socket: network.network.as_raw_fd(),
             plan: network.plan,
             host_loopback: network.host_loopback,
+            shared: network.shared.clone(),
+            internal: network.internal,
             listeners: network
                 .listeners
                 .iter()
@@ -439,6 +444,8 @@ fn adopt(handed: &str) -> Result<Running> {
             network: own(network.socket)?,
             plan: network.plan,
             host_loopback: network.host_loopback,
+            shared: network.shared,
+            internal: network.internal,
             listeners: network.listeners.into_iter().map(listener).collect::<Result<_>>()?,
         })
     });

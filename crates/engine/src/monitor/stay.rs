@@ -39,7 +39,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Stays with a container until nobody has to any more. Returns the exit code of the process.
 pub(crate) fn stay_with(mut running: Running) -> u8 {
     // What cannot be served is silent; the container may do without.
-    let served = running.network.take().and_then(|network| network.serve().ok());
+    let served = running.network.take().and_then(|network| network.serve(&running.engine).ok());
     let log = Writer::open(running.folder.path(), &running.record.workload.log).ok();
     let mut desk = Desk::new(&mut running, log);
     let code = desk.run(&mut running);

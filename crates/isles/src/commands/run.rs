@@ -237,7 +237,7 @@ pub struct Args {
     privileged: bool,
 
     /// Its network: slirp4netns (one of its own that needs no rights: the default of ordinary users), host (root's
-    /// default), none, bridge or another network's name (root), container:NAME, or ns:PATH. Several names stand for
+    /// default), none, bridge (root), another network's name, container:NAME, or ns:PATH. Several names stand for
     /// several networks.
     #[arg(long, visible_alias = "net", value_name = "MODE", help_heading = "Network")]
     network: Vec<String>,

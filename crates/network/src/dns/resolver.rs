@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use isles_sandbox::network::Entered;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
@@ -58,18 +59,50 @@ impl Sockets {
             let tcp = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
             bind(&tcp, &any)?;
             listen(&tcp, 16)?;
-            let mut ports = Vec::with_capacity(2);
-            for (socket, protocol) in [(&udp, Protocol::Udp), (&tcp, Protocol::Tcp)] {
-                let bound: SocketAddr = getsockname(socket)?.try_into()?;
-                let port = Port { address: Some(ADDRESS), host: PORT, container: bound.port(), protocol };
-                ports.push(Published { port, target: ADDRESS });
-            }
+            let sockets = Sockets { udp, tcp };
+            let ports = redirections(&sockets)?;
             let mut rules = Socket::netfilter()?;
             firewall::rebuild(&mut rules, &[], &ports, false).map_err(io::Error::other)?;
-            Ok(Sockets { udp, tcp })
+            Ok(sockets)
         })
         .map_err(|e| Error::system("serve names to the container", e))
     }
+}
+
+impl Sockets {
+    /// The same in the namespace that a process has entered for its owner. Where there is no firewall for him, the port is
+    /// taken by the sockets themselves.
+    pub fn of_entered(entered: &Entered) -> Result<Sockets> {
+        let open = |port: u16| -> io::Result<Sockets> {
+            let of = |kind: i32| -> io::Result<OwnedFd> {
+                let socket = entered.socket(libc::AF_INET, kind | libc::SOCK_NONBLOCK, 0)?;
+                bind(&socket, &SocketAddr::new(ADDRESS, port))?;
+                Ok(socket)
+            };
+            let sockets = Sockets { udp: of(libc::SOCK_DGRAM)?, tcp: of(libc::SOCK_STREAM)? };
+            listen(&sockets.tcp, 16)?;
+            Ok(sockets)
+        };
+        let with_firewall = || -> io::Result<Sockets> {
+            let sockets = open(0)?;
+            let rules = entered.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
+            firewall::rebuild(&mut Socket::opened(rules), &[], &redirections(&sockets)?, false)
+                .map_err(io::Error::other)?;
+            Ok(sockets)
+        };
+        with_firewall().or_else(|_| open(PORT)).map_err(|e| Error::system("serve names to the container", e))
+    }
+}
+
+/// What leads from the port 53 to the sockets.
+fn redirections(sockets: &Sockets) -> io::Result<Vec<Published>> {
+    let mut ports = Vec::with_capacity(2);
+    for (socket, protocol) in [(&sockets.udp, Protocol::Udp), (&sockets.tcp, Protocol::Tcp)] {
+        let bound: SocketAddr = getsockname(socket)?.try_into()?;
+        let port = Port { address: Some(ADDRESS), host: PORT, container: bound.port(), protocol };
+        ports.push(Published { port, target: ADDRESS });
+    }
+    Ok(ports)
 }
 
 /// The servers that resolv.conf(5) names.

@@ -40,6 +40,11 @@ impl Socket {
         Socket::open(Some(rustix::net::netlink::NETFILTER))
     }
 
+    /// One that somebody else has opened, in another network namespace.
+    pub fn opened(fd: OwnedFd) -> Socket {
+        Socket { fd, buffer: vec![0; 64 << 10] }
+    }
+
     /// Without a protocol it is NETLINK_ROUTE, whose number is 0.
     fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;

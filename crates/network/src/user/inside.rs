@@ -69,11 +69,11 @@ impl Plan {
         [self.v4.router.into()].into_iter().chain(self.v6.map(|net| net.router.into()))
     }
 
-    /// The messages that make it so in a new network namespace.
-    pub fn messages(&self) -> Batch {
+    /// The messages that make it so in a new network namespace, with further addresses.
+    pub fn messages(&self, further: &[(IpAddr, u8)]) -> Batch {
         let mut batch = Batch::new();
         route::own_pair(&mut batch, ("eth0", EXPOSED, MAC), ("outside", OUTSIDE), MTU, self.v6.is_some());
-        for (address, prefix) in self.addresses() {
+        for (address, prefix) in self.addresses().chain(further.iter().copied()) {
             route::address(&mut batch, EXPOSED, address, prefix);
         }
         for router in self.routers() {

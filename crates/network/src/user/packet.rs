@@ -343,15 +343,12 @@ pub fn arp_reply(asked: Ipv4Addr, asker: Ipv4Addr, device: [u8; 6], router: [u8;
     out
 }
 
-/// What a message of ICMP quotes of the packet that it is about: the header of IP and eight bytes behind it. Returned
-/// with its length.
-pub fn quote(protocol: u8, from: SocketAddr, to: SocketAddr) -> ([u8; 48], usize) {
+/// What a message of ICMP quotes of the packet that it is about: the header of IP and eight bytes behind it, of which `word`
+/// are the last four. Returned with its length.
+pub fn quote(protocol: u8, from: SocketAddr, to: SocketAddr, word: [u8; 4]) -> ([u8; 48], usize) {
     let way = Way { from: from.ip(), to: to.ip(), device: [0; 6], router: [0; 6] };
     let mut out = Headers::new();
-    out.ip(&way, protocol, 8)
-        .push(&from.port().to_be_bytes())
-        .push(&to.port().to_be_bytes())
-        .push(&[0, 8, 0, 0]);
+    out.ip(&way, protocol, 8).push(&from.port().to_be_bytes()).push(&to.port().to_be_bytes()).push(&word);
     let quoted = &out[WORDS + ETHERNET..];
     let mut bytes = [0; 48];
     bytes[..quoted.len()].copy_from_slice(quoted);

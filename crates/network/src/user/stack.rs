@@ -67,6 +67,8 @@ struct Datagrams {
 enum Outward {
     /// Through a socket of the flow's own.
     Own(OwnedFd),
+    /// Through one to whoever serves another container. A message of no bytes would be its end, so there is none.
+    Neighbour(OwnedFd),
     /// Back to one who sent to a published port: its number, and the real address.
     Published(usize, SocketAddr),
 }
@@ -189,7 +191,7 @@ impl<L: Link> Stack<L> {
             return self.refuse(ends, segment);
         }
         let Some(target) = self.rules.target(ends.remote) else {
-            return self.unreachable(packet::TCP, ends, Errno::ACCESS);
+            return self.out_of_reach(ends, segment.sequence, Errno::ACCESS);
         };
         if self.keys.len() >= self.most && !self.forget_quiet() {
             return self.refuse(ends, segment);
@@ -242,7 +244,7 @@ impl<L: Link> Stack<L> {
                     // The other one has forgotten; what is known here is of no use any more.
                     drop(self.remove(index));
                 }
-                if let Some(index) = self.add_datagrams(packet::UDP, ends, Outward::Own(socket), now) {
+                if let Some(index) = self.add_datagrams(packet::UDP, ends, Outward::Neighbour(socket), now) {
                     self.answered(index, now);
                 }
             }
@@ -428,7 +430,11 @@ impl<L: Link> Stack<L> {
                     Ok(socket) => socket,
                     Err(errno) => return self.unreachable(protocol, ends, errno),
                 };
-                match self.add_datagrams(protocol, ends, Outward::Own(socket), now) {
+                let way = match target {
+                    Target::Host(_) => Outward::Own(socket),
+                    Target::Container(_) => Outward::Neighbour(socket),
+                };
+                match self.add_datagrams(protocol, ends, way, now) {
                     Some(index) => index,
                     None => return,
                 }
@@ -443,7 +449,8 @@ impl<L: Link> Stack<L> {
         flow.last = now;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = match &flow.way {
-            Outward::Own(socket) => send(socket, data, flags),
+            Outward::Neighbour(_) if data.is_empty() => return,
+            Outward::Own(socket) | Outward::Neighbour(socket) => send(socket, data, flags),
             Outward::Published(number, peer) => {
                 flow.answered = true;
                 match self.published.get(*number) {
@@ -457,7 +464,12 @@ impl<L: Link> Stack<L> {
             && !matches!(errno, Errno::AGAIN | Errno::NOBUFS)
         {
             let (protocol, ends) = (flow.protocol, flow.ends);
-            self.unreachable(protocol, ends, errno);
+            // Who serves the other container has forgotten this flow, or is gone: the next one is asked for anew.
+            if matches!(flow.way, Outward::Neighbour(_)) {
+                drop(self.remove(index));
+            } else {
+                self.unreachable(protocol, ends, errno);
+            }
         }
     }
 
@@ -465,8 +477,13 @@ impl<L: Link> Stack<L> {
     fn answered(&mut self, index: usize, now: Instant) {
         for _ in 0..TURN {
             let Some(Some(Flow::Datagrams(flow))) = self.flows.get_mut(index) else { return };
-            let Outward::Own(socket) = &flow.way else { return };
+            let (socket, is_neighbour) = match &flow.way {
+                Outward::Own(socket) => (socket, false),
+                Outward::Neighbour(socket) => (socket, true),
+                Outward::Published(..) => return,
+            };
             match recv(socket, &mut self.scratch[..64 << 10], RecvFlags::DONTWAIT) {
+                Ok((0, _)) if is_neighbour => return drop(self.remove(index)),
                 Ok((length, _)) => {
                     flow.last = now;
                     flow.answered = true;
@@ -479,6 +496,7 @@ impl<L: Link> Stack<L> {
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
+                Err(_) if is_neighbour => return drop(self.remove(index)),
                 Err(errno) => {
                     let (protocol, ends) = (flow.protocol, flow.ends);
                     return self.unreachable(protocol, ends, errno);
@@ -490,8 +508,10 @@ impl<L: Link> Stack<L> {
     }
 
     fn unsettled_datagrams(&mut self, index: usize) {
-        if let Some(Some(Flow::Datagrams(Datagrams { way: Outward::Own(socket), .. }))) =
-            self.flows.get(index)
+        if let Some(Some(Flow::Datagrams(Datagrams {
+            way: Outward::Own(socket) | Outward::Neighbour(socket),
+            ..
+        }))) = self.flows.get(index)
         {
             let data = EventData::new_u64(FIRST_FLOW + index as u64);
             let _ = epoll::modify(&self.waiting, socket, data, EventFlags::IN | EventFlags::ET);
@@ -547,7 +567,7 @@ impl<L: Link> Stack<L> {
             Errno::CONNREFUSED | Errno::CONNRESET | Errno::MFILE | Errno::NFILE | Errno::NOBUFS => {
                 self.reset(ends, 0, Some(expected));
             }
-            errno => self.unreachable(packet::TCP, ends, errno),
+            errno => self.out_of_reach(ends, expected.wrapping_sub(1), errno),
         }
     }
 
@@ -576,8 +596,17 @@ impl<L: Link> Stack<L> {
         self.link.send(&packet::tcp(&way(ends.remote.ip(), ends.container.ip()), &said, 0, u16::MAX), &[]);
     }
 
-    /// Tells the container that what it sent did not arrive, and why.
+    /// Tells the container that a datagram did not arrive, and why.
     fn unreachable(&mut self, protocol: u8, ends: Ends, errno: Errno) {
+        self.explain(protocol, ends, [0, 8, 0, 0], errno);
+    }
+
+    /// The same of a segment, which is known by its number.
+    fn out_of_reach(&mut self, ends: Ends, sequence: u32, errno: Errno) {
+        self.explain(packet::TCP, ends, sequence.to_be_bytes(), errno);
+    }
+
+    fn explain(&mut self, protocol: u8, ends: Ends, word: [u8; 4], errno: Errno) {
         let v4 = ends.container.is_ipv4();
         let (code4, code6) = match errno {
             Errno::CONNREFUSED => (3, 4),
@@ -593,7 +622,7 @@ impl<L: Link> Stack<L> {
             (false, Some(net)) => net.router.into(),
             (false, None) => return,
         };
-        let (quoted, length) = packet::quote(protocol, ends.container, ends.remote);
+        let (quoted, length) = packet::quote(protocol, ends.container, ends.remote, word);
         let quoted = &quoted[..length];
         let (kind, code) = if v4 { (3, code4) } else { (1, code6) };
         let headers = packet::icmp(&way(from, ends.container.ip()), kind, code, [0; 4], quoted);
@@ -620,7 +649,7 @@ impl<L: Link> Stack<L> {
         let both = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let waits = match &flow {
             Flow::Tcp(connection) => epoll::add(&self.waiting, &connection.socket, data, both),
-            Flow::Datagrams(Datagrams { way: Outward::Own(socket), .. }) => {
+            Flow::Datagrams(Datagrams { way: Outward::Own(socket) | Outward::Neighbour(socket), .. }) => {
                 epoll::add(&self.waiting, socket.as_fd(), data, EventFlags::IN | EventFlags::ET)
             }
             Flow::Datagrams(_) => Ok(()),
