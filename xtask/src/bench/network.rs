@@ -122,7 +122,7 @@ pub fn run(isles: &Isles) -> Result<Section> {
         value: format!("{:.2} ×", medians[ours] / medians[ours + 1]),
         promise: String::from(if medians[ours] >= times * medians[ours + 1] { "kept" } else { "**missed**" }),
     };
-    text.push_str(&promises(&[against(0, 1.0), against(2, 1.0), against(4, 2.0), against(6, 2.0)]));
+    text.push_str(&promises(&[against(0, 1.0), against(2, 1.0), against(4, 1.5), against(6, 1.5)]));
     let _ = fs::remove_dir_all(&dir);
     Ok(Section { name: "network", title: "Networks of ordinary users", text })
 }
