@@ -117,6 +117,12 @@ impl Engine {
     /// # Errors
     /// The name is given, or what is wanted is not possible.
     pub fn create_network(&self, name: &str, wish: &Wish) -> Result<Network> {
+        if wish.mtu.is_some() && !self.has_bridges() {
+            return Err(Error::impossible(
+                "an MTU of the network's own",
+                "networks of ordinary users have no devices between containers",
+            ));
+        }
         let dir = self.networks_dir();
         let networks = Networks::open(&dir)?;
         let taken = known()?;
@@ -183,6 +189,12 @@ impl Engine {
         let Some(uses) = shares(&workload.network, self.identity) else { return Ok(None) };
         let dir = self.networks_dir();
         let (mut ports, mut held) = (Vec::new(), Vec::new());
+        if !self.has_bridges() && uses.iter().any(|wanted| wanted.mac.is_some()) {
+            return Err(Error::impossible(
+                "--mac-address",
+                "the device of an ordinary user's container has an address of its own",
+            ));
+        }
         // An ordinary user's are taken by those who serve them.
         if self.has_bridges() {
             ports.clone_from(&workload.ports);

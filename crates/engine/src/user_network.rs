@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use isles_network::Subnet;
 use isles_network::state::{DEFAULT, Networks, Places};
 use isles_network::user::inside::{Ipv4Net, Ipv6Net, Plan};
 use isles_network::user::neighbour;
@@ -98,13 +99,14 @@ impl UserNetwork {
         }
         let host_loopback = matches!(network, NetworkMode::User { host_loopback: true });
         let (shared, internal) = (Vec::new(), false);
-        Ok(Some(UserNetwork { plan: plan(), host_loopback, listeners, ports, shared, internal }))
+        Ok(Some(UserNetwork { plan: plan(&[]), host_loopback, listeners, ports, shared, internal }))
     }
 
     /// Lets the container have places in networks, where others find it by its folder.
     pub fn share(&mut self, shared: &[Shared], internal: bool, folder: &Path) -> Result<()> {
         self.shared = shared.to_vec();
         self.internal = internal;
+        self.plan = plan(shared);
         for (kind, served) in
             [(Kind::Stream, Kind::NeighboursStream), (Kind::Datagrams, Kind::NeighboursDatagrams)]
         {
@@ -168,15 +170,18 @@ fn no_ports(reason: &str) -> Error {
     Error::impossible("publishing a port of the container", reason)
 }
 
-/// Addresses that are not the host's networks'.
-fn plan() -> Plan {
+/// Addresses that are not those of the host's networks, nor of those that the container shares.
+fn plan(shared: &[Shared]) -> Plan {
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     let v6 = Path::new("/proc/net/if_inet6").exists()
         && std::fs::read("/proc/sys/net/ipv6/conf/all/disable_ipv6")
             .is_ok_and(|value| value.starts_with(b"0"));
-    let net = *NETWORKS.start()..=*NETWORKS.end();
-    let n =
-        net.into_iter().find(|&n| is_free(&routes, Ipv4Addr::new(10, 0, n, 0))).unwrap_or(*NETWORKS.start());
+    let apart = |n: u8| {
+        let own = Subnet::containing(Ipv4Addr::new(10, 0, n, 0).into(), 24);
+        own.is_ok_and(|own| shared.iter().all(|shared| !shared.subnet.overlaps(own)))
+    };
+    let free = |n: &u8| is_free(&routes, Ipv4Addr::new(10, 0, *n, 0)) && apart(*n);
+    let n = NETWORKS.clone().find(free).unwrap_or(*NETWORKS.start());
     let [a, b, c, d] = PREFIX;
     let address = |last: u8| Ipv6Addr::new(a, b, c, d, 0, 0, 0, last.into());
     Plan {
@@ -280,6 +285,21 @@ mod tests {
             assert_eq!(is_free(&table(rows), [10, 0, 2, 0].into()), free, "{rows:?}");
         }
         assert!(is_free("garbage\nmore garbage", [10, 0, 2, 0].into()));
+    }
+
+    #[test]
+    fn shared_networks_are_left_alone() {
+        let shared = |subnet: &str| Shared {
+            network: "n".to_owned(),
+            subnet: subnet.parse().unwrap(),
+            own: [10, 0, 2, 2].into(),
+            gateway: [10, 0, 2, 1].into(),
+        };
+        for subnet in ["10.0.2.0/24", "10.0.0.0/18", "172.18.0.0/16"] {
+            let shared = shared(subnet);
+            let plan = plan(std::slice::from_ref(&shared));
+            assert!(!shared.subnet.contains(plan.v4.router.into()), "{subnet}");
+        }
     }
 
     #[test]

@@ -298,7 +298,10 @@ fn containers_of_one_network_know_each_other() {
             return;
         }
         world.run(&["--network", "one", "--", "true"]).fails(125, &["network one not found"]);
+        world.isles(&["network", "create", "--opt", "mtu=1400", "x"]).fails(1, &["MTU"]);
         world.isles(&["network", "create", "one"]).fine();
+        let words = ["--network", "one", "--mac-address", "02:42:00:00:00:01", "--", "true"];
+        world.run(&words).fails(125, &["--mac-address"]);
         world.isles(&["network", "create", "--internal", "two"]).fine();
         let options = ["--network", "one", "--network-alias", "front", "-p", "127.0.0.1:0:80"];
         stays(world, "web", &options, "serve 0.0.0.0:80");
