@@ -403,19 +403,24 @@ pub(crate) fn attend(
     // Any other process ends by such a signal unless it has a reason not to.
     let is_first = workload.pid == NamespaceMode::Private;
     let mut asked_to_end = 0;
+    let mut ended = false;
     meanwhile();
     loop {
-        let mut ended = false;
+        // Known once, it need not be heard of again.
+        let of_child = if ended { PollFlags::empty() } else { PollFlags::IN };
+        let mut more = false;
         if let Some(terminal) = &master {
-            let mut fds = vec![
-                PollFd::new(signals, PollFlags::IN),
-                PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN),
-            ];
+            let mut fds =
+                vec![PollFd::new(signals, PollFlags::IN), PollFd::from_borrowed_fd(child.pidfd(), of_child)];
+            // What the program has printed is in its terminal by now, and that of the caller may be slow.
+            let at_once = ended && output.waiting.is_empty();
             let places = [input.awaits(&stdin, terminal), output.awaits(terminal, &stdout)].map(|fd| {
                 fds.extend(fd);
                 fds.len() - 1
             });
-            let Some(questions) = wait(&mut fds, resolver.as_deref()).map_err(failed)? else { continue };
+            let Some(questions) = wait(&mut fds, resolver.as_deref(), at_once).map_err(failed)? else {
+                continue;
+            };
             ended |= !fds[1].revents().is_empty();
             // The place of a direction that awaits nothing is another's, and harmless.
             let [from_caller, from_terminal] = places.map(|at| at > 1 && !fds[at].revents().is_empty());
@@ -427,7 +432,7 @@ pub(crate) fn attend(
             if hung_up || output.ended && output.waiting.is_empty() {
                 master = None;
             }
-            ended &= !from_terminal;
+            more = master.is_some() && (from_terminal || !output.waiting.is_empty());
             if let Some(resolver) = &mut resolver {
                 resolver.advance(&questions);
             }
@@ -436,13 +441,15 @@ pub(crate) fn attend(
                 PollFd::new(signals, PollFlags::IN),
                 PollFd::from_borrowed_fd(child.pidfd(), PollFlags::IN),
             ];
-            let Some(questions) = wait(&mut fds, resolver.as_deref()).map_err(failed)? else { continue };
+            let Some(questions) = wait(&mut fds, resolver.as_deref(), ended).map_err(failed)? else {
+                continue;
+            };
             ended |= !fds[1].revents().is_empty();
             if let Some(resolver) = &mut resolver {
                 resolver.advance(&questions);
             }
         }
-        if ended {
+        if ended && !more {
             return child.wait().map_err(failed);
         }
         while let Some((signal, from)) = signals.next().map_err(failed)? {
@@ -476,13 +483,17 @@ pub(crate) fn attend(
     }
 }
 
-/// Waits until something is ready, also for the resolver, whose descriptors come behind the others. Says which of its are;
+/// Waits until something is ready, or only looks (`at_once`), also for the resolver, whose descriptors come behind the others. Says which of its are;
 /// `None` where a signal came in between.
-fn wait<'a>(fds: &mut Vec<PollFd<'a>>, resolver: Option<&'a Resolver>) -> io::Result<Option<Vec<Token>>> {
+fn wait<'a>(
+    fds: &mut Vec<PollFd<'a>>,
+    resolver: Option<&'a Resolver>,
+    at_once: bool,
+) -> io::Result<Option<Vec<Token>>> {
     let own = fds.len();
     let awaits = resolver.map(Resolver::awaits).unwrap_or_default();
     fds.extend(awaits.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-    let until = resolver.and_then(Resolver::deadline);
+    let until = if at_once { Some(Instant::now()) } else { resolver.and_then(Resolver::deadline) };
     let timeout = until.map(|at| {
         let left = at.saturating_duration_since(Instant::now());
         Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }

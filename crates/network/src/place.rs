@@ -110,8 +110,16 @@ pub fn connect(
         .ok_or_else(|| fail(io::Error::other(format!("the device {} is gone", network.bridge))))?;
     let name = format!("eth{number}");
     let inside = route::Inside { name: &name, mac: endpoint.mac, namespace };
-    route::add_pair(&mut links, &endpoint.device, bridge, network.mtu, &inside)
-        .map_err(|e| fail(e.into()))?;
+    let add = |links: &mut Socket| route::add_pair(links, &endpoint.device, bridge, network.mtu, &inside);
+    let added = match add(&mut links) {
+        // That of the container's last run: the kernel takes namespaces apart in its own time.
+        Err(e) if e.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {
+            route::remove(&mut links, &endpoint.device).map_err(fail)?;
+            add(&mut links)
+        }
+        other => other,
+    };
+    added.map_err(|e| fail(e.into()))?;
     within(namespace, || {
         let mut links = Socket::route()?;
         let index = route::index(&mut links, &name)?.ok_or(io::ErrorKind::NotFound)?;
