@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use isles_network::Subnet;
-use isles_network::state::{DEFAULT, Networks, Places};
+use isles_network::state::{DEFAULT, Networks};
 use isles_network::user::inside::{Ipv4Net, Ipv6Net, Plan};
 use isles_network::user::neighbour;
 use isles_network::user::rules::{self, Rules, Shared};
@@ -149,12 +149,7 @@ impl Unserved {
             let networks = engine.networks_dir();
             let containers = engine.store().root().join("containers");
             let find = move |network: &str, address: IpAddr| {
-                let has = |places: &Places| {
-                    let mut endpoints = places.endpoints.iter().filter(|endpoint| endpoint.id == network);
-                    endpoints.any(|endpoint| endpoint.addresses.iter().any(|(own, _)| *own == address))
-                };
-                let all = Networks::all_places(&networks).ok()?;
-                all.into_iter().find(|(_, places)| has(places)).map(|(id, _)| containers.join(id))
+                Networks::owner(&networks, network, address).map(|id| containers.join(id))
             };
             rules = rules.with_shared(self.shared, self.internal, Box::new(find));
         }

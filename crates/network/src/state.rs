@@ -331,6 +331,14 @@ impl Networks {
         Ok(Some(places))
     }
 
+    /// Which container has an address in the network of that ID.
+    pub fn owner(root: &Path, network: &str, address: IpAddr) -> Option<String> {
+        let owner =
+            fs::read_to_string(root.join("addresses").join(network).join(address.to_string())).ok()?;
+        // What a crash left half written is nobody's.
+        (!owner.is_empty() && owner.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(owner)
+    }
+
     /// Gives the addresses of one place back.
     pub fn release_addresses(&self, endpoint: &Endpoint) -> Result<()> {
         for (address, _) in &endpoint.addresses {
