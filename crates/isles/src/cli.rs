@@ -78,6 +78,7 @@ pub enum Command {
     Verify(commands::verify::Args),
     Doctor(commands::doctor::Args),
     Completion(commands::completion::Args),
+    Generate(commands::generate::Args),
     Man(commands::man::Args),
     Oci(Box<commands::oci::Args>),
     #[command(visible_alias = "singularity")]
@@ -132,6 +133,7 @@ impl Command {
             Command::Prune(args) => commands::prune::cmd_prune(cx, args),
             Command::Verify(args) => commands::verify::cmd_verify(cx, args),
             Command::Doctor(args) => commands::doctor::cmd_doctor(cx, args),
+            Command::Generate(args) => commands::generate::cmd_generate(cx, args),
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
             Command::Man(args) => commands::man::cmd_man(cx, args),
             Command::Oci(args) => commands::oci::cmd_oci(cx, args),

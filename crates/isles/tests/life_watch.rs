@@ -163,3 +163,42 @@ fn limits_and_policies_are_changed() {
         assert_eq!(inspect(world, "one")["HostConfig"]["PidsLimit"], 55);
     });
 }
+
+#[test]
+fn containers_are_found_by_what_they_are() {
+    everyone(|world| {
+        let sleeps = "exec sleep 1000";
+        detached(world, "one", &["--network", "none", "--label", "a=1", "-v", "data:/data"], sleeps).fine();
+        detached(world, "two", &["--network", "none", "--label", "a=2", "--label", "b"], sleeps).fine();
+        detached(world, "three", &["--network", "host", "--label", "a=1"], "exit 3").fine();
+        world.isles(&["wait", "three"]).fine();
+        let found = |words: &[&str]| {
+            let line = [&["ps", "--format", "{{.Names}}"], words].concat();
+            world.isles(&line).fine().lines().map(str::to_owned).collect::<Vec<_>>().join(" ")
+        };
+        for (words, expected) in [
+            (&[][..], "two one"),
+            (&["-a"], "three two one"),
+            (&["-l"], "three"),
+            (&["-n", "2"], "three two"),
+            (&["-a", "--filter", "label=a=1"], "three one"),
+            (&["-a", "--filter", "label=a=2", "--filter", "label=b"], "two"),
+            (&["-a", "--filter", "label=a=1", "--filter", "label=b"], ""),
+            (&["-a", "--filter", "name=one", "--filter", "name=two"], "two one"),
+            (&["--filter", "volume=data"], "one"),
+            (&["--filter", "volume=/data"], "one"),
+            (&["-a", "--filter", "network=host"], "three"),
+            (&["-a", "--filter", "before=two"], "one"),
+            (&["-a", "--filter", "since=two"], "three"),
+            (&["--filter", "exited=3"], "three"),
+            (&["--filter", "status=exited", "--filter", "status=running"], "three two one"),
+            (&["--filter", "publish=80"], ""),
+        ] {
+            assert_eq!(found(words), expected, "{words:?}");
+        }
+        assert!(world.isles(&["ps", "-s"]).fine().lines().next().unwrap().ends_with("SIZE"));
+        world.isles(&["ps", "--filter", "before=none"]).fails(1, &["no such container"]);
+        let unit = world.isles(&["generate", "systemd"]).fine();
+        assert!(unit.contains("start --all-restartable") && unit.contains("[Install]"), "{unit}");
+    });
+}

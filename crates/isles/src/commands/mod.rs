@@ -15,6 +15,7 @@ pub mod each;
 pub mod events;
 pub mod exec;
 pub mod export;
+pub mod generate;
 pub mod history;
 pub mod images;
 pub mod import;
