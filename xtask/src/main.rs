@@ -16,7 +16,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   conformance oci [PROGRAM…]
                    the validation programs of opencontainers/runtime-tools in ISLES_RUNTIME_TOOLS
   bench [NAME…]    measure beside the peers and write BENCHMARKS.md
-                   (names: size, start, recipe, build, sif, definition, pull, bootstrap;
+                   (names: size, start, life, network, recipe, build, sif, definition, pull, bootstrap;
                    all where none is given)
 ";
 

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod build;
 mod definition;
+mod life;
 mod measure;
 mod network;
 mod peers;
@@ -24,6 +25,7 @@ type Bench = fn(&Isles) -> Result<report::Section>;
 const BENCHES: &[(&str, Bench)] = &[
     ("size", size::run),
     ("start", start::run),
+    ("life", life::run),
     ("network", network::run),
     ("recipe", recipe::run),
     ("build", build::run),
