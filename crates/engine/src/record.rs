@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::health::{FILE as HEALTH, Health};
 use crate::monitor::{PAUSED, STOPPED};
 use crate::start::Fence;
+use crate::watch::Watch;
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
@@ -250,6 +251,8 @@ impl Engine {
         /// A monitor that has not let go after this time is stopped, or hangs.
         const PATIENCE: Duration = Duration::from_secs(10);
         let begin = Instant::now();
+        // Its monitor lets go of the lock by closing it, which is seen at once.
+        let mut watch = Watch::folder(container.path()).ok();
         mark(container, STOPPED)?;
         loop {
             match info(container) {
@@ -271,7 +274,10 @@ impl Engine {
             }
             match container.try_lock() {
                 Ok(true) => return Ok(true),
-                Ok(false) => std::thread::sleep(PAUSE),
+                Ok(false) => match &mut watch {
+                    Some(watch) => drop(watch.wait(Some(PAUSE))),
+                    None => std::thread::sleep(PAUSE),
+                },
                 Err(e) if gone(&e) => return Ok(false),
                 Err(e) => return Err(e.into()),
             }
