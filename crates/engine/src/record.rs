@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::health::{FILE as HEALTH, Health};
 use crate::monitor::{PAUSED, STOPPED};
 use crate::start::Fence;
-use crate::watch::Watch;
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
@@ -251,8 +250,6 @@ impl Engine {
         /// A monitor that has not let go after this time is stopped, or hangs.
         const PATIENCE: Duration = Duration::from_secs(10);
         let begin = Instant::now();
-        // Its monitor lets go of the lock by closing it, which is seen at once.
-        let mut watch = Watch::folder(container.path()).ok();
         mark(container, STOPPED)?;
         loop {
             match info(container) {
@@ -274,10 +271,7 @@ impl Engine {
             }
             match container.try_lock() {
                 Ok(true) => return Ok(true),
-                Ok(false) => match &mut watch {
-                    Some(watch) => drop(watch.wait(Some(PAUSE))),
-                    None => std::thread::sleep(PAUSE),
-                },
+                Ok(false) => await_monitor(container, PAUSE),
                 Err(e) if gone(&e) => return Ok(false),
                 Err(e) => return Err(e.into()),
             }
@@ -379,6 +373,22 @@ pub(crate) fn gone(error: &isles_store::Error) -> bool {
         _ => false,
     }
 }
+
+/// Waits until a container's monitor has ended, for this time at most. By its descriptor: closing a watch of files costs the
+/// kernel's readers' time (SRCU), some 20 ms.
+fn await_monitor(container: &Container, time: Duration) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let monitor = State::load(container).ok().and_then(|state| state.monitor);
+    let monitor = monitor.filter(|(pid, start)| process_start(*pid) == Some(*start));
+    let open = |(pid, _)| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
+    let Some(pidfd) = monitor.and_then(open) else { return std::thread::sleep(time.min(PAUSE_WITHOUT)) };
+    let timeout = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
+    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+}
+
+/// Between two looks, where nobody is known whose end could be waited for.
+const PAUSE_WITHOUT: Duration = Duration::from_millis(1);
 
 /// The process that `NAMESPACE-PID-START-…` names; `None` where it is of another PID namespace, and cannot be looked at.
 fn process_of_step(name: &str, namespace: u64) -> Option<(i32, u64)> {
