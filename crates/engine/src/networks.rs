@@ -200,9 +200,6 @@ impl Engine {
             ports.clone_from(&workload.ports);
             held = place::reserve(&mut ports).map_err(|e| self.whose(e))?;
         }
-        let networks = Networks::open(&dir)?;
-        // A container that was killed with its monitor has its places still.
-        networks.release(&record.id)?;
         let mut taken = Taken {
             engine: self.clone(),
             container: record.id.clone(),
@@ -212,6 +209,10 @@ impl Engine {
             sockets: RefCell::new(None),
             kept: false,
         };
+        // Behind what gives the places back on a failure, which takes this lock itself.
+        let networks = Networks::open(&dir)?;
+        // A container that was killed with its monitor has its places still.
+        networks.release(&record.id)?;
         for (number, wanted) in uses.iter().enumerate() {
             let network = match Networks::find(&dir, &wanted.name)? {
                 Some(network) => network,

@@ -245,6 +245,8 @@ fn what_is_not_possible_is_said() {
     let source = world.source();
     for (options, said) in [
         (&["--network", "none-such"][..], "none-such"),
+        // What was taken before is given back.
+        (&["--network", "one", "--network", "none-such"], "none-such"),
         (&["--network", "one", "--ip", "10.9.0.1"], "10.9.0.1"),
         (&["--network", "one", "--ip", "10.5.0.1"], "10.5.0.1"),
     ] {
