@@ -20,6 +20,7 @@ pub const FOR_TESTS: &[Package] = &[
     Package { name: "umoci", file: "/usr/bin/umoci" },
     Package { name: "docker.io", file: "/usr/sbin/dockerd" },
     Package { name: "docker-registry", file: "/usr/bin/docker-registry" },
+    Package { name: "nftables", file: "/usr/sbin/nft" },
     Package { name: "uidmap", file: "/usr/bin/newuidmap" },
     Package { name: "libseccomp-dev", file: "/usr/include/seccomp.h" },
     Package { name: "debian-archive-keyring", file: "/usr/share/keyrings/debian-archive-keyring.gpg" },

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use isles_engine::{Step, StepOutput, StepRoot};
+use isles_engine::{Step, StepNames, StepOutput, StepRoot};
 use isles_spec::{Device, Digest, Mount, MountKind, NetworkMode};
 use isles_store::{CacheLock, CacheMount, CommitOptions, CommittedLayer, Merged, Ownership, Store};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -177,11 +177,7 @@ impl RunStep<'_> {
         step.privileged = self.privileged;
         step.devices = std::mem::take(&mut prepared.devices);
         step.hostname = self.hostname.clone();
-        let hosts = scratch.0.join("hosts");
-        let names =
-            isles_engine::hosts_of_step(self.hostname.as_deref(), &self.network, &build.options.extra_hosts)?;
-        write_file(&hosts, &names, 0o644)?;
-        step.hosts = Some(hosts);
+        step.names = Some(StepNames { folder: &scratch.0, extra: &build.options.extra_hosts });
         step.host_ca |= build.options.host_ca;
         step.shm_size = build.options.shm_size;
         step.rlimits = build.options.rlimits.clone();

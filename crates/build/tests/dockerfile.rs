@@ -388,9 +388,11 @@ fn run_sees_what_it_should() {
         ("RUN id -G > /out", "0\n"),
         ("RUN echo $HTTP_PROXY $http_proxy > /out", "http://proxy http://proxy\n"),
         (
-            "RUN while read a b; do test \"$b\" = isle && echo $a; done < /etc/hosts > /out || true",
-            "127.0.1.1\n",
+            "RUN while read a b; do case $b-$a in isle-*.*) echo ${a%.*.*};; esac; done < /etc/hosts > /out",
+            "10.0\n",
         ),
+        ("RUN test -e /sys/class/net/eth0 && echo own > /out", "own\n"),
+        ("RUN --network=none ls /sys/class/net > /out", "lo\n"),
         (
             "RUN --network=none while read a b; do echo $b; done < /etc/hosts > /out",
             "localhost\nlocalhost ip6-localhost ip6-loopback\nisle\n",

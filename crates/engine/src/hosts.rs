@@ -13,6 +13,7 @@ use isles_store::{Container, FileKind};
 use crate::error::{Error, Result};
 use crate::networks::own_names;
 use crate::plan::bind;
+use crate::step::StepNames;
 use crate::user::User;
 use crate::user_network::UserNetwork;
 use crate::view::{View, absolute, read, text};
@@ -47,28 +48,48 @@ const AUTHORITIES_VARIABLES: [&str; 8] = [
 /// What a step's system is called where nobody says anything else.
 pub const HOSTNAME_OF_STEPS: &str = "isle";
 
-/// /etc/hosts for a step of a build: that of the host, unless the step has no network, and the step's own name.
-pub fn hosts_of_step(hostname: Option<&str>, network: &NetworkMode, extra: &[String]) -> Result<String> {
-    let of_host = match network {
-        NetworkMode::None => String::new(),
-        _ => fs::read_to_string(HOSTS).unwrap_or_default(),
-    };
-    hosts(&of_host, hostname.unwrap_or(HOSTNAME_OF_STEPS), extra, None, None)
-}
-
-/// The host's own files, for a step of a build; without a network only its names, where they are given.
-pub fn of_host(network: &NetworkMode, view: &View, names: Option<&Path>) -> Vec<Mount> {
-    let network = *network != NetworkMode::None;
-    let names = names.or(network.then_some(Path::new(HOSTS)));
-    let files = [(HOSTS, names), (RESOLV_CONF, network.then_some(Path::new(RESOLV_CONF)))];
-    files
-        .into_iter()
-        .filter_map(|(path, source)| {
-            let mut mount = bind(&place(view, path)?, source.filter(|source| source.is_file())?);
-            mount.flags.read_only = true;
-            Some(mount)
-        })
-        .collect()
+/// /etc/hosts and resolv.conf(5) for a step of a build: the host's own, or files that are written for it. Without a network
+/// there are only the names that were given.
+pub fn of_step(
+    mode: &NetworkMode,
+    view: &View,
+    (names, hostname): (Option<StepNames<'_>>, Option<&str>),
+    network: Option<&UserNetwork>,
+) -> Result<Vec<Mount>> {
+    let networked = *mode != NetworkMode::None;
+    let mut files = Vec::with_capacity(2);
+    if let Some(StepNames { folder, extra }) = names {
+        let of_host = if networked { fs::read_to_string(HOSTS).unwrap_or_default() } else { String::new() };
+        let hostname = hostname.unwrap_or(HOSTNAME_OF_STEPS);
+        let text = match network {
+            Some(network) => {
+                let router = network.plan.v4.router;
+                let own: Vec<_> =
+                    network.plan.addresses().map(|(address, _)| (address, hostname.to_owned())).collect();
+                hosts(&seen_from_outside(&of_host, router), hostname, extra, Some(&own), Some(router.into()))?
+            }
+            None => hosts(&of_host, hostname, extra, None, None)?,
+        };
+        files.push((HOSTS, write(folder, "hosts", &text, READABLE)?));
+    } else if networked {
+        files.push((HOSTS, HOSTS.into()));
+    }
+    match (network, names) {
+        (Some(network), Some(StepNames { folder, .. })) => {
+            let of_host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+            let dns = Dns { servers: network.resolvers(&of_host), ..Dns::default() };
+            let text = resolv_conf(&of_host, &dns, false);
+            files.push((RESOLV_CONF, write(folder, "resolv.conf", &text, READABLE)?));
+        }
+        _ if networked => files.push((RESOLV_CONF, RESOLV_CONF.into())),
+        _ => {}
+    }
+    let mounts = files.into_iter().filter_map(|(path, source)| {
+        let mut mount = bind(&place(view, path)?, Some(source).filter(|source| source.is_file())?.as_path());
+        mount.flags.read_only = true;
+        Some(mount)
+    });
+    Ok(mounts.collect())
 }
 
 /// Where a file of the image's really is: an image may have a link there (systemd-resolved's), which leads nowhere
@@ -144,7 +165,7 @@ pub fn of_container(
         if unwritable && !view.exists(place.as_ref()) {
             continue;
         }
-        mounts.push(bind(&place, &write(container, name, &text, READABLE)?));
+        mounts.push(bind(&place, &write(container.path(), name, &text, READABLE)?));
     }
     Ok(mounts)
 }
@@ -172,7 +193,10 @@ pub fn of_caller(user: &User, container: &Container, view: &View) -> Result<Vec<
         let known = old.lines().any(|l| l.split(':').nth(2).and_then(|n| n.parse().ok()) == Some(id));
         let Some(place) = place(view, path).filter(|_| !known) else { continue };
         let separator = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
-        mounts.push(bind(&place, &write(container, file, &format!("{old}{separator}{line}\n"), READABLE)?));
+        mounts.push(bind(
+            &place,
+            &write(container.path(), file, &format!("{old}{separator}{line}\n"), READABLE)?,
+        ));
     }
     Ok(mounts)
 }
@@ -181,8 +205,8 @@ pub fn of_caller(user: &User, container: &Container, view: &View) -> Result<Vec<
 const READABLE: u32 = 0o644;
 
 /// Writes a file with that mode, whatever the umask of the caller.
-pub fn write(container: &Container, name: &str, text: &str, mode: u32) -> Result<PathBuf> {
-    let path = container.path().join(name);
+pub fn write(folder: &Path, name: &str, text: &str, mode: u32) -> Result<PathBuf> {
+    let path = folder.join(name);
     fs::write(&path, text)
         .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
         .map_err(|e| Error::file("write", &path, e))?;

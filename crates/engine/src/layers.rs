@@ -141,7 +141,7 @@ impl Engine {
         for (number, mount) in workload.mounts.iter().enumerate() {
             sources.push(match &mount.kind {
                 MountKind::File { text, mode } => {
-                    let path = hosts::write(folder, &format!("file-{number}"), text, *mode)?;
+                    let path = hosts::write(folder.path(), &format!("file-{number}"), text, *mode)?;
                     Some(MountSource::Bind { source: path, recursive: false }.into())
                 }
                 MountKind::Image { image, inside } => {

@@ -37,9 +37,10 @@ pub fn namespaces(
     };
     let network = match &workload.network {
         network if is_served(network, identity) => NamespaceMode::Private,
-        // Until bridges come, a container of root's shares the host's.
-        NetworkMode::Default | NetworkMode::Host => NamespaceMode::Host,
-        NetworkMode::None | NetworkMode::Networks(_) | NetworkMode::User { .. } => NamespaceMode::Private,
+        NetworkMode::Host => NamespaceMode::Host,
+        NetworkMode::Default | NetworkMode::None | NetworkMode::Networks(_) | NetworkMode::User { .. } => {
+            NamespaceMode::Private
+        }
         NetworkMode::Container(name) => NamespaceMode::Container(name.clone()),
         NetworkMode::Path(path) => NamespaceMode::Path(path.clone()),
     };

@@ -8,10 +8,10 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use isles_network::Subnet;
-use isles_network::dns::{Resolver, Sockets, upstreams};
+use isles_network::dns::{Resolver, Sockets, Upstreams};
 use isles_network::place;
 use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
 use isles_network::user::rules::Shared;
@@ -91,8 +91,8 @@ impl Taken {
 /// Answers the questions of a container, from sockets in its network namespace.
 pub(crate) fn resolver(engine: &Engine, sockets: Sockets, container: &str, dns: &Dns) -> Resolver {
     let servers = match dns.servers.as_slice() {
-        [] => upstreams(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
-        own => own.iter().map(|address| std::net::SocketAddr::new(*address, 53)).collect(),
+        [] => Upstreams::of_file(Path::new("/etc/resolv.conf")),
+        own => Upstreams::given(own.iter().map(|address| std::net::SocketAddr::new(*address, 53)).collect()),
     };
     Resolver::new(sockets, &engine.networks_dir(), container, servers)
 }
@@ -147,10 +147,12 @@ impl Engine {
         }
         let networks = Networks::open(&self.networks_dir())?;
         self.collect_places(&networks)?;
-        networks.remove(&network)?;
+        networks.is_unused(&network)?;
+        // A crash in between leaves one that is made anew by its next use.
         if self.has_bridges() {
             place::dissolve(&network)?;
         }
+        networks.remove(&network)?;
         Ok(network.name)
     }
 
@@ -230,16 +232,32 @@ impl Engine {
             }
         }
         drop(networks);
+        let ipv6 = taken
+            .places
+            .endpoints
+            .first()
+            .is_some_and(|first| first.addresses.iter().any(|(a, _)| a.is_ipv6()));
+        if self.has_bridges() && !ipv6 {
+            // What comes by IPv6 would have nobody to go to.
+            for port in taken.places.ports.iter_mut().filter(|port| port.address.is_none()) {
+                port.address = Some(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+            }
+        }
         Ok(Some(taken))
     }
 
     /// Says which container has a port.
     fn whose(&self, error: isles_network::Error) -> Error {
-        let isles_network::Error::PortTaken { address, port, .. } = &error else { return error.into() };
-        let has = |places: &Places| places.ports.iter().any(|found| found.host.to_string() == *port);
+        let isles_network::Error::PortTaken { address, port, protocol, .. } = &error else {
+            return error.into();
+        };
+        let has = |places: &Places| {
+            places.ports.iter().any(|found| found.host.to_string() == *port && found.protocol == *protocol)
+        };
         let all = self.places().unwrap_or_default();
         let whose = all.into_iter().find(|(_, places)| has(places)).map(|(_, places)| places.name);
-        isles_network::Error::PortTaken { address: address.clone(), port: port.clone(), whose }.into()
+        let (address, port, protocol) = (address.clone(), port.clone(), *protocol);
+        isles_network::Error::PortTaken { address, port, protocol, whose }.into()
     }
 
     /// Gives back what a container that has ended has of networks.
@@ -321,6 +339,10 @@ impl Engine {
                 networks.put(&record.id, &places)?;
                 return Err(e.into());
             }
+            // One that was in no network has had nowhere for its ports to lead.
+            if first {
+                place::publish(&places)?;
+            }
         }
         record.save(&container)?;
         drop(names);
@@ -370,8 +392,23 @@ impl Engine {
             place::disconnect(&endpoint)?;
             networks.release_addresses(&endpoint)?;
             networks.put(&record.id, &places)?;
+            if at == 0 && self.is_alive(&record.id) {
+                self.lead_out(&places, &record.id, found.state.pid)?;
+            }
         }
         record.save(&container)
+    }
+}
+
+impl Engine {
+    /// After a container has left the network with its way out: the next one has it, and the ports lead there.
+    fn lead_out(&self, places: &Places, id: &str, pid: Option<i32>) -> Result<()> {
+        let (Some(first), Some(pid)) = (places.endpoints.first(), pid) else { return Ok(()) };
+        let path = format!("/proc/{pid}/ns/net");
+        let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
+        let number = (0..10).find(|n| first.device == device(id, *n)).unwrap_or(0);
+        place::lead_out(&self.network(&first.network)?, first, namespace.as_fd(), number)?;
+        Ok(place::publish(places)?)
     }
 }
 

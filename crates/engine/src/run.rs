@@ -25,7 +25,7 @@ use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn, spawn_halting};
 use crate::step::Exit;
-use crate::user_network::{Unserved, UserNetwork};
+use crate::user_network::{Unserved, UserNetwork, usual};
 use crate::view::View;
 use crate::{foreign, hosts, name, namespaces, process, terminal};
 
@@ -109,6 +109,7 @@ impl Engine {
     pub(crate) fn create(&self, workload: &Workload, foreground: &Foreground<'_>) -> Result<Created> {
         let id = name::id()?;
         let mut workload = workload.clone();
+        workload.network = usual(workload.network, self.identity);
         let default = ContainerConfig::default();
         let config = foreground.image.map_or(&default, |image| &image.config.config);
         let command = process::argv(&workload, config)?;

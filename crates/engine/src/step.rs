@@ -16,6 +16,7 @@ use crate::host_view::{self, Writable};
 use crate::hosts;
 use crate::plan::{Parts, plan};
 use crate::start::{Fence, null, pipe, spawn};
+use crate::user_network::UserNetwork;
 use crate::view::View;
 
 /// So much of the end of a step's output is kept for the message when it fails.
@@ -42,6 +43,15 @@ pub enum StepInput<'a> {
     Bytes(&'a [u8]),
 }
 
+/// The names of hosts that a step knows beside its own and the host's.
+#[derive(Debug, Clone, Copy)]
+pub struct StepNames<'a> {
+    /// A folder for files of the step alone.
+    pub folder: &'a Path,
+    /// As `NAME:ADDRESS`.
+    pub extra: &'a [String],
+}
+
 /// A process to run for a build. The environment is what is given here, with PATH and HOME added where
 /// they are missing; nothing of the caller's is inherited.
 #[derive(Debug, Clone)]
@@ -54,9 +64,10 @@ pub struct Step<'a> {
     /// `user[:group]` as an image has it; empty is root.
     pub user: String,
     pub hostname: Option<String>,
-    /// A file that stands for the host's /etc/hosts ([`hosts_of_step`](crate::hosts_of_step)).
-    pub hosts: Option<PathBuf>,
+    /// What is written for it of names; without, it sees the host's own files.
+    pub names: Option<StepNames<'a>>,
     pub mounts: Vec<Mount>,
+    /// [`NetworkMode::Default`] is one of its own, from which this process leads to the world; the host's without `names`.
     pub network: NetworkMode,
     pub stdin: StepInput<'a>,
     /// Trust the certificate authorities of the host, in a network that intercepts TLS. They are
@@ -84,7 +95,7 @@ impl<'a> Step<'a> {
             working_dir: "/".into(),
             user: String::new(),
             hostname: None,
-            hosts: None,
+            names: None,
             mounts: Vec::new(),
             network: NetworkMode::Host,
             stdin: StepInput::Null,
@@ -186,8 +197,13 @@ impl Engine {
         let mut workload = workload_of(step);
         let of_host = matches!(step.root, StepRoot::Host { .. });
         workload.read_only = of_host;
-        let mut extra =
-            if of_host { around } else { hosts::of_host(&step.network, &view, step.hosts.as_deref()) };
+        let network = UserNetwork::of(&workload, self.identity)?;
+        let mut extra = if of_host {
+            around
+        } else {
+            let known = (step.names, step.hostname.as_deref());
+            hosts::of_step(&workload.network, &view, known, network.as_ref())?
+        };
         let image = ContainerConfig::default();
         let authorities = step.host_ca.then(hosts::authorities).flatten();
         if let Some((mount, variables)) = authorities {
@@ -215,6 +231,7 @@ impl Engine {
             warn: &|_| {},
         })?;
         let setup = &mut planned.setup;
+        setup.namespaces.network_messages = network.as_ref().map(UserNetwork::messages);
         let mut fence = match &planned.limits {
             Some(limits) => Fence::new(&self.step_group_name()?, limits, false, &mut |_| {})?,
             None => Fence::none(),
@@ -236,6 +253,18 @@ impl Engine {
         setup.stdio.stderr = Some(writer);
         let mut child = spawn(setup, &view)?;
         setup.stdio = Default::default();
+        let served = match (network, child.network.take()) {
+            (Some(network), Some(socket)) => network.made(socket).serve(self).map(Some),
+            _ => Ok(None),
+        };
+        let _served = match served {
+            Ok(served) => served,
+            Err(e) => {
+                let _ = child.kill(libc::SIGKILL);
+                let _ = child.wait();
+                return Err(e);
+            }
+        };
         std::thread::scope(|scope| {
             if let Some((pipe, bytes)) = input {
                 // A step that does not read all of it is no failure.
@@ -259,8 +288,11 @@ fn workload_of(step: &Step<'_>) -> Workload {
         working_dir: Some(step.working_dir.clone()),
         user: Some(step.user.clone()),
         mounts: step.mounts.clone(),
-        // A step that says nothing of a network has the host's: what builds load is theirs to choose.
-        network: if step.network == NetworkMode::Default { NetworkMode::Host } else { step.network.clone() },
+        network: match (&step.network, step.names) {
+            (NetworkMode::Default, Some(_)) => NetworkMode::User { host_loopback: false },
+            (NetworkMode::Default, None) => NetworkMode::Host,
+            (other, _) => other.clone(),
+        },
         resources: step.resources.clone(),
         rlimits: step.rlimits.clone(),
         shm_size: step.shm_size,

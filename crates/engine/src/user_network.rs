@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use isles_network::Subnet;
+use isles_network::place;
 use isles_network::state::{DEFAULT, Networks};
 use isles_network::user::inside::{Ipv4Net, Ipv6Net, Plan};
 use isles_network::user::neighbour;
@@ -17,6 +18,7 @@ use isles_sandbox::setup::NetworkMessages;
 use isles_spec::{NetworkMode, NetworkUse, Port, Protocol, Workload};
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
+use rustix::thread::CapabilitySet;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -55,11 +57,26 @@ pub(crate) struct Unserved {
     pub internal: bool,
 }
 
-/// What a container's `network` comes to for this user: the host's, or one of its own that is served.
+/// What a container's `network` is where nothing is said of it: root's containers are on the usual bridge, where this root
+/// may make one, and the host's firewall lets through what goes there.
+pub(crate) fn usual(network: NetworkMode, identity: Identity) -> NetworkMode {
+    let may_bridge = || {
+        let have = rustix::thread::capabilities(None);
+        have.is_ok_and(|have| have.effective.contains(CapabilitySet::NET_ADMIN))
+    };
+    match network {
+        NetworkMode::Default if identity == Identity::Root && may_bridge() && place::lets_through() => {
+            NetworkMode::Networks(vec![NetworkUse { name: DEFAULT.to_owned(), ..NetworkUse::default() }])
+        }
+        NetworkMode::Default => NetworkMode::User { host_loopback: false },
+        other => other,
+    }
+}
+
+/// Whether a container's `network` is one of its own that is served by a process of the user's.
 pub(crate) fn is_served(network: &NetworkMode, identity: Identity) -> bool {
     match network {
-        NetworkMode::User { .. } => true,
-        NetworkMode::Default => identity != Identity::Root,
+        NetworkMode::User { .. } | NetworkMode::Default => true,
         NetworkMode::Networks(_) => identity != Identity::Root,
         _ => false,
     }

@@ -112,7 +112,7 @@ fn names_lead_to_containers_of_the_same_network() {
 fn published_ports_lead_to_the_container() {
     let Some(world) = apart() else { return };
     server(&world, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:80"]);
-    assert_eq!(world.isles(&["port", "web", "80"]).fine(), "0.0.0.0:8080\n[::]:8080\n127.0.0.1:8081\n");
+    assert_eq!(world.isles(&["port", "web", "80"]).fine(), "0.0.0.0:8080\n127.0.0.1:8081\n");
     for url in ["http://127.0.0.1:8080/", "http://127.0.0.1:8081/"] {
         assert_eq!(fetched_by_host(&world, url).fine(), "i am web\n", "{url}");
     }
@@ -211,13 +211,7 @@ fn nothing_is_left_behind_by_a_monitor_that_is_killed() {
 fn a_flushed_firewall_is_said_again() {
     let Some(world) = apart() else { return };
     server(&world, "web", &["-p", "8080:80"]);
-    // As `nft flush ruleset` does it, on this host only.
-    let flush = "import socket, struct\n\
-                 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n\
-                 def m(kind, flags, body): return struct.pack('=IHHII', 16 + len(body), kind, flags, 1, 0) + body\n\
-                 s.send(m(16, 1, struct.pack('>BBH', 0, 0, 10)) + m(0xa02, 5, struct.pack('>BBH', 0, 0, 0)) + m(17, 1, struct.pack('>BBH', 0, 0, 10)))\n\
-                 s.recv(999)";
-    host(&world, &["python3", "-c", flush]).fine();
+    host(&world, &["/usr/sbin/nft", "flush ruleset"]).fine();
     assert_ne!(fetched_by_host(&world, "http://127.0.0.1:8080/").code, 0, "it is gone");
     run(&world, "bridge", &["true"]).fine();
     assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
@@ -268,4 +262,108 @@ fn input_goes_to_a_container_with_a_network() {
         .unwrap();
     child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
     assert_eq!(Said::of(child.wait_with_output().unwrap()).fine(), "typed\n");
+}
+
+#[test]
+fn the_usual_network_is_a_bridge() {
+    let Some(world) = apart() else { return };
+    let source = world.source();
+    let addresses = |options: &[&str]| {
+        let words = [&["run", "--rm"], options, &[&source, "busybox", "ip", "-o", "addr"]].concat();
+        world.isles(&words).fine()
+    };
+    assert!(addresses(&[]).contains("inet 172."), "{}", addresses(&[]));
+    assert!(addresses(&["--network", "slirp4netns"]).contains("inet 10.0."));
+    let of_host = world.isles(&["run", "--rm", "--network", "host", &source, "busybox", "ip", "-o", "addr"]);
+    assert!(of_host.fine().contains(": isl"));
+    let mut said = world.command(["run", "--rm", &source, "busybox", "ip", "-o", "link"]);
+    assert!(!Said::of(said.env("ISLES_NETWORK", "none").output().unwrap()).fine().contains("eth0"));
+    // Where another program's firewall drops what is forwarded, the network is one that needs nothing to be.
+    host(&world, &["/usr/sbin/nft", "add table ip filter"]).fine();
+    let chain = "add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+    host(&world, &["/usr/sbin/nft", chain]).fine();
+    assert!(addresses(&[]).contains("inet 10.0."));
+    server(&world, "web", &["-p", "8080:80"]);
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
+}
+
+#[test]
+fn a_network_that_was_made_by_half_is_finished() {
+    let Some(world) = apart() else { return };
+    let answers = || run(&world, "one", &["busybox", "wget", "-q", "-O", "-", "http://web/"]).fine();
+    world.isles(&["network", "create", "one"]).fine();
+    server(&world, "web", &["--network", "one", "-p", "8080:80"]);
+    assert_eq!(answers(), "i am web\n");
+    world.isles(&["rm", "-f", "web"]).fine();
+    let links = host(&world, &["/bin/busybox", "ip", "-o", "link"]).fine();
+    let bridge = links.split([' ', ':']).find(|word| word.starts_with("isl")).unwrap();
+    // Killed between making the device and all else: it is there, without an address, and down.
+    for words in [&["ip", "addr", "flush", "dev", bridge][..], &["ip", "link", "set", bridge, "down"]] {
+        host(&world, &[&["/bin/busybox"], words].concat()).fine();
+    }
+    server(&world, "web", &["--network", "one", "-p", "8080:80"]);
+    assert_eq!(answers(), "i am web\n");
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
+    world.isles(&["rm", "-f", "web"]).fine();
+    // Removed by somebody, while the firewall knows of it still.
+    host(&world, &["/bin/busybox", "ip", "link", "del", bridge]).fine();
+    server(&world, "web", &["--network", "one", "-p", "8080:80"]);
+    assert_eq!(answers(), "i am web\n");
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
+}
+
+#[test]
+fn state_directories_share_the_firewall() {
+    let Some(world) = apart() else { return };
+    let (own, other) = (world.path("state"), world.path("other"));
+    let (own, other, source) = (own.to_str().unwrap(), other.to_str().unwrap(), world.source());
+    let script = "mkdir /www; echo $0 > /www/index.html; exec busybox httpd -f -p 80 -h /www";
+    let serve = |root: &str, name: &str, port: &str| {
+        let words = ["--root", root, "run", "-d", "-p", port, &source, "sh", "-c", script, name];
+        world.isles(&words).fine().trim().to_owned()
+    };
+    let fetched = |port: u16| {
+        // It listens a moment after it has begun.
+        for _ in 0..500 {
+            let said = fetched_by_host(&world, &format!("http://127.0.0.1:{port}/"));
+            if said.code == 0 {
+                return said.out;
+            }
+        }
+        String::new()
+    };
+    let first = serve(own, "first", "8080:80");
+    let second = serve(other, "second", "8081:80");
+    assert_eq!((fetched(8080).as_str(), fetched(8081).as_str()), ("first\n", "second\n"));
+    // Each says its own again.
+    host(&world, &["/usr/sbin/nft", "delete table inet isles"]).fine();
+    let third = serve(other, "third", "8082:80");
+    assert_eq!((fetched(8081).as_str(), fetched(8082).as_str()), ("second\n", "third\n"));
+    let fourth = serve(own, "fourth", "8083:80");
+    assert_eq!((fetched(8080).as_str(), fetched(8083).as_str()), ("first\n", "fourth\n"));
+    world.isles(&["--root", other, "rm", "-f", &second, &third]).fine();
+    world.isles(&["rm", "-f", &first, &fourth]).fine();
+}
+
+#[test]
+fn who_leaves_its_first_network_goes_out_by_the_next() {
+    let Some(world) = apart() else { return };
+    for name in ["one", "two"] {
+        world.isles(&["network", "create", name]).fine();
+    }
+    server(&world, "web", &["--network", "one", "--network", "two", "-p", "8080:80"]);
+    let url = "http://127.0.0.1:8080/";
+    assert_eq!(fetched_by_host(&world, url).fine(), "i am web\n");
+    world.isles(&["network", "disconnect", "one", "web"]).fine();
+    assert_eq!(fetched_by_host(&world, url).fine(), "i am web\n");
+    let routes = || world.isles(&["exec", "web", "busybox", "ip", "route"]).fine();
+    assert!(routes().contains("default via"), "{}", routes());
+    // And one that had none at all has it again.
+    world.isles(&["network", "disconnect", "two", "web"]).fine();
+    assert!(!routes().contains("default via"), "{}", routes());
+    world.isles(&["network", "connect", "one", "web"]).fine();
+    assert!(routes().contains("default via"), "{}", routes());
+    assert_eq!(fetched_by_host(&world, url).fine(), "i am web\n");
+    world.isles(&["rm", "-f", "web"]).fine();
+    assert_eq!(left(&world), [""; 0]);
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with a network: the operation, its object, and the cause.
 
-use isles_spec::Hint;
+use isles_spec::{Hint, Protocol};
 use std::io;
 
 /// The result of operations on networks.
@@ -17,7 +17,7 @@ pub enum Error {
     #[error("network {name} has active endpoints ({})", users.join(", "))]
     InUse { name: String, users: Vec<String> },
     #[error("bind for {address}:{port} failed: port is already allocated{}", whose.as_ref().map(|name| format!(" by container {name}")).unwrap_or_default())]
-    PortTaken { address: String, port: String, whose: Option<String> },
+    PortTaken { address: String, port: String, protocol: Protocol, whose: Option<String> },
     /// Words that mean nothing here.
     #[error(transparent)]
     Spelling(#[from] isles_spec::Error),

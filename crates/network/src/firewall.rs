@@ -18,6 +18,8 @@ const TABLE: &str = "isles";
 /// Where the host's owner may add rules that come before ours; `isles` only makes it, empty.
 const USER: &str = "user";
 
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 /// Devices have names of up to 15 bytes and a zero.
 const DEVICE_NAME: u32 = 16;
 
@@ -60,7 +62,12 @@ const ANYWHERE6: Set = Set {
     data: PORTS6.data,
     intervals: false,
 };
-const SETS: [Set; 9] = [BRIDGES, INTERNAL, SAME, SUBNETS4, SUBNETS6, PORTS4, PORTS6, ANYWHERE4, ANYWHERE6];
+/// State directories all of whose networks and ports are said here.
+const ROOTS: Set = Set { name: "roots", key: (types::DEVICE, DEVICE_NAME), data: None, intervals: false };
+/// Families of packets that the host forwards for us alone.
+const CLOSED: Set = Set { name: "closed", key: (types::FAMILY, 1), data: None, intervals: false };
+const SETS: [Set; 11] =
+    [BRIDGES, INTERNAL, SAME, SUBNETS4, SUBNETS6, PORTS4, PORTS6, ANYWHERE4, ANYWHERE6, ROOTS, CLOSED];
 
 /// What the firewall has to know of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,33 +85,92 @@ pub struct Published {
     pub target: IpAddr,
 }
 
-/// Whether the table is there. One that somebody has flushed is not.
-pub fn is_there(socket: &mut Socket) -> io::Result<bool> {
-    match socket.ask(&nft::ask_table(TABLE)) {
+/// All that one state directory has to say. Others may have their own networks beside.
+#[derive(Debug, Clone, Copy)]
+pub struct Share<'a> {
+    /// Up to 15 bytes by which the state directory is known.
+    pub root: &'a str,
+    pub zones: &'a [Zone],
+    pub ports: &'a [Published],
+    /// The host forwards IPv4, or IPv6, for us alone: what goes between others' devices is dropped.
+    pub closed: [bool; 2],
+}
+
+/// Whether all of a state directory is there: not where somebody has flushed the table, nor after a reboot.
+pub fn knows(socket: &mut Socket, root: &str) -> io::Result<bool> {
+    match socket.ask(&nft::ask_element(TABLE, ROOTS.name, &Element::key(device(root)))) {
         Ok(_) => Ok(true),
-        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOENT.raw_os_error()) => Ok(false),
+        Err(e) if is_gone(&e) => Ok(false),
         Err(e) => Err(e),
     }
 }
 
-/// Says everything anew, in one transaction: packets meet the old table or the new one.
-/// `closed`: what is forwarded between others' devices is dropped, because the host forwards for us alone.
-pub fn rebuild(socket: &mut Socket, zones: &[Zone], ports: &[Published], closed: bool) -> Result<()> {
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOENT.raw_os_error())
+}
+
+/// Whether another table of the host drops what is forwarded where no rule of its own says otherwise, as those of Docker and
+/// of ufw do: nothing of ours gets through that.
+pub fn others_drop(socket: &mut Socket) -> io::Result<bool> {
+    const FORWARD: u32 = 2;
+    let chains = socket.ask(&nft::ask_chains())?;
+    let mut chains = chains.iter().filter_map(|answer| nft::Chain::read(&answer.body));
+    Ok(chains.any(|chain| chain.ipv4 && chain.hook == Some((FORWARD, true)) && chain.table != TABLE))
+}
+
+/// Says all that a state directory has to say, and what all of them share, where that is not there.
+pub fn say(socket: &mut Socket, share: &Share<'_>) -> Result<()> {
+    let failed = |e: io::Error| Error::system("write the firewall's table 'inet isles'", e);
     let mut t = Transaction::new(TABLE);
-    // Made, removed, and made: so it need not be known whether it is there.
-    t.table();
-    t.delete_table();
-    t.table();
+    let families = share.closed.into_iter().zip([IPV4, IPV6]).filter(|(closed, _)| *closed);
+    let families: Vec<_> = families.map(|(_, family)| Element::key(vec![family])).collect();
+    if !families.is_empty() {
+        t.known_elements(CLOSED.name, &families);
+    }
+    for zone in share.zones {
+        for (set, elements) in of_zone(zone) {
+            t.known_elements(set, &elements);
+        }
+    }
+    for (set, elements) in by_map(share.ports) {
+        t.known_elements(set, &elements);
+    }
+    t.known_elements(ROOTS.name, &[Element::key(device(share.root))]);
+    let all = t.finish();
+    match socket.ask(&nft::ask_table(TABLE)) {
+        Err(e) if is_gone(&e) => found(socket, false).map_err(failed)?,
+        other => drop(other.map_err(failed)?),
+    }
+    match socket.apply(&all).map_err(io::Error::from) {
+        // One of a version that knew less.
+        Err(e) if is_gone(&e) => {
+            found(socket, true).map_err(failed)?;
+            socket.apply(&all).map_err(|e| failed(e.into()))
+        }
+        other => other.map_err(failed),
+    }
+}
+
+/// Makes the table, with what does not depend on networks: packets meet none of it or all of it. `anew`: in the place of one
+/// that is there.
+fn found(socket: &mut Socket, anew: bool) -> io::Result<()> {
+    let mut t = Transaction::new(TABLE);
+    if anew {
+        // Made, removed, and made: so it need not be known whether it is there.
+        t.table();
+        t.delete_table();
+    }
+    t.new_table();
     for set in &SETS {
         t.set(set);
     }
     t.chain(USER, None);
     t.chain("publish", None);
-    let hook = |number, priority, kind| Hook { number, priority, kind, drop: false };
+    let hook = |number, priority, kind| Hook { number, priority, kind };
     t.chain("guard", Some(hook(0, -300, "filter")));
     t.chain("arriving", Some(hook(0, -100, "nat")));
     t.chain("sending", Some(hook(3, -100, "nat")));
-    t.chain("forwarding", Some(Hook { drop: closed, ..hook(2, 0, "filter") }));
+    t.chain("forwarding", Some(hook(2, 0, "filter")));
     t.chain("leaving", Some(hook(4, 100, "nat")));
 
     // The bridges route the host's 127.0.0.0/8, for published ports; no container gets there (CVE-2020-8558).
@@ -148,6 +214,7 @@ pub fn rebuild(socket: &mut Socket, zones: &[Zone], ports: &[Published], closed:
     // Neither other networks nor neighbours of the host, who could send here because the host forwards.
     t.rule("forwarding", &to_us().verdict(Verdict::Drop));
     t.rule("forwarding", &from_us().verdict(Verdict::Accept));
+    t.rule("forwarding", &rule().meta(Meta::Family, 0).among(CLOSED.name, true).verdict(Verdict::Drop));
 
     let bridge_out = |wanted| rule().meta(Meta::OutDevice, 0).among(BRIDGES.name, wanted);
     for (ipv6, subnets, source, destination) in [
@@ -166,26 +233,36 @@ pub fn rebuild(socket: &mut Socket, zones: &[Zone], ports: &[Published], closed:
     let loopback = bridge_out(true).family(true).field(Field::Source6, 0);
     t.rule("leaving", &loopback.is(&std::net::Ipv6Addr::LOCALHOST.octets()).masquerade());
 
-    for zone in zones {
-        add_zone(&mut t, zone);
+    match socket.apply(&t.finish()) {
+        // Another process was faster.
+        Err(e) if !anew && e.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => Ok(()),
+        other => Ok(other?),
     }
+}
+
+/// In a network namespace without our table: what its own programs send to these ports at an IPv4 address of its own goes
+/// where it is published.
+pub fn redirect(socket: &mut Socket, ports: &[Published]) -> Result<(), Refusal> {
+    let mut t = Transaction::new(TABLE);
+    t.table();
+    t.set(&PORTS4);
+    t.chain("sending", Some(Hook { number: 3, priority: -100, kind: "nat" }));
+    let rule = Rule::new().family(false).meta(Meta::Transport, 0);
+    let rule = rule.field(Field::Destination4, 1).field(Field::DestinationPort, 2);
+    t.rule("sending", &rule.mapped(PORTS4.name).destination(false));
     for (set, elements) in by_map(ports) {
         t.elements(set, &elements);
     }
-    socket.apply(&t.finish()).map_err(|e| Error::system("write the firewall's table 'inet isles'", e.source))
-}
-
-/// Adds a network.
-pub fn add(socket: &mut Socket, zone: &Zone) -> Result<(), Refusal> {
-    let mut t = Transaction::new(TABLE);
-    add_zone(&mut t, zone);
     socket.apply(&t.finish())
 }
 
-fn add_zone(t: &mut Transaction, zone: &Zone) {
+/// Adds a network; one that is there already is no error.
+pub fn add(socket: &mut Socket, zone: &Zone) -> Result<(), Refusal> {
+    let mut t = Transaction::new(TABLE);
     for (set, elements) in of_zone(zone) {
-        t.elements(set, &elements);
+        t.known_elements(set, &elements);
     }
+    socket.apply(&t.finish())
 }
 
 /// Removes a network. What is not there need not be removed.
@@ -211,7 +288,7 @@ pub fn withdraw(socket: &mut Socket, ports: &[Published]) -> io::Result<()> {
 }
 
 fn take_away(socket: &mut Socket, elements: &[(&'static str, Vec<Element>)]) -> io::Result<()> {
-    let gone = |e: &Refusal| e.errno() == Some(rustix::io::Errno::NOENT.raw_os_error());
+    let gone = |e: &Refusal| is_gone(&e.source);
     let mut t = Transaction::new(TABLE);
     for (set, elements) in elements {
         t.remove_elements(set, elements, false);
@@ -236,13 +313,15 @@ fn take_away(socket: &mut Socket, elements: &[(&'static str, Vec<Element>)]) -> 
     Ok(())
 }
 
+/// A name as the kernel has those of devices.
+fn device(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(DEVICE_NAME as usize, 0);
+    key
+}
+
 /// Elements by the set that they are of.
 fn of_zone(zone: &Zone) -> Vec<(&'static str, Vec<Element>)> {
-    let device = |name: &str| {
-        let mut key = name.as_bytes().to_vec();
-        key.resize(DEVICE_NAME as usize, 0);
-        key
-    };
     let bridge = device(&zone.bridge);
     let mut out = vec![
         (BRIDGES.name, vec![Element::key(bridge.clone())]),

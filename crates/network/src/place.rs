@@ -2,6 +2,7 @@
 //! it is said by the process that starts the container, in the network namespace that it is in.
 
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,29 +18,25 @@ use crate::netlink::message::Batch;
 use crate::netlink::{Socket, route};
 use crate::state::{Endpoint, Network, Networks, Places};
 
-/// Says that the host forwards packets only since there are networks of ours, so others' are not to be forwarded.
-const CLOSED: &str = "forwards-for-us-alone";
+/// Say that the host forwards packets of IPv4, or IPv6, only since there are networks of ours, so others' are not to be
+/// forwarded.
+const CLOSED: [&str; 2] = ["forwards-for-us-alone", "forwards-for-us-alone-6"];
 
-/// Sees to it that a network is there, and the firewall knows of it: also after a reboot, and after somebody has flushed it.
-/// The lock of `root` is held. The ports of `container` are published later.
+/// Whether what goes out of a bridge gets through the host's own firewall.
+pub fn lets_through() -> bool {
+    Socket::netfilter().and_then(|mut rules| firewall::others_drop(&mut rules)).is_ok_and(|drops| !drops)
+}
+
+/// Sees to it that a network is there, and the firewall knows of it: also after a reboot, after somebody has flushed it, and
+/// after a crash in the middle of this. The lock of `root` is held. The ports of `container` are published later.
 pub fn prepare(root: &Path, network: &Network, container: &str) -> Result<()> {
     let fail = |e: io::Error| Error::system(format!("make the network {}", network.name), e);
     let mut links = Socket::route().map_err(fail)?;
-    let found = route::index(&mut links, &network.bridge).map_err(fail)?;
-    if found.is_none() {
-        let index = route::add_bridge(&mut links, &network.bridge, network.mtu).map_err(fail)?;
-        let mut batch = Batch::new();
-        for pool in &network.pools {
-            route::address(&mut batch, index, pool.gateway, pool.subnet.prefix());
-        }
-        route::up(&mut batch, index);
-        links.apply(&batch).map_err(|e| fail(e.into()))?;
-        // Published ports are reached by way of the host's loopback, too.
-        set(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1").map_err(fail)?;
-    }
-    forward(root, network).map_err(fail)?;
+    let found = route::find(&mut links, &network.bridge).map_err(fail)?;
     let mut rules = Socket::netfilter().map_err(fail)?;
-    if !firewall::is_there(&mut rules).map_err(fail)? {
+    let newly = forward(root, network).map_err(fail)?;
+    let mark = mark(root);
+    if newly || !firewall::knows(&mut rules, &mark).map_err(fail)? {
         let zones: Vec<_> = Networks::list(root)?.iter().map(Network::zone).collect();
         let mut ports = Vec::new();
         for (id, places) in Networks::all_places(root)? {
@@ -47,25 +44,64 @@ pub fn prepare(root: &Path, network: &Network, container: &str) -> Result<()> {
                 ports.extend(published(&places));
             }
         }
-        return firewall::rebuild(&mut rules, &zones, &ports, root.join(CLOSED).exists());
+        let closed = CLOSED.map(|name| root.join(name).exists());
+        let share = firewall::Share { root: &mark, zones: &zones, ports: &ports, closed };
+        firewall::say(&mut rules, &share)?;
     }
-    if found.is_none() {
-        firewall::add(&mut rules, &network.zone()).map_err(|e| fail(e.into()))?;
+    // One that is up has been made to the end.
+    if found.is_some_and(|(_, up)| up) {
+        return Ok(());
     }
-    Ok(())
+    firewall::add(&mut rules, &network.zone()).map_err(|e| fail(e.into()))?;
+    let index = match found {
+        Some((index, _)) => index,
+        None => route::add_bridge(&mut links, &network.bridge, network.mtu).map_err(fail)?,
+    };
+    // Published ports are reached by way of the host's loopback, too.
+    set(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1").map_err(fail)?;
+    let mut batch = Batch::new();
+    for pool in &network.pools {
+        route::address(&mut batch, index, pool.gateway, pool.subnet.prefix());
+    }
+    route::up(&mut batch, index);
+    links.apply(&batch).map_err(|e| fail(e.into()))
 }
 
-/// Lets the host forward packets. Where it did not before, it is to do so for our networks only.
-fn forward(root: &Path, network: &Network) -> io::Result<()> {
-    const FORWARD4: &str = "net/ipv4/ip_forward";
-    if get(FORWARD4)?.trim() == "0" {
-        fs::write(root.join(CLOSED), "")?;
-        set(FORWARD4, "1")?;
+/// By what a state directory is known in the firewall.
+fn mark(root: &Path) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    root.hash(&mut hasher);
+    format!("{:015x}", hasher.finish() >> 4)
+}
+
+/// Lets the host forward packets. Where it did not before, it is to do so for our networks only. Says whether that is new.
+fn forward(root: &Path, network: &Network) -> io::Result<bool> {
+    const FORWARD: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+    let mut newly = false;
+    for (number, name) in FORWARD.into_iter().enumerate() {
+        let ipv6 = number == 1;
+        if network.pools.iter().any(|pool| pool.subnet.is_ipv6() == ipv6) && get(name)?.trim() == "0" {
+            if ipv6 {
+                keep_routers()?;
+            }
+            fs::write(root.join(CLOSED[number]), "")?;
+            set(name, "1")?;
+            newly = true;
+        }
     }
-    if network.pools.iter().any(|pool| pool.subnet.is_ipv6()) {
-        const FORWARD6: &str = "net/ipv6/conf/all/forwarding";
-        if get(FORWARD6)?.trim() == "0" {
-            set(FORWARD6, "1")?;
+    Ok(newly)
+}
+
+/// A host that forwards IPv6 does not listen to routers any more, who may have given it its only way out, unless it is told to
+/// (`accept_ra` is 2).
+fn keep_routers() -> io::Result<()> {
+    const DEVICES: &str = "/proc/sys/net/ipv6/conf";
+    for device in fs::read_dir(DEVICES)? {
+        let name = device?.file_name();
+        let Some(name) = name.to_str().filter(|name| *name != "all") else { continue };
+        let accepts = format!("net/ipv6/conf/{name}/accept_ra");
+        if get(&accepts).is_ok_and(|now| now.trim() == "1") {
+            set(&accepts, "2")?;
         }
     }
     Ok(())
@@ -88,10 +124,9 @@ pub fn dissolve(network: &Network) -> Result<()> {
     let fail = |e: io::Error| Error::system(format!("remove the network {}", network.name), e);
     route::remove(&mut Socket::route().map_err(fail)?, &network.bridge).map_err(fail)?;
     let mut rules = Socket::netfilter().map_err(fail)?;
-    match firewall::is_there(&mut rules).map_err(fail)? {
-        true => firewall::remove(&mut rules, &network.zone()).map_err(fail),
-        false => Ok(()),
-    }
+    let done = firewall::remove(&mut rules, &network.zone()).map_err(fail);
+    rules.close_aside();
+    done
 }
 
 /// Connects a container's network namespace with a network. `number` says which of its devices that is. `first` is the
@@ -143,6 +178,29 @@ pub fn connect(
     .map_err(fail)
 }
 
+/// Lets the way out of a container be by another of its networks than before.
+pub fn lead_out(
+    network: &Network,
+    endpoint: &Endpoint,
+    namespace: BorrowedFd<'_>,
+    number: usize,
+) -> Result<()> {
+    if network.internal {
+        return Ok(());
+    }
+    let fail = |e: io::Error| Error::system(format!("lead out by the network {}", network.name), e);
+    within(namespace, || {
+        let mut links = Socket::route()?;
+        let index = route::index(&mut links, &format!("eth{number}"))?.ok_or(io::ErrorKind::NotFound)?;
+        let mut batch = Batch::new();
+        for gateway in &endpoint.gateways {
+            route::default_route(&mut batch, index, *gateway);
+        }
+        Ok(links.apply(&batch)?)
+    })
+    .map_err(fail)
+}
+
 /// Takes a container out of a network. What is not there need not be removed.
 pub fn disconnect(endpoint: &Endpoint) -> Result<()> {
     let fail = |e: io::Error| Error::system(format!("leave the network {}", endpoint.network), e);
@@ -175,7 +233,10 @@ pub fn withdraw(places: &Places) -> Result<()> {
         return Ok(());
     }
     let fail = |e: io::Error| Error::system("take ports back", e);
-    firewall::withdraw(&mut Socket::netfilter().map_err(fail)?, &ports).map_err(fail)
+    let mut rules = Socket::netfilter().map_err(fail)?;
+    let done = firewall::withdraw(&mut rules, &ports).map_err(fail);
+    rules.close_aside();
+    done
 }
 
 fn published(places: &Places) -> Vec<Published> {
@@ -209,6 +270,7 @@ pub fn reserve(ports: &mut [Port]) -> Result<Vec<OwnedFd>> {
             io::ErrorKind::AddrInUse => Error::PortTaken {
                 address: port.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_string(),
                 port: port.host.to_string(),
+                protocol: port.protocol,
                 whose: None,
             },
             _ => Error::system(format!("take the port {port} of the host"), e),

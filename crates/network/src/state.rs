@@ -216,11 +216,9 @@ impl Networks {
         Ok(network)
     }
 
-    /// Forgets a network.
-    ///
     /// # Errors
     /// A container is in it.
-    pub fn remove(&self, network: &Network) -> Result<()> {
+    pub fn is_unused(&self, network: &Network) -> Result<()> {
         let users: Vec<String> = Self::all_places(&self.root)?
             .into_iter()
             .filter(|(_, places)| places.endpoints.iter().any(|endpoint| endpoint.id == network.id))
@@ -229,6 +227,15 @@ impl Networks {
         if !users.is_empty() {
             return Err(Error::InUse { name: network.name.clone(), users });
         }
+        Ok(())
+    }
+
+    /// Forgets a network.
+    ///
+    /// # Errors
+    /// A container is in it.
+    pub fn remove(&self, network: &Network) -> Result<()> {
+        self.is_unused(network)?;
         forget(&self.root.join("nets").join(format!("{}.json", network.name)))?;
         forget(&self.root.join("cursors").join(&network.id))?;
         match fs::remove_dir_all(self.addresses(network)) {

@@ -9,8 +9,9 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread;
 
-use isles_network::firewall::{self, Published, Zone};
+use isles_network::firewall::{self, Published, Share, Zone};
 use isles_network::netlink::message::Batch;
+use isles_network::netlink::nft::Transaction;
 use isles_network::netlink::{Socket, route};
 use isles_network::{Port, Subnet};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -35,6 +36,10 @@ fn loopback() {
     let mut batch = Batch::new();
     route::up(&mut batch, 1);
     Socket::route().unwrap().apply(&batch).unwrap();
+}
+
+fn say(socket: &mut Socket, root: &str, zones: &[Zone], ports: &[Published], closed: bool) {
+    firewall::say(socket, &Share { root, zones, ports, closed: [closed; 2] }).unwrap();
 }
 
 /// A thread in a network namespace of its own: a container that does what it is told.
@@ -119,6 +124,7 @@ fn bridge(name: &str, addresses: &[(&str, u8)]) -> u32 {
     for (address, prefix) in addresses {
         route::address(&mut batch, index, address.parse().unwrap(), *prefix);
     }
+    route::up(&mut batch, index);
     socket.apply(&batch).unwrap();
     let set =
         |file: String, value: &str| std::fs::write(&file, value).unwrap_or_else(|e| panic!("{file}: {e}"));
@@ -188,10 +194,15 @@ fn published_ports() {
     as_host(|| {
         let made = bridge("isles9", &[("10.99.0.1", 24), ("fd00:99::1", 64)]);
         let mut socket = Socket::netfilter().unwrap();
-        assert!(!firewall::is_there(&mut socket).unwrap());
+        assert!(!firewall::knows(&mut socket, "one").unwrap());
         let zones = [zone("isles9", &["10.99.0.0/24", "fd00:99::/64"], false)];
-        firewall::rebuild(&mut socket, &zones, &[], false).unwrap();
-        assert!(firewall::is_there(&mut socket).unwrap());
+        say(&mut socket, "one", &zones, &[], false);
+        // Another state directory has its own to say.
+        assert!(
+            firewall::knows(&mut socket, "one").unwrap() && !firewall::knows(&mut socket, "two").unwrap()
+        );
+        say(&mut socket, "two", &[zone("isles8", &["10.98.0.0/24"], false)], &[], false);
+        assert!(firewall::knows(&mut socket, "two").unwrap());
         let server = Container::new();
         server.connect(
             "veth-a",
@@ -233,9 +244,50 @@ fn published_ports() {
         firewall::withdraw(&mut socket, &ports).unwrap();
         firewall::withdraw(&mut socket, &ports).unwrap();
         assert_eq!(ask("127.0.0.1:8080"), None);
-        // As after somebody's flush.
-        firewall::rebuild(&mut socket, &zones, &ports, true).unwrap();
+        // As after somebody's flush; what is there already is no error.
+        let mut flush = Transaction::new("isles");
+        flush.delete_table();
+        socket.apply(&flush.finish()).unwrap();
+        assert!(!firewall::knows(&mut socket, "one").unwrap());
+        for _ in 0..2 {
+            say(&mut socket, "one", &zones, &ports, true);
+        }
         assert_eq!(ask("127.0.0.1:8080").unwrap(), "10.99.0.1");
+    });
+}
+
+#[test]
+fn a_table_of_an_earlier_version_is_replaced() {
+    as_host(|| {
+        let mut socket = Socket::netfilter().unwrap();
+        let mut old = Transaction::new("isles");
+        old.table();
+        socket.apply(&old.finish()).unwrap();
+        let zones = [zone("isles9", &["10.99.0.0/24"], false)];
+        say(&mut socket, "one", &zones, &published("80:80", &["10.99.0.2"]), false);
+        assert!(firewall::knows(&mut socket, "one").unwrap());
+        firewall::add(&mut socket, &zones[0]).unwrap();
+    });
+}
+
+#[test]
+fn a_firewall_of_others_that_drops() {
+    as_host(|| {
+        let drops = || firewall::others_drop(&mut Socket::netfilter().unwrap()).unwrap();
+        say(&mut Socket::netfilter().unwrap(), "one", &[], &[], true);
+        assert!(!drops(), "what we drop of others is not it");
+        let nft = |words: &str| {
+            let said = std::process::Command::new("nft").arg(words).output();
+            said.is_ok_and(|said| said.status.success())
+        };
+        if !nft("add table ip filter") {
+            eprintln!("skip: there is no nft");
+            return;
+        }
+        assert!(nft("add chain ip filter FORWARD { type filter hook forward priority 0; policy accept; }"));
+        assert!(!drops());
+        assert!(nft("add chain ip filter FORWARD { policy drop; }"));
+        assert!(drops());
     });
 }
 
@@ -246,7 +298,7 @@ fn networks_are_apart() {
         let c = bridge("isles3", &[("10.3.0.1", 24)]);
         let outside = bridge("outside", &[("192.0.2.1", 24)]);
         let mut socket = Socket::netfilter().unwrap();
-        firewall::rebuild(&mut socket, &[zone("isles1", &["10.1.0.0/24"], false)], &[], true).unwrap();
+        say(&mut socket, "one", &[zone("isles1", &["10.1.0.0/24"], false)], &[], true);
         firewall::add(&mut socket, &zone("isles2", &["10.2.0.0/24"], false)).unwrap();
         firewall::add(&mut socket, &zone("isles3", &["10.3.0.0/24"], true)).unwrap();
         let one = |device: &str, bridge: u32, address: &str, gateway: &str| {

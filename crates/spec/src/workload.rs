@@ -426,7 +426,7 @@ impl Rlimit {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
-    /// What the engine takes where nothing is said: [`NetworkMode::User`] for ordinary users, the host's for root.
+    /// What the engine takes where nothing is said: [`NetworkMode::User`] for ordinary users, the usual bridge for root.
     #[default]
     Default,
     /// One of its own, from which a process of the caller's leads to the world: no rights on the host are needed.

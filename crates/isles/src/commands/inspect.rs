@@ -238,9 +238,9 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             "AutoRemove": w.remove,
             "NetworkMode": match &w.network {
                 NetworkMode::None => "none".to_owned(),
-                NetworkMode::Default if !rustix::process::geteuid().is_root() => "slirp4netns".to_owned(),
+                NetworkMode::Default => "slirp4netns".to_owned(),
                 NetworkMode::User { .. } => "slirp4netns".to_owned(),
-                NetworkMode::Default | NetworkMode::Host => "host".to_owned(),
+                NetworkMode::Host => "host".to_owned(),
                 NetworkMode::Container(other) => format!("container:{other}"),
                 NetworkMode::Path(path) => format!("ns:{}", path.display()),
                 NetworkMode::Networks(uses) => {

@@ -41,8 +41,8 @@ Examples:
   isles run -d --name web --restart always nginx     in the background, until it is stopped
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
-An ordinary user's container has a network of its own, which leads to the world but not to the host's loopback;
-root's has the host's unless another one or ports are asked for. The exit code is the command's: 128+n after signal n,
+A container has a network of its own, which leads to the world but not to the host's loopback: on a bridge as root, and
+without any right on the host's network as an ordinary user. The exit code is the command's: 128+n after signal n,
 125 when Isles itself failed, 126 when the command could not be run, 127 when it was not found.";
 
 /// Run a command in a container: from an image, an image file, a recipe, a folder, or a Debian suite.
@@ -236,13 +236,12 @@ pub struct Args {
     #[arg(long, help_heading = "Security")]
     privileged: bool,
 
-    /// Its network: slirp4netns (one of its own that needs no rights: the default of ordinary users), host (root's
-    /// default), none, bridge (root), another network's name, container:NAME, or ns:PATH. Several names stand for
-    /// several networks.
+    /// Its network: bridge (root's default), slirp4netns (one of its own that needs no rights: the default of ordinary
+    /// users), host, none, another network's name, container:NAME, or ns:PATH. Several names stand for several
+    /// networks. Without it ISLES_NETWORK counts.
     #[arg(long, visible_alias = "net", value_name = "MODE", help_heading = "Network")]
     network: Vec<String>,
-    /// Let a port of the host lead to one of the container: [ADDRESS:][PORT:]PORT[/udp], ranges as 8000-8010. Without
-    /// --network it stands for the network bridge.
+    /// Let a port of the host lead to one of the container: [ADDRESS:][PORT:]PORT[/udp], ranges as 8000-8010.
     #[arg(short, long, value_name = "PORTS", help_heading = "Network")]
     publish: Vec<String>,
     /// Let free ports of the host lead to all that the image exposes.
@@ -759,15 +758,23 @@ fn exposed<'a>(words: impl Iterator<Item = &'a String>, known: &[Port]) -> Resul
     Ok(all)
 }
 
+/// What `--network` is where it is not given.
+const USUAL_NETWORK: &str = "ISLES_NETWORK";
+
 fn network(args: &Args) -> Result<NetworkMode, Failure> {
-    let modes: Vec<&str> = args.network.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+    let usual = std::env::var(USUAL_NETWORK).unwrap_or_default();
+    let mut modes: Vec<&str> =
+        args.network.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
     let wants_ports = !args.publish.is_empty() || args.publish_all;
     let wants_place = args.ip.is_some()
         || args.ip6.is_some()
         || args.mac_address.is_some()
         || !args.network_alias.is_empty();
+    if modes.is_empty() && !usual.is_empty() && !wants_ports && !wants_place {
+        modes.push(&usual);
+    }
     let only = match modes.as_slice() {
-        [] if wants_ports || wants_place => None,
+        [] if wants_place => None,
         [] | ["default"] => Some(NetworkMode::Default),
         ["none"] => Some(NetworkMode::None),
         ["host"] => Some(NetworkMode::Host),
@@ -791,7 +798,7 @@ fn network(args: &Args) -> Result<NetworkMode, Failure> {
         _ => None,
     };
     if let Some(mode) = only {
-        let served = matches!(mode, NetworkMode::User { .. });
+        let served = matches!(mode, NetworkMode::User { .. } | NetworkMode::Default);
         if wants_ports && !served || wants_place {
             return Err(Failure::new("ports and addresses need a network of the container's own")
                 .with_hint("leave out --network, or name a network such as bridge"));

@@ -162,13 +162,14 @@ impl Peers {
 }
 
 /// Of the real one only: about this machine, or about helpers that it starts and we have not.
-const NOISE: [&str; 6] = [
+const NOISE: [&str; 7] = [
     "gocryptfs not found",
     "No default remote in use",
     "Instance stats will not be available",
     "Error changing the container working directory",
     "/etc/localtime doesn't exist in container",
     "Cleaning up image",
+    "Cleanup error: while stopping driver",
 ];
 
 /// The kinds of messages: where there is an error, that there is one.

@@ -91,6 +91,8 @@ impl Shelf {
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", self.dir.path());
         command.env("TMPDIR", self.dir.path()).env("ISLES_ROOT", self.path(state));
+        // A bridge would stay in the machine's own network behind the test.
+        command.env("ISLES_NETWORK", "host");
         if self.ordinary {
             command.uid(NOBODY).gid(NOBODY);
         }

@@ -251,6 +251,10 @@ impl World {
             .env("ISLES_ROOT", self.path("state"))
             .current_dir(self.path("home"))
             .stdin(Stdio::null());
+        // A bridge would stay in the machine's own network behind the test.
+        if self.host.is_none() && self.uid() == 0 {
+            command.env("ISLES_NETWORK", "host");
+        }
         if self.who == Who::Ordinary && World::is_root() {
             command.uid(ORDINARY).gid(ORDINARY);
         }

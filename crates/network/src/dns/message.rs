@@ -14,6 +14,14 @@ pub const PTR: u16 = 12;
 pub const AAAA: u16 = 28;
 pub const ANY: u16 = 255;
 const INTERNET: u16 = 1;
+/// The kind of the record by which a client says how long an answer it takes (RFC 6891).
+const OPTIONS: u16 = 41;
+/// What everybody takes over UDP (RFC 1035, section 2.3.4).
+const SHORTEST: u16 = 512;
+/// Over TCP.
+pub const LONGEST: usize = u16::MAX as usize;
+/// A record's bytes beside its data, where its name points to the question.
+const RECORD: usize = 12;
 
 /// A question with its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +34,8 @@ pub struct Question {
     flags: u16,
     /// The question as it stands in the message.
     wire: Vec<u8>,
+    /// So long an answer over UDP the client takes.
+    pub longest: usize,
 }
 
 /// What a name stands for.
@@ -74,11 +84,18 @@ impl Question {
             return None;
         }
         let wire = message.get(HEADER..at + 4)?.to_vec();
-        Some(Question { id, name: labels.join("."), kind, flags, wire })
+        at += 4;
+        // Alone behind the question, at the root, as clients send it.
+        let additional = word(6)? == 0 && word(8)? == 0 && word(10)? == 1;
+        let options = additional && message.get(at) == Some(&0) && word(at + 1) == Some(OPTIONS);
+        let taken = if options { word(at + 3).unwrap_or(SHORTEST) } else { SHORTEST };
+        let longest = usize::from(taken.max(SHORTEST));
+        Some(Question { id, name: labels.join("."), kind, flags, wire, longest })
     }
 
-    /// The message that answers it. What does not fit the kind that was asked for is left out.
-    pub fn answer(&self, answer: Option<&Answer>, code: Code) -> Vec<u8> {
+    /// The message that answers it. What does not fit the kind that was asked for is left out, and what would make it
+    /// longer than `longest`, which the message says then (RFC 2181, section 9).
+    pub fn answer(&self, answer: Option<&Answer>, code: Code, longest: usize) -> Vec<u8> {
         let mut records: Vec<(u16, Vec<u8>)> = Vec::new();
         match answer {
             Some(Answer::Addresses(addresses)) => {
@@ -99,8 +116,17 @@ impl Question {
             }
             Some(Answer::Name(_)) | None => {}
         }
+        let mut length = HEADER + self.wire.len();
+        let all = records.len();
+        let fits = records.iter().take_while(|(_, data)| {
+            length += RECORD + data.len();
+            length <= longest
+        });
+        let fitting = fits.count();
+        records.truncate(fitting);
+        let truncated = if fitting < all { 0x0200 } else { 0 };
         // A response, with what was wished for of recursion, which is available.
-        let flags = 0x8080 | (self.flags & 0x0100) | code as u16;
+        let flags = 0x8080 | (self.flags & 0x0100) | truncated | code as u16;
         let mut out = Vec::with_capacity(HEADER + self.wire.len() + records.len() * 28);
         for word in [self.id, flags, 1, records.len() as u16, 0, 0] {
             out.extend_from_slice(&word.to_be_bytes());
@@ -165,19 +191,43 @@ mod tests {
         let question = Question::parse(&ask("Web.Example", A)).unwrap();
         assert_eq!((question.id, question.name.as_str(), question.kind), (0x1234, "web.example", A));
         let both = Answer::Addresses(vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
-        let wire = question.answer(Some(&both), Code::Fine);
+        let wire = question.answer(Some(&both), Code::Fine, LONGEST);
         assert_eq!(wire[..12], [0x12, 0x34, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         assert_eq!(wire[wire.len() - 16..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 10, 0, 0, 2]);
         // The name is there, and has none of that kind.
         let only4 = Answer::Addresses(vec!["10.0.0.2".parse().unwrap()]);
-        let wire = Question::parse(&ask("web", AAAA)).unwrap().answer(Some(&only4), Code::Fine);
+        let wire = Question::parse(&ask("web", AAAA)).unwrap().answer(Some(&only4), Code::Fine, LONGEST);
         assert_eq!(wire[2..8], [0x81, 0x80, 0, 1, 0, 0]);
-        let failed = Question::parse(&ask("web", A)).unwrap().answer(None, Code::ServerFailure);
+        let failed = Question::parse(&ask("web", A)).unwrap().answer(None, Code::ServerFailure, LONGEST);
         assert_eq!(failed[3] & 15, 2);
-        let wire = Question::parse(&ask("2.0.0.10.in-addr.arpa", PTR))
-            .unwrap()
-            .answer(Some(&Answer::Name("web.one".into())), Code::Fine);
+        let wire = Question::parse(&ask("2.0.0.10.in-addr.arpa", PTR)).unwrap().answer(
+            Some(&Answer::Name("web.one".into())),
+            Code::Fine,
+            LONGEST,
+        );
         assert!(wire.ends_with(b"\x03web\x03one\x00"));
+    }
+
+    #[test]
+    fn answers_that_are_too_long_say_so() {
+        let many = Answer::Addresses((1..=100).map(|n| [10, 0, 0, n].into()).collect());
+        let question = Question::parse(&ask("web", A)).unwrap();
+        assert_eq!(question.longest, 512);
+        let wire = question.answer(Some(&many), Code::Fine, question.longest);
+        let records = usize::from(wire[7]);
+        assert!(wire.len() <= 512 && wire.len() + 16 > 512 && wire[2] & 2 == 2, "{}", wire.len());
+        assert_eq!(wire.len(), 12 + 9 + records * 16);
+        let wire = question.answer(Some(&many), Code::Fine, LONGEST);
+        assert_eq!((wire[7], wire[2] & 2), (100, 0));
+        // Who says that it takes more gets more (EDNS); who says that it takes less is not believed.
+        for (says, longest) in [(4096u16, 4096), (100, 512)] {
+            let mut message = ask("web", A);
+            message[11] = 1;
+            message.extend_from_slice(&[0, 0, 41]);
+            message.extend_from_slice(&says.to_be_bytes());
+            message.extend_from_slice(&[0; 6]);
+            assert_eq!(Question::parse(&message).unwrap().longest, longest);
+        }
     }
 
     #[test]
@@ -209,7 +259,7 @@ mod tests {
             }
             if let Some(question) = Question::parse(&message) {
                 let answer = Answer::Name(question.name.clone());
-                question.answer(Some(&answer), Code::Fine);
+                question.answer(Some(&answer), Code::Fine, LONGEST);
                 question.reverse();
             }
         }

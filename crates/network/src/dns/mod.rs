@@ -4,4 +4,4 @@
 pub mod message;
 mod resolver;
 
-pub use resolver::{ADDRESS, Resolver, Sockets, Token, upstreams};
+pub use resolver::{ADDRESS, Resolver, Sockets, Token, Upstreams};

@@ -17,7 +17,7 @@ use rustix::net::{
     listen, recv, recvfrom, send, sendto, socket_with,
 };
 
-use super::message::{Answer, Code, Question};
+use super::message::{self, Answer, Code, Question};
 use crate::error::{Error, Result};
 use crate::firewall::{self, Published};
 use crate::netlink::Socket;
@@ -62,7 +62,7 @@ impl Sockets {
             let sockets = Sockets { udp, tcp };
             let ports = redirections(&sockets)?;
             let mut rules = Socket::netfilter()?;
-            firewall::rebuild(&mut rules, &[], &ports, false).map_err(io::Error::other)?;
+            firewall::redirect(&mut rules, &ports)?;
             Ok(sockets)
         })
         .map_err(|e| Error::system("serve names to the container", e))
@@ -86,8 +86,7 @@ impl Sockets {
         let with_firewall = || -> io::Result<Sockets> {
             let sockets = open(0)?;
             let rules = entered.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
-            firewall::rebuild(&mut Socket::opened(rules), &[], &redirections(&sockets)?, false)
-                .map_err(io::Error::other)?;
+            firewall::redirect(&mut Socket::opened(rules), &redirections(&sockets)?)?;
             Ok(sockets)
         };
         with_firewall().or_else(|_| open(PORT)).map_err(|e| Error::system("serve names to the container", e))
@@ -105,8 +104,37 @@ fn redirections(sockets: &Sockets) -> io::Result<Vec<Published>> {
     Ok(ports)
 }
 
-/// The servers that resolv.conf(5) names.
-pub fn upstreams(resolv_conf: &str) -> Vec<SocketAddr> {
+/// The servers that are asked what is not known here.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    all: Vec<SocketAddr>,
+    /// The file that names them, and when it was changed last.
+    of: Option<(PathBuf, Option<SystemTime>)>,
+}
+
+impl Upstreams {
+    pub fn given(all: Vec<SocketAddr>) -> Upstreams {
+        Upstreams { all, of: None }
+    }
+
+    /// Those that a resolv.conf(5) names: now, and whenever it changes.
+    pub fn of_file(path: &Path) -> Upstreams {
+        let mut upstreams = Upstreams { all: Vec::new(), of: Some((path.to_owned(), None)) };
+        upstreams.refresh();
+        upstreams
+    }
+
+    fn refresh(&mut self) {
+        let Some((path, changed)) = &mut self.of else { return };
+        let found = std::fs::metadata(&*path).and_then(|found| found.modified()).ok();
+        if found.is_some() && *changed != found {
+            *changed = found;
+            self.all = servers(&std::fs::read_to_string(&*path).unwrap_or_default());
+        }
+    }
+}
+
+fn servers(resolv_conf: &str) -> Vec<SocketAddr> {
     let words = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     let addresses = words.filter_map(|word| word.trim().parse::<IpAddr>().ok());
     addresses.take(MOST_SERVERS).map(|address| SocketAddr::new(address, PORT)).collect()
@@ -119,7 +147,7 @@ pub struct Resolver {
     /// The folder with what is written down of networks.
     root: PathBuf,
     container: String,
-    upstreams: Vec<SocketAddr>,
+    upstreams: Upstreams,
     known: Option<Known>,
     waiting: Vec<Waiting>,
     connections: Vec<Connection>,
@@ -136,12 +164,12 @@ struct Known {
 /// A question that a server of the host was asked.
 #[derive(Debug)]
 struct Waiting {
-    socket: OwnedFd,
+    socket: Option<OwnedFd>,
     client: SocketAddr,
     message: Vec<u8>,
     id: u16,
     /// Which server was asked.
-    server: usize,
+    server: Option<usize>,
     until: Instant,
     /// It has its answer, or will have none.
     done: bool,
@@ -152,6 +180,9 @@ struct Waiting {
 struct Connection {
     client: OwnedFd,
     upstream: Option<OwnedFd>,
+    /// Which server that is, and what it was asked since it last said anything: the next one is, where it never does.
+    server: usize,
+    asked: Vec<u8>,
     /// From the client.
     got: Vec<u8>,
     to_client: Vec<u8>,
@@ -173,7 +204,7 @@ pub enum Token {
 }
 
 impl Resolver {
-    pub fn new(sockets: Sockets, root: &Path, container: &str, upstreams: Vec<SocketAddr>) -> Resolver {
+    pub fn new(sockets: Sockets, root: &Path, container: &str, upstreams: Upstreams) -> Resolver {
         Resolver {
             sockets,
             root: root.to_owned(),
@@ -197,7 +228,9 @@ impl Resolver {
             all.push((Token::Tcp, self.sockets.tcp.as_fd(), PollFlags::IN));
         }
         for (number, waiting) in self.waiting.iter().enumerate() {
-            all.push((Token::Waiting(number), waiting.socket.as_fd(), PollFlags::IN));
+            if let Some(socket) = &waiting.socket {
+                all.push((Token::Waiting(number), socket.as_fd(), PollFlags::IN));
+            }
         }
         for (number, connection) in self.connections.iter().enumerate() {
             let wants = |waits: &[u8], other: &[u8]| {
@@ -235,7 +268,7 @@ impl Resolver {
                 Token::Client(number) => self.hear(*number),
                 Token::Upstream(number) => {
                     if let Some(connection) = self.connections.get_mut(*number) {
-                        connection.relay();
+                        connection.relay(&self.upstreams.all);
                     }
                 }
             }
@@ -268,7 +301,10 @@ impl Resolver {
                 continue;
             };
             match self.answer(&question) {
-                Some(answer) => self.reply(&question.answer(Some(&answer), Code::Fine), client),
+                Some(answer) => {
+                    let longest = question.longest.min(LONGEST);
+                    self.reply(&question.answer(Some(&answer), Code::Fine, longest), client);
+                }
                 None => self.forward(message.to_vec(), question.id, client),
             }
         }
@@ -280,63 +316,46 @@ impl Resolver {
     }
 
     fn forward(&mut self, message: Vec<u8>, id: u16, client: SocketAddr) {
-        if self.waiting.len() >= MOST_WAITING {
-            self.waiting.remove(0);
-        }
-        let Ok(socket) = self.ask(0, &message) else {
-            let number = self.waiting.len();
-            // The next one may do.
-            if let Ok(socket) =
-                socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-            {
-                self.waiting.push(Waiting {
-                    socket,
-                    client,
-                    message,
-                    id,
-                    server: 0,
-                    until: Instant::now(),
-                    done: false,
-                });
-                self.ask_next(number);
+        let alive = self.waiting.iter().filter(|waiting| !waiting.done).count();
+        if alive >= MOST_WAITING {
+            // It stays in its place until nobody counts on the numbers any more.
+            if let Some(oldest) = self.waiting.iter_mut().find(|waiting| !waiting.done) {
+                oldest.done = true;
+                oldest.socket = None;
             }
-            return;
-        };
-        self.waiting.push(Waiting {
-            socket,
-            client,
-            message,
-            id,
-            server: 0,
-            until: Instant::now() + PATIENCE,
-            done: false,
-        });
+        }
+        self.upstreams.refresh();
+        let number = self.waiting.len();
+        let until = Instant::now();
+        let waiting = Waiting { socket: None, client, message, id, server: None, until, done: false };
+        self.waiting.push(waiting);
+        self.ask_next(number);
     }
 
     fn ask(&self, server: usize, message: &[u8]) -> io::Result<OwnedFd> {
-        let address = self.upstreams.get(server).ok_or(io::ErrorKind::NotFound)?;
+        let address = self.upstreams.all.get(server).ok_or(io::ErrorKind::NotFound)?;
         let socket = to(*address, SocketType::DGRAM)?;
         send(&socket, message, SendFlags::empty())?;
         Ok(socket)
     }
 
-    /// Asks the next server, or says that none has answered.
+    /// Asks the first server or the next one, or says that none has answered.
     fn ask_next(&mut self, number: usize) {
         loop {
-            self.waiting[number].server += 1;
-            let server = self.waiting[number].server;
-            if server >= self.upstreams.len() {
+            let server = self.waiting[number].server.map_or(0, |server| server + 1);
+            self.waiting[number].server = Some(server);
+            if server >= self.upstreams.all.len() {
                 let waiting = &mut self.waiting[number];
                 waiting.done = true;
                 let (message, client) = (std::mem::take(&mut waiting.message), waiting.client);
                 if let Some(question) = Question::parse(&message) {
-                    self.reply(&question.answer(None, Code::ServerFailure), client);
+                    self.reply(&question.answer(None, Code::ServerFailure, LONGEST), client);
                 }
                 return;
             }
             if let Ok(socket) = self.ask(server, &self.waiting[number].message) {
                 let waiting = &mut self.waiting[number];
-                waiting.socket = socket;
+                waiting.socket = Some(socket);
                 waiting.until = Instant::now() + PATIENCE;
                 return;
             }
@@ -345,8 +364,9 @@ impl Resolver {
 
     fn answered(&mut self, number: usize) {
         let Some(waiting) = self.waiting.get(number) else { return };
+        let Some(socket) = &waiting.socket else { return };
         let mut buffer = [0u8; LONGEST];
-        match recv(&waiting.socket, &mut buffer, RecvFlags::empty()) {
+        match recv(socket, &mut buffer, RecvFlags::empty()) {
             // Connected, so it comes from whom was asked.
             Ok((length, _)) if buffer[..length].first_chunk::<2>() == Some(&waiting.id.to_be_bytes()) => {
                 let client = waiting.client;
@@ -366,6 +386,8 @@ impl Resolver {
             self.connections.push(Connection {
                 client,
                 upstream: None,
+                server: 0,
+                asked: Vec::new(),
                 got: Vec::new(),
                 to_client: Vec::new(),
                 to_upstream: Vec::new(),
@@ -379,30 +401,29 @@ impl Resolver {
     /// What a client over TCP asks, message by message.
     fn hear(&mut self, number: usize) {
         let Some(connection) = self.connections.get_mut(number) else { return };
-        connection.relay();
+        connection.relay(&self.upstreams.all);
         while let Some(message) = self.connections[number].next() {
             let question = Question::parse(&message);
             let answer = question.as_ref().and_then(|question| Some((question, self.answer(question)?)));
-            let upstream = self.upstreams.first().copied();
+            if answer.is_none() {
+                self.upstreams.refresh();
+            }
             let connection = &mut self.connections[number];
-            match (answer, upstream, question.as_ref()) {
-                (Some((question, answer)), ..) => {
-                    framed(&mut connection.to_client, &question.answer(Some(&answer), Code::Fine));
+            match answer {
+                Some((question, answer)) => {
+                    let answer = question.answer(Some(&answer), Code::Fine, message::LONGEST);
+                    framed(&mut connection.to_client, &answer);
                 }
-                (None, Some(server), _) => {
-                    if connection.upstream.is_none() {
-                        connection.upstream = to(server, SocketType::STREAM).ok();
-                    }
+                None => {
+                    framed(&mut connection.asked, &message);
                     framed(&mut connection.to_upstream, &message);
-                    connection.ended |= connection.upstream.is_none();
+                    if connection.upstream.is_none() {
+                        connection.call(&self.upstreams.all);
+                    }
                 }
-                (None, None, Some(question)) => {
-                    framed(&mut connection.to_client, &question.answer(None, Code::ServerFailure));
-                }
-                (None, None, None) => connection.ended = true,
             }
         }
-        self.connections[number].relay();
+        self.connections[number].relay(&self.upstreams.all);
     }
 
     /// What is known here; `None` for what others have to say.
@@ -475,7 +496,7 @@ fn names(all: &[(String, Places)], own: &Places) -> Vec<(String, Vec<IpAddr>)> {
 
 impl Connection {
     /// Passes on what there is, as far as it goes.
-    fn relay(&mut self) {
+    fn relay(&mut self, servers: &[SocketAddr]) {
         let mut buffer = [0u8; LONGEST];
         match recv(&self.client, &mut buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.silent = true,
@@ -484,29 +505,68 @@ impl Connection {
             Err(_) => self.ended = true,
         }
         if let Some(upstream) = &self.upstream {
+            let mut gone = false;
             match recv(upstream, &mut buffer, RecvFlags::DONTWAIT) {
-                Ok((length @ 1.., _)) => self.to_client.extend_from_slice(&buffer[..length]),
+                Ok((length @ 1.., _)) => {
+                    self.asked.clear();
+                    self.to_client.extend_from_slice(&buffer[..length]);
+                }
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => {}
-                // The client asks once more, if it wants to know.
-                Ok((0, _)) | Err(_) => self.ended |= self.to_client.is_empty(),
+                Ok((0, _)) | Err(_) => gone = true,
             }
-        }
-        if let Some(upstream) = &self.upstream {
-            self.ended |= !drain(upstream, &mut self.to_upstream);
+            gone |= !drain(upstream, &mut self.to_upstream);
+            if gone {
+                self.upstream = None;
+                // One that has said all that it was asked for may hang up.
+                if !self.asked.is_empty() {
+                    self.server += 1;
+                    self.to_upstream.clone_from(&self.asked);
+                    self.call(servers);
+                }
+            }
         }
         self.ended |= !drain(&self.client, &mut self.to_client);
         self.ended |= self.silent && self.to_client.is_empty() && self.upstream.is_none();
         // Nobody asks for so much at once.
-        self.ended |= self.got.len() > 4 * LONGEST;
+        self.ended |= self.got.len() > 4 * LONGEST || self.asked.len() > 16 * LONGEST;
+    }
+
+    /// Calls the server whose turn it is, or the next one that can be called; where none is left, says so.
+    fn call(&mut self, servers: &[SocketAddr]) {
+        while let Some(server) = servers.get(self.server) {
+            self.upstream = to(*server, SocketType::STREAM).ok();
+            if self.upstream.is_some() {
+                return;
+            }
+            self.server += 1;
+        }
+        let mut asked = std::mem::take(&mut self.asked);
+        while let Some(message) = message_of(&mut asked) {
+            match Question::parse(&message) {
+                Some(question) => {
+                    let answer = question.answer(None, Code::ServerFailure, message::LONGEST);
+                    framed(&mut self.to_client, &answer);
+                }
+                None => self.ended = true,
+            }
+        }
+        self.to_upstream.clear();
+        // They may be there again when it asks the next time.
+        self.server = 0;
     }
 
     /// The next message that has come as a whole.
     fn next(&mut self) -> Option<Vec<u8>> {
-        let length = usize::from(u16::from_be_bytes(*self.got.first_chunk::<2>()?));
-        let message = self.got.get(2..2 + length)?.to_vec();
-        self.got.drain(..2 + length);
-        Some(message)
+        message_of(&mut self.got)
     }
+}
+
+/// Takes the first whole message of a stream.
+fn message_of(stream: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let length = usize::from(u16::from_be_bytes(*stream.first_chunk::<2>()?));
+    let message = stream.get(2..2 + length)?.to_vec();
+    stream.drain(..2 + length);
+    Some(message)
 }
 
 /// Sends what waits. `false` where nobody takes it.
@@ -602,6 +662,7 @@ mod tests {
             tcp.set_nonblocking(true).unwrap();
             let at = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
             let sockets = Sockets { udp: udp.into(), tcp: tcp.into() };
+            let upstreams = Upstreams::given(upstreams);
             (Resolver::new(sockets, self.dir.path(), container, upstreams), at.0, at.1)
         }
     }
@@ -709,7 +770,12 @@ mod tests {
         let host = Host::new();
         let IpAddr::V4(own) = host.place("aaaaaaaaaaaaaaaa", "web", "one", &[]) else { panic!() };
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (mut resolver, _, at) = host.resolver("aaaaaaaaaaaaaaaa", vec![server.local_addr().unwrap()]);
+        // One that nobody serves, and one that hangs up without an answer.
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let rude = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstreams = vec![gone, rude.local_addr().unwrap(), server.local_addr().unwrap()];
+        let hangs_up = std::thread::spawn(move || drop(rude.accept().unwrap()));
+        let (mut resolver, _, at) = host.resolver("aaaaaaaaaaaaaaaa", upstreams);
         let answers = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
             let mut length = [0u8; 2];
@@ -740,6 +806,7 @@ mod tests {
         assert!(replies[0].ends_with(&own.octets()));
         assert_eq!(replies[1][2] & 0x80, 0x80);
         answers.join().unwrap();
+        hangs_up.join().unwrap();
         let mut rounds = 0;
         turn(&mut resolver, || {
             rounds += 1;
@@ -749,9 +816,68 @@ mod tests {
     }
 
     #[test]
+    fn without_any_server_tcp_says_so() {
+        use std::io::{Read, Write};
+        let host = Host::new();
+        host.place("aaaaaaaaaaaaaaaa", "web", "one", &[]);
+        let (mut resolver, _, at) = host.resolver("aaaaaaaaaaaaaaaa", Vec::new());
+        let client = std::thread::spawn(move || {
+            let mut stream = std::net::TcpStream::connect(at).unwrap();
+            let message = question("example.org", A);
+            stream.write_all(&(message.len() as u16).to_be_bytes()).unwrap();
+            stream.write_all(&message).unwrap();
+            let mut reply = [0u8; 14];
+            stream.read_exact(&mut reply).unwrap();
+            reply[5] & 15
+        });
+        turn(&mut resolver, || client.is_finished());
+        assert_eq!(client.join().unwrap(), 2);
+    }
+
+    #[test]
+    fn more_questions_than_are_waited_for() {
+        let host = Host::new();
+        host.place("aaaaaaaaaaaaaaaa", "web", "one", &[]);
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (mut resolver, at, _) = host.resolver("aaaaaaaaaaaaaaaa", vec![silent.local_addr().unwrap()]);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for number in 0..3 * MOST_WAITING {
+            client.send_to(&question(&format!("n{number}.example.org"), A), at).unwrap();
+            if number % 32 == 0 {
+                resolver.advance(&[Token::Udp]);
+            }
+        }
+        resolver.advance(&[Token::Udp]);
+        resolver.advance(&[]);
+        assert!(resolver.waiting.len() <= MOST_WAITING && !resolver.waiting.is_empty());
+        // The last ones are those that are waited for.
+        let last = Question::parse(&resolver.waiting.last().unwrap().message).unwrap();
+        let first = Question::parse(&resolver.waiting[0].message).unwrap();
+        assert!(last.name > "n".into() && first.name != "n0.example.org", "{} {}", first.name, last.name);
+    }
+
+    #[test]
+    fn servers_of_the_host_may_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        std::fs::write(&file, "nameserver 10.0.0.1\n").unwrap();
+        let mut upstreams = Upstreams::of_file(&file);
+        assert_eq!(upstreams.all, ["10.0.0.1:53".parse().unwrap()]);
+        std::fs::write(&file, "nameserver 10.0.0.2\n").unwrap();
+        let later = SystemTime::now() + Duration::from_secs(2);
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+        upstreams.refresh();
+        assert_eq!(upstreams.all, ["10.0.0.2:53".parse().unwrap()]);
+        // While it is being written anew, those that are known will do.
+        std::fs::remove_file(&file).unwrap();
+        upstreams.refresh();
+        assert_eq!(upstreams.all.len(), 1);
+    }
+
+    #[test]
     fn servers_of_the_host() {
         let text = "# x\nnameserver 127.0.0.53\n nameserver fd00::1\nnameserver bad\nnameserver 1.1.1.1\nnameserver 2.2.2.2\n";
-        let shown: Vec<String> = upstreams(text).iter().map(ToString::to_string).collect();
+        let shown: Vec<String> = servers(text).iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["127.0.0.53:53", "[fd00::1]:53", "1.1.1.1:53"]);
     }
 }

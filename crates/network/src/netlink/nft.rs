@@ -14,15 +14,18 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENTS: u16 = 12;
+const GET_ELEMENTS: u16 = 13;
 const DELETE_ELEMENTS: u16 = 14;
 /// Like deleting, but what is not there is no error. Since Linux 6.3.
 const DESTROY_ELEMENTS: u16 = 30;
 
 /// Types of data by which nft(8) shows elements; a concatenation has six bits for each part.
 pub mod types {
+    pub const FAMILY: u32 = 2;
     pub const IPV4: u32 = 7;
     pub const IPV6: u32 = 8;
     pub const PROTOCOL: u32 = 12;
@@ -66,14 +69,12 @@ pub struct Element {
     pub end: bool,
 }
 
-/// A base chain's place: hook, priority and kind.
+/// A base chain's place: hook, priority and kind. What no rule decides is accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct Hook {
     pub number: u32,
     pub priority: i32,
     pub kind: &'static str,
-    /// What becomes of a packet that no rule decides: NF_ACCEPT or NF_DROP.
-    pub drop: bool,
 }
 
 /// Elements of one message; an attribute has room for 64 KiB.
@@ -107,6 +108,11 @@ impl Transaction {
         self.add(NEW_TABLE, message::CREATE, |_| {});
     }
 
+    /// The table, which may not be there yet.
+    pub fn new_table(&mut self) {
+        self.add(NEW_TABLE, message::CREATE | message::EXCLUSIVE, |_| {});
+    }
+
     /// Removes the table with all that is in it, which must be there.
     pub fn delete_table(&mut self) {
         self.add(DELETE_TABLE, 0, |_| {});
@@ -119,7 +125,8 @@ impl Transaction {
                 body.nested(4, |h| {
                     h.network_number(1, hook.number).network_number(2, hook.priority.cast_unsigned());
                 });
-                body.network_number(5, u32::from(!hook.drop)).text(7, hook.kind);
+                // NF_ACCEPT.
+                body.network_number(5, 1).text(7, hook.kind);
             }
         });
     }
@@ -150,6 +157,11 @@ impl Transaction {
         self.list(NEW_ELEMENTS, message::CREATE | message::EXCLUSIVE, set, elements);
     }
 
+    /// Adds elements; those that are there already are no error.
+    pub fn known_elements(&mut self, set: &str, elements: &[Element]) {
+        self.list(NEW_ELEMENTS, message::CREATE, set, elements);
+    }
+
     /// Removes elements. `all_there`: one that is not there fails the whole, as kernels before 6.3 have it.
     pub fn remove_elements(&mut self, set: &str, elements: &[Element], all_there: bool) {
         self.list(if all_there { DELETE_ELEMENTS } else { DESTROY_ELEMENTS }, 0, set, elements);
@@ -175,6 +187,52 @@ pub fn ask_table(table: &str) -> Batch {
         body.fixed(&[INET, 0, 0, 0]).text(1, table);
     });
     batch
+}
+
+/// Asks whether a set has an element.
+pub fn ask_element(table: &str, set: &str, element: &Element) -> Batch {
+    let mut batch = Batch::new();
+    batch.command(SUBSYSTEM << 8 | GET_ELEMENTS, 0, |body| {
+        body.fixed(&[INET, 0, 0, 0]).text(1, table).text(2, set).nested(3, |list| {
+            list.nested(1, |e| element.write(e));
+        });
+    });
+    batch
+}
+
+/// Asks for all chains of all tables.
+pub fn ask_chains() -> Batch {
+    let mut batch = Batch::new();
+    batch.message(SUBSYSTEM << 8 | GET_CHAIN, message::DUMP, |body| {
+        body.fixed(&[0; 4]);
+    });
+    batch
+}
+
+/// What an answer to [`ask_chains`] says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chain {
+    pub table: String,
+    /// It sees packets of IPv4.
+    pub ipv4: bool,
+    /// The number of the hook, and whether a packet that no rule decides is dropped.
+    pub hook: Option<(u32, bool)>,
+}
+
+impl Chain {
+    pub fn read(body: &[u8]) -> Option<Chain> {
+        const IPV4: u8 = 2;
+        let number = |bytes: &[u8]| Some(u32::from_be_bytes(*bytes.first_chunk()?));
+        let family = *body.first()?;
+        let attributes = body.get(4..)?;
+        let hook = message::attribute(attributes, 4).and_then(|hook| number(message::attribute(hook, 1)?));
+        let policy = message::attribute(attributes, 5).and_then(number);
+        Some(Chain {
+            table: message::text(message::attribute(attributes, 1)?),
+            ipv4: family == IPV4 || family == INET,
+            hook: hook.map(|hook| (hook, policy == Some(0))),
+        })
+    }
 }
 
 impl Element {

@@ -39,26 +39,31 @@ const INET6: u8 = 10;
 
 /// The number of a device in its namespace; `None` where there is none of that name.
 pub fn index(socket: &mut Socket, name: &str) -> io::Result<Option<u32>> {
+    Ok(find(socket, name)?.map(|(index, _)| index))
+}
+
+/// The number of a device, and whether it is up.
+pub fn find(socket: &mut Socket, name: &str) -> io::Result<Option<(u32, bool)>> {
     let mut batch = Batch::new();
     // Acknowledged, too: that ends the answers.
     batch.command(GET_LINK, 0, |body| {
         body.fixed(&link(0, 0)).text(NAME, name);
     });
     match socket.ask(&batch) {
-        Ok(answers) => Ok(answers
-            .iter()
-            .find(|answer| answer.kind == NEW_LINK)
-            .and_then(|answer| answer.body.get(4..8)?.try_into().ok().map(u32::from_ne_bytes))),
+        Ok(answers) => Ok(answers.iter().find(|answer| answer.kind == NEW_LINK).and_then(|answer| {
+            let number = |at: usize| answer.body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+            Some((number(4)?, number(8)? & UP != 0))
+        })),
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// Makes a bridge that is up, and returns its number; one that is there already is taken as it is.
+/// Makes a bridge that is not up yet, and returns its number; one that is there already is taken as it is.
 pub fn add_bridge(socket: &mut Socket, name: &str, mtu: Option<u32>) -> io::Result<u32> {
     let mut batch = Batch::new();
     batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
-        body.fixed(&link(0, UP)).text(NAME, name);
+        body.fixed(&link(0, 0)).text(NAME, name);
         if let Some(mtu) = mtu {
             body.number(MTU, mtu);
         }
