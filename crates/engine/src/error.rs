@@ -40,6 +40,10 @@ pub enum Error {
     NoNetwork(String),
     #[error("no such container: {0}")]
     NoContainer(String),
+    #[error("no such pod: {0}")]
+    NoPod(String),
+    #[error("{name} is a pod, and is {doing} as one")]
+    IsPod { name: String, doing: &'static str },
     #[error("'{0}' is the beginning of several container IDs")]
     Ambiguous(String),
     #[error("the container name \"/{name}\" is already in use by container \"{id}\"")]
@@ -108,6 +112,8 @@ impl Hint for Error {
             Error::Spawn(e) => e.hint(),
             Error::Program { hint, .. } | Error::Background { hint, .. } => hint.clone(),
             Error::NoContainer(_) => Some("'isles ps -a' lists the containers".into()),
+            Error::NoPod(_) => Some("'isles pod ps' lists the pods".into()),
+            Error::IsPod { name, .. } => Some(format!("say 'isles pod rm {name}'")),
             Error::Ambiguous(_) => Some("write more of the ID, or the name".into()),
             Error::NameInUse { name, .. } => {
                 Some(format!("choose another name, or remove that container with 'isles rm {name}'"))

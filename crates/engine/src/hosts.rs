@@ -170,6 +170,20 @@ pub fn of_container(
     Ok(mounts)
 }
 
+/// The files of a container in another one's network: what there is to know of it is in that one's.
+pub fn of_shared_network(
+    container: &Container,
+    hostname: &str,
+    other: &Path,
+    view: &View,
+) -> Result<Vec<Mount>> {
+    let own = write(container.path(), "hostname", &format!("{hostname}\n"), READABLE)?;
+    let of_other = [(HOSTS, other.join("hosts")), (RESOLV_CONF, other.join("resolv.conf"))];
+    let files = std::iter::once((HOSTNAME, own)).chain(of_other);
+    let there = files.filter(|(_, source)| source.is_file());
+    Ok(there.filter_map(|(path, source)| Some(bind(&place(view, path)?, &source))).collect())
+}
+
 /// What `--here` shows: the caller's home, the current folder, the folders for temporary files, and entries in
 /// /etc/passwd and /etc/group by which programs know who runs them.
 pub fn of_caller(user: &User, container: &Container, view: &View) -> Result<Vec<Mount>> {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use isles_spec::Workload;
 use isles_spec::image::ContainerConfig;
+use isles_spec::{Pod, Workload};
 
 use crate::error::{Error, Result};
 
@@ -19,7 +19,9 @@ pub fn argv(workload: &Workload, image: &ContainerConfig) -> Result<Vec<String>>
     };
     let command = if workload.command.is_empty() { image_command } else { &workload.command };
     let argv: Vec<String> = entrypoint.iter().chain(command).cloned().collect();
-    if argv.is_empty() { Err(Error::NoCommand) } else { Ok(argv) }
+    // The owner of a pod's namespaces has no program.
+    let is_owner = matches!(workload.pod, Some(Pod::Owner(_)));
+    if argv.is_empty() && !is_owner { Err(Error::NoCommand) } else { Ok(argv) }
 }
 
 /// Variables in the order of their first mention; a later value replaces an earlier one, and a later

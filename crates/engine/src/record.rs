@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use isles_sandbox::cgroup::{Group, Layout};
 use isles_spec::image::Healthcheck;
-use isles_spec::{Digest, Port, Workload};
+use isles_spec::{Digest, Pod, Port, Workload};
 use isles_store::Container;
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +99,11 @@ pub struct Info {
 }
 
 impl Info {
+    /// Whether it only owns the namespaces of a pod.
+    pub fn is_of_pod(&self) -> bool {
+        matches!(self.record.workload.pod, Some(Pod::Owner(_)))
+    }
+
     /// Whether there are processes of it, be they kept from running or not.
     pub fn is_running(&self) -> bool {
         matches!(self.status, Status::Running | Status::Paused)
@@ -213,6 +218,14 @@ impl Engine {
     /// Removes a container and what it wrote; with `force` it is killed first where it runs. Returns its ID.
     pub fn remove(&self, name: &str, force: bool) -> Result<String> {
         let found = self.find(name)?;
+        if let Some(Pod::Owner(_)) = found.record.workload.pod {
+            return Err(Error::IsPod { name: name.to_owned(), doing: "removed" });
+        }
+        self.remove_found(&found, name, force)
+    }
+
+    /// As [`Engine::remove`], whatever it is.
+    pub(crate) fn remove_found(&self, found: &Info, name: &str, force: bool) -> Result<String> {
         let id = found.record.id.clone();
         let mut container = match self.store.container(&id) {
             Err(e) if gone(&e) => return Ok(id),

@@ -78,6 +78,7 @@ impl Engine {
                 .with_hint("leave out -t when standard input comes from a file or a pipe")
                 .into());
         }
+        self.wake_pod(workload)?;
         // From here on signals wait until there is a container to hand them to.
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let container = self.create(workload, foreground)?;
@@ -178,7 +179,7 @@ impl Engine {
         let workload = &record.workload;
         let base = self.base(folder, workload, foreground)?;
         let view = base.view;
-        let hostname = hostname(workload, &record.id);
+        let hostname = self.hostname(workload, &record.id)?;
         let mut network = UserNetwork::of(workload, self.identity)?;
         let default = ContainerConfig::default();
         let taken = self.take_places(record)?;
@@ -189,7 +190,13 @@ impl Engine {
             true => Vec::new(),
             false => {
                 let places = taken.as_ref().map(|taken| &taken.places);
-                hosts::of_container(folder, &hostname, workload, &view, places, network.as_ref())?
+                match &workload.network {
+                    NetworkMode::Container(other) => {
+                        let other = self.store.container(&self.find(other)?.record.id)?;
+                        hosts::of_shared_network(folder, &hostname, other.path(), &view)?
+                    }
+                    _ => hosts::of_container(folder, &hostname, workload, &view, places, network.as_ref())?,
+                }
             }
         };
         if workload.here {
@@ -369,6 +376,19 @@ pub(crate) struct Streams {
     pub stdin: OwnedFd,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
+}
+
+impl Engine {
+    /// That of the container whose name it shares, or its own.
+    fn hostname(&self, workload: &Workload, id: &str) -> Result<String> {
+        match &workload.uts {
+            NamespaceMode::Container(other) => {
+                let other = self.find(other)?.record;
+                Ok(hostname(&other.workload, &other.id))
+            }
+            _ => Ok(hostname(workload, id)),
+        }
+    }
 }
 
 /// The caller's wish, the host's own name where the network is asked to be the host's, else the short ID, as Docker

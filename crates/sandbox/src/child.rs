@@ -156,6 +156,10 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     working_directory(plan)?;
     if plan.process.init {
         crate::init::become_init(plan, ends.report);
+        if plan.setup.process.args.is_empty() {
+            // The end of the report says that all is well.
+            p::exit(0);
+        }
     }
     if !plan.process.keep_descriptors {
         p::close_on_exec_from(3 + plan.setup.stdio.further.len() as u32).at(Step::Streams)?;

@@ -505,6 +505,9 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
 
 /// The places to try for the program: the word itself if it has a slash, else each folder of PATH.
 fn candidates(process: &Process, argv: &Strings) -> Result<Vec<CString>, SpawnError> {
+    if process.init_stays && argv.strings.is_empty() {
+        return Ok(Vec::new());
+    }
     let Some(program) = argv.strings.first() else { return Err(SpawnError::value("command", "(nothing)")) };
     let program = program.as_bytes();
     if program.contains(&b'/') || program.is_empty() {

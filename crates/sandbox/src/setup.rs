@@ -352,6 +352,7 @@ pub struct DeviceNode {
 /// The process that the container is for.
 #[derive(Debug, Clone)]
 pub struct Process {
+    /// None where there is only an init that stays.
     pub args: Vec<Vec<u8>>,
     /// `NAME=value`; PATH of it is searched for the program.
     pub env: Vec<Vec<u8>>,

@@ -199,13 +199,7 @@ impl<'a> Pending<'a> {
         };
         let cgroup = setup.cgroup.v2.as_ref().map(AsRawFd::as_raw_fd);
         let (pid, pidfd) = if joins {
-            through_another(
-                &plan,
-                &ends,
-                cgroup,
-                news.as_ref().map_or(-1, |(parent, _)| parent.0),
-                &report_read,
-            )?
+            through_another(&plan, &ends, cgroup, &report_read)?
         } else {
             match p::clone3(plan.flags, cgroup).map_err(fail(Step::Clone))? {
                 Side::Child => {
@@ -421,10 +415,11 @@ fn through_another(
     plan: &Plan<'_>,
     ends: &Ends,
     cgroup: Option<i32>,
-    news: i32,
     report: &Fd,
 ) -> Result<(i32, Fd), SpawnError> {
     let fail = |step| move |Errno(e)| SpawnError::new(step, "", e);
+    // Not the socket for news: the child may have some before its number is said.
+    let (number_read, number_write) = sys::pipe().map_err(fail(Step::Prepare))?;
     match p::clone3(0, None).map_err(fail(Step::Clone))? {
         Side::Child => {
             let enter = || -> Result<i32, Failure> {
@@ -446,9 +441,15 @@ fn through_another(
                 p::clone_sibling(plan.flags, cgroup).map_err(at(Step::Clone, 0))
             };
             match enter() {
-                Ok(0) => child::start(plan, ends),
+                Ok(0) => {
+                    for fd in [&number_read, &number_write] {
+                        // SAFETY: close(2) of a number has no memory effects; nobody drops the owners of these here.
+                        unsafe { libc::close(fd.0) };
+                    }
+                    child::start(plan, ends)
+                }
                 Ok(pid) => {
-                    let _ = sys::write_all(ends.news, &pid.to_le_bytes());
+                    let _ = sys::write_all(number_write.0, &pid.to_le_bytes());
                     p::exit(0)
                 }
                 Err(failure) => {
@@ -460,8 +461,11 @@ fn through_another(
         Side::Parent { pid, pidfd: _ } => {
             let status = reap(pid, 0);
             let mut bytes = [0; 4];
-            if !matches!(status, Ok(Some(ExitStatus::Code(0)))) || sys::read(news, &mut bytes) != Ok(4) {
-                // Every writer is gone, so this read ends.
+            let went_well = matches!(status, Ok(Some(ExitStatus::Code(0))));
+            if !went_well || sys::read(number_read.0, &mut bytes) != Ok(4) {
+                // What it had to say it has said by now; one that was killed has said nothing.
+                // SAFETY: fcntl(2) with numbers has no memory effects.
+                unsafe { libc::fcntl(report.0, libc::F_SETFL, libc::O_NONBLOCK) };
                 let mut failure = [0; Failure::LEN];
                 return Err(match sys::read(report.0, &mut failure) {
                     Ok(n) if n == failure.len() => plan.explain(Failure::from_bytes(&failure)),

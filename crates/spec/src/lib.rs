@@ -34,7 +34,7 @@ pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
     CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, LogDriver,
-    LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, NetworkUse, Overlay, Owners, Propagation,
-    PullPolicy, Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security, SystemFiles,
-    SystemMount, UserNamespace, Workload, Writable,
+    LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, NetworkUse, Overlay, Owners, Pod, PodShares,
+    Propagation, PullPolicy, Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security,
+    SystemFiles, SystemMount, UserNamespace, Workload, Writable,
 };

@@ -69,6 +69,8 @@ pub struct Workload {
     /// Seconds between the stop signal and the kill; 10 where not given.
     pub stop_timeout: Option<u64>,
     pub restart: RestartPolicy,
+    /// What it has to do with a pod.
+    pub pod: Option<Pod>,
     /// Standard input ends for the program when the first who attached to it has no more.
     pub stdin_once: bool,
     pub log: LogOptions,
@@ -99,6 +101,55 @@ pub struct Workload {
     pub keep_umask: bool,
     /// Stay in the caller's session and process group, so that the caller's terminal is the program's as well.
     pub keep_session: bool,
+}
+
+/// A pod: containers that share namespaces, which come and go together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pod {
+    /// The one whose namespaces they are. It runs no program.
+    Owner(PodShares),
+    /// One of them, and the ID of that one.
+    Member(String),
+}
+
+/// The namespaces that containers of a pod share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodShares {
+    pub network: bool,
+    pub ipc: bool,
+    pub uts: bool,
+    pub pid: bool,
+}
+
+impl Default for PodShares {
+    /// As Podman and Kubernetes have it.
+    fn default() -> PodShares {
+        PodShares { network: true, ipc: true, uts: true, pid: false }
+    }
+}
+
+impl PodShares {
+    /// Reads names of namespaces with commas between; `none` for none of them.
+    ///
+    /// # Errors
+    /// One is no namespace that can be shared.
+    pub fn parse(text: &str) -> Result<PodShares> {
+        let mut out = PodShares { network: false, ipc: false, uts: false, pid: false };
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty() && *word != "none") {
+            match word {
+                "net" => out.network = true,
+                "ipc" => out.ipc = true,
+                "uts" => out.uts = true,
+                "pid" => out.pid = true,
+                _ => {
+                    return Err(Error::new(format!("invalid namespace to share '{word}'"))
+                        .with_hint("known are net, ipc, uts and pid, with commas between, or none"));
+                }
+            }
+        }
+        Ok(out)
+    }
 }
 
 /// The root file system of a workload.

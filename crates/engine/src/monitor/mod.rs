@@ -135,6 +135,7 @@ impl Engine {
         foreground: &Foreground<'_>,
         first: Option<OwnedFd>,
     ) -> Result<String> {
+        self.wake_pod(workload)?;
         let created = self.create(workload, foreground)?;
         let id = created.record.id.clone();
         let left = created.record.workload.clone();
@@ -162,7 +163,7 @@ impl Engine {
         warn: &dyn Fn(&str),
     ) -> Result<(String, bool)> {
         let found = self.find(name)?;
-        let id = found.record.id;
+        let id = found.record.id.clone();
         let mut folder = self.store.container(&id)?;
         if !folder.try_lock()? {
             match self.find(&id)?.status {
@@ -177,6 +178,7 @@ impl Engine {
                 _ => return Ok((id, false)),
             }
         }
+        self.wake_pod(&found.record.workload)?;
         // The last word that was written, by somebody who may have had it until now.
         let Some(record) = Record::load(&folder)? else { return Err(Error::NoContainer(name.to_owned())) };
         crate::start::Fence::leftover(&self.group_name(&id))?.remove()?;

@@ -29,6 +29,7 @@ pub mod man;
 pub mod network;
 pub mod oci;
 pub mod pause;
+pub mod pod;
 pub mod port;
 pub mod prune;
 pub mod ps;

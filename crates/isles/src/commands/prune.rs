@@ -116,7 +116,8 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
 fn ended(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
     let (mut ids, mut bytes) = (Vec::new(), 0);
     for info in engine.containers()? {
-        if !matches!(info.status, Status::Exited | Status::Dead) {
+        // Those of pods are members of a whole.
+        if !matches!(info.status, Status::Exited | Status::Dead) || info.record.workload.pod.is_some() {
             continue;
         }
         let id = info.record.id;

@@ -94,6 +94,7 @@ pub fn cmd_ps(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let rows: Vec<Row> = engine
         .containers()?
         .iter()
+        .filter(|info| !info.is_of_pod())
         .filter(|info| all || matches!(info.status, Status::Running | Status::Paused | Status::Restarting))
         .filter(|info| meets(&args.filter, info, &known))
         .take(most)

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use isles_build::BuildOptions;
 use isles_build::debian::BootstrapOptions;
-use isles_engine::{Exit, Foreground, Parted, image_file};
+use isles_engine::{Engine, Exit, Foreground, Parted, image_file};
 use isles_spec::image::Healthcheck;
 use isles_spec::quantity::{parse_bytes, parse_cpus, parse_duration};
 use isles_spec::{
     Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, NetworkUse,
-    Overlay, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source,
-    UserNamespace, Workload, Writable,
+    Overlay, PodShares, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security,
+    Source, UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -271,6 +271,9 @@ pub struct Args {
     /// An option of resolv.conf(5).
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
     dns_option: Vec<String>,
+    /// Be a member of this pod, and share its namespaces; new:NAME makes one.
+    #[arg(long, value_name = "POD", help_heading = "Namespaces")]
+    pod: Option<String>,
     /// private, host, or container:NAME.
     #[arg(long, value_name = "MODE", help_heading = "Namespaces")]
     pid: Option<String>,
@@ -358,6 +361,9 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
     for other in args.volumes_from.iter().filter(|text| !text.is_empty()) {
         let mounts = engine.volumes_from(other, &workload.mounts)?;
         workload.mounts.extend(mounts);
+    }
+    if let Some(pod) = given(args.pod.as_ref()) {
+        join(&engine, args, &pod, &mut workload)?;
     }
     let mut file = None;
     let image = match &args.rootfs {
@@ -464,6 +470,50 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
             let code = if way == Way::Created { 1 } else { e.exit_code() };
             Err(Failure::from(e).with_code(code))
         }
+    }
+}
+
+/// Makes a workload a member of a pod, which may be made for it.
+fn join(engine: &Engine, args: &Args, pod: &str, workload: &mut Workload) -> Result<(), Failure> {
+    let shared = [
+        ("--network", !args.network.is_empty()),
+        ("--publish", !args.publish.is_empty() || args.publish_all),
+        ("--ip", args.ip.is_some() || args.ip6.is_some() || args.mac_address.is_some()),
+        ("--network-alias", !args.network_alias.is_empty()),
+        ("--dns", workload.dns != Dns::default()),
+        ("--add-host", !args.add_host.is_empty()),
+        ("--hostname", workload.hostname.is_some()),
+    ];
+    let made = pod.strip_prefix("new:");
+    if let Some((option, _)) = shared.iter().find(|(_, given)| *given && made.is_none()) {
+        return Err(Failure::new(format!("{option} is the pod's, not that of a container in it"))
+            .with_hint("give it to `isles pod create`"));
+    }
+    let Some(name) = made else { return Ok(engine.join_pod(pod, workload)?) };
+    let owner = Workload {
+        name: Some(name.to_owned()),
+        network: workload.network.clone(),
+        ports: std::mem::take(&mut workload.ports),
+        dns: std::mem::take(&mut workload.dns),
+        extra_hosts: std::mem::take(&mut workload.extra_hosts),
+        hostname: workload.hostname.take().or_else(|| Some(name.to_owned())),
+        ..Workload::default()
+    };
+    let id = engine.create_pod(&owner, PodShares::default())?;
+    Ok(engine.join_pod(&id, workload)?)
+}
+
+/// The workload that words of `isles run` describe, for commands that take some of them.
+pub fn workload_of(words: Vec<String>) -> Result<Workload, Failure> {
+    #[derive(clap::Parser)]
+    #[command(no_binary_name = true)]
+    struct Words {
+        #[command(flatten)]
+        args: Args,
+    }
+    match <Words as clap::Parser>::try_parse_from(words) {
+        Ok(words) => workload(&words.args),
+        Err(e) => Err(Failure::new(e.to_string().trim().trim_start_matches("error: ").to_owned())),
     }
 }
 

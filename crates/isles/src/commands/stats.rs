@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use isles_engine::{Engine, Status, Usage};
+use isles_engine::{Engine, Info, Status, Usage};
 use isles_spec::quantity::human_bytes;
 use serde::Serialize;
 
@@ -99,8 +99,8 @@ pub fn cmd_stats(cx: &Context, args: &Args) -> Result<Code, Failure> {
 type Looks = BTreeMap<String, (String, Option<Usage>)>;
 
 fn looks(engine: &Engine, args: &Args) -> Result<Looks, Failure> {
-    let wanted = match args.containers.as_slice() {
-        [] => engine.containers()?,
+    let wanted: Vec<Info> = match args.containers.as_slice() {
+        [] => engine.containers()?.into_iter().filter(|info| !info.is_of_pod()).collect(),
         names => names.iter().map(|name| engine.find(name)).collect::<Result<_, _>>()?,
     };
     let mut all = Looks::new();
