@@ -165,6 +165,8 @@ impl Store {
             }
         }
         crate::gc::clear_tmp(self, false)?;
+        // Those of the dead go on the way.
+        self.leased()?;
         Ok(removed)
     }
 }

@@ -301,6 +301,11 @@ impl Drop for World {
             if words.len() > 2 {
                 self.isles(&words);
             }
+            let pods = self.isles(&["pod", "ps", "-q"]).out;
+            let words: Vec<&str> = ["pod", "rm", "-f"].into_iter().chain(pods.lines()).collect();
+            if words.len() > 3 {
+                self.isles(&words);
+            }
         }
         // What was made in a user namespace may be unreadable for others, but not for its owner or root.
         let _ = isles_store::remove_tree(&self.path("state"));
