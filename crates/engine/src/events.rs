@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::{Record, now};
+use crate::record::{Record, age, now};
 use crate::watch::Watch;
 
 /// Bytes of a file.
@@ -77,11 +77,11 @@ impl Engine {
     }
 
     /// Notes the end of a container's program.
-    pub(crate) fn note_end(&self, record: &Record, code: u8, out_of_memory: bool, started: Option<u64>) {
+    pub(crate) fn note_end(&self, record: &Record, code: u8, out_of_memory: bool, pid_start: Option<u64>) {
         if out_of_memory {
             self.note(record, "oom", &[]);
         }
-        let lasted = now().saturating_sub(started.unwrap_or_else(now)) / 1_000_000_000;
+        let lasted = pid_start.map(age).unwrap_or_default().as_secs();
         self.note(record, "die", &[("exitCode", code.to_string()), ("execDuration", lasted.to_string())]);
     }
 

@@ -214,7 +214,7 @@ impl Engine {
         // Behind what gives the places back on a failure, which takes this lock itself.
         let networks = Networks::open(&dir)?;
         // A container that was killed with its monitor has its places still.
-        networks.release(&record.id)?;
+        self.give_back(&networks, &record.id)?;
         for (number, wanted) in uses.iter().enumerate() {
             let network = match Networks::find(&dir, &wanted.name)? {
                 Some(network) => network,
@@ -266,10 +266,7 @@ impl Engine {
         if Networks::places(&dir, id)?.is_none() {
             return Ok(());
         }
-        let networks = Networks::open(&dir)?;
-        if let Some(places) = networks.release(id)? {
-            place::withdraw(&places)?;
-        }
+        self.give_back(&Networks::open(&dir)?, id)?;
         Ok(())
     }
 
@@ -283,8 +280,18 @@ impl Engine {
     }
 
     fn collect_places(&self, networks: &Networks) -> Result<()> {
-        for places in networks.collect(&|id: &str| self.is_alive(id))? {
-            place::withdraw(&places)?;
+        // An ordinary user's ports are his monitor's, and went with it.
+        let withdraw = |places: &Places| if self.has_bridges() { place::withdraw(places) } else { Ok(()) };
+        Ok(networks.collect(&|id: &str| self.is_alive(id), &withdraw)?)
+    }
+
+    /// Out of the kernel first: what is written down is how it is found.
+    fn give_back(&self, networks: &Networks, id: &str) -> Result<()> {
+        if let Some(places) = Networks::places(&self.networks_dir(), id)? {
+            if self.has_bridges() {
+                place::withdraw(&places)?;
+            }
+            networks.release(id)?;
         }
         Ok(())
     }

@@ -117,6 +117,13 @@ pub fn now() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// How long ago a process began that began so many ticks after the boot, whatever became of the clock since.
+pub(crate) fn age(start: u64) -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32);
+    now.saturating_sub(Duration::from_millis(start * (1000 / crate::usage::TICKS)))
+}
+
 impl Record {
     /// `None` where the folder has no record yet, or not any more.
     pub(crate) fn load(container: &Container) -> Result<Option<Record>> {

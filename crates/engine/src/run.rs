@@ -134,9 +134,13 @@ impl Engine {
         let holds = holds.as_slice();
         // A name that a person chose is given once; one that was made up is as good as unique.
         let _names = if chosen { Some(self.claim(&name)?) } else { None };
-        let folder = self.store.create_container(&id, holds, record.workload.remove)?;
+        // Until all of it is written down it is a leftover of whoever is killed here.
+        let folder = self.store.create_container(&id, holds, true)?;
         let adopted = self.adopt_volumes(&mut record.workload, config, &id);
         let written = adopted.and_then(|_held| record.save(&folder)).and_then(|()| {
+            if !record.workload.remove {
+                folder.keep()?;
+            }
             (foreground.created)(&id).map_err(|e| Error::system("tell the container's ID", e))
         });
         match written {
@@ -301,7 +305,7 @@ impl Engine {
             (foreground.warn)(&format!("places in networks stay until the next collection: {e}"));
         }
         let exit = Exit::from(status?);
-        self.note_end(&container.record, exit.code(), out_of_memory, started.state.started);
+        self.note_end(&container.record, exit.code(), out_of_memory, started.state.pid_start);
         if out_of_memory && exit == Exit::Signal(libc::SIGKILL as u8) {
             (foreground.warn)("the container was killed because it used more memory than its limit");
         }

@@ -66,7 +66,8 @@ fn leftovers(world: &World) -> BTreeSet<String> {
         }
     }
     for name in ["endpoints", "addresses"] {
-        let found = Command::new("find").arg(format!("{state}/networks/{name}")).args(["-type", "f"]).output();
+        let found =
+            Command::new("find").arg(format!("{state}/networks/{name}")).args(["-type", "f"]).output();
         let text = String::from_utf8_lossy(&found.unwrap().stdout).into_owned();
         all.extend(text.lines().map(|line| format!("place {line}")));
     }
@@ -74,11 +75,17 @@ fn leftovers(world: &World) -> BTreeSet<String> {
         let ip = world.host_command(&["/bin/busybox", "ip", "-o", "link"]).output().unwrap();
         let text = String::from_utf8_lossy(&ip.stdout).into_owned();
         all.extend(text.lines().filter(|l| l.contains(": iv")).map(|line| format!("device {line}")));
-        let nft = world.host_command(&["/usr/sbin/nft", "list", "map", "inet", "isles", "anywhere4"]).output();
+        let nft =
+            world.host_command(&["/usr/sbin/nft", "list", "map", "inet", "isles", "anywhere4"]).output();
         let text = String::from_utf8_lossy(&nft.unwrap().stdout).into_owned();
-        all.extend(text.lines().filter(|l| l.contains(" : ") && !l.contains("type")).map(|line| format!("element {line}")));
+        all.extend(
+            text.lines()
+                .filter(|l| l.contains(" : ") && !l.contains("type"))
+                .map(|line| format!("element {line}")),
+        );
     }
-    let groups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name"]).arg(group(world)).output();
+    let groups =
+        Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name"]).arg(group(world)).output();
     let text = String::from_utf8_lossy(&groups.unwrap().stdout).into_owned();
     all.extend(text.lines().map(|line| format!("group {line}")));
     all
@@ -135,9 +142,7 @@ fn faults(who: Who, usual: u32) {
     let script = format!("trap 'exit 0' TERM; echo {mark}; while :; do busybox sleep 100 & wait; done");
     let port = if who == Who::Root { "8080:80" } else { "127.0.0.1::80" };
     for round in 0..times(usual) {
-        world
-            .isles(&["run", "-d", "--name", "one", "-p", port, &source, "sh", "-c", &script, &mark])
-            .fine();
+        world.isles(&["run", "-d", "--name", "one", "-p", port, &source, "sh", "-c", &script, &mark]).fine();
         let operations: [&[&str]; 8] = [
             &["create", "--name", "two", &source, "true", &mark],
             &["run", "-d", "--name", "two", &source, "sh", "-c", &script, &mark],
@@ -209,4 +214,49 @@ fn no_exit_code_is_lost() {
         let said: Said = world.isles(&["run", "--rm", &source, "sh", "-c", &script]);
         assert_eq!(said.code.to_string(), code, "{number}");
     }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_but_lines_of_logs() {
+    if !World::is_root() {
+        println!("skip: only root can make a small disk");
+        return;
+    }
+    let Some(world) = World::new(Who::Root) else { return };
+    // Everything on a disk of its own, which nobody else sees.
+    let script = r#"
+        set -u
+        mkdir disk && mount -t tmpfs -o size=24m none disk || exit 99
+        export ISLES_ROOT=$PWD/disk/state ISLES_NETWORK=host
+        "$1" run --rm "$2" true || exit 1
+        # It prints more than fits, and goes on all the same.
+        print='busybox yes 0123456789 | busybox head -c 30000000; echo ready > /proc/1/fd/2; busybox sleep 0.3; exit 7'
+        "$1" run -d --name loud --log-opt max-size=1g "$2" sh -c "$print" > /dev/null || exit 2
+        test "$("$1" wait loud)" = 7 || exit 3
+        "$1" logs loud 2> /dev/null | sort -u > lines || exit 4
+        test "$(cat lines)" = 0123456789 || exit 5
+        # Nothing more can be made, and nothing is left of what could not.
+        dd if=/dev/zero of=disk/filler bs=4k 2> /dev/null
+        for command in "run --rm" "run -d" "create"; do
+            "$1" $command --name other "$2" sh -c 'echo x' > /dev/null 2> said && exit 6
+            grep -q 'No space left on device' said || exit 7
+        done
+        test "$("$1" ps -a --format '{{.Names}} {{.State}}')" = "loud exited" || exit 8
+        "$1" start loud 2> said && exit 9
+        grep -q 'No space left on device' said || exit 10
+        test "$("$1" ps -a --format '{{.Names}}')" = "loud" || exit 11
+        "$1" rm loud || exit 12
+        rm disk/filler
+        test "$("$1" run --rm "$2" echo again)" = again || exit 13
+        test "$(ls -A disk/state/leases disk/state/tmp | grep -v : | grep .)" = "" || exit 14
+    "#;
+    let program = world.path("isles");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(program).arg(world.source());
+    let said = Said::of(command.current_dir(world.path("home")).output().unwrap());
+    if said.code == 99 {
+        println!("skip: no tmpfs can be mounted here: {}", said.err);
+        return;
+    }
+    said.fine();
 }

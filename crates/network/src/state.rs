@@ -355,12 +355,16 @@ impl Networks {
     }
 
     /// Releases what belongs to containers that do not live, also where a crash came before it was all written down.
-    /// Returns the places that there were.
-    pub fn collect(&self, lives: &dyn Fn(&str) -> bool) -> Result<Vec<Places>> {
-        let mut released = Vec::new();
-        for (container, _) in Self::all_places(&self.root)? {
+    /// `before` takes what there is of them in the kernel, while it is still known.
+    pub fn collect(
+        &self,
+        lives: &dyn Fn(&str) -> bool,
+        before: &dyn Fn(&Places) -> Result<()>,
+    ) -> Result<()> {
+        for (container, places) in Self::all_places(&self.root)? {
             if !lives(&container) {
-                released.extend(self.release(&container)?);
+                before(&places)?;
+                self.release(&container)?;
             }
         }
         for network in Self::list(&self.root)? {
@@ -372,7 +376,7 @@ impl Networks {
                 }
             }
         }
-        Ok(released)
+        Ok(())
     }
 
     fn write<T: Serialize>(&self, path: &Path, value: &T) -> Result<()> {
@@ -615,8 +619,13 @@ mod tests {
         assert!(matches!(networks.remove(&net), Err(Error::InUse { users, .. }) if users.len() == 2));
         // One that died before its places were written down.
         networks.give(&net, "c", &[]).unwrap();
-        let gone = networks.collect(&|container| container == "b").unwrap();
-        assert_eq!(gone, [first]);
+        let gone = std::cell::RefCell::new(Vec::new());
+        let before = |places: &Places| {
+            gone.borrow_mut().push(places.clone());
+            Ok(())
+        };
+        networks.collect(&|container| container == "b", &before).unwrap();
+        assert_eq!(gone.into_inner(), [first]);
         assert_eq!(Networks::all_places(dir.path()).unwrap(), [("b".to_owned(), second)]);
         assert_eq!(fs::read_dir(networks.addresses(&net)).unwrap().count(), 1);
         networks.release("b").unwrap();

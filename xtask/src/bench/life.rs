@@ -81,6 +81,57 @@ pub fn run(isles: &Isles) -> Result<Section> {
             .collect(),
         1,
     )?;
+    // A program that obeys at once.
+    const OBEYS: &str = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done";
+    let stops = cases("stop", &|make| {
+        let name = name();
+        must(make().args(["run", "-d", "--network", "none", "--name", &name, "bench", "sh", "-c", OBEYS]))?;
+        // It listens a moment after it has begun.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let sample = timed(make().args(["stop", &name]))?;
+        removed(make, &name)?;
+        Ok(sample)
+    })?;
+    const LINE: &str = "0123456789 0123456789 0123456789 0123456789 0123456789";
+    let prints = format!("busybox yes '{LINE}' | busybox head -c 104857600");
+    for (_, make) in &engines {
+        let mut command = make();
+        command.args(["run", "-d", "--network", "none", "--name", "loud", "--log-opt", "max-size=1g"]);
+        must(command.args(["bench", "sh", "-c", &prints]))?;
+        must(make().args(["wait", "loud"]))?;
+    }
+    let logs = interleave(
+        engines
+            .iter()
+            .map(|(engine, make)| {
+                Case::new(&format!("{engine} logs of 100 MiB"), || {
+                    let mut command = make();
+                    timed(command.args(["logs", "loud"]).stdout(std::process::Stdio::null()))
+                })
+            })
+            .collect(),
+        3,
+    )?;
+    for (_, make) in &engines {
+        let mut command = make();
+        command.args(["create", "--network", "none", "--log-driver", "none", "--name", "spoken"]);
+        must(command.args(["bench", "sh", "-c", &format!("{prints}; true")]))?;
+    }
+    let attached = interleave(
+        engines
+            .iter()
+            .map(|(engine, make)| {
+                Case::new(&format!("{engine} start -a, 100 MiB"), || {
+                    let mut command = make();
+                    timed(command.args(["start", "-a", "spoken"]).stdout(std::process::Stdio::null()))
+                })
+            })
+            .collect(),
+        5,
+    )?;
+    for (_, make) in &engines {
+        must(make().args(["rm", "-f", "loud", "spoken"]))?;
+    }
     let memory = monitor_memory(&root)?;
     for (_, make) in &engines {
         must(make().args(["rm", "-f", "entered"]))?;
@@ -90,7 +141,7 @@ pub fn run(isles: &Isles) -> Result<Section> {
         "An image of one static busybox; `run -d … sleep` without a network, `exec true` in such a container, `rm -f` \
          of it, and a hundred of them one after the other.\n\n",
     );
-    for outcomes in [&starts, &entered, &removals, &many] {
+    for outcomes in [&starts, &entered, &removals, &many, &stops, &logs, &attached] {
         let first = outcomes.first().map(|outcome| outcome.name.clone()).unwrap_or_default();
         text += &contenders(outcomes, &first);
         text += "\n";
@@ -100,6 +151,9 @@ pub fn run(isles: &Isles) -> Result<Section> {
     rows.extend(faster(&entered, "isles exec true", "docker exec true", 10.0));
     rows.extend(faster(&removals, "isles rm -f", "docker rm -f", 10.0));
     rows.extend(faster(&many, &format!("isles: {MANY} × run -d"), &format!("docker: {MANY} × run -d"), 10.0));
+    rows.push(bound("stop of a program that obeys", stops[0].wall() * 1000.0, 20.0, "ms"));
+    rows.extend(faster(&logs, "isles logs of 100 MiB", "docker logs of 100 MiB", 20.0));
+    rows.extend(faster(&attached, "isles start -a, 100 MiB", "docker start -a, 100 MiB", 5.0));
     rows.push(bound("private dirty memory of a monitor", memory as f64, 300.0, "KiB"));
     text += &promises(&rows);
     Ok(Section { name: "life", title: "Containers in the background", text })

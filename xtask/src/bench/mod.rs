@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: every number that the project promises, beside its peers in the same run.
 
 mod bootstrap;
+mod bridge;
 mod build;
 mod definition;
 mod life;
@@ -26,6 +27,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("size", size::run),
     ("start", start::run),
     ("life", life::run),
+    ("bridge", bridge::run),
     ("network", network::run),
     ("recipe", recipe::run),
     ("build", build::run),

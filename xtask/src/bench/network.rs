@@ -191,7 +191,7 @@ fn rate(contender: &Contender<'_>, port: u16) -> Result<f64> {
 }
 
 /// What iperf3's report in JSON says of the receiver.
-fn received(report: &[u8]) -> Option<f64> {
+pub fn received(report: &[u8]) -> Option<f64> {
     let text = String::from_utf8_lossy(report);
     let sum = text.rsplit_once("\"sum_received\"")?.1;
     let rate = sum.split_once("\"bits_per_second\":")?.1;

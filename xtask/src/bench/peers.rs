@@ -101,9 +101,25 @@ pub struct Docker {
 impl Docker {
     /// `runtimes`: further OCI runtimes, name and path.
     pub fn start(state: &Path, runtimes: &[(&str, &Path)]) -> Result<Docker> {
+        Docker::start_on(None, state, runtimes)
+    }
+
+    /// With its bridge and its firewall, on a host of its own.
+    pub fn start_with_bridge(host: &Host, state: &Path) -> Result<Docker> {
+        Docker::start_on(Some(host), state, &[])
+    }
+
+    fn start_on(host: Option<&Host>, state: &Path, runtimes: &[(&str, &Path)]) -> Result<Docker> {
         fs::create_dir_all(state).map_err(|e| format!("{}: {e}", state.display()))?;
         let socket = state.join("docker.sock");
-        let mut command = Command::new("/usr/sbin/dockerd");
+        let mut command = match host {
+            Some(host) => host.command("/usr/sbin/dockerd"),
+            None => {
+                let mut command = Command::new("/usr/sbin/dockerd");
+                command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+                command
+            }
+        };
         command
             .arg("--data-root")
             .arg(state.join("data"))
@@ -113,7 +129,7 @@ impl Docker {
             .arg(state.join("docker.pid"))
             .arg("-H")
             .arg(format!("unix://{}", socket.display()))
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=overlay2"]);
+            .arg("--storage-driver=overlay2");
         for (name, path) in runtimes {
             command.arg("--add-runtime").arg(format!("{name}={}", path.display()));
         }
@@ -136,6 +152,36 @@ impl Docker {
         let children = children.unwrap_or_default();
         cpu_of(self.server.pid())
             + children.split_whitespace().filter_map(|p| p.parse().ok()).map(cpu_of).sum::<f64>()
+    }
+}
+
+/// A network namespace that plays the host's.
+pub struct Host(std::process::Child);
+
+impl Host {
+    pub fn new() -> Result<Host> {
+        let script = "/bin/busybox ip link set lo up && echo ready && exec sleep 100000";
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", script]).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().map_err(|e| format!("unshare: {e}"))?;
+        let mut line = [0u8; 6];
+        let out = child.stdout.as_mut().ok_or("unshare has no output")?;
+        std::io::Read::read_exact(out, &mut line).map_err(|e| format!("unshare: {e}"))?;
+        Ok(Host(child))
+    }
+
+    /// A command in it.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg("--").arg(program);
+        command
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) struct Writer {
     /// The beginnings of lines that have not ended.
     begun: [Vec<u8>; 2],
     out: Vec<u8>,
+    /// Bytes of the program's that could not be written since the last entry that could, and why.
+    lost: u64,
+    reason: String,
 }
 
 impl Writer {
@@ -39,6 +42,8 @@ impl Writer {
             size: 0,
             begun: Default::default(),
             out: Vec::new(),
+            lost: 0,
+            reason: String::new(),
         };
         if options.driver != LogDriver::None {
             let file = writer.create()?;
@@ -50,11 +55,36 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Takes what the program has printed, at a time in nanoseconds since 1970.
+    /// Takes what the program has printed, at a time in nanoseconds since 1970. What cannot be written is lost, since the
+    /// program must go on; how much that was is said by an entry as soon as there is room for it.
+    ///
+    /// # Errors
+    /// The disk is full, or worse.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], time: u64) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
+        let written = self.tell_of_losses(time).and_then(|()| self.take(stream, bytes, time));
+        if let Err(e) = &written {
+            self.lost += bytes.len() as u64;
+            self.reason = e.to_string();
+        }
+        written
+    }
+
+    fn tell_of_losses(&mut self, time: u64) -> io::Result<()> {
+        if self.lost == 0 {
+            return Ok(());
+        }
+        let text = format!("isles: {} bytes of output were lost here: {}", self.lost, self.reason);
+        let time = rfc3339_nanoseconds(time);
+        entry::write(&mut self.out, self.options.driver, Stream::Stderr, &time, text.as_bytes(), true);
+        self.flush()?;
+        self.lost = 0;
+        Ok(())
+    }
+
+    fn take(&mut self, stream: Stream, bytes: &[u8], time: u64) -> io::Result<()> {
         let time = rfc3339_nanoseconds(time);
         let driver = self.options.driver;
         let begun = match stream {
@@ -98,6 +128,7 @@ impl Writer {
 
     /// Writes lines that nobody ended.
     pub(crate) fn finish(&mut self, time: u64) -> io::Result<()> {
+        self.tell_of_losses(time)?;
         let time = rfc3339_nanoseconds(time);
         for (begun, stream) in [(0, Stream::Stdout), (1, Stream::Stderr)] {
             let part = std::mem::take(&mut self.begun[begun]);
@@ -140,8 +171,7 @@ impl Writer {
             let Some(file) = &mut self.file else { return Ok(()) };
             if let Err(e) = file.write_all(&entries[..piece]) {
                 // Half an entry would spoil the next one too.
-                file.set_len(self.size)?;
-                file.seek(SeekFrom::Start(self.size))?;
+                let _ = file.set_len(self.size).and_then(|()| file.seek(SeekFrom::Start(self.size)));
                 return Err(e);
             }
             self.size += piece as u64;
@@ -267,6 +297,24 @@ mod tests {
             assert_eq!(entries.len(), whole + 1, "{left}");
             assert_eq!(entries[whole].text, b"next\n");
         }
+    }
+
+    #[test]
+    fn what_is_lost_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir.path(), &LogOptions::default()).unwrap();
+        writer.write(Stream::Stdout, b"one\n", 1).unwrap();
+        let kept = writer.file.take();
+        // A full disk.
+        writer.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert!(writer.write(Stream::Stdout, b"two\n", 2).is_err());
+        assert!(writer.write(Stream::Stdout, b"three\n", 3).is_err());
+        writer.file = kept;
+        writer.write(Stream::Stdout, b"four\n", 4).unwrap();
+        let texts: Vec<Vec<u8>> = written(dir.path(), 0).into_iter().map(|e| e.text).collect();
+        let texts: Vec<String> = texts.into_iter().map(|t| String::from_utf8(t).unwrap()).collect();
+        assert_eq!((texts.len(), texts[0].as_str(), texts[2].as_str()), (3, "one\n", "four\n"), "{texts:?}");
+        assert!(texts[1].contains("10 bytes of output were lost") && texts[1].contains("No space left"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The loop of a monitor: from a program that runs to one that has ended, and on to the next run or to the end.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -22,7 +23,7 @@ use super::{RESTARTS, Running, STOPPED, go_on};
 use crate::background::said;
 use crate::engine::Engine;
 use crate::log::{Stream, Writer};
-use crate::record::{Record, State, now};
+use crate::record::{Record, State, age, now};
 use crate::run::{Created, Foreground};
 use crate::start::Fence;
 use crate::step::Exit;
@@ -38,9 +39,18 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Stays with a container until nobody has to any more. Returns the exit code of the process.
 pub(crate) fn stay_with(mut running: Running) -> u8 {
-    // What cannot be served is silent; the container may do without.
-    let served = running.network.take().and_then(|network| network.serve(&running.engine).ok());
-    let log = Writer::open(running.folder.path(), &running.record.workload.log).ok();
+    // The container may do without either; `inspect` says why it does.
+    let mut wrong = Vec::new();
+    let served = running.network.take().and_then(|network| {
+        network.serve(&running.engine).map_err(|e| wrong.push(format!("it has no network: {e}"))).ok()
+    });
+    let log = Writer::open(running.folder.path(), &running.record.workload.log);
+    let log = log.map_err(|e| wrong.push(format!("it has no log: {e}"))).ok();
+    reserve(&running.folder);
+    if !wrong.is_empty() {
+        running.state.error = wrong.join("; ");
+        let _ = running.state.save(&running.folder);
+    }
     let mut desk = Desk::new(&mut running, log);
     let code = desk.run(&mut running);
     let Desk { clients, log, .. } = desk;
@@ -49,6 +59,16 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
     }
     drop(served);
     finish(running, code, clients)
+}
+
+/// A file that takes as much room as the last words on a container need: on a full disk it makes way for them.
+const RESERVE: &str = "reserve";
+const RESERVED: u64 = 16 << 10;
+
+fn reserve(folder: &Container) {
+    // Without it there may be room all the same.
+    let _ = File::create(folder.path().join(RESERVE))
+        .map(|file| rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVED));
 }
 
 /// What a loop works with.
@@ -344,15 +364,14 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
     let _ = running.engine.release_networks(&running.record.id);
     running.kept.clear();
     running.resolver = None;
-    running.engine.note_end(&running.record, code, running.state.out_of_memory, running.state.started);
+    running.engine.note_end(&running.record, code, running.state.out_of_memory, running.state.pid_start);
     // It may have another policy by now.
     if let Ok(Some(record)) = Record::load(&running.folder) {
         running.record = record;
     }
-    let began = running.state.started.unwrap_or(ended);
     let run = Run {
         exit_code: code,
-        lasted: Duration::from_nanos(ended.saturating_sub(began)),
+        lasted: running.state.pid_start.map(age).unwrap_or_default(),
         restarts: running.state.restarts,
         delay: running.delay,
         stopped: is_stopped(&running.folder),
@@ -363,8 +382,11 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
     running.state.finished = Some(ended);
     running.state.exit_code = Some(code);
     running.state.restarting = next.is_some();
-    // Where the disk is full, the lock that is let go of says at least that it has ended.
-    let _ = running.state.save(&running.folder);
+    if running.state.save(&running.folder).is_err() {
+        let _ = running.folder.forget(RESERVE);
+        // Where that does not help, the lock that is let go of says at least that it has ended.
+        let _ = running.state.save(&running.folder);
+    }
     say_goodbye(&mut clients, code);
     let Running { engine, folder, record, state, control, signals, .. } = running;
     let waiting = Waiting { engine, folder, record, state, control, signals };

@@ -183,6 +183,8 @@ struct Connection {
     /// Which server that is, and what it was asked since it last said anything: the next one is, where it never does.
     server: usize,
     asked: Vec<u8>,
+    /// When it is not waited for any longer.
+    patience: Instant,
     /// From the client.
     got: Vec<u8>,
     to_client: Vec<u8>,
@@ -254,7 +256,11 @@ impl Resolver {
     /// When it wants to be called again, whatever came until then.
     pub fn deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
-        waiting.chain(self.connections.iter().map(|connection| connection.until)).min()
+        let connections = self.connections.iter().map(|connection| match connection.asked.is_empty() {
+            true => connection.until,
+            false => connection.until.min(connection.patience),
+        });
+        waiting.chain(connections).min()
     }
 
     /// Does what can be done, after a wait. The numbers in tokens are those of the last [`Resolver::awaits`].
@@ -265,18 +271,18 @@ impl Resolver {
                 Token::Udp => self.questions(),
                 Token::Tcp => self.welcome(),
                 Token::Waiting(number) => self.answered(*number),
-                Token::Client(number) => self.hear(*number),
-                Token::Upstream(number) => {
-                    if let Some(connection) = self.connections.get_mut(*number) {
-                        connection.relay(&self.upstreams.all);
-                    }
-                }
+                Token::Client(number) | Token::Upstream(number) => self.hear(*number),
             }
         }
         let now = Instant::now();
         for number in 0..self.waiting.len() {
             if !self.waiting[number].done && self.waiting[number].until <= now {
                 self.ask_next(number);
+            }
+        }
+        for connection in &mut self.connections {
+            if !connection.asked.is_empty() && connection.patience <= now {
+                connection.next_server(&self.upstreams.all);
             }
         }
         self.waiting.retain(|waiting| !waiting.done);
@@ -388,6 +394,7 @@ impl Resolver {
                 upstream: None,
                 server: 0,
                 asked: Vec::new(),
+                patience: Instant::now(),
                 got: Vec::new(),
                 to_client: Vec::new(),
                 to_upstream: Vec::new(),
@@ -415,6 +422,7 @@ impl Resolver {
                     framed(&mut connection.to_client, &answer);
                 }
                 None => {
+                    connection.patience = Instant::now() + 2 * PATIENCE;
                     framed(&mut connection.asked, &message);
                     framed(&mut connection.to_upstream, &message);
                     if connection.upstream.is_none() {
@@ -423,7 +431,7 @@ impl Resolver {
                 }
             }
         }
-        self.connections[number].relay(&self.upstreams.all);
+        self.connections[number].send();
     }
 
     /// What is known here; `None` for what others have to say.
@@ -519,9 +527,7 @@ impl Connection {
                 self.upstream = None;
                 // One that has said all that it was asked for may hang up.
                 if !self.asked.is_empty() {
-                    self.server += 1;
-                    self.to_upstream.clone_from(&self.asked);
-                    self.call(servers);
+                    self.next_server(servers);
                 }
             }
         }
@@ -531,11 +537,28 @@ impl Connection {
         self.ended |= self.got.len() > 4 * LONGEST || self.asked.len() > 16 * LONGEST;
     }
 
+    /// Sends what waits, as far as it goes. That the server is gone is seen when it is listened to.
+    fn send(&mut self) {
+        if let Some(upstream) = &self.upstream {
+            drain(upstream, &mut self.to_upstream);
+        }
+        self.ended |= !drain(&self.client, &mut self.to_client);
+    }
+
+    /// Asks the next one what the last one has not answered.
+    fn next_server(&mut self, servers: &[SocketAddr]) {
+        self.upstream = None;
+        self.server += 1;
+        self.to_upstream.clone_from(&self.asked);
+        self.call(servers);
+    }
+
     /// Calls the server whose turn it is, or the next one that can be called; where none is left, says so.
     fn call(&mut self, servers: &[SocketAddr]) {
         while let Some(server) = servers.get(self.server) {
             self.upstream = to(*server, SocketType::STREAM).ok();
             if self.upstream.is_some() {
+                self.patience = Instant::now() + 2 * PATIENCE;
                 return;
             }
             self.server += 1;
@@ -770,10 +793,12 @@ mod tests {
         let host = Host::new();
         let IpAddr::V4(own) = host.place("aaaaaaaaaaaaaaaa", "web", "one", &[]) else { panic!() };
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        // One that nobody serves, and one that hangs up without an answer.
+        // One that nobody serves, one that hangs up without an answer, and one that never says anything.
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let rude = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let upstreams = vec![gone, rude.local_addr().unwrap(), server.local_addr().unwrap()];
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstreams = [&rude, &silent, &server].map(|listener| listener.local_addr().unwrap());
+        let upstreams = [vec![gone], upstreams.to_vec()].concat();
         let hangs_up = std::thread::spawn(move || drop(rude.accept().unwrap()));
         let (mut resolver, _, at) = host.resolver("aaaaaaaaaaaaaaaa", upstreams);
         let answers = std::thread::spawn(move || {
