@@ -12,7 +12,8 @@ use rustix::io::Errno;
 /// Tells of changes in one folder since it was made, or since the last wait.
 #[derive(Debug)]
 pub struct Watch {
-    queue: OwnedFd,
+    /// Here until the end.
+    queue: Option<OwnedFd>,
 }
 
 impl Watch {
@@ -28,14 +29,15 @@ impl Watch {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&queue, path, events)?;
-        Ok(Watch { queue })
+        Ok(Watch { queue: Some(queue) })
     }
 
     /// Waits until something has happened, for this time at most. `false` where nothing has.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        let Some(queue) = &self.queue else { return Ok(false) };
         let timeout =
             timeout.map(|t| Timespec { tv_sec: t.as_secs().cast_signed(), tv_nsec: t.subsec_nanos().into() });
-        let mut fds = [PollFd::new(&self.queue, PollFlags::IN)];
+        let mut fds = [PollFd::new(queue, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) => return Ok(false),
             Ok(_) => {}
@@ -44,7 +46,15 @@ impl Watch {
         }
         // What happened is found out by looking.
         let mut events = [0u8; 4096];
-        while matches!(rustix::io::read(&self.queue, &mut events), Ok(1..)) {}
+        while matches!(rustix::io::read(queue, &mut events), Ok(1..)) {}
         Ok(true)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            isles_sandbox::aside::close(queue, Duration::ZERO);
+        }
     }
 }

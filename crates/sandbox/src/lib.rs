@@ -43,6 +43,7 @@
 //! Linux 5.12 or later (mount_setattr(2)); on older ones a start fails and names the step. With root everything works,
 //! without root everything but limits that nobody has delegated: a user namespace of one ID is enough.
 
+pub mod aside;
 pub mod background;
 pub mod capability;
 pub mod cgroup;

@@ -17,6 +17,8 @@ use super::frames::{self, HEAD, Kind, WANTS_INPUT, WANTS_OUTPUT};
 const ENOUGH: usize = 256 << 10;
 /// Who takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So much they take in that time, or all that there is.
+const LEAST: usize = 4096;
 
 /// Something that was said.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,8 +38,9 @@ pub struct Client {
     first: bool,
     got: Vec<u8>,
     waiting: VecDeque<u8>,
-    /// Since when they have taken nothing of what waits.
+    /// Since when they have taken next to nothing of what waits, and how much that was.
     stuck_since: Option<Instant>,
+    taken: usize,
     /// They say no more.
     silent: bool,
     /// They are let go at the next occasion.
@@ -56,6 +59,7 @@ impl Client {
             got: Vec::new(),
             waiting: VecDeque::new(),
             stuck_since: None,
+            taken: 0,
             silent: false,
             gone: false,
             terminal,
@@ -117,7 +121,10 @@ impl Client {
             self.waiting.extend(piece);
         }
         if !self.waiting.is_empty() {
-            self.stuck_since.get_or_insert_with(Instant::now);
+            if self.stuck_since.is_none() {
+                self.stuck_since = Some(Instant::now());
+                self.taken = 0;
+            }
         }
     }
 
@@ -134,7 +141,14 @@ impl Client {
             match rustix::net::send(&self.socket, first, rustix::net::SendFlags::NOSIGNAL) {
                 Ok(n) => {
                     self.waiting.drain(..n);
-                    self.stuck_since = (!self.waiting.is_empty()).then(Instant::now);
+                    self.taken += n;
+                    if self.waiting.is_empty() {
+                        self.stuck_since = None;
+                    } else if self.taken >= LEAST {
+                        // A byte now and then would hold up the program for ever.
+                        self.stuck_since = Some(Instant::now());
+                        self.taken = 0;
+                    }
                 }
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 Err(e) => return Err(e.into()),

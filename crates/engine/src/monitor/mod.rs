@@ -323,6 +323,8 @@ fn listen(folder: &Path) -> Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
+    // Whoever may write to it is at the program's terminal: its owner, whatever the umask says.
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
 }
