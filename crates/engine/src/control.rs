@@ -222,12 +222,16 @@ impl Engine {
             .with_hint("choose another name")
             .into());
         }
-        let _names = self.claim(new)?;
+        let names = self.claim(new)?;
         let container = self.store.container(&found.record.id)?;
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
+        let old = record.clone();
         record.name = new.to_owned();
         record.workload.name = Some(new.to_owned());
+        self.put_name(new, &record.id)?;
         record.save(&container)?;
+        drop(names);
+        self.forget_name(&old);
         self.note(&record, "rename", &[("oldName", format!("/{}", found.record.name))]);
         Ok(())
     }

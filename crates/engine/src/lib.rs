@@ -27,6 +27,7 @@ mod layers;
 pub mod log;
 pub mod monitor;
 mod name;
+mod names;
 mod namespaces;
 mod networks;
 mod owners;

@@ -207,21 +207,6 @@ impl Engine {
         Ok(all)
     }
 
-    /// Finds a container by its name, its ID, or the beginning of its ID.
-    pub fn find(&self, name: &str) -> Result<Info> {
-        let all = self.containers()?;
-        let exact = |info: &&Info| info.record.id == name || info.record.name == name;
-        if let Some(found) = all.iter().find(exact) {
-            return Ok(found.clone());
-        }
-        let mut close = all.into_iter().filter(|info| !name.is_empty() && info.record.id.starts_with(name));
-        match (close.next(), close.next()) {
-            (Some(only), None) => Ok(only),
-            (Some(_), Some(_)) => Err(Error::Ambiguous(name.to_owned())),
-            _ => Err(Error::NoContainer(name.to_owned())),
-        }
-    }
-
     /// Removes a container and what it wrote; with `force` it is killed first where it runs. Returns its ID.
     pub fn remove(&self, name: &str, force: bool) -> Result<String> {
         let found = self.find(name)?;
@@ -258,9 +243,11 @@ impl Engine {
         self.release_networks(&id)?;
         self.note(&found.record, "destroy", &[]);
         match container.remove() {
-            Err(e) if gone(&e) => Ok(id),
-            other => Ok(other.map(|()| id)?),
+            Err(e) if gone(&e) => {}
+            other => other?,
         }
+        self.forget_name(&found.record);
+        Ok(id)
     }
 
     /// Kills a running container until its monitor lets go of the lock: it sees the end, and writes it down or removes the
@@ -314,18 +301,29 @@ impl Engine {
     /// As [`Engine::collect`], and looks for control groups that no container and no step of a build has any more.
     pub fn collect_all(&self) -> Result<Vec<String>> {
         let removed = self.collect()?;
+        self.collect_names()?;
         self.collect_volumes()?;
         self.collect_networks()?;
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
         let prefix = self.group_name("");
-        // Asked after the groups were listed: a container is there, and locked, before its group is.
-        let living = |id: &str| match self.store.containers() {
-            Ok(all) => all
-                .iter()
-                .filter(|c| c.starts_with(id))
-                .any(|c| self.store.container(c).is_ok_and(|container| container.is_locked())),
+        let alive = |all: &[String], id: &str| {
+            // They are sorted, and whoever begins with the ID stands together.
+            let begin = all.partition_point(|c| c.as_str() < id);
+            let mut same = all[begin..].iter().take_while(|c| c.starts_with(id));
+            same.any(|c| self.store.container(c).is_ok_and(|container| container.is_locked()))
+        };
+        let listed = || {
+            let mut all = self.store.containers()?;
+            all.sort();
+            Ok::<_, isles_store::Error>(all)
+        };
+        let known = std::cell::OnceCell::new();
+        // A container is there, and locked, before its group is: one that is not known is looked for once more, after the
+        // groups were listed.
+        let living = |id: &str| {
+            let known: &Vec<String> = known.get_or_init(|| listed().unwrap_or_default());
             // Not known is not dead.
-            Err(_) => true,
+            alive(known, id) || listed().map_or(true, |now| alive(&now, id))
         };
         Group::collect(&layout, &prefix, &|name: &str| {
             let id = name.strip_prefix(&prefix).unwrap_or(name);

@@ -87,6 +87,7 @@ impl Engine {
             Err(e) => {
                 // Collected later, if not now.
                 drop(container.folder.remove());
+                self.forget_name(&container.record);
                 drop(self.release_volumes(&container.record.workload));
                 return Err(e);
             }
@@ -99,7 +100,10 @@ impl Engine {
             && let Err(e) = container.folder.remove()
         {
             (foreground.warn)(&format!("what the container wrote stays until the next collection: {e}"));
-        } else if workload.remove
+        } else if workload.remove {
+            self.forget_name(&container.record);
+        }
+        if workload.remove
             && let Err(e) = self.release_volumes(&container.record.workload)
         {
             (foreground.warn)(&format!("volumes of the container stay until the next collection: {e}"));
@@ -137,7 +141,8 @@ impl Engine {
         // Until all of it is written down it is a leftover of whoever is killed here.
         let folder = self.store.create_container(&id, holds, true)?;
         let adopted = self.adopt_volumes(&mut record.workload, config, &id);
-        let written = adopted.and_then(|_held| record.save(&folder)).and_then(|()| {
+        let named = if chosen { self.put_name(&name, &id) } else { Ok(()) };
+        let written = named.and(adopted).and_then(|_held| record.save(&folder)).and_then(|()| {
             if !record.workload.remove {
                 folder.keep()?;
             }
@@ -160,7 +165,7 @@ impl Engine {
     pub(crate) fn claim(&self, name: &str) -> Result<std::fs::File> {
         name::check(name)?;
         let lock = self.store.lock_names()?;
-        match self.containers()?.into_iter().find(|info| info.record.name == name) {
+        match self.named(name)? {
             Some(info) if info.record.workload.remove && info.status == crate::record::Status::Dead => {
                 self.collect()?;
                 Ok(lock)

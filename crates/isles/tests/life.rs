@@ -422,3 +422,54 @@ fn inspect_tells_what_became_of_it() {
         assert_eq!(found["State"]["ExitCode"], 0);
     });
 }
+
+#[test]
+fn names_are_found_without_looking_at_all() {
+    everyone(|world| {
+        let source = world.source();
+        let links = || {
+            let all = fs::read_dir(world.path("state/names")).map(|all| all.flatten().collect::<Vec<_>>());
+            let names = all.unwrap_or_default().into_iter().map(|e| e.file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.filter(|name| name != ".complete").collect();
+            names.sort();
+            names
+        };
+        let made = world.isles(&["create", &source, "true"]).fine();
+        let name = world.isles(&["inspect", "-f", "{{.Name}}", made.trim()]).fine();
+        let name = name.trim().trim_start_matches('/');
+        assert_eq!(world.isles(&["inspect", "-f", "{{.Id}}", name]).fine(), made, "by the name that it got");
+        let one = world.isles(&["create", "--name", "one", &source, "true"]).fine();
+        let two = world.isles(&["create", "--name", "two", &source, "true"]).fine();
+        assert_eq!(links(), ["one", "two"]);
+        world.isles(&["create", "--name", "one", &source, "true"]).fails(1, &["already in use", &one[..12]]);
+        world.isles(&["rename", "two", "one"]).fails(1, &["already in use"]);
+        world.isles(&["rename", "two", "three"]).fine();
+        world.isles(&["inspect", "two"]).fails(1, &["two"]);
+        assert_eq!(world.isles(&["inspect", "-f", "{{.Id}}", "three"]).fine(), two);
+        // A link that leads nowhere, or to another one, is none.
+        let link = |name: &str, id: &str| {
+            let at = world.path("state/names").join(name);
+            let _ = fs::remove_file(&at);
+            std::os::unix::fs::symlink(id.trim(), at).unwrap();
+        };
+        link("four", &"f".repeat(64));
+        link("five", &one);
+        for name in ["four", "five"] {
+            world.isles(&["inspect", name]).fails(1, &[name]);
+            world.isles(&["create", "--name", name, &source, "true"]).fine();
+            world.isles(&["inspect", name]).fine();
+        }
+        world.isles(&["run", "--rm", "--name", "six", &source, "true"]).fine();
+        link("seven", &"f".repeat(64));
+        world.isles(&["ps"]).fine();
+        assert_eq!(links(), ["five", "four", "one", "three"]);
+        // From before there were any.
+        fs::remove_dir_all(world.path("state/names")).unwrap();
+        assert_eq!(world.isles(&["inspect", "-f", "{{.Id}}", "three"]).fine(), two);
+        world.isles(&["create", "--name", "three", &source, "true"]).fails(1, &["already in use"]);
+        world.isles(&["create", "--name", "six", &source, "true"]).fine();
+        assert_eq!(links(), ["five", "four", "one", "six", "three"]);
+        world.isles(&["rm", "one", "three", "four", "five", "six", made.trim()]).fine();
+        assert_eq!(links(), [""; 0]);
+    });
+}

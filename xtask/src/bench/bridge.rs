@@ -103,9 +103,9 @@ pub fn run(isles: &Isles) -> Result<Section> {
     let all = ours().args(["ps", "-aq"]).output().map_err(|e| e.to_string())?;
     let all = String::from_utf8_lossy(&all.stdout).into_owned();
     let all: Vec<&str> = all.lines().collect();
-    for some in all.chunks(500) {
-        must(ours().args(["rm", "-f"]).args(some))?;
-    }
+    let begin = Instant::now();
+    must(ours().args(["rm", "-f"]).args(&all))?;
+    let removed = begin.elapsed().as_secs_f64();
 
     let mut text = String::from(
         "An image of one static busybox, on a host of its own (a network namespace); `run -d`, with one published port and \
@@ -120,6 +120,7 @@ pub fn run(isles: &Isles) -> Result<Section> {
         own / 1e9,
         other / 1e9
     );
+    text += &format!("`rm -f` of the {OTHERS}: {removed:.1} s.\n\n");
     let mut rows = Vec::new();
     rows.extend(faster(&starts, "isles run -d -p", "docker run -d -p", 15.0));
     let ratio = crowded[0].wall() / starts[0].wall();

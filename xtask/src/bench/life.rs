@@ -115,15 +115,16 @@ pub fn run(isles: &Isles) -> Result<Section> {
     for (_, make) in &engines {
         let mut command = make();
         command.args(["create", "--network", "none", "--log-driver", "none", "--name", "spoken"]);
-        must(command.args(["bench", "sh", "-c", &format!("{prints}; true")]))?;
+        must(command.args(["bench", "busybox", "dd", "if=/dev/zero", "bs=65536", "count=4096"]))?;
     }
     let attached = interleave(
         engines
             .iter()
             .map(|(engine, make)| {
-                Case::new(&format!("{engine} start -a, 100 MiB"), || {
+                Case::new(&format!("{engine} start -a, 256 MiB"), || {
                     let mut command = make();
-                    timed(command.args(["start", "-a", "spoken"]).stdout(std::process::Stdio::null()))
+                    let command = command.args(["start", "-a", "spoken"]);
+                    timed(command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()))
                 })
             })
             .collect(),
@@ -153,7 +154,7 @@ pub fn run(isles: &Isles) -> Result<Section> {
     rows.extend(faster(&many, &format!("isles: {MANY} × run -d"), &format!("docker: {MANY} × run -d"), 10.0));
     rows.push(bound("stop of a program that obeys", stops[0].wall() * 1000.0, 20.0, "ms"));
     rows.extend(faster(&logs, "isles logs of 100 MiB", "docker logs of 100 MiB", 20.0));
-    rows.extend(faster(&attached, "isles start -a, 100 MiB", "docker start -a, 100 MiB", 5.0));
+    rows.extend(faster(&attached, "isles start -a, 256 MiB", "docker start -a, 256 MiB", 5.0));
     rows.push(bound("private dirty memory of a monitor", memory as f64, 300.0, "KiB"));
     text += &promises(&rows);
     Ok(Section { name: "life", title: "Containers in the background", text })

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::Stream;
 
 /// An entry that was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
     pub stream: Stream,
     /// RFC 3339, as it was written.
@@ -96,9 +96,55 @@ fn escape(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(rest);
 }
 
-/// Reads a line of a file, without its end; `None` where it is no entry.
-pub fn read(line: &[u8]) -> Option<Entry> {
-    if line.first() == Some(&b'{') { read_json(line) } else { read_cri(line) }
+/// Reads a line of a file, without its end, into an entry whose memory is used again; `None` where it is none.
+pub fn read(line: &[u8], into: &mut Entry) -> Option<()> {
+    if line.first() != Some(&b'{') {
+        return read_cri(line, into);
+    }
+    if read_own(line, into).is_none() {
+        *into = read_json(line)?;
+    }
+    Some(())
+}
+
+/// Reads an entry as docker and we write it, all of whose text is ASCII or stands for itself; `None` where it is another one.
+fn read_own(line: &[u8], into: &mut Entry) -> Option<()> {
+    let mut rest = line.strip_prefix(b"{\"log\":\"")?;
+    into.text.clear();
+    loop {
+        let at = memchr::memchr2(b'"', b'\\', rest)?;
+        into.text.extend_from_slice(&rest[..at]);
+        let escaped = rest[at] == b'\\';
+        rest = &rest[at + 1..];
+        if !escaped {
+            break;
+        }
+        let (byte, length) = match rest.first()? {
+            b'n' => (b'\n', 1),
+            b'r' => (b'\r', 1),
+            b't' => (b'\t', 1),
+            same @ (b'"' | b'\\' | b'/') => (*same, 1),
+            b'u' => {
+                let digits = std::str::from_utf8(rest.get(1..5)?).ok()?;
+                let code = u32::from_str_radix(digits, 16).ok()?;
+                (u8::try_from(code).ok().filter(u8::is_ascii)?, 5)
+            }
+            _ => return None,
+        };
+        into.text.push(byte);
+        rest = &rest[length..];
+    }
+    rest = rest.strip_prefix(b",\"stream\":\"")?;
+    let end = memchr::memchr(b'"', rest)?;
+    into.stream = stream(&rest[..end])?;
+    let time = rest[end..].strip_prefix(b"\",\"time\":\"")?.strip_suffix(b"\"}")?;
+    if memchr::memchr2(b'"', b'\\', time).is_some() {
+        return None;
+    }
+    into.time.clear();
+    into.time.push_str(std::str::from_utf8(time).ok()?);
+    // What serde would not take is none.
+    std::str::from_utf8(&into.text).ok().map(drop)
 }
 
 fn read_json(line: &[u8]) -> Option<Entry> {
@@ -123,20 +169,24 @@ fn read_json(line: &[u8]) -> Option<Entry> {
     Some(Entry { stream: stream(line.stream.as_bytes())?, time: line.time, text })
 }
 
-fn read_cri(line: &[u8]) -> Option<Entry> {
+fn read_cri(line: &[u8], into: &mut Entry) -> Option<()> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
-    let time = String::from_utf8(parts.next()?.to_vec()).ok()?;
+    let time = std::str::from_utf8(parts.next()?).ok()?;
     let stream = stream(parts.next()?)?;
     let whole = match parts.next()? {
         b"F" => true,
         b"P" => false,
         _ => return None,
     };
-    let mut text = parts.next()?.to_vec();
+    into.stream = stream;
+    into.time.clear();
+    into.time.push_str(time);
+    into.text.clear();
+    into.text.extend_from_slice(parts.next()?);
     if whole {
-        text.push(b'\n');
+        into.text.push(b'\n');
     }
-    Some(Entry { stream, time, text })
+    Some(())
 }
 
 fn stream(name: &[u8]) -> Option<Stream> {
@@ -153,6 +203,8 @@ mod tests {
 
     #[test]
     fn entries_come_back_as_they_were() {
+        // What was there before does not shine through.
+        let mut entry = Entry { text: b"before".to_vec(), time: "before".into(), ..Entry::default() };
         for driver in [LogDriver::JsonFile, LogDriver::Cri] {
             for (text, whole) in [
                 (&b""[..], true),
@@ -166,7 +218,7 @@ mod tests {
                 let mut out = Vec::new();
                 write(&mut out, driver, Stream::Stderr, "2026-01-02T03:04:05.6Z", text, whole);
                 assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
-                let entry = read(out.strip_suffix(b"\n").unwrap()).unwrap();
+                read(out.strip_suffix(b"\n").unwrap(), &mut entry).unwrap();
                 let expected = [text, if whole { b"\n" } else { b"" }].concat();
                 assert_eq!(entry.text, expected, "{driver:?}");
                 assert_eq!((entry.stream, entry.time.as_str()), (Stream::Stderr, "2026-01-02T03:04:05.6Z"));
@@ -185,6 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn entries_that_others_wrote() {
+        for (line, text) in [
+            (r#"{"log":"a\u00e9\u0041\/\n","stream":"stdout","time":"T"}"#, "a\u{e9}A/\n"),
+            (r#"{"stream":"stdout","log":"b","time":"T"}"#, "b"),
+            (r#"{"log":"\ud83d\ude00","stream":"stdout","time":"T"}"#, "\u{1f600}"),
+            (r#"{"log":"c","stream":"stdout","attrs":{"x":"y"},"time":"T"}"#, "c"),
+            (r#"{ "log": "d", "stream": "stdout", "time": "T" }"#, "d"),
+            (r#"{"log":"\b\f","stream":"stdout","time":"T"}"#, "\u{8}\u{c}"),
+        ] {
+            let mut entry = Entry::default();
+            read(line.as_bytes(), &mut entry).unwrap();
+            assert_eq!(String::from_utf8(entry.text).unwrap(), text, "{line}");
+            assert_eq!(entry.time, "T");
+        }
+    }
+
+    #[test]
     fn what_is_no_entry() {
         for line in [
             "",
@@ -197,7 +266,7 @@ mod tests {
             "\0",
             "{\"log\":\"\",\"stream\":\"x\",\"time\":\"\"}",
         ] {
-            assert_eq!(read(line.as_bytes()), None, "{line}");
+            assert_eq!(read(line.as_bytes(), &mut Entry::default()), None, "{line}");
         }
     }
 }

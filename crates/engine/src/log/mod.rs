@@ -13,8 +13,9 @@ pub use reader::{LogEntry, LogReader, Selection};
 pub(crate) use writer::Writer;
 
 /// Which of its outputs a program wrote to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Stream {
+    #[default]
     Stdout,
     Stderr,
 }

@@ -20,7 +20,7 @@ pub use entry::Entry as LogEntry;
 const MOST_FILES: u32 = 1000;
 /// No entry is longer: the longest part of a line, each byte written as six, and once more as base64.
 const LONGEST: usize = 512 << 10;
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 128 << 10;
 
 /// Which entries are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct LogReader<'a> {
     buffer: Vec<u8>,
     /// How much of the buffer was given out.
     given: usize,
+    /// The last one that was read.
+    entry: LogEntry,
 }
 
 impl<'a> LogReader<'a> {
@@ -84,12 +86,13 @@ impl<'a> LogReader<'a> {
             current,
             buffer: Vec::new(),
             given: 0,
+            entry: LogEntry::default(),
         })
     }
 
     /// The next of the entries that have been read from the file; `None` where there is none, which says nothing about the
     /// end.
-    pub fn next_ready(&mut self) -> io::Result<Option<LogEntry>> {
+    pub fn next_ready(&mut self) -> io::Result<Option<&LogEntry>> {
         match memchr::memchr(b'\n', &self.buffer[self.given..]) {
             Some(_) => self.next_entry(),
             None => Ok(None),
@@ -97,25 +100,29 @@ impl<'a> LogReader<'a> {
     }
 
     /// The next entry; `None` at the end, which for those who follow is when nobody writes any more.
-    pub fn next_entry(&mut self) -> io::Result<Option<LogEntry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<&LogEntry>> {
+        Ok(if self.find()? { Some(&self.entry) } else { None })
+    }
+
+    /// Reads the next entry that is wanted. `false` at the end.
+    fn find(&mut self) -> io::Result<bool> {
         loop {
-            while let Some(line) = self.line() {
-                // What a killed monitor left of an entry, or others wrote, is none.
-                let Some(entry) = entry::read(&line) else { continue };
-                let time = parse_rfc3339_nanoseconds(&entry.time);
-                if self.selection.since.is_some_and(|since| time.is_some_and(|time| time < since)) {
+            while self.line() {
+                let Selection { since, until, .. } = self.selection;
+                if since.is_none() && until.is_none() {
+                    return Ok(true);
+                }
+                let time = parse_rfc3339_nanoseconds(&self.entry.time);
+                if since.is_some_and(|since| time.is_some_and(|time| time < since)) {
                     continue;
                 }
-                if self.selection.until.is_some_and(|until| time.is_some_and(|time| time > until)) {
-                    return Ok(None);
-                }
-                return Ok(Some(entry));
+                return Ok(until.is_none_or(|until| time.is_none_or(|time| time <= until)));
             }
             if self.fill()? || self.advance()? {
                 continue;
             }
             if !self.selection.follow || self.is_late() {
-                return Ok(None);
+                return Ok(false);
             }
             // Asked before the last look.
             let lives = (self.lives)();
@@ -123,7 +130,7 @@ impl<'a> LogReader<'a> {
                 continue;
             }
             if !lives {
-                return Ok(None);
+                return Ok(false);
             }
             let left = self.selection.until.map(|until| until.saturating_sub(crate::record::now()));
             if let Some(watch) = &mut self.watch {
@@ -137,12 +144,17 @@ impl<'a> LogReader<'a> {
         self.selection.until.is_some_and(|until| until < crate::record::now())
     }
 
-    fn line(&mut self) -> Option<Vec<u8>> {
-        let rest = &self.buffer[self.given..];
-        let at = memchr::memchr(b'\n', rest)?;
-        let line = rest[..at].to_vec();
-        self.given += at + 1;
-        Some(line)
+    /// Takes the next entry out of the buffer. `false` where there is none.
+    fn line(&mut self) -> bool {
+        loop {
+            let rest = &self.buffer[self.given..];
+            let Some(at) = memchr::memchr(b'\n', rest) else { return false };
+            self.given += at + 1;
+            // What a killed monitor left of an entry, or others wrote, is none.
+            if entry::read(&rest[..at], &mut self.entry).is_some() {
+                return true;
+            }
+        }
     }
 
     /// Reads on in the current file. `false` at its end.
@@ -263,7 +275,7 @@ mod tests {
     use super::*;
 
     fn all(reader: &mut LogReader<'_>) -> Vec<String> {
-        std::iter::from_fn(|| reader.next_entry().unwrap())
+        std::iter::from_fn(|| reader.next_entry().unwrap().cloned())
             .map(|entry| String::from_utf8(entry.text).unwrap().trim_end().to_owned())
             .collect()
     }

@@ -227,7 +227,11 @@ mod tests {
     fn written(folder: &Path, number: u32) -> Vec<entry::Entry> {
         let text = std::fs::read(file(folder, number)).unwrap_or_default();
         text.split_inclusive(|b| *b == b'\n')
-            .map(|line| entry::read(line.strip_suffix(b"\n").unwrap()).unwrap())
+            .map(|line| {
+                let mut entry = entry::Entry::default();
+                entry::read(line.strip_suffix(b"\n").unwrap(), &mut entry).unwrap();
+                entry
+            })
             .collect()
     }
 

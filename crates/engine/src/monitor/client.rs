@@ -120,11 +120,9 @@ impl Client {
             self.waiting.extend(frames::head(kind, piece.len()));
             self.waiting.extend(piece);
         }
-        if !self.waiting.is_empty() {
-            if self.stuck_since.is_none() {
-                self.stuck_since = Some(Instant::now());
-                self.taken = 0;
-            }
+        if !self.waiting.is_empty() && self.stuck_since.is_none() {
+            self.stuck_since = Some(Instant::now());
+            self.taken = 0;
         }
     }
 

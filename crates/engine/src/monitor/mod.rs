@@ -138,13 +138,14 @@ impl Engine {
         self.wake_pod(workload)?;
         let created = self.create(workload, foreground)?;
         let id = created.record.id.clone();
-        let left = created.record.workload.clone();
+        let left = created.record.clone();
         if let Err(e) = self.launch(created, foreground, first) {
             if let Ok(mut container) = self.store.container(&id)
                 && container.lock().is_ok()
             {
                 drop(container.remove());
-                drop(self.release_volumes(&left));
+                self.forget_name(&left);
+                drop(self.release_volumes(&left.workload));
             }
             return Err(e);
         }

@@ -436,6 +436,7 @@ fn end(waiting: Waiting, remove: bool) -> u8 {
         // What cannot be done now is done by the next collection.
         engine.note(&record, "destroy", &[]);
         let _ = folder.remove();
+        engine.forget_name(&record);
         let _ = engine.release_volumes(&record.workload);
         // Who came too late to hear it from the loop, and too early to find nobody.
         let code = state.exit_code.unwrap_or(0);

@@ -76,12 +76,14 @@ pub fn cmd_logs(cx: &Context, args: &Args) -> Result<Code, Failure> {
             }
         };
         let Some(entry) = entry else { break };
-        let prefix = if args.timestamps { format!("{} ", entry.time) } else { String::new() };
+        let (time, gap) = if args.timestamps { (entry.time.as_str(), " ") } else { ("", "") };
         let done = match entry.stream.is_stderr() {
-            true => stdout.flush().and_then(|()| {
-                stderr.write_all(prefix.as_bytes()).and_then(|()| stderr.write_all(&entry.text))
-            }),
-            false => stdout.write_all(prefix.as_bytes()).and_then(|()| stdout.write_all(&entry.text)),
+            true => stdout
+                .flush()
+                .and_then(|()| stderr.write_all(&[time.as_bytes(), gap.as_bytes(), &entry.text].concat())),
+            false => (stdout.write_all(time.as_bytes()))
+                .and_then(|()| stdout.write_all(gap.as_bytes()))
+                .and_then(|()| stdout.write_all(&entry.text)),
         };
         if !written(done)? {
             return Ok(Code::SUCCESS);
