@@ -1,7 +1,7 @@
 //! Attached to a container: its streams on the caller's, as another who is attached has them too.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -145,7 +145,9 @@ struct Streams<'a> {
     /// To the monitor.
     waiting: Vec<u8>,
     /// From it.
+    /// Room for what the monitor says, and how much of it is there.
     got: Vec<u8>,
+    have: usize,
     terminal: bool,
     input_ended: bool,
     /// How many of the detach keys were typed.
@@ -155,6 +157,22 @@ struct Streams<'a> {
 
 /// So much waits for the monitor at most, before more is read.
 const ENOUGH: usize = 64 << 10;
+/// More than a frame.
+const ROOM: usize = 256 << 10;
+
+/// Prints all of it, whatever the caller has made of its streams. What nobody takes is lost.
+fn print(to: impl AsFd, mut content: &[u8]) {
+    while !content.is_empty() {
+        match rustix::io::write(&to, content) {
+            Ok(n) => content = &content[n..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(&to, PollFlags::OUT)], None);
+            }
+            Err(_) => return,
+        }
+    }
+}
 
 impl<'a> Streams<'a> {
     fn new(socket: UnixStream, wishes: &'a Wishes, process: Option<(i32, u64)>) -> Result<Streams<'a>> {
@@ -171,6 +189,7 @@ impl<'a> Streams<'a> {
             signals,
             waiting,
             got: Vec::new(),
+            have: 0,
             terminal: false,
             input_ended: !wishes.input,
             typed: 0,
@@ -280,35 +299,39 @@ impl<'a> Streams<'a> {
     }
 
     fn hear(&mut self) -> io::Result<Heard> {
-        let before = self.got.len();
-        self.got.resize(before + ENOUGH, 0);
-        let n = rustix::io::read(&self.socket, &mut self.got[before..]);
-        self.got.truncate(before + *n.as_ref().unwrap_or(&0));
-        match n {
+        if self.got.is_empty() {
+            self.got = vec![0; ROOM];
+        }
+        match rustix::io::read(&self.socket, &mut self.got[self.have..]) {
             Ok(0) | Err(Errno::CONNRESET) => return Ok(Heard::End),
-            Ok(_) => {}
+            Ok(n) => self.have += n,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::More),
             Err(e) => return Err(e.into()),
         }
         let got = std::mem::take(&mut self.got);
-        let mut rest = &got[..];
+        let mut rest = &got[..self.have];
+        let mut heard = Heard::More;
         while let Some(head) = rest.first_chunk::<HEAD>() {
             let (kind, length) = frames::parse(*head)?;
             let Some(content) = rest.get(HEAD..HEAD + length) else { break };
             rest = &rest[HEAD + length..];
             match kind {
                 // Whoever does not read what we print need not end the container.
-                Kind::Stdout => {
-                    drop(io::stdout().lock().write_all(content).and_then(|()| io::stdout().flush()))
+                Kind::Stdout => print(rustix::stdio::stdout(), content),
+                Kind::Stderr => print(rustix::stdio::stderr(), content),
+                Kind::Exit => {
+                    heard = Heard::Exit(content.first().copied().unwrap_or(0));
+                    break;
                 }
-                Kind::Stderr => drop(io::stderr().lock().write_all(content)),
-                Kind::Exit => return Ok(Heard::Exit(content.first().copied().unwrap_or(0))),
                 Kind::Hello => self.begin(content == [1]),
                 Kind::Stdin | Kind::Resize => {}
             }
         }
-        self.got = rest.to_vec();
-        Ok(Heard::More)
+        let left = self.have - rest.len()..self.have;
+        self.have = rest.len();
+        self.got = got;
+        self.got.copy_within(left, 0);
+        Ok(heard)
     }
 
     /// What the monitor says first: whether there is a terminal.

@@ -117,13 +117,25 @@ impl Client {
             return;
         }
         for piece in content.chunks(frames::LONGEST) {
-            self.waiting.extend(frames::head(kind, piece.len()));
-            self.waiting.extend(piece);
+            let head = frames::head(kind, piece.len());
+            let sent = self.send_now(&head, piece);
+            self.waiting.extend(head.get(sent..).unwrap_or_default());
+            self.waiting.extend(piece.get(sent.saturating_sub(head.len())..).unwrap_or_default());
         }
         if !self.waiting.is_empty() && self.stuck_since.is_none() {
             self.stuck_since = Some(Instant::now());
             self.taken = 0;
         }
+    }
+
+    /// Sends a frame as far as it goes, where nothing waits before it. That they are gone is seen with the next look.
+    fn send_now(&self, head: &[u8], content: &[u8]) -> usize {
+        if self.gone || !self.waiting.is_empty() {
+            return 0;
+        }
+        let parts = [io::IoSlice::new(head), io::IoSlice::new(content)];
+        let nothing = &mut rustix::net::SendAncillaryBuffer::default();
+        rustix::net::sendmsg(&self.socket, &parts, nothing, rustix::net::SendFlags::NOSIGNAL).unwrap_or(0)
     }
 
     /// Sends what waits, as far as it goes.
