@@ -50,6 +50,8 @@ pub enum Error {
     NameInUse { name: String, id: String },
     #[error("container {0} is not running")]
     NotRunning(String),
+    #[error("{doing} container {name} is not possible: its program has the streams of the command that runs it")]
+    HasNoStreams { name: String, doing: &'static str },
     #[error("cannot remove container {name}: it is running")]
     Running { name: String },
     #[error("remove {name}: volume is in use - [{}]", users.join(", "))]
@@ -128,6 +130,10 @@ impl Hint for Error {
             Error::NotRunning(_) => {
                 Some("'isles start' starts it; 'isles ps -a' shows what became of it".into())
             }
+            Error::HasNoStreams { .. } => Some(
+                "streams for several, and a log, have those that were started with -t, -d, --restart, --log-driver or --attach"
+                    .into(),
+            ),
             Error::Running { .. } => Some("add --force to kill it first".into()),
             Error::Port { source, .. } => Some(match source.kind() {
                 io::ErrorKind::PermissionDenied => {

@@ -3,12 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use isles_sandbox::background::{Side, split};
+use isles_sandbox::signals::Signals;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Hint, Workload};
 
+use crate::attach::{Parted, Wishes, greet, stay};
 use crate::background::{REPORT_LIMIT, Report, Target, said, started};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -16,6 +19,7 @@ use crate::record::{Record, Status};
 use crate::run::Foreground;
 use crate::start::null;
 use crate::step::Exit;
+use crate::{monitor, terminal};
 
 /// What is to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct Exec {
     pub working_dir: Option<PathBuf>,
     pub user: Option<String>,
     pub privileged: bool,
+    /// Keys that let go of it, as in [`Wishes`]; for those that have a terminal and the caller's input.
+    pub detach_keys: Vec<u8>,
 }
 
 impl Engine {
@@ -36,18 +42,83 @@ impl Engine {
     /// # Errors
     /// The container does not run, or the program could not be started.
     pub fn exec(&self, name: &str, exec: &Exec, warn: &dyn Fn(&str)) -> Result<Exit> {
-        if exec.tty && exec.interactive && !crate::terminal::stdin_is_one() {
-            return Err(isles_spec::Error::new("the input device is not a terminal")
-                .with_hint("leave out -t when standard input comes from a file or a pipe")
-                .into());
+        if exec.tty && exec.interactive && !terminal::stdin_is_one() {
+            return Err(terminal::is_none());
         }
         let (target, record, workload) = self.to_join(name, exec)?;
         self.note_exec(&record, "exec_create", exec, &[]);
+        if exec.tty && exec.interactive && !exec.detach_keys.is_empty() {
+            return self.exec_behind(target, &record, &workload, exec, warn);
+        }
         let began = |_| self.note_exec(&record, "exec_start", exec, &[]);
         let foreground = Foreground { warn, started: &began, ..Foreground::default() };
         let exit = self.run_in_group(target, &workload, &foreground, Some(&self.group_name(&record.id)))?;
         self.note_exec(&record, "exec_die", exec, &[("exitCode", exit.code().to_string())]);
         Ok(exit)
+    }
+
+    /// Lets the process have a monitor of its own, which stays where the caller lets go of it. Who hangs up takes it along.
+    fn exec_behind(
+        &self,
+        target: Target,
+        record: &Record,
+        workload: &Workload,
+        exec: &Exec,
+        warn: &dyn Fn(&str),
+    ) -> Result<Exit> {
+        let failed = |e| Error::system("start a process in the background", e);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let wishes = Wishes { foreground: true, ..Wishes::all(true, exec.detach_keys.clone()) };
+        greet(&ours, &wishes)?;
+        let size = terminal::size();
+        io::stdout().flush().and_then(|()| io::stderr().flush()).map_err(failed)?;
+        let stderr = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
+        let stderr = File::from(stderr.map_err(|e| failed(e.into()))?);
+        match split(&File::from(null()?), &stderr).map_err(failed)? {
+            Side::Caller(reports) => {
+                drop((theirs, stderr));
+                let mut text = Vec::new();
+                File::from(reports).take(REPORT_LIMIT).read_to_end(&mut text).map_err(failed)?;
+                let process = started(&text)?.process;
+                let whom = format!("a command in container {}", record.name);
+                Ok(match stay(ours, &wishes, Some((process.pid, process.began)), true, &whom)? {
+                    Parted::Ended(code) => Exit::Code(code),
+                    Parted::LetGo => Exit::Code(0),
+                })
+            }
+            Side::Background(reports) => {
+                drop((ours, stderr));
+                let mut reports = File::from(reports);
+                let mut report = |what: &Report| {
+                    if let Ok(text) = serde_json::to_vec(what) {
+                        // Where nobody listens any more, nobody is at the other end of its streams either.
+                        let _ = reports.write_all(&text);
+                    }
+                };
+                let foreground = Foreground { warn, ..Foreground::default() };
+                let group = self.group_name(&record.id);
+                let begun = Signals::block().map_err(|e| Error::system("wait for signals", e)).and_then(|signals| {
+                    Ok((signals, self.start_in_group(target, workload, &foreground, Some(&group), size)?))
+                });
+                let (signals, child) = match begun {
+                    Ok(begun) => begun,
+                    Err(e) => {
+                        let (message, hint, exit_code) = (said(&e), e.hint(), e.exit_code());
+                        report(&Report::Failed { message, hint, exit_code });
+                        std::process::exit(exit_code.into())
+                    }
+                };
+                self.note_exec(record, "exec_start", exec, &[]);
+                let (id, monitor) = (record.id.clone(), std::process::id().cast_signed());
+                report(&Report::Runs { id, pid: child.pid(), monitor });
+                drop(reports);
+                // It may stay for long, and what the caller has is the caller's.
+                let _ = null().map(|null| rustix::stdio::dup2_stderr(&null));
+                let code = monitor::with_terminal(child, theirs, &signals);
+                self.note_exec(record, "exec_die", exec, &[("exitCode", code.to_string())]);
+                std::process::exit(code.into())
+            }
+        }
     }
 
     /// Starts a process in a container, and comes back when it runs. The process must have one thread.

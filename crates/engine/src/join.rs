@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 
-use isles_sandbox::Setup;
+use isles_sandbox::{Child, Setup};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{Namespaces, RootFs, user_namespace_of_caller};
 use isles_sandbox::signals::Signals;
@@ -41,6 +41,19 @@ impl Engine {
         group: Option<&str>,
     ) -> Result<Exit> {
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
+        let mut child = self.start_in_group(target, workload, foreground, group, crate::terminal::size())?;
+        Ok(attend(&mut child, workload, &signals, None, &|| {})?.into())
+    }
+
+    /// Starts it, with a terminal of this size where it has one.
+    pub(crate) fn start_in_group(
+        &self,
+        target: Target,
+        workload: &Workload,
+        foreground: &Foreground<'_>,
+        group: Option<&str>,
+        size: (u16, u16),
+    ) -> Result<Child> {
         let wish = || format!("joining the process {}", target.pid);
         let (pid, joined) = open_namespaces(target.pid, Namespaces::of_process);
         // Looked at afterwards: what was opened is then of the one that was meant.
@@ -66,7 +79,7 @@ impl Engine {
             pid_of: &|name| Err(Error::NoContainer(name.to_owned())),
             extra: Vec::new(),
             interpreters: Vec::new(),
-            terminal: workload.tty.then(crate::terminal::size),
+            terminal: workload.tty.then_some(size),
             warn: foreground.warn,
         })?;
         let mut setup = Setup {
@@ -91,10 +104,9 @@ impl Engine {
             fence.keep();
             admitted?;
         }
-        let mut child = spawn(&setup, &view)?;
-        drop(setup);
+        let child = spawn(&setup, &view)?;
         (foreground.started)(child.pid());
-        Ok(attend(&mut child, workload, &signals, None, &|| {})?.into())
+        Ok(child)
     }
 
     /// The user namespace of a container's process, for [`Foreground::user_namespace`]: `None` where it has ended, or has

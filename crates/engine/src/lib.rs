@@ -10,6 +10,7 @@ mod caller;
 pub mod cdi;
 mod control;
 mod copy;
+mod detach;
 mod devices;
 mod engine;
 mod error;

@@ -30,7 +30,7 @@ use crate::view::View;
 use crate::{foreign, hosts, name, namespaces, process, terminal};
 
 /// So many signals to end it, one after the other, kill a container that does not listen (docker does the same).
-const PATIENCE: u32 = 3;
+pub(crate) const PATIENCE: u32 = 3;
 
 /// How a foreground run speaks to its caller.
 #[derive(Clone, Copy)]
@@ -74,9 +74,7 @@ impl Engine {
     /// The container could not be made or started. Nothing of it is left then, whatever `remove` says.
     pub fn run(&self, workload: &Workload, foreground: &Foreground<'_>) -> Result<Exit> {
         if workload.tty && workload.interactive && !terminal::stdin_is_one() {
-            return Err(isles_spec::Error::new("the input device is not a terminal")
-                .with_hint("leave out -t when standard input comes from a file or a pipe")
-                .into());
+            return Err(terminal::is_none());
         }
         self.wake_pod(workload)?;
         // From here on signals wait until there is a container to hand them to.

@@ -64,3 +64,10 @@ pub fn is_gone() -> bool {
 pub fn stdin_is_one() -> bool {
     isatty(io::stdin())
 }
+
+/// Says that standard input is none.
+pub fn is_none() -> crate::error::Error {
+    isles_spec::Error::new("the input device is not a terminal")
+        .with_hint("leave out -t when standard input comes from a file or a pipe")
+        .into()
+}

@@ -5,12 +5,11 @@ mod world;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
 use rustix::process::Signal;
-use world::{Running, Who, World, everyone};
+use world::{Running, Who, World, everyone, terminal};
 
 #[test]
 fn a_program_sees_its_own_world() {
@@ -558,17 +557,6 @@ fn a_folder_is_changed_in_place() {
         world.isles(&["run", "--rm", "--rootfs", &root, "sh", "-c", "echo x > /written"]).fine();
         assert_eq!(fs::read_to_string(tree.join("written")).unwrap(), "x\n");
     });
-}
-
-/// A terminal pair: the master and the path of the other side.
-fn terminal() -> (OwnedFd, OwnedFd) {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (master, slave.into())
 }
 
 #[test]

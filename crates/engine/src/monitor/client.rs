@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use super::frames::{self, HEAD, Kind, WANTS_INPUT, WANTS_OUTPUT};
+use super::frames::{self, HEAD, Kind, OWNS, WANTS_INPUT, WANTS_OUTPUT};
 
 /// Who has more waiting than this has to be waited for.
 const ENOUGH: usize = 256 << 10;
@@ -26,6 +26,8 @@ pub enum Said {
     Input(Vec<u8>),
     EndOfInput,
     Resize { rows: u16, columns: u16 },
+    /// They go, and the program goes on.
+    LetGo,
 }
 
 /// The monitor's end of one connection.
@@ -96,6 +98,16 @@ impl Client {
         !self.waiting.is_empty()
     }
 
+    /// Whether they have closed their side.
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Whether the program ends where they go without a word.
+    pub fn owns(&self) -> bool {
+        self.wants.is_some_and(|wants| wants & OWNS != 0)
+    }
+
     fn wants_input(&self) -> bool {
         self.wants.is_some_and(|wants| wants & WANTS_INPUT != 0)
     }
@@ -108,6 +120,10 @@ impl Client {
     /// Has nothing more to do with them.
     pub fn let_go(&mut self) {
         self.gone = true;
+    }
+
+    pub fn is_let_go(&self) -> bool {
+        self.gone
     }
 
     /// Lets them have what the program printed.
@@ -188,7 +204,7 @@ impl Client {
         if n == 0 {
             self.silent = true;
             // Those who came to say something only are done.
-            if self.wants.is_none_or(|wants| wants & WANTS_OUTPUT == 0) {
+            if self.owns() || self.wants.is_none_or(|wants| wants & WANTS_OUTPUT == 0) {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             return Ok(Vec::new());
@@ -222,6 +238,7 @@ impl Client {
                 let (rows, columns) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
                 Ok(Some(Said::Resize { rows, columns }))
             }
+            (Kind::LetGo, Some(_), []) => Ok(Some(Said::LetGo)),
             _ => strange(),
         }
     }
@@ -255,13 +272,14 @@ mod tests {
         frames::send(&mut wire, Kind::Stdin, b"abc").unwrap();
         frames::send(&mut wire, Kind::Resize, &[0, 24, 1, 0]).unwrap();
         frames::send(&mut wire, Kind::Stdin, b"").unwrap();
+        frames::send(&mut wire, Kind::LetGo, b"").unwrap();
         other.write_all(&wire[..5]).unwrap();
         assert_eq!(client.hear().unwrap(), []);
         other.write_all(&wire[5..]).unwrap();
         let said = client.hear().unwrap();
         assert_eq!(
             said,
-            [Said::Input(b"abc".to_vec()), Said::Resize { rows: 24, columns: 256 }, Said::EndOfInput]
+            [Said::Input(b"abc".to_vec()), Said::Resize { rows: 24, columns: 256 }, Said::EndOfInput, Said::LetGo]
         );
         // Who says no more may listen still.
         other.shutdown(std::net::Shutdown::Write).unwrap();

@@ -23,13 +23,17 @@ pub enum Kind {
     Exit = 4,
     /// To the monitor: rows and columns of the terminal, two bytes each, big-endian.
     Resize = 5,
-    /// To the monitor, the first frame: which streams are wanted, one byte of [`WANTS_INPUT`] and [`WANTS_OUTPUT`]. From
+    /// To the monitor, the first frame: what is wanted, one byte of [`WANTS_INPUT`], [`WANTS_OUTPUT`] and [`OWNS`]. From
     /// the monitor, the answer: 1 where the program has a terminal.
     Hello = 6,
+    /// To the monitor, the last frame: whoever says so goes, and the program goes on. Who goes without a word has hung up.
+    LetGo = 7,
 }
 
 pub const WANTS_INPUT: u8 = 1;
 pub const WANTS_OUTPUT: u8 = 2;
+/// The program is theirs: it ends where they go without a word, as one in the foreground of a process that is killed.
+pub const OWNS: u8 = 4;
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
@@ -40,6 +44,7 @@ impl Kind {
             4 => Kind::Exit,
             5 => Kind::Resize,
             6 => Kind::Hello,
+            7 => Kind::LetGo,
             _ => return None,
         })
     }

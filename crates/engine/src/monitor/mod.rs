@@ -15,6 +15,7 @@ pub mod frames;
 mod probe;
 mod restart;
 mod stay;
+mod terminal;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -45,6 +46,7 @@ use crate::user_network::Unserved;
 
 pub use restart::at_boot;
 pub(crate) use stay::stay_with;
+pub(crate) use terminal::with_terminal;
 
 /// The word that makes this program a monitor, before what [`Handed`] says.
 pub const WORD: &str = "monitor";

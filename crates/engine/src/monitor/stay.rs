@@ -22,6 +22,7 @@ use super::restart::{self, Run};
 use super::{RESTARTS, Running, STOPPED, go_on};
 use crate::background::said;
 use crate::engine::Engine;
+use crate::process;
 use crate::log::{Stream, Writer};
 use crate::record::{Record, State, age, now};
 use crate::run::{Created, Foreground};
@@ -29,11 +30,11 @@ use crate::start::Fence;
 use crate::step::Exit;
 
 /// So much is read at once.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 /// For those who are attached, and so much fits into a pipe of theirs.
 const LARGE_PIECE: usize = 256 << 10;
 /// Input that the program has not taken yet.
-const INPUT: usize = 64 << 10;
+pub(super) const INPUT: usize = 64 << 10;
 /// So many may be attached.
 const MOST_CLIENTS: usize = 64;
 /// What other processes hold open when the program has ended is not waited for longer.
@@ -189,7 +190,17 @@ impl Desk {
                 self.kill_at = None;
                 let _ = running.child.kill(libc::SIGKILL);
             }
-            self.clients.retain_mut(|client| client.send().is_ok());
+            let mut hung_up = false;
+            self.clients.retain_mut(|client| {
+                let sent = client.send();
+                // One that takes nothing is there still.
+                let gone = sent.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::TimedOut);
+                hung_up |= gone && client.owns() && !client.is_let_go();
+                sent.is_ok()
+            });
+            if hung_up && exit.is_none() {
+                self.hang_up(running);
+            }
         }
     }
 
@@ -333,12 +344,24 @@ impl Desk {
         }
     }
 
+    /// Whose the program is has gone without a word: it ends as with a terminal that was closed.
+    fn hang_up(&mut self, running: &Running) {
+        let pid = running.child.pid();
+        let minds = process::minds(pid, libc::SIGHUP);
+        let _ = running.child.kill(if minds { libc::SIGHUP } else { libc::SIGKILL });
+        self.kill_at.get_or_insert(Instant::now() + running.record.stop_timeout());
+    }
+
     fn hear(&mut self, number: usize, running: &mut Running) {
         let Some(client) = self.clients.get_mut(number) else { return };
         let Ok(said) = client.hear() else {
             client.let_go();
+            if client.owns() {
+                self.hang_up(running);
+            }
             return;
         };
+        let mut goes = false;
         for what in said {
             match what {
                 Said::Input(bytes) => self.input.extend(bytes),
@@ -351,7 +374,11 @@ impl Desk {
                         let _ = tcsetwinsize(terminal, size);
                     }
                 }
+                Said::LetGo => goes = true,
             }
+        }
+        if goes && let Some(client) = self.clients.get_mut(number) {
+            client.let_go();
         }
         self.feed(running);
     }
@@ -418,7 +445,7 @@ fn is_stopped(folder: &Container) -> bool {
 }
 
 /// Tells those who are attached the exit code, and waits until they have heard it.
-fn say_goodbye(clients: &mut Vec<Client>, code: u8) {
+pub(super) fn say_goodbye(clients: &mut Vec<Client>, code: u8) {
     clients.iter_mut().for_each(|client| client.tell(Kind::Exit, &[code]));
     loop {
         clients.retain_mut(|client| client.send().is_ok() && client.has_waiting());
@@ -539,6 +566,6 @@ fn time_comes(waiting: &Waiting, time: Instant) -> bool {
     }
 }
 
-fn timespec(time: Duration) -> Timespec {
+pub(super) fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() }
 }

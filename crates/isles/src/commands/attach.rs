@@ -29,9 +29,8 @@ pub struct Args {
 pub fn cmd_attach(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let wishes = Wishes {
-        input: !args.no_stdin,
-        detach_keys: Wishes::keys(&args.detach_keys)?,
         signals: args.sig_proxy,
+        ..Wishes::all(!args.no_stdin, Wishes::keys(&args.detach_keys)?)
     };
     Ok(match engine.attach(&args.container, &wishes)? {
         Parted::Ended(code) => Code(code),

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use isles_engine::Exec;
+use isles_engine::{Exec, Wishes};
 
-use crate::commands::run::{add_variable, read_env_file};
+use crate::commands::run::{DETACH_KEYS, add_variable, read_env_file};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 
@@ -23,6 +23,9 @@ pub struct Args {
     /// Give the command a terminal of its own.
     #[arg(short, long)]
     tty: bool,
+    /// Keys that let go of a command with a terminal, and leave it running.
+    #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS)]
+    detach_keys: String,
     /// Set a variable, or pass on the caller's (-e NAME).
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -62,6 +65,7 @@ pub fn cmd_exec(cx: &Context, args: &Args) -> Result<Code, Failure> {
         working_dir: args.workdir.clone(),
         user: args.user.clone().filter(|user| !user.is_empty()),
         privileged: args.privileged,
+        detach_keys: Wishes::keys(&args.detach_keys)?,
     };
     let engine = cx.engine()?;
     let done = match args.detach {

@@ -58,8 +58,13 @@ pub fn cmd_logs(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Err(Failure::new(format!("container {} keeps no log", args.container))
             .with_hint("it was made with --log-driver none"));
     }
-    let lives = || engine.is_alive(&found.record.id);
+    let state = &found.state;
     let folder = engine.folder_of(&found.record.id)?;
+    if state.started.is_some() && !state.detached && !folder.join("log").exists() {
+        let name = args.container.clone();
+        return Err(isles_engine::Error::HasNoStreams { name, doing: "reading the log of" }.into());
+    }
+    let lives = || engine.is_alive(&found.record.id);
     let failed = |e: io::Error| Failure::because(format!("cannot read the log of {}", args.container), &e);
     let mut reader = isles_engine::log::LogReader::open(&folder, selection, &lives).map_err(failed)?;
     let mut stdout = io::BufWriter::with_capacity(64 << 10, io::stdout().lock());

@@ -70,7 +70,11 @@ pub struct Args {
     /// Run in the background, and print the container's ID.
     #[arg(short, long, help_heading = "Streams")]
     detach: bool,
-    /// Keys that let go of a container with a terminal and leave it running, where it has a monitor (--restart).
+    /// Have only these streams of the container here: stdin, stdout or stderr.
+    #[arg(short, long, value_name = "STREAM", help_heading = "Streams", value_parser = ["stdin", "stdout", "stderr"],
+          ignore_case = true)]
+    attach: Vec<String>,
+    /// Keys that let go of a container with a terminal, and leave it running.
     #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS, help_heading = "Streams")]
     detach_keys: String,
     /// How what it prints in the background is kept: json-file, cri or none.
@@ -327,12 +331,20 @@ pub struct Args {
 
 /// Finds the image, makes the container, and stays with it, or leaves it to a monitor.
 pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
-    let way = match (args.detach, restart(args)?) {
-        (true, _) => Way::Background,
-        (false, RestartPolicy::No) => Way::Foreground,
-        (false, _) => Way::Attached,
-    };
-    make(cx, args, way)
+    if args.detach && !args.attach.is_empty() {
+        return Err(Failure::new("--detach conflicts with --attach").with_hint("give one of them"));
+    }
+    let keeps_log = given(args.log_driver.as_ref()).is_some_and(|driver| driver != "none");
+    let has_monitor = args.tty || keeps_log || !args.attach.is_empty() || restart(args)? != RestartPolicy::No;
+    make(
+        cx,
+        args,
+        match (args.detach, has_monitor) {
+            (true, _) => Way::Background,
+            (false, true) => Way::Attached,
+            (false, false) => Way::Foreground,
+        },
+    )
 }
 
 /// What becomes of a container that was made.
@@ -340,7 +352,7 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
 pub enum Way {
     /// It waits to be started.
     Created,
-    /// This process is its monitor.
+    /// This process is its monitor, and its program has the caller's own streams.
     Foreground,
     /// It has a monitor, and the caller is attached.
     Attached,
@@ -448,8 +460,22 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
         Way::Background => engine.run_detached(&workload, &foreground, None).map(|made| id = Some(made)),
         Way::Foreground => engine.run(&workload, &foreground).map(|exit| code = Exit::code(exit)),
         Way::Attached => {
-            let wishes = isles_engine::Wishes { input: workload.interactive, detach_keys, signals: true };
-            engine.run_attached(&workload, &foreground, &wishes).map(|parted| {
+            let wants = |stream: &str| {
+                args.attach.is_empty() || args.attach.iter().any(|word| word.eq_ignore_ascii_case(stream))
+            };
+            let wishes = isles_engine::Wishes {
+                stdout: wants("stdout"),
+                stderr: wants("stderr"),
+                foreground: workload.restart == RestartPolicy::No,
+                ..isles_engine::Wishes::all(workload.interactive && wants("stdin"), detach_keys)
+            };
+            let began = |id: &str| {
+                // As docker has it: who sees nothing of it is told its ID.
+                if !wishes.stdout && !wishes.stderr {
+                    let _ = cx.ui.line(id);
+                }
+            };
+            engine.run_attached(&workload, &foreground, &wishes, &began).map(|parted| {
                 if let Parted::Ended(ended) = parted {
                     code = ended;
                 }

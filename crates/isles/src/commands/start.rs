@@ -40,7 +40,7 @@ pub fn cmd_start(cx: &Context, args: &Args) -> Result<Code, Failure> {
                 .with_hint("start the others without --attach and --interactive"));
         };
         let keys = Wishes::keys(&args.detach_keys)?;
-        let wishes = Wishes { input: args.interactive, detach_keys: keys, signals: true };
+        let wishes = Wishes::all(args.interactive, keys);
         return match engine.start_attached(name, &wishes, &warn) {
             Ok(Parted::Ended(code)) => Ok(Code(code)),
             Ok(Parted::LetGo) => Ok(Code::SUCCESS),

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,10 @@ const RANGED: u32 = 4244;
 const AS_RANGED: &str = "for f in passwd subuid subgid; do mount --bind $0/$f /etc/$f || exit 99; done; \
                          exec setpriv --reuid 4244 --regid 4244 --clear-groups \"$@\"";
 
-pub const APPLETS: [&str; 29] = [
+pub const APPLETS: [&str; 30] = [
     "sh", "true", "false", "echo", "cat", "ls", "id", "mount", "hostname", "grep", "test", "stat", "kill",
     "sleep", "touch", "chown", "env", "pwd", "wc", "dd", "stty", "ps", "mkdir", "rm", "head", "tail", "seq",
-    "mknod", "sort",
+    "mknod", "sort", "od",
 ];
 
 /// What a command said.
@@ -312,6 +313,76 @@ impl Drop for World {
     }
 }
 
+/// A command on a terminal of this test's.
+pub struct Session {
+    pub run: Running,
+    master: fs::File,
+    text: String,
+}
+
+impl Session {
+    pub fn start(command: &mut Command) -> Session {
+        let (master, slave) = terminal();
+        let copy = || Stdio::from(slave.try_clone().unwrap());
+        command.stdin(copy()).stdout(copy()).stderr(copy());
+        // SAFETY: both calls are safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::setsid()?;
+                rustix::process::ioctl_tiocsctty(std::io::stdin())?;
+                Ok(())
+            })
+        };
+        let run = Running(command.spawn().unwrap());
+        // What the command has of the other side is to be all that there is of it.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Session { run, master: master.into(), text: String::new() }
+    }
+
+    pub fn types(&self, bytes: &[u8]) {
+        (&self.master).write_all(bytes).unwrap();
+    }
+
+    /// Waits until a word is printed. What came before it is dropped.
+    #[track_caller]
+    pub fn until(&mut self, word: &str) {
+        let mut buffer = [0; 1024];
+        loop {
+            if let Some(at) = self.text.find(word) {
+                self.text.drain(..at + word.len());
+                return;
+            }
+            match self.master.read(&mut buffer) {
+                Ok(n @ 1..) => self.text.push_str(&String::from_utf8_lossy(&buffer[..n])),
+                end => panic!("'{word}' never came, but {:?} and {end:?}", self.text),
+            }
+        }
+    }
+
+    /// Whether a word is among what is printed within a tenth of a second.
+    pub fn hears(&mut self, word: &str) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        while !self.text.contains(word) {
+            let mut fds = [PollFd::new(&self.master, PollFlags::IN)];
+            if poll(&mut fds, Some(&SOON)).unwrap() == 0 {
+                return false;
+            }
+            let mut buffer = [0; 1024];
+            let n = self.master.read(&mut buffer).unwrap();
+            self.text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        true
+    }
+
+    /// Closes the terminal, as a window that is closed, and waits for the command.
+    pub fn hang_up(self) -> Option<i32> {
+        let Session { mut run, master, .. } = self;
+        drop(master);
+        run.code()
+    }
+}
+
 /// A root file system of one static busybox.
 pub fn busybox(tree: &Path) {
     for name in ["bin", "etc", "tmp", "root"] {
@@ -326,4 +397,15 @@ pub fn busybox(tree: &Path) {
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33::/var/www:/bin/sh\n")
         .unwrap();
     fs::write(tree.join("etc/group"), "root:x:0:\nwww:x:33:\nadm:x:4:www\n").unwrap();
+}
+
+/// A terminal pair: the master and the path of the other side.
+pub fn terminal() -> (OwnedFd, OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (master, slave.into())
 }
