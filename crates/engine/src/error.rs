@@ -50,7 +50,9 @@ pub enum Error {
     NameInUse { name: String, id: String },
     #[error("container {0} is not running")]
     NotRunning(String),
-    #[error("{doing} container {name} is not possible: its program has the streams of the command that runs it")]
+    #[error(
+        "{doing} container {name} is not possible: its program has the streams of the command that runs it"
+    )]
     HasNoStreams { name: String, doing: &'static str },
     #[error("cannot remove container {name}: it is running")]
     Running { name: String },

@@ -97,9 +97,10 @@ impl Engine {
                 };
                 let foreground = Foreground { warn, ..Foreground::default() };
                 let group = self.group_name(&record.id);
-                let begun = Signals::block().map_err(|e| Error::system("wait for signals", e)).and_then(|signals| {
-                    Ok((signals, self.start_in_group(target, workload, &foreground, Some(&group), size)?))
-                });
+                let begun =
+                    Signals::block().map_err(|e| Error::system("wait for signals", e)).and_then(|signals| {
+                        Ok((signals, self.start_in_group(target, workload, &foreground, Some(&group), size)?))
+                    });
                 let (signals, child) = match begun {
                     Ok(begun) => begun,
                     Err(e) => {

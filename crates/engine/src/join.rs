@@ -4,10 +4,10 @@
 use std::fs::File;
 use std::io;
 
-use isles_sandbox::{Child, Setup};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{Namespaces, RootFs, user_namespace_of_caller};
 use isles_sandbox::signals::Signals;
+use isles_sandbox::{Child, Setup};
 use isles_spec::Workload;
 use isles_spec::image::ContainerConfig;
 use isles_store::Merged;

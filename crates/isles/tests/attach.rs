@@ -132,7 +132,11 @@ fn streams_that_were_asked_for() {
         child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
         let said = world::Said::of(child.wait_with_output().unwrap());
         assert_eq!((said.code, said.out.trim().len()), (7, 64), "{said:?}");
-        run(world, &["-d", "-a", "stdout"], "true").output().map(world::Said::of).unwrap().fails(125, &["--attach"]);
+        run(world, &["-d", "-a", "stdout"], "true")
+            .output()
+            .map(world::Said::of)
+            .unwrap()
+            .fails(125, &["--attach"]);
     });
 }
 

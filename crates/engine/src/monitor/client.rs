@@ -25,7 +25,10 @@ const LEAST: usize = 4096;
 pub enum Said {
     Input(Vec<u8>),
     EndOfInput,
-    Resize { rows: u16, columns: u16 },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
     /// They go, and the program goes on.
     LetGo,
 }
@@ -279,7 +282,12 @@ mod tests {
         let said = client.hear().unwrap();
         assert_eq!(
             said,
-            [Said::Input(b"abc".to_vec()), Said::Resize { rows: 24, columns: 256 }, Said::EndOfInput, Said::LetGo]
+            [
+                Said::Input(b"abc".to_vec()),
+                Said::Resize { rows: 24, columns: 256 },
+                Said::EndOfInput,
+                Said::LetGo
+            ]
         );
         // Who says no more may listen still.
         other.shutdown(std::net::Shutdown::Write).unwrap();

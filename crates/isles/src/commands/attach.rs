@@ -28,10 +28,8 @@ pub struct Args {
 /// Stays attached until the container ends, or is let go of.
 pub fn cmd_attach(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
-    let wishes = Wishes {
-        signals: args.sig_proxy,
-        ..Wishes::all(!args.no_stdin, Wishes::keys(&args.detach_keys)?)
-    };
+    let wishes =
+        Wishes { signals: args.sig_proxy, ..Wishes::all(!args.no_stdin, Wishes::keys(&args.detach_keys)?) };
     Ok(match engine.attach(&args.container, &wishes)? {
         Parted::Ended(code) => Code(code),
         Parted::LetGo => Code::SUCCESS,
