@@ -126,7 +126,8 @@ mod tests {
             (out, false)
         };
         const USUAL: &[u8] = b"\x10\x11";
-        let cases: [(&[u8], &[(u64, &[u8])], &[u8], bool); 11] = [
+        type Typed<'a> = &'a [(u64, &'a [u8])];
+        let cases: [(&[u8], Typed<'_>, &[u8], bool); 11] = [
             (USUAL, &[(0, b"ab\x10\x11c")], b"ab", true),
             (USUAL, &[(0, b"a\x10"), (300, b"\x11")], b"a", true),
             (USUAL, &[(0, b"a\x10"), (1, b"b")], b"a\x10b", false),
