@@ -364,7 +364,7 @@ impl Store {
     }
 
     pub(crate) fn mark(&self, roots: &Roots<'_>) -> Result<Reach> {
-        let mut reach = Reach::default();
+        let mut reach = Reach { blobs: self.hosted_blobs()?, ..Reach::default() };
         let mut held = self.leased()?;
         held.extend(self.held_by_containers()?);
         if let Some(evicted) = roots.evicted {

@@ -13,6 +13,7 @@
 //! containers/<id>/             upper/ work/ config.json state.json lock
 //! volumes/<name>/              _data/ volume.json
 //! cache/                       build records, downloads, cache mounts, digests of files; by last use
+//! registry/<repo>/             what a registry serves from here: links to blobs, manifests, tags, uploads
 //! leases/                      what running processes hold against garbage collection
 //! partial/                     downloads that can be resumed
 //! tmp/                         work in progress
@@ -39,6 +40,7 @@ mod evict;
 mod export;
 mod gc;
 mod hash;
+mod hosted;
 mod image;
 mod import;
 mod ingest;
@@ -74,6 +76,10 @@ pub use error::{Error, Result};
 pub use export::{ExportFormat, LayoutPlace};
 pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine};
 pub use hash::digest_of_file;
+pub use hosted::{
+    Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedUsage, NewManifest, RunningHash, Upload,
+    is_repository_name, is_tag,
+};
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;
 pub use ingest::{Fetch, Ingested};

@@ -1,0 +1,186 @@
+//! Blobs on their way into a repository: a file that grows, and becomes the blob when its digest is right.
+//!
+//! The file is all there is, so whoever comes after a process that died goes on where it was. The hash of what has
+//! come lives in memory only and is worth something while it covers the whole file; else the file is read once
+//! more at the end.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use isles_spec::{Algorithm, Digest};
+use rustix::fs::{FlockOperation, flock};
+
+use super::Hosted;
+use crate::error::At;
+use crate::hash::Hasher;
+use crate::{Error, Result};
+
+const BUFFER: usize = 1 << 20;
+/// Characters of an upload's ID.
+const ID: usize = 32;
+
+/// The hash of the first bytes of an upload.
+#[derive(Clone)]
+pub struct RunningHash {
+    hasher: Hasher,
+    algorithm: Algorithm,
+    bytes: u64,
+}
+
+impl RunningHash {
+    /// Of nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        RunningHash { hasher: Hasher::new(algorithm), algorithm, bytes: 0 }
+    }
+}
+
+/// A blob that is being pushed, for one request. Nobody else writes to it meanwhile.
+pub struct Upload {
+    hosted: Hosted,
+    id: String,
+    path: PathBuf,
+    file: File,
+    size: u64,
+    hash: Option<RunningHash>,
+}
+
+fn is_id(id: &str) -> bool {
+    id.len() == ID && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl Hosted {
+    fn upload_path(&self, id: &str) -> Option<PathBuf> {
+        is_id(id).then(|| self.dir.join("uploads").join(id))
+    }
+
+    /// Begins a push of a blob.
+    pub fn start_upload(&self, algorithm: Algorithm) -> Result<Upload> {
+        let folder = self.folder("uploads")?;
+        let id = format!("{}{}", crate::random_name(), crate::random_name());
+        let path = folder.join(&id);
+        let file = File::options()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .at("create", &path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).at("lock", &path)?;
+        let hash = Some(RunningHash::new(algorithm));
+        Ok(Upload { hosted: self.clone(), id, path, file, size: 0, hash })
+    }
+
+    /// How many bytes have come of an upload; nothing where there is none of this ID.
+    pub fn upload_size(&self, id: &str) -> Option<u64> {
+        fs::metadata(self.upload_path(id)?).ok().map(|m| m.len())
+    }
+
+    /// Goes on with an upload. `hash` is what [`Upload::pause`] gave, if it is at hand. Nothing where there is none
+    /// of this ID; an error while another request writes to it.
+    pub fn resume_upload(&self, id: &str, hash: Option<RunningHash>) -> Result<Option<Upload>> {
+        let Some(path) = self.upload_path(id) else { return Ok(None) };
+        let file = match File::options().read(true).append(true).open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &path, e)),
+        };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(Error::InUse { what: "upload", name: id.to_owned() });
+        }
+        // Finished or cancelled while it was opened.
+        if !path.exists() {
+            return Ok(None);
+        }
+        let size = file.metadata().at("read", &path)?.len();
+        let hash = match hash {
+            Some(hash) if hash.bytes == size => Some(hash),
+            _ if size == 0 => Some(RunningHash::new(Algorithm::Sha256)),
+            _ => None,
+        };
+        Ok(Some(Upload { hosted: self.clone(), id: id.to_owned(), path, file, size, hash }))
+    }
+
+    /// Gives an upload up. Returns whether there was one.
+    pub fn cancel_upload(&self, id: &str) -> Result<bool> {
+        match self.upload_path(id) {
+            Some(path) => super::remove(&path),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Upload {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Bytes that have come.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What the next request may go on with.
+    pub fn pause(self) -> Option<RunningHash> {
+        self.hash
+    }
+
+    /// Makes this a blob of the repository. Another digest than this is an error, and what has come is gone.
+    pub fn finish(mut self, expected: &Digest) -> Result<u64> {
+        let actual = match self.hash.take().filter(|h| h.algorithm == expected.algorithm()) {
+            Some(hash) => hash.hasher.finish(),
+            None => self.read_again(expected.algorithm())?,
+        };
+        if actual != *expected {
+            super::remove(&self.path)?;
+            let object = "the content".to_owned();
+            return Err(Error::WrongDigest { object, expected: expected.clone(), actual });
+        }
+        let store = &self.hosted.store;
+        {
+            // The link first: what has one is not collected.
+            let _shared = store.share()?;
+            self.hosted.touch(&self.hosted.blob_link(expected))?;
+        }
+        if store.blob_size(expected) == Some(self.size) {
+            super::remove(&self.path)?;
+            return Ok(self.size);
+        }
+        self.file.sync_data().at("write to disk", &self.path)?;
+        let target = store.blob_dir(expected)?.join(expected.hex());
+        fs::rename(&self.path, &target).at("write", &target)?;
+        crate::atomic::sync_parent(&target).at("write", &target)?;
+        Ok(self.size)
+    }
+
+    fn read_again(&mut self, algorithm: Algorithm) -> Result<Digest> {
+        let mut hasher = Hasher::new(algorithm);
+        let mut buffer = vec![0; BUFFER];
+        self.file.seek(SeekFrom::Start(0)).at("read", &self.path)?;
+        loop {
+            match self.file.read(&mut buffer) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", &self.path, e)),
+            }
+        }
+    }
+}
+
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        if let Some(hash) = &mut self.hash {
+            hash.hasher.update(&bytes[..n]);
+            hash.bytes += n as u64;
+        }
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
