@@ -39,7 +39,7 @@ impl Hasher {
 }
 
 /// The digest of bytes at hand.
-pub(crate) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+pub fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(algorithm);
     hasher.update(bytes);
     hasher.finish()

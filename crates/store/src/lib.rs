@@ -75,10 +75,10 @@ pub use decompress::Encoding;
 pub use error::{Error, Result};
 pub use export::{ExportFormat, LayoutPlace};
 pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine};
-pub use hash::digest_of_file;
+pub use hash::{digest_of as digest_of_bytes, digest_of_file};
 pub use hosted::{
-    Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedUsage, NewManifest, RunningHash, Upload,
-    is_repository_name, is_tag,
+    Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedProblem, HostedReport, HostedUsage,
+    NewManifest, Offer, RunningHash, TagsLock, Upload, is_repository_name, is_tag,
 };
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;

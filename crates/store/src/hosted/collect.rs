@@ -13,6 +13,9 @@ use crate::gc::Sizes;
 use crate::refs::names_in;
 use crate::{Pruned, Result, Store};
 
+/// Chooses tags of a repository, by its name and theirs.
+type Expired<'a> = dyn Fn(&str, &[(String, SystemTime)]) -> Vec<String> + 'a;
+
 /// What a collection takes away from repositories.
 #[derive(Clone, Copy)]
 pub struct HostedPolicy<'a> {
@@ -24,7 +27,7 @@ pub struct HostedPolicy<'a> {
     /// where nothing. Asked with the repository's name.
     pub untagged: &'a dyn Fn(&str) -> Option<Duration>,
     /// The tags that are to go. Asked with the repository's name and its tags with their times, the newest first.
-    pub expired: &'a dyn Fn(&str, &[(String, SystemTime)]) -> Vec<String>,
+    pub expired: &'a Expired<'a>,
     /// Only say what would go.
     pub dry_run: bool,
 }

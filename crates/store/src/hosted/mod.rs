@@ -19,6 +19,7 @@
 mod collect;
 mod manifest;
 mod upload;
+mod verify;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use isles_spec::Digest;
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::At;
 use crate::refs::names_in;
@@ -35,8 +37,10 @@ use crate::{Error, Result, Store};
 pub use collect::{HostedCollected, HostedPolicy, HostedUsage};
 pub use manifest::{HostedManifest, NewManifest};
 pub use upload::{RunningHash, Upload};
+pub use verify::{HostedProblem, HostedReport};
 
 const ROOT: &str = "registry";
+const OFFERS: &str = "registry-offers";
 /// Characters of a repository's name; file names have no more.
 const NAME_LIMIT: usize = 255;
 /// Characters of a tag.
@@ -50,6 +54,33 @@ pub struct Hosted {
     store: Store,
     name: String,
     dir: PathBuf,
+}
+
+/// The tags of a repository, held.
+#[derive(Debug)]
+pub struct TagsLock {
+    _file: File,
+}
+
+/// Blobs that whoever may write to the store lets a registry over it take, for as long as this lives: what is pushed
+/// to a registry on the same host need not be sent.
+#[derive(Debug)]
+pub struct Offer {
+    path: PathBuf,
+    id: String,
+}
+
+impl Offer {
+    /// What the registry is told.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Whether a name may be that of a repository (distribution-spec, "Pulling manifests").
@@ -104,6 +135,29 @@ impl Store {
     /// When the list of repositories changed last.
     pub fn hosted_changed(&self) -> Option<SystemTime> {
         fs::metadata(self.root.join(ROOT)).and_then(|m| m.modified()).ok()
+    }
+
+    /// Offers blobs to registries over this store.
+    pub fn offer(&self, blobs: &[Digest]) -> Result<Offer> {
+        let folder = self.dir(OFFERS)?;
+        let id = format!("{}{}", crate::random_name(), crate::random_name());
+        let path = folder.join(&id);
+        let text: String = blobs.iter().map(|d| format!("{d}\n")).collect();
+        crate::atomic::replace_volatile(&path, text.as_bytes())?;
+        Ok(Offer { path, id })
+    }
+
+    /// Whether a blob is part of an offer.
+    pub fn is_offered(&self, id: &str, blob: &Digest) -> Result<bool> {
+        if !upload::is_id(id) {
+            return Ok(false);
+        }
+        let path = self.root.join(OFFERS).join(id);
+        match crate::atomic::read_bounded(&path, SMALL) {
+            Ok(text) => Ok(String::from_utf8_lossy(&text).lines().any(|line| line == blob.to_string())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
     }
 
     /// Every blob that some repository has, manifests among them.
@@ -223,6 +277,14 @@ impl Hosted {
     /// Takes a tag away. Returns whether it was there.
     pub fn remove_tag(&self, tag: &str) -> Result<bool> {
         remove(&self.dir.join("tags").join(tag))
+    }
+
+    /// Keeps others from changing tags until the guard is dropped, whatever process they are in.
+    pub fn lock_tags(&self) -> Result<TagsLock> {
+        let folder = self.folder("tags")?;
+        let file = File::open(&folder).at("open", &folder)?;
+        flock(&file, FlockOperation::LockExclusive).at("lock", &folder)?;
+        Ok(TagsLock { _file: file })
     }
 
     fn set_tag(&self, tag: &str, target: &Digest) -> Result<()> {

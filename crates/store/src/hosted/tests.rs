@@ -319,3 +319,38 @@ fn usage_counts() {
     let expected = HostedUsage { tags: 2, manifests: 1, blobs: 1, bytes: 2 + bytes.len() as u64, uploads: 3 };
     assert_eq!(hosted.usage().unwrap(), expected);
 }
+
+#[test]
+fn damage_is_found() {
+    let (_dir, store) = store();
+    let (a, b) = (store.hosted("a").unwrap(), store.hosted("b").unwrap());
+    let (config, layer) = (push(&a, b"{}"), push(&a, b"layer"));
+    b.mount(&layer, &a).unwrap();
+    put(&a, &manifest(&config, &[&layer, &sha256(b"left out")], ""), &["t"]);
+    let names = store.hosted_names().unwrap();
+    let report = store.verify_hosted(&names).unwrap();
+    assert_eq!((report.blobs, report.problems.len()), (3, 0));
+    fs::write(store.blob_path(&layer), b"eayer").unwrap();
+    fs::remove_file(store.blob_path(&config)).unwrap();
+    let mut problems = store.verify_hosted(&names).unwrap().problems;
+    problems.sort_by_key(|p| (p.0.clone(), p.2 == HostedProblem::Damaged));
+    let s = str::to_owned;
+    let expected = [
+        (s("a"), config, HostedProblem::Missing),
+        (s("a"), layer.clone(), HostedProblem::Damaged),
+        (s("b"), layer, HostedProblem::Damaged),
+    ];
+    assert_eq!(problems, expected);
+}
+
+#[test]
+fn offers_end_with_who_made_them() {
+    let (_dir, store) = store();
+    let (blob, other) = (sha256(b"blob"), sha256(b"other"));
+    let offer = store.offer(std::slice::from_ref(&blob)).unwrap();
+    assert!(store.is_offered(offer.id(), &blob).unwrap() && !store.is_offered(offer.id(), &other).unwrap());
+    assert!(!store.is_offered("../version", &blob).unwrap());
+    let id = offer.id().to_owned();
+    drop(offer);
+    assert!(!store.is_offered(&id, &blob).unwrap());
+}

@@ -1,0 +1,173 @@
+//! Answers: status, headers and a body that is at hand or comes from a file, and errors as the specification has
+//! them (distribution-spec, "Error Codes").
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode, header};
+use tokio::task::JoinHandle;
+
+use crate::metrics::Metrics;
+
+/// Bytes that are read from a file at once.
+const CHUNK: u64 = 256 << 10;
+
+/// An answer, before it is known whether its body is wanted.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: ReplyBody,
+    /// Of HEAD: what the body would have.
+    pub length: Option<u64>,
+}
+
+/// What is sent after the headers.
+#[derive(Debug)]
+pub enum ReplyBody {
+    Bytes(Bytes),
+    /// These bytes of a file: where it begins, and how many.
+    File(File, u64, u64),
+}
+
+impl Reply {
+    pub fn new(status: u16) -> Reply {
+        Reply {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            headers: HeaderMap::new(),
+            body: ReplyBody::Bytes(Bytes::new()),
+            length: None,
+        }
+    }
+
+    /// A header. A value that no header can have is left out.
+    pub fn with(mut self, name: &'static str, value: impl AsRef<str>) -> Reply {
+        if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
+            self.headers.append(HeaderName::from_static(name), value);
+        }
+        self
+    }
+
+    pub fn bytes(mut self, media_type: &str, bytes: impl Into<Bytes>) -> Reply {
+        self.body = ReplyBody::Bytes(bytes.into());
+        self.with("content-type", media_type)
+    }
+
+    pub fn json(self, value: &serde_json::Value) -> Reply {
+        self.bytes("application/json", value.to_string())
+    }
+
+    pub fn file(mut self, file: File, from: u64, count: u64) -> Reply {
+        self.body = ReplyBody::File(file, from, count);
+        self
+    }
+
+    /// An error with its code and one line for people.
+    pub fn error(status: u16, code: &str, message: impl AsRef<str>) -> Reply {
+        let message = message.as_ref();
+        Reply::new(status).json(&serde_json::json!({ "errors": [{ "code": code, "message": message }] }))
+    }
+
+    /// What goes to the client; no body for HEAD.
+    pub fn finish(self, head: bool, metrics: &Arc<Metrics>) -> Response<Outgoing> {
+        let (size, content) = match self.body {
+            ReplyBody::Bytes(bytes) => (bytes.len() as u64, Content::Bytes(Some(bytes))),
+            ReplyBody::File(file, from, count) => (count, Content::file(file, from, count)),
+        };
+        let content = if head { Content::Bytes(None) } else { content };
+        let body = Outgoing { content, left: if head { 0 } else { size }, metrics: metrics.clone() };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        let bodiless = self.status == StatusCode::NO_CONTENT || self.status == StatusCode::NOT_MODIFIED;
+        if !bodiless {
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(self.length.unwrap_or(size)));
+        }
+        response
+    }
+}
+
+/// The body of an answer on its way.
+#[derive(Debug)]
+pub struct Outgoing {
+    content: Content,
+    left: u64,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Bytes(Option<Bytes>),
+    File { file: Arc<File>, at: u64, end: u64, reading: Option<JoinHandle<io::Result<Bytes>>> },
+}
+
+impl Content {
+    fn file(file: File, from: u64, count: u64) -> Content {
+        Content::File { file: Arc::new(file), at: from, end: from + count, reading: None }
+    }
+}
+
+/// Begins to read the next bytes.
+fn read_ahead(file: &Arc<File>, at: u64, end: u64) -> Option<JoinHandle<io::Result<Bytes>>> {
+    let count = CHUNK.min(end - at) as usize;
+    if count == 0 {
+        return None;
+    }
+    let file = file.clone();
+    Some(tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0; count];
+        file.read_exact_at(&mut buffer, at)?;
+        Ok(Bytes::from(buffer))
+    }))
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let bytes = match &mut self.content {
+            Content::Bytes(bytes) => match bytes.take().filter(|b| !b.is_empty()) {
+                Some(bytes) => bytes,
+                None => return Poll::Ready(None),
+            },
+            Content::File { file, at, end, reading } => {
+                if reading.is_none() {
+                    *reading = read_ahead(file, *at, *end);
+                }
+                let Some(job) = reading else { return Poll::Ready(None) };
+                let bytes = match ready!(Pin::new(job).poll(cx)) {
+                    Ok(Ok(bytes)) => bytes,
+                    Ok(Err(e)) => return Poll::Ready(Some(Err(e))),
+                    Err(e) => return Poll::Ready(Some(Err(io::Error::other(e)))),
+                };
+                *at += bytes.len() as u64;
+                // The next ones are read while these are sent.
+                *reading = read_ahead(file, *at, *end);
+                bytes
+            }
+        };
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        self.metrics.sent(bytes.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
