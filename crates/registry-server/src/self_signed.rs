@@ -1,5 +1,5 @@
-//! A certificate that the server makes for itself (RFC 5280): ECDSA on P-256, for ten years, an authority of its own
-//! so that clients can trust it by its file.
+//! A certificate that the server makes for itself (RFC 5280): ECDSA on P-256, for ten years, no authority,
+//! since rustls takes none for a server. Clients trust it by its file.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
+const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 
 /// The files of the certificate for these names, made where they are missing, for other names, or unreadable.
 pub fn ensure(root: &Path, names: &[String]) -> Result<(PathBuf, PathBuf)> {
@@ -136,11 +137,7 @@ fn certificate(
         0xa3,
         &[&sequence(&[
             &sequence(&[&oid(SUBJECT_ALT_NAME), &der(0x04, &[&sequence(&alternatives)])]),
-            &sequence(&[
-                &oid(BASIC_CONSTRAINTS),
-                &der(0x01, &[&[0xff]]),
-                &der(0x04, &[&sequence(&[&der(0x01, &[&[0xff]])])]),
-            ]),
+            &sequence(&[&oid(EXTENDED_KEY_USAGE), &der(0x04, &[&sequence(&[&oid(SERVER_AUTH)])])]),
         ])],
     );
     let body = sequence(&[

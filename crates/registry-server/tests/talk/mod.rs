@@ -62,6 +62,13 @@ impl Registry {
         digest
     }
 
+    pub fn blob_as(&self, authorization: &str, repository: &str, bytes: &[u8]) -> Digest {
+        let digest = sha256(bytes);
+        let path = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
+        self.send("POST", &path, &[("Authorization", authorization)], bytes).is(201);
+        digest
+    }
+
     pub fn manifest(&self, repository: &str, name: &str, kind: &str, bytes: &[u8]) -> Answer {
         let path = format!("/v2/{repository}/manifests/{name}");
         self.send("PUT", &path, &[("Content-Type", kind)], bytes)

@@ -1,0 +1,260 @@
+//! Who may do what: passwords, tokens, rules, quotas, tags that never change, TLS.
+#![allow(clippy::unwrap_used)]
+
+mod talk;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use isles_registry_server::{Action, Config, Quota, Retention, Rule, TlsConfig};
+use talk::{Answer, OCI, Registry, manifest, sha256};
+
+/// As `htpasswd -nbB -C 4` prints it for the password "secret".
+const HASH: &str = "$2b$04$51LZMXTseuzFG2ON5viWQe9UA2RPR.inhzunDJRO0yHXDvc3XTwtm";
+
+fn users(dir: &Path, names: &[&str]) -> Option<std::path::PathBuf> {
+    let path = dir.join("users");
+    let lines: Vec<String> = names.iter().map(|n| format!("{n}:{HASH}\n")).collect();
+    std::fs::write(&path, lines.concat()).unwrap();
+    Some(path)
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+fn with(r: &Registry, authorization: &str, method: &str, path: &str) -> Answer {
+    r.send(method, path, &[("Authorization", authorization)], b"")
+}
+
+fn rule(repositories: &str, users: &[&str], allow: &[Action]) -> Rule {
+    Rule {
+        repositories: repositories.into(),
+        users: users.iter().map(|u| (*u).to_owned()).collect(),
+        allow: allow.to_vec(),
+    }
+}
+
+/// The token that the challenge of an answer leads to.
+fn token(r: &Registry, challenge: &Answer, authorization: Option<&str>) -> String {
+    let header = challenge.header("www-authenticate").strip_prefix("Bearer ").unwrap();
+    let field = |name: &str| {
+        let rest = header.split_once(&format!("{name}=\""));
+        rest.map(|(_, rest)| rest.split('"').next().unwrap().to_owned())
+    };
+    let realm = field("realm").unwrap();
+    assert_eq!(realm, format!("http://{}/v2/token", r.address));
+    let scope = field("scope").map(|s| format!("&scope={s}")).unwrap_or_default();
+    let path = format!("/v2/token?service={}{scope}", field("service").unwrap());
+    let headers: Vec<(&str, &str)> = authorization.iter().map(|a| ("Authorization", *a)).collect();
+    let answer = r.send("GET", &path, &headers, b"").is(200).json();
+    assert_eq!(answer["token"], answer["access_token"]);
+    format!("Bearer {}", answer["token"].as_str().unwrap())
+}
+
+#[test]
+fn a_login_as_docker_does_it() {
+    let r = Registry::with(|dir| Config { htpasswd: users(dir, &["me"]), ..Config::default() });
+    let me = basic("me", "secret");
+    let asked = r.ask("GET", "/v2/").is(401);
+    assert_eq!(asked.code(), "UNAUTHORIZED");
+    let bearer = token(&r, &asked, Some(&me));
+    with(&r, &bearer, "GET", "/v2/").is(200);
+    // Basic alone is as good.
+    with(&r, &me, "GET", "/v2/").is(200);
+    // A token is for what was asked, and no more.
+    let asked = r.ask("POST", "/v2/a/blobs/uploads/").is(401);
+    let push = token(&r, &asked, Some(&me));
+    with(&r, &push, "POST", "/v2/a/blobs/uploads/").is(202);
+    with(&r, &push, "POST", "/v2/b/blobs/uploads/").is(401);
+    with(&r, &push, "DELETE", &format!("/v2/a/blobs/{}", sha256(b"x"))).is(401);
+    with(&r, &bearer, "POST", "/v2/a/blobs/uploads/").is(401);
+    // Of nobody, there is a token that is good for nothing.
+    let nobody = token(&r, &asked, None);
+    with(&r, &nobody, "POST", "/v2/a/blobs/uploads/").is(401);
+    with(&r, "Bearer x.y.z", "GET", "/v2/").is(401);
+    with(&r, "Digest x", "GET", "/v2/").is(401);
+    with(&r, "nothing", "GET", "/v2/").is(401);
+    r.ask("POST", "/v2/token").is(405);
+    // Health and metrics are nobody's secret; pages are.
+    r.ask("GET", "/healthz").is(200);
+    assert!(r.ask("GET", "/").is(401).header("www-authenticate").starts_with("Basic "));
+    with(&r, &me, "GET", "/").is(200);
+    r.ask("GET", "/v2/_catalog").is(401);
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_noted() {
+    let r = Registry::with(|dir| Config { htpasswd: users(dir, &["me"]), ..Config::default() });
+    with(&r, &basic("me", "wrong"), "GET", "/v2/").is(401);
+    let log = std::fs::read_to_string(r.dir.path().join("log")).unwrap();
+    assert!(log.contains("\"note\":\"login failed\"") && !log.contains("wrong"), "{log}");
+    let metrics = String::from_utf8(r.ask("GET", "/metrics").body).unwrap();
+    assert!(metrics.contains("isles_registry_failed_logins_total 1"));
+}
+
+#[test]
+fn rules_for_repositories() {
+    use Action::{Delete, Pull, Push};
+    let r = Registry::with(|dir| Config {
+        htpasswd: users(dir, &["ann", "bob"]),
+        groups: BTreeMap::from([("staff".into(), vec!["ann".into()])]),
+        access: vec![
+            rule("course/**", &["anonymous"], &[Pull]),
+            rule("**", &["@staff"], &[Pull, Push, Delete]),
+            rule("home/{user}/**", &["*"], &[Pull, Push]),
+        ],
+        ..Config::default()
+    });
+    let (ann, bob) = (basic("ann", "secret"), basic("bob", "secret"));
+    let push = |who: &str, repository: &str| {
+        let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(b"data"));
+        r.send("POST", &path, &[("Authorization", who)], b"data")
+    };
+    push(&ann, "course/lab").is(201);
+    push(&ann, "exam").is(201);
+    assert_eq!(push(&bob, "course/lab").is(403).code(), "DENIED");
+    push(&bob, "home/bob/x").is(201);
+    push(&bob, "home/ann/x").is(403);
+    let blob = |repository: &str| format!("/v2/{repository}/blobs/{}", sha256(b"data"));
+    r.ask("GET", &blob("course/lab")).is(200);
+    r.ask("GET", &blob("exam")).is(401);
+    with(&r, &bob, "GET", &blob("exam")).is(403);
+    with(&r, &bob, "GET", &blob("home/bob/x")).is(200);
+    with(&r, &bob, "DELETE", &blob("home/bob/x")).is(403);
+    // What one may not pull, one does not get by mounting.
+    let mount = |from: &str| {
+        let path = format!("/v2/home/bob/y/blobs/uploads/?mount={}{from}", sha256(b"data"));
+        with(&r, &bob, "POST", &path).status
+    };
+    r.blob_as(&ann, "exam", b"secret exam");
+    let secret = format!("/v2/home/bob/y/blobs/uploads/?mount={}", sha256(b"secret exam"));
+    with(&r, &bob, "POST", &secret).is(202);
+    with(&r, &bob, "POST", &format!("{secret}&from=exam")).is(202);
+    assert_eq!(mount("&from=course/lab"), 201);
+    // The catalogue lists what one may pull.
+    let catalog = |who: Option<&str>| {
+        let headers: Vec<(&str, &str)> = who.iter().map(|w| ("Authorization", *w)).collect();
+        r.send("GET", "/v2/_catalog", &headers, b"").is(200).json()["repositories"].clone()
+    };
+    assert_eq!(catalog(None), serde_json::json!(["course/lab"]));
+    assert_eq!(catalog(Some(&bob)), serde_json::json!(["course/lab", "home/bob/x", "home/bob/y"]));
+    // A token has what the rules allow of what was asked.
+    let asked = r.ask("POST", "/v2/exam/blobs/uploads/").is(401);
+    let of_bob = token(&r, &asked, Some(&bob));
+    with(&r, &of_bob, "POST", "/v2/exam/blobs/uploads/").is(403);
+}
+
+#[test]
+fn everybody_may_pull() {
+    let r = Registry::with(|dir| Config {
+        htpasswd: users(dir, &["me"]),
+        anonymous_pull: true,
+        ..Config::default()
+    });
+    let digest = r.blob_as(&basic("me", "secret"), "a", b"data");
+    r.ask("GET", "/v2/").is(200);
+    r.ask("GET", &format!("/v2/a/blobs/{digest}")).is(200);
+    r.ask("POST", "/v2/a/blobs/uploads/").is(401);
+    assert_eq!(r.ask("GET", "/v2/_catalog").is(200).json()["repositories"], serde_json::json!(["a"]));
+}
+
+#[test]
+fn tags_that_never_change() {
+    let rules = vec![Retention { tags: Some("v*".into()), immutable: true, ..Retention::default() }];
+    let r = Registry::with(|_| Config { retention: rules, ..Config::default() });
+    let config = sha256(b"{}");
+    let (one, two) = (manifest(&config, &[], ""), manifest(&config, &[], r#","annotations":{"n":"2"}"#));
+    r.manifest("a", "v1", OCI, &one).is(201);
+    r.manifest("a", "v1", OCI, &one).is(201);
+    assert_eq!(r.manifest("a", "v1", OCI, &two).is(409).code(), "DENIED");
+    r.manifest("a", "latest", OCI, &one).is(201);
+    r.manifest("a", "latest", OCI, &two).is(201);
+    r.ask("DELETE", "/v2/a/manifests/v1").is(405);
+    r.ask("DELETE", &format!("/v2/a/manifests/{}", sha256(&one))).is(405);
+    r.ask("DELETE", &format!("/v2/a/manifests/{}", sha256(&two))).is(202);
+    assert_eq!(r.ask("GET", "/v2/a/manifests/v1").is(200).body, one);
+}
+
+#[test]
+fn quotas() {
+    let quota = Quota { repository: Some(10), total: Some(15) };
+    let r = Registry::with(|_| Config { quota, ..Config::default() });
+    let push = |repository: &str, bytes: &[u8]| {
+        let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(bytes));
+        r.send("POST", &path, &[], bytes)
+    };
+    push("a", b"12345678").is(201);
+    assert_eq!(push("a", b"abc").is(403).code(), "DENIED");
+    push("a", b"ab").is(201);
+    push("b", b"abcdefgh").is(403);
+    push("b", b"vwxyz").is(201);
+    assert_eq!(push("c", b"!").is(403).code(), "DENIED");
+    assert_eq!(push("d", &[b'x'; 100]).is(403).code(), "DENIED");
+}
+
+#[test]
+fn tls_with_a_certificate_that_changes() {
+    let pair = |dir: &Path, name: &str| {
+        let store = isles_store::Store::open(dir.join(name), isles_store::Ownership::Single).unwrap();
+        let (told, ready) = std::sync::mpsc::channel();
+        let config = Config {
+            listen: vec!["127.0.0.1:0".into()],
+            tls: Some(TlsConfig::SelfSigned { names: vec![format!("{name}.example")] }),
+            ..Config::default()
+        };
+        let server =
+            isles_registry_server::Server::new(store, config, &isles_registry_server::LogTo::Nowhere);
+        std::thread::spawn(move || {
+            let told = std::sync::Mutex::new(told);
+            server.unwrap().serve(&|url, print| {
+                told.lock().unwrap().send((url.to_owned(), print.unwrap().to_owned())).unwrap();
+            })
+        });
+        let (url, print) = ready.recv().unwrap();
+        assert_eq!(print.len(), 95);
+        let file = |kind: &str| {
+            let all = std::fs::read_dir(dir.join(name).join("registry-tls")).unwrap();
+            all.map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == kind)).unwrap()
+        };
+        (url.strip_prefix("https://").unwrap().to_owned(), file("crt"), file("key"))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (address, cert, key) = pair(dir.path(), "one");
+    assert!(secure(&address, "one.example", &cert).unwrap().contains(" 200 "));
+    assert!(secure(&address, "localhost", &cert).unwrap().contains(" 200 "));
+    assert!(secure(&address, "two.example", &cert).is_err());
+    let (_, other, other_key) = pair(dir.path(), "two");
+    assert!(secure(&address, "one.example", &other).is_err());
+    std::fs::copy(other_key, &key).unwrap();
+    std::fs::copy(&other, &cert).unwrap();
+    // The files are looked at now and then.
+    while secure(&address, "two.example", &other).is_err() {
+        std::thread::yield_now();
+    }
+}
+
+/// The first line of the answer to a request over TLS, with this certificate alone trusted.
+fn secure(address: &str, name: &str, cert: &Path) -> Result<String, std::io::Error> {
+    use rustls_pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls_pki_types::CertificateDer::from_pem_file(cert).unwrap()).unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(client, TcpStream::connect(address)?);
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
