@@ -215,9 +215,8 @@ fn without_body(server: &Server, asked: &Asked, hosted: Option<Hosted>) -> Resul
         (Route::Referrers(_, digest), Some(hosted)) if read => list::referrers(asked, &hosted, digest),
         (Route::Catalog, _) if read => list::catalog(server, asked),
         (Route::Base, _) if read => {
-            let closed = server.passwords.is_some() && asked.who.user.is_none();
-            // Docker asks here whether it has to log in at all, and takes yes for an answer even where it need not.
-            if closed && asked.headers.get(header::AUTHORIZATION).is_none() && !server.access.anonymous_pull {
+            // Clients ask here whether there are logins, and try theirs; who has none gets a token all the same.
+            if server.passwords.is_some() && asked.headers.get(header::AUTHORIZATION).is_none() {
                 return Err(forbidden(server, asked, None));
             }
             Ok(Reply::new(200).json(&serde_json::json!({})))

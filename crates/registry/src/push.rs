@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use isles_spec::image::{Descriptor, Index, Manifest, media_type};
 use isles_spec::{Digest, Platform, Progress, Reference};
-use isles_store::{Compression, Image, Lease, Store};
+use isles_store::{Compression, Image, Lease, Offer, Store};
 use ureq::http::{HeaderMap, HeaderValue, Method, Uri, header};
 
 use crate::auth::Scope;
@@ -69,6 +69,15 @@ pub(crate) struct Push<'a> {
     counts: Counts,
     /// A blob that is no blob of the store's.
     file: Option<(&'a Digest, &'a File)>,
+}
+
+/// Where the registry may take a blob from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// Another repository of its own.
+    Repository(&'a str),
+    /// The store itself, where it serves the same one.
+    Offer(&'a str),
 }
 
 /// A blob that the registry must have before the manifest.
@@ -350,8 +359,21 @@ impl Push<'_> {
             _ => {}
         }
         let mut session = None;
+        if let Some(offer) = self.offered(blob)? {
+            match self.mount(blob, Source::Offer(offer.id()), &object)? {
+                Mounted::Yes => {
+                    self.counts.mounted.fetch_add(1, Ordering::Relaxed);
+                    return Ok("already there");
+                }
+                Mounted::Upload(place) => session = Some(place),
+                Mounted::No => {}
+            }
+        }
         for source in self.sources.get(&blob.digest).map_or(&[][..], Vec::as_slice) {
-            match self.mount(blob, source, &object)? {
+            if session.is_some() {
+                break;
+            }
+            match self.mount(blob, Source::Repository(source), &object)? {
                 Mounted::Yes => {
                     self.counts.mounted.fetch_add(1, Ordering::Relaxed);
                     return Ok("mounted");
@@ -359,21 +381,31 @@ impl Push<'_> {
                 Mounted::Upload(place) => session = Some(place),
                 Mounted::No => {}
             }
-            if session.is_some() {
-                break;
-            }
         }
         self.upload(blob, session, &object, &scope, id)?;
         self.counts.uploaded.fetch_add(1, Ordering::Relaxed);
         Ok("pushed")
     }
 
-    /// Asks the registry to take the blob from a sibling repository. It may offer an upload instead.
-    fn mount(&self, blob: &Descriptor, source: &str, object: &str) -> Result<Mounted> {
-        let scope = Scope::of(&self.repository.name, "pull,push").and_pull(source);
+    /// Offers a blob of the store to a registry on this machine, which may serve the same store.
+    fn offered(&self, blob: &Descriptor) -> Result<Option<Offer>> {
+        if !self.repository.reference()?.is_loopback() || !self.store.has_blob(&blob.digest) {
+            return Ok(None);
+        }
+        Ok(Some(self.store.offer(std::slice::from_ref(&blob.digest))?))
+    }
+
+    /// Asks the registry to take the blob from elsewhere. It may offer an upload instead.
+    fn mount(&self, blob: &Descriptor, source: Source<'_>, object: &str) -> Result<Mounted> {
+        let scope = Scope::of(&self.repository.name, "pull,push");
         let url = self.repository.url("blobs/uploads/")?;
         let url = location::with_query(&url, "mount", &blob.digest.to_string());
-        let url = url.and_then(|u| location::with_query(&u, "from", source));
+        let (scope, url) = match source {
+            Source::Repository(name) => {
+                (scope.and_pull(name), url.and_then(|u| location::with_query(&u, "from", name)))
+            }
+            Source::Offer(id) => (scope, url.and_then(|u| location::with_query(&u, "offer", id))),
+        };
         let Some(url) = url else { return Ok(Mounted::No) };
         let call = Call { payload: Payload::Bytes(b""), ..Call::get(url, &scope, "push", object) };
         match self.repository.send(&call.method(Method::POST)) {

@@ -1,0 +1,263 @@
+//! `isles registry serve` with the clients that people have: skopeo, podman, buildah, docker, umoci and our own.
+#![allow(clippy::unwrap_used)]
+
+mod shelf;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use shelf::{Said, Shelf, both, layout, noise, tar};
+
+/// A server of the shelf's own program, ended with the test.
+struct Served {
+    child: Child,
+    address: String,
+}
+
+impl Served {
+    fn start(shelf: &Shelf, state: &str, args: &[&str]) -> Served {
+        let all = [&["registry", "serve", "--listen", "127.0.0.1:0"], args].concat();
+        let mut child = shelf.command_in(state, &all).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().expect("the server ended").unwrap();
+            if let Some((_, url)) = line.split_once(" on http") {
+                break url.split_once("://").unwrap().1.to_owned();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        Served { child, address }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn layers() -> Vec<Vec<u8>> {
+    vec![tar(&[("a", &noise(3 << 20, 1))]), tar(&[("b", b"small")])]
+}
+
+fn bytes_under(path: &Path) -> u64 {
+    let mut todo = vec![path.to_owned()];
+    let mut bytes = 0;
+    while let Some(path) = todo.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        bytes += if meta.is_file() { meta.len() } else { 0 };
+        if meta.is_dir() {
+            todo.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+    bytes
+}
+
+#[test]
+fn our_own_push_and_pull() {
+    for shelf in both() {
+        let server = Served::start(&shelf, "server", &[]);
+        let name = format!("{}/course/lab:1", server.address);
+        layout(&shelf.path("layout"), "lab:1", &layers());
+        shelf.isles_in("one", &["load", "-i", shelf.path("layout").to_str().unwrap()]).fine();
+        let pushed = shelf.isles_in("one", &["push", "lab:1", &name]).fine();
+        assert!(pushed.starts_with("1: digest: sha256:"), "{pushed}");
+        shelf.isles_in("two", &["pull", &name]).fine();
+        let id =
+            |state: &str, name: &str| shelf.isles_in(state, &["inspect", "--format", "{{.Id}}", name]).fine();
+        assert_eq!(id("one", "lab:1"), id("two", &name));
+        let listed = shelf.isles_in("server", &["registry", "ls", "course/lab", "-q"]).fine();
+        assert_eq!(listed, "1\n");
+        shelf.isles_in("server", &["registry", "verify"]).fine();
+        // Gone by name, then by bytes.
+        shelf.isles_in("server", &["registry", "rm", "course/lab:1"]).fine();
+        shelf.isles_in("two", &["pull", &name]).fails(1, &["course/lab:1"]);
+        shelf.isles_in("server", &["registry", "gc", "--untagged", "--grace", "0s"]).fine();
+        assert_eq!(bytes_under(&shelf.path("server/blobs")), 0);
+    }
+}
+
+#[test]
+fn what_is_in_the_store_is_not_copied() {
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "state", &[]);
+    let name = format!("{}/lab:1", server.address);
+    layout(&shelf.path("layout"), "lab:1", &layers());
+    shelf.isles(&["load", "-i", shelf.path("layout").to_str().unwrap()]).fine();
+    let before = bytes_under(&shelf.path("state/blobs"));
+    let said = shelf.isles(&["push", "lab:1", &name]);
+    assert!(!said.err.contains("pushed"), "{said:?}");
+    said.fine();
+    assert_eq!(bytes_under(&shelf.path("state/blobs")), before);
+    shelf.isles(&["pull", &name]).fine();
+    assert_eq!(bytes_under(&shelf.path("state/blobs")), before);
+    // The image goes, its copy in the registry stays, also through a prune.
+    shelf.isles(&["rmi", "-f", "lab:1", &name]).fine();
+    shelf.isles(&["prune", "-a", "-f"]).fine();
+    shelf.isles_in("other", &["pull", &name]).fine();
+}
+
+#[test]
+fn skopeo_copies_inspects_lists_and_deletes() {
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "server", &[]);
+    let name = format!("docker://{}/a/b", server.address);
+    layout(&shelf.path("layout"), "lab:1", &layers());
+    let source = format!("oci:{}", shelf.path("layout").display());
+    let skopeo = |args: &[&str]| shelf.peer("skopeo", args);
+    let plain = "--dest-tls-verify=false";
+    let Some(said) = skopeo(&["copy", plain, &source, &format!("{name}:oci")]) else { return };
+    said.fine();
+    let docker = ["copy", plain, "--format", "v2s2", &source, &format!("{name}:docker")];
+    skopeo(&docker).unwrap().fine();
+    let mounted = [
+        "copy",
+        plain,
+        "--src-tls-verify=false",
+        &format!("{name}:oci"),
+        &format!("docker://{}/c:1", server.address),
+    ];
+    skopeo(&mounted).unwrap().fine();
+    let tags = skopeo(&["list-tags", "--tls-verify=false", &name]).unwrap().fine();
+    assert!(tags.contains("\"oci\"") && tags.contains("\"docker\""), "{tags}");
+    for (tag, kind) in [("oci", "oci.image.manifest.v1"), ("docker", "docker.distribution.manifest.v2")] {
+        let raw =
+            skopeo(&["inspect", "--raw", "--tls-verify=false", &format!("{name}:{tag}")]).unwrap().fine();
+        assert!(raw.contains(kind), "{raw}");
+        skopeo(&["inspect", "--tls-verify=false", &format!("{name}:{tag}")]).unwrap().fine();
+    }
+    let back = format!("dir:{}", shelf.path("back").display());
+    skopeo(&["copy", "--src-tls-verify=false", &format!("{name}:oci"), &back]).unwrap().fine();
+    skopeo(&["delete", "--tls-verify=false", &format!("{name}:oci")]).unwrap().fine();
+    let gone = skopeo(&["inspect", "--tls-verify=false", &format!("{name}:oci")]).unwrap();
+    assert_ne!(gone.code, Some(0));
+    skopeo(&["inspect", "--tls-verify=false", &format!("{name}:docker")]).unwrap().fine();
+}
+
+#[test]
+fn a_login_with_skopeo_and_with_ours() {
+    let shelf = &both()[0];
+    // As `htpasswd -nbB me secret` prints it.
+    let users = shelf.path("users");
+    fs::write(&users, "me:$2b$04$51LZMXTseuzFG2ON5viWQe9UA2RPR.inhzunDJRO0yHXDvc3XTwtm\n").unwrap();
+    let server = Served::start(shelf, "server", &["--htpasswd", users.to_str().unwrap(), "--anonymous-pull"]);
+    let name = format!("{}/lab:1", server.address);
+    layout(&shelf.path("layout"), "lab:1", &layers());
+    shelf.isles_in("one", &["load", "-i", shelf.path("layout").to_str().unwrap()]).fine();
+    shelf.isles_in("one", &["push", "lab:1", &name]).fails(1, &["login"]);
+    shelf.isles_in("one", &["login", "-u", "me", "-p", "wrong", &server.address]).fails(1, &[]);
+    shelf.isles_in("one", &["login", "-u", "me", "-p", "secret", &server.address]).fine();
+    shelf.isles_in("one", &["push", "lab:1", &name]).fine();
+    shelf.isles_in("one", &["logout", &server.address]).fine();
+    shelf.isles_in("two", &["pull", &name]).fine();
+    let source = format!("oci:{}", shelf.path("layout").display());
+    let target = format!("docker://{}/skopeo:1", server.address);
+    let copy = |more: &[&str]| {
+        shelf.peer("skopeo", &[&["copy", "--dest-tls-verify=false"], more, &[&source, &target]].concat())
+    };
+    let Some(refused) = copy(&[]) else { return };
+    assert_ne!(refused.code, Some(0));
+    copy(&["--dest-creds", "me:secret"]).unwrap().fine();
+}
+
+#[test]
+fn podman_and_buildah_pull_and_push() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skip: podman: not root");
+        return;
+    }
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "server", &[]);
+    let name = format!("{}/lab:1", server.address);
+    layout(&shelf.path("layout"), "lab:1", &layers());
+    shelf.isles_in("one", &["load", "-i", shelf.path("layout").to_str().unwrap()]).fine();
+    shelf.isles_in("one", &["push", "lab:1", &name]).fine();
+    for program in ["podman", "buildah"] {
+        let (root, run) = (shelf.path(&format!("{program}-root")), shelf.path(&format!("{program}-run")));
+        let call = |args: &[&str]| {
+            let own = [
+                "--root",
+                root.to_str().unwrap(),
+                "--runroot",
+                run.to_str().unwrap(),
+                "--storage-driver",
+                "vfs",
+            ];
+            shelf.peer(program, &[&own, args].concat())
+        };
+        let Some(said) = call(&["pull", "--tls-verify=false", &name]) else { continue };
+        said.fine();
+        let other = format!("{}/{program}:1", server.address);
+        call(&["tag", &name, &other]).unwrap().fine();
+        call(&["push", "--tls-verify=false", &other]).unwrap().fine();
+        shelf.isles_in("two", &["pull", &other]).fine();
+        if program == "podman" {
+            let found =
+                call(&["search", "--tls-verify=false", "--list-tags", &other[..other.len() - 2]]).unwrap();
+            assert!(found.fine().contains('1'));
+        }
+    }
+}
+
+#[test]
+fn a_killed_server_loses_nothing_that_was_pushed() {
+    let shelf = &both()[0];
+    layout(&shelf.path("layout"), "lab:1", &layers());
+    shelf.isles_in("one", &["load", "-i", shelf.path("layout").to_str().unwrap()]).fine();
+    let first = Served::start(shelf, "server", &[]);
+    let second = Served::start(shelf, "server", &[]);
+    shelf.isles_in("one", &["push", "lab:1", &format!("{}/lab:1", first.address)]).fine();
+    // Dropped with SIGKILL, in the midst of nothing; what it took is served by the other one.
+    drop(first);
+    shelf.isles_in("two", &["pull", &format!("{}/lab:1", second.address)]).fine();
+    shelf.isles_in("server", &["registry", "verify"]).fine();
+}
+
+#[test]
+fn sif_files_and_many_clients_at_once() {
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "server", &[]);
+    layout(&shelf.path("layout"), "lab:1", &layers());
+    shelf.isles_in("one", &["load", "-i", shelf.path("layout").to_str().unwrap()]).fine();
+    let sif = shelf.path("lab.sif");
+    shelf.isles_in("one", &["save", "--format", "sif", "-o", sif.to_str().unwrap(), "lab:1"]).fine();
+    let oras = format!("oras://{}/sif:1", server.address);
+    shelf.isles_in("one", &["push", sif.to_str().unwrap(), &oras]).fine();
+    let back = shelf.path("back.sif");
+    shelf.isles_in("two", &["pull", "-o", back.to_str().unwrap(), &oras]).fine();
+    assert_eq!(fs::read(&sif).unwrap(), fs::read(&back).unwrap());
+
+    let name = format!("{}/lab:1", server.address);
+    shelf.isles_in("one", &["push", "lab:1", &name]).fine();
+    std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..8)
+            .map(|n| {
+                let name = &name;
+                scope.spawn(move || shelf.isles_in(&format!("many-{n}"), &["pull", name]))
+            })
+            .collect();
+        pulls.into_iter().for_each(|pull| drop(Said::fine(pull.join().unwrap())));
+    });
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let shelf = &both()[0];
+    let config = shelf.path("config.toml");
+    fs::write(&config, "lisen = []\n").unwrap();
+    let path = config.to_str().unwrap();
+    shelf.isles(&["registry", "serve", "--config", path]).fails(1, &["config.toml", "lisen"]);
+    shelf.isles(&["registry", "serve", "--htpasswd", "/nowhere"]).fails(1, &["/nowhere"]);
+    shelf.isles(&["registry", "serve", "--listen", "256.0.0.1:1"]).fails(1, &["256.0.0.1:1"]);
+    shelf.isles(&["registry", "serve", "--tls-cert", path]).fails(2, &["--tls-key"]);
+    shelf.isles(&["registry", "serve", "--tls-cert", path, "--tls-key", path]).fails(1, &["config.toml"]);
+    shelf.isles(&["registry", "rm", "none:1"]).fails(1, &["none:1"]);
+    shelf.isles(&["registry", "rm", "-f", "none:1"]).fine();
+    shelf.isles(&["registry", "rm", "none"]).fails(1, &["-r"]);
+    shelf.isles(&["registry", "ls", "none"]).fails(1, &["none"]);
+    shelf.isles(&["registry", "ls", "UP"]).fails(1, &["UP"]);
+    assert_eq!(shelf.isles(&["registry", "ls", "-q"]).fine(), "");
+}
