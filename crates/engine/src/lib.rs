@@ -64,7 +64,9 @@ pub use inside::Inside;
 pub use pods::{PodInfo, PodStatus};
 pub use record::{Info, Record, State, Status, now};
 pub use run::Foreground;
-pub use step::{Exit, Step, StepInput, StepNames, StepOutcome, StepOutput, StepRoot, host_ca_wanted};
+pub use step::{
+    Exit, Step, StepInput, StepNames, StepOutcome, StepOutput, StepRoot, StepStreams, host_ca_wanted,
+};
 pub use usage::{Process, TICKS, Usage};
 pub use user::User;
 pub use view::Look;

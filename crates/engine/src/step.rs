@@ -3,11 +3,15 @@
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use isles_network::user::Service;
+use isles_sandbox::Child;
 use isles_sandbox::setup::RootFs;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Device, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
 use isles_store::Merged;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -167,6 +171,54 @@ impl Engine {
     /// The step could not be started: the root, a mount, the user or the program is missing or refused. A program
     /// that ran and failed is an outcome, not an error.
     pub fn run_step(&self, step: &Step<'_>, output: StepOutput<'_>) -> Result<StepOutcome> {
+        let (reader, writer) = pipe()?;
+        let (stdin, input) = match step.stdin {
+            StepInput::Null => (null()?, None),
+            StepInput::Bytes(bytes) => {
+                let (theirs, ours) = pipe()?;
+                (theirs, Some((ours, bytes)))
+            }
+        };
+        let stdout = writer.try_clone().map_err(|e| Error::system("copy a descriptor", e))?;
+        let mut begun = self.begin_step(step, StepStreams { stdin, stdout, stderr: writer })?;
+        std::thread::scope(|scope| {
+            if let Some((pipe, bytes)) = input {
+                // A step that does not read all of it is no failure.
+                scope.spawn(move || std::io::Write::write_all(&mut std::fs::File::from(pipe), bytes));
+            }
+            let tail = gather(reader, output);
+            if tail.is_err() {
+                let _ = begun.child.kill(libc::SIGKILL);
+            }
+            let exit = begun.end()?;
+            Ok(StepOutcome { exit, tail: tail? })
+        })
+    }
+
+    /// Runs a step to its end on given streams; [`Step::stdin`] is not looked at. `started` is told the process ID of its
+    /// first process, whose death is that of all others. Nothing comes back where it ran longer than `limit`, and was
+    /// killed. Threads may run steps side by side.
+    ///
+    /// # Errors
+    /// As those of [`Engine::run_step`].
+    pub fn run_step_on(
+        &self,
+        step: &Step<'_>,
+        streams: StepStreams,
+        limit: Option<Duration>,
+        started: &dyn Fn(i32),
+    ) -> Result<Option<Exit>> {
+        let mut begun = self.begin_step(step, streams)?;
+        started(begun.child.pid());
+        let in_time = limit.is_none_or(|limit| ends_within(&begun.child, limit));
+        if !in_time {
+            let _ = begun.child.kill(libc::SIGKILL);
+        }
+        let exit = begun.end()?;
+        Ok(in_time.then_some(exit))
+    }
+
+    fn begin_step(&self, step: &Step<'_>, streams: StepStreams) -> Result<Begun> {
         let ownership = self.store.ownership();
         let mut around = Vec::new();
         let (root, view) = match step.root {
@@ -232,32 +284,21 @@ impl Engine {
         })?;
         let setup = &mut planned.setup;
         setup.namespaces.network_messages = network.as_ref().map(UserNetwork::messages);
-        let mut fence = match &planned.limits {
+        let fence = match &planned.limits {
             Some(limits) => Fence::new(&self.step_group_name()?, limits, false, &mut |_| {})?,
             None => Fence::none(),
         };
         fence.admit(setup)?;
-        let (reader, writer) = pipe()?;
-        let input = match step.stdin {
-            StepInput::Null => {
-                setup.stdio.stdin = Some(null()?);
-                None
-            }
-            StepInput::Bytes(bytes) => {
-                let (theirs, ours) = pipe()?;
-                setup.stdio.stdin = Some(theirs);
-                Some((ours, bytes))
-            }
-        };
-        setup.stdio.stdout = Some(writer.try_clone().map_err(|e| Error::system("copy a descriptor", e))?);
-        setup.stdio.stderr = Some(writer);
+        setup.stdio.stdin = Some(streams.stdin);
+        setup.stdio.stdout = Some(streams.stdout);
+        setup.stdio.stderr = Some(streams.stderr);
         let mut child = spawn(setup, &view)?;
         setup.stdio = Default::default();
         let served = match (network, child.network.take()) {
             (Some(network), Some(socket)) => network.made(socket).serve(self).map(Some),
             _ => Ok(None),
         };
-        let _served = match served {
+        let served = match served {
             Ok(served) => served,
             Err(e) => {
                 let _ = child.kill(libc::SIGKILL);
@@ -265,19 +306,49 @@ impl Engine {
                 return Err(e);
             }
         };
-        std::thread::scope(|scope| {
-            if let Some((pipe, bytes)) = input {
-                // A step that does not read all of it is no failure.
-                scope.spawn(move || std::io::Write::write_all(&mut std::fs::File::from(pipe), bytes));
-            }
-            let tail = gather(reader, output);
-            if tail.is_err() {
-                let _ = child.kill(libc::SIGKILL);
-            }
-            let status = child.wait().map_err(|e| Error::system("wait for the step", e))?;
-            fence.remove()?;
-            Ok(StepOutcome { exit: status.into(), tail: tail? })
-        })
+        Ok(Begun { child, fence, served })
+    }
+}
+
+/// The standard streams of a step.
+#[derive(Debug)]
+pub struct StepStreams {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// A step that runs.
+struct Begun {
+    child: Child,
+    fence: Fence,
+    /// Its network, which is there as long as this is.
+    served: Option<Service>,
+}
+
+impl Begun {
+    fn end(&mut self) -> Result<Exit> {
+        let status = self.child.wait().map_err(|e| Error::system("wait for the step", e))?;
+        self.served = None;
+        self.fence.remove()?;
+        Ok(status.into())
+    }
+}
+
+/// Whether a process ends within a time. It is not waited for.
+fn ends_within(child: &Child, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let wait = Timespec {
+            tv_sec: left.as_secs().min(1 << 30).cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&child.pidfd(), PollFlags::IN)], Some(&wait)) {
+            Ok(0) if left.as_secs() < 1 << 30 => return false,
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
     }
 }
 

@@ -78,6 +78,7 @@ pub enum Command {
     Df(commands::df::Args),
     Prune(commands::prune::Args),
     Verify(commands::verify::Args),
+    Cwl(commands::cwl::Args),
     Doctor(commands::doctor::Args),
     Completion(commands::completion::Args),
     Generate(commands::generate::Args),
@@ -136,6 +137,7 @@ impl Command {
             Command::Df(args) => commands::df::cmd_df(cx, args),
             Command::Prune(args) => commands::prune::cmd_prune(cx, args),
             Command::Verify(args) => commands::verify::cmd_verify(cx, args),
+            Command::Cwl(args) => commands::cwl::cmd_cwl(cx, args),
             Command::Doctor(args) => commands::doctor::cmd_doctor(cx, args),
             Command::Generate(args) => commands::generate::cmd_generate(cx, args),
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
@@ -147,8 +149,9 @@ impl Command {
     }
 }
 
-/// Program names that stand for a command of `isles`, so that a link is enough to be that program.
-const PERSONALITIES: [(&str, &str); 2] = [("isles-oci", "oci"), ("isles-runtime", "oci")];
+/// Program names that stand for commands of `isles`, so that a link is enough to be that program.
+const PERSONALITIES: [(&str, &[&str]); 3] =
+    [("isles-oci", &["oci"]), ("isles-runtime", &["oci"]), ("cwl-runner", &["cwl", "run"])];
 
 /// Exit code of `isles run` and of the OCI runtime when Isles itself fails, as docker has it.
 pub const OWN_FAILURE: u8 = 125;
@@ -164,7 +167,7 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
         return commands::apptainer::main(&Context::new(Ui::new(false), None), argv);
     }
     if let Some(command) = argv.first().and_then(|name| personality(name.as_ref())) {
-        argv.insert(1, command.into());
+        argv.splice(1..1, command.iter().map(Into::into));
     }
     let own_failure = if command_of(&argv).is_some_and(|c| c == "run") { OWN_FAILURE } else { 1 };
     let parsed = Cli::command().try_get_matches_from(argv).and_then(|m| Cli::from_arg_matches(&m));
@@ -195,7 +198,7 @@ fn command_of(argv: &[OsString]) -> Option<&OsString> {
     }
 }
 
-fn personality(program: &Path) -> Option<&'static str> {
+fn personality(program: &Path) -> Option<&'static [&'static str]> {
     let name = program.file_name()?.to_str()?;
     PERSONALITIES.iter().find(|(program, _)| *program == name).map(|(_, command)| *command)
 }
@@ -240,7 +243,8 @@ mod tests {
 
     #[test]
     fn program_names() {
-        assert_eq!(personality(Path::new("/usr/bin/isles-oci")), Some("oci"));
+        assert_eq!(personality(Path::new("/usr/bin/isles-oci")), Some(&["oci"][..]));
+        assert_eq!(personality(Path::new("cwl-runner")), Some(&["cwl", "run"][..]));
         assert_eq!(personality(Path::new("isles")), None);
     }
 }

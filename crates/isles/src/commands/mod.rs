@@ -8,6 +8,7 @@ pub mod commit;
 pub mod completion;
 pub mod cp;
 pub mod create;
+pub mod cwl;
 pub mod df;
 pub mod diff;
 pub mod doctor;

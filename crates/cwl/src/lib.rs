@@ -1,0 +1,25 @@
+//! The Common Workflow Language, v1.0 to v1.2: documents become processes, processes run.
+//!
+//! [`load`] reads documents and tells everything that is wrong with them; [`run`] runs a process with its inputs.
+
+pub mod check;
+pub mod command;
+pub mod document;
+pub mod expression;
+pub mod files;
+pub mod glob;
+pub mod inputs;
+pub mod job;
+pub mod js;
+pub mod load;
+pub mod model;
+pub mod needs;
+pub mod ontology;
+pub mod outputs;
+pub mod relocate;
+pub mod run;
+pub mod stage;
+pub mod tool;
+pub mod tree;
+pub mod types;
+pub mod value;

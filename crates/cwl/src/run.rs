@@ -1,0 +1,955 @@
+//! Runs a process: workflows as frames that wait for what they started, tools and expressions as work of the pool.
+//!
+//! One thread decides, and it never waits for a step. Scatters begin their parts as others end, so that ten thousand of
+//! them are not ten thousand pieces of work in line.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use isles_flow::pool::{Limits, Need, Pool};
+
+use crate::expression::{Scope, Text};
+use crate::files;
+use crate::inputs;
+use crate::model::{
+    Body, Link, LinkMerge, Origin, PickValue, Process, ScatterMethod, Step, StepInput, Tool, Version,
+    Workflow,
+};
+use crate::needs::Needs;
+use crate::tool::{self, Failure, Job, Settings};
+use crate::value::{Map, Value};
+
+/// Parts of one scatter.
+const MOST_PARTS: usize = 10_000_000;
+/// Iterations of a loop.
+const MOST_ITERATIONS: usize = 1_000_000;
+
+/// Told what happens while a process runs.
+pub trait Watch {
+    fn started(&self, _name: &str) {}
+    fn ended(&self, _name: &str, _result: Result<(), &Failure>) {}
+}
+
+/// How a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// Nothing new begins after a failure.
+    Stop,
+    /// What does not depend on it is done.
+    Continue,
+}
+
+/// Runs a process with an input object whose files are named by `location`.
+///
+/// # Errors
+/// The first failure, with the step that it came from.
+pub fn run(
+    process: &Arc<Process>,
+    job: &Value,
+    settings: &Arc<Settings>,
+    outer: &Needs,
+    limits: Limits,
+    on_error: OnError,
+    watch: &dyn Watch,
+) -> Result<Value, Failure> {
+    let (sender, receiver) = channel();
+    let mut coordinator = Coordinator {
+        pool: Pool::new(limits),
+        settings: settings.clone(),
+        frames: Vec::new(),
+        free: Vec::new(),
+        sender,
+        receiver,
+        arrived: VecDeque::new(),
+        failure: None,
+        in_flight: 0,
+        on_error,
+        watch,
+        answer: None,
+    };
+    let needs = outer.within(None, Some(process), settings.patience);
+    let name = process.id.clone();
+    coordinator.start(process, job.clone(), needs, Parent { frame: None, slot: 0 }, true, name);
+    coordinator.serve();
+    match (coordinator.failure, coordinator.answer) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(answer)) => Ok(answer),
+        (None, None) => Err(Failure::permanent("the run was stopped")),
+    }
+}
+
+/// Who waits for a result.
+#[derive(Debug, Clone, Copy)]
+struct Parent {
+    /// None is the caller of the whole run.
+    frame: Option<usize>,
+    slot: usize,
+}
+
+struct Done {
+    parent: Parent,
+    name: String,
+    result: Result<Value, Failure>,
+    /// It came out of the pool.
+    of_pool: bool,
+}
+
+enum Frame {
+    Workflow(WorkflowFrame),
+    Scatter(ScatterFrame),
+    Loop(LoopFrame),
+}
+
+struct WorkflowFrame {
+    process: Arc<Process>,
+    inputs: Value,
+    needs: Arc<Needs>,
+    name: String,
+    parent: Parent,
+    /// Of each step: how many others it waits for.
+    waiting: Vec<usize>,
+    /// Of each step: who waits for it.
+    followers: Vec<Vec<usize>>,
+    outputs: Vec<Option<Vec<Value>>>,
+    /// Of each step, made when it starts.
+    step_needs: Vec<Option<StepNeeds>>,
+    left: usize,
+}
+
+/// What holds for a step itself, and for what it runs.
+#[derive(Clone)]
+struct StepNeeds {
+    step: Arc<Needs>,
+    process: Arc<Needs>,
+}
+
+struct ScatterFrame {
+    workflow: usize,
+    step: usize,
+    /// Inputs of the step, before any part of it.
+    base: Map,
+    /// Scattered inputs with their items.
+    lists: Vec<(Arc<str>, Arc<Vec<Value>>)>,
+    total: usize,
+    next: usize,
+    active: usize,
+    results: Vec<Value>,
+    name: String,
+    failed: bool,
+}
+
+struct LoopFrame {
+    parent: Parent,
+    workflow: usize,
+    step: usize,
+    inputs: Map,
+    results: Vec<Value>,
+    name: String,
+}
+
+struct Coordinator<'w> {
+    pool: Pool,
+    settings: Arc<Settings>,
+    frames: Vec<Option<Frame>>,
+    free: Vec<usize>,
+    sender: Sender<Done>,
+    receiver: Receiver<Done>,
+    arrived: VecDeque<Done>,
+    failure: Option<Failure>,
+    in_flight: usize,
+    on_error: OnError,
+    watch: &'w dyn Watch,
+    answer: Option<Value>,
+}
+
+impl Coordinator<'_> {
+    fn serve(&mut self) {
+        loop {
+            while let Some(done) = self.arrived.pop_front() {
+                self.deliver(done);
+            }
+            if self.in_flight == 0 {
+                return;
+            }
+            if self.stopped() {
+                // What waits in line is forgotten; what runs is waited for.
+                let before = self.pool.pending();
+                self.pool.clear();
+                let after = self.pool.pending();
+                self.in_flight -= (before - after).min(self.in_flight);
+                if self.in_flight == 0 {
+                    return;
+                }
+            }
+            let Ok(done) = self.receiver.recv() else { return };
+            self.arrived.push_back(done);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        isles_flow::step::stopping() || (self.failure.is_some() && self.on_error == OnError::Stop)
+    }
+
+    fn add(&mut self, frame: Frame) -> usize {
+        match self.free.pop() {
+            Some(i) => {
+                self.frames[i] = Some(frame);
+                i
+            }
+            None => {
+                self.frames.push(Some(frame));
+                self.frames.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, frame: usize) {
+        self.frames[frame] = None;
+        self.free.push(frame);
+    }
+
+    fn workflow(&mut self, frame: usize) -> Option<&mut WorkflowFrame> {
+        match self.frames.get_mut(frame) {
+            Some(Some(Frame::Workflow(workflow))) => Some(workflow),
+            _ => None,
+        }
+    }
+
+    fn answer(&mut self, parent: Parent, name: String, result: Result<Value, Failure>) {
+        self.arrived.push_back(Done { parent, name, result, of_pool: false });
+    }
+
+    /// Begins a process. Its result is delivered to `parent`.
+    fn start(
+        &mut self,
+        process: &Arc<Process>,
+        given: Value,
+        needs: Arc<Needs>,
+        parent: Parent,
+        top: bool,
+        name: String,
+    ) {
+        if let Some(class) = needs.unknown() {
+            let failure = Failure::unsupported(format!("{name}: the requirement {class} is not supported"));
+            return self.answer(parent, name, Err(failure));
+        }
+        match &process.body {
+            Body::Workflow(_) => self.start_workflow(process, &given, needs, parent, top, name),
+            Body::Tool(_) => self.start_tool(process, given, needs, parent, top, name),
+            Body::Expression(_) => self.start_expression(process, given, needs, parent, top, name),
+            Body::Operation => {
+                let failure = Failure::unsupported(format!(
+                    "{name} is an Operation, which is a place for a process and cannot run"
+                ));
+                self.answer(parent, name, Err(failure));
+            }
+        }
+    }
+
+    fn start_tool(
+        &mut self,
+        process: &Arc<Process>,
+        given: Value,
+        needs: Arc<Needs>,
+        parent: Parent,
+        top: bool,
+        name: String,
+    ) {
+        let null = Value::Null;
+        let allotted = if needs.resources_are_computed() {
+            inputs::complete(process, &given).and_then(|inputs| {
+                let ontology = self.settings.ontologies.of(process);
+                let inputs = inputs::prepare(process, &inputs, &needs, top, &ontology, &null)?;
+                let scope = Scope { inputs: &inputs, this: &null, runtime: &null, js: needs.js() };
+                needs.allotted(scope, process.version)
+            })
+        } else {
+            needs.allotted(Scope { inputs: &null, this: &null, runtime: &null, js: None }, process.version)
+        };
+        let allotted = match allotted {
+            Ok(allotted) => allotted,
+            Err(message) => {
+                return self.answer(
+                    parent,
+                    name.clone(),
+                    Err(Failure::permanent(format!("{name}: {message}"))),
+                );
+            }
+        };
+        let need = Need { cores: allotted.cores, mebibytes: allotted.ram.max(0) as u64 };
+        let (process, settings) = (process.clone(), self.settings.clone());
+        self.submit(need, parent, name, move || {
+            let Body::Tool(tool) = &process.body else { return Err(Failure::permanent("no tool")) };
+            run_tool(&process, tool, &given, &needs, &settings, top, allotted)
+        });
+    }
+
+    fn start_expression(
+        &mut self,
+        process: &Arc<Process>,
+        given: Value,
+        needs: Arc<Needs>,
+        parent: Parent,
+        top: bool,
+        name: String,
+    ) {
+        let (process, settings) = (process.clone(), self.settings.clone());
+        let need = Need { cores: 0.5, mebibytes: 0 };
+        self.submit(need, parent, name, move || {
+            let Body::Expression(text) = &process.body else {
+                return Err(Failure::permanent("no expression"));
+            };
+            Ok(run_expression(&process, text, &given, &needs, &settings, top)?)
+        });
+    }
+
+    fn submit(
+        &mut self,
+        need: Need,
+        parent: Parent,
+        name: String,
+        work: impl FnOnce() -> Result<Value, Failure> + Send + 'static,
+    ) {
+        self.watch.started(&name);
+        let sender = self.sender.clone();
+        let called = name.clone();
+        let work = move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+                .unwrap_or_else(|_| Err(Failure::permanent("a bug of this program ended it")));
+            // Nobody listens any more where the run was given up.
+            let _ = sender.send(Done { parent, name: called, result, of_pool: true });
+        };
+        match self.pool.submit(need, Box::new(work)) {
+            Ok(()) => self.in_flight += 1,
+            Err(e) => self.answer(parent, name.clone(), Err(Failure::permanent(format!("{name}: {e}")))),
+        }
+    }
+
+    fn start_workflow(
+        &mut self,
+        process: &Arc<Process>,
+        given: &Value,
+        needs: Arc<Needs>,
+        parent: Parent,
+        top: bool,
+        name: String,
+    ) {
+        let Body::Workflow(workflow) = &process.body else { return };
+        let ontology = self.settings.ontologies.of(process);
+        let inputs = inputs::complete(process, given)
+            .and_then(|inputs| inputs::prepare(process, &inputs, &needs, top, &ontology, &Value::Null));
+        let inputs = match inputs {
+            Ok(inputs) => inputs,
+            Err(message) => {
+                return self.answer(
+                    parent,
+                    name.clone(),
+                    Err(Failure::permanent(format!("{name}: {message}"))),
+                );
+            }
+        };
+        let count = workflow.steps.len();
+        let mut waiting = vec![0; count];
+        let mut followers = vec![Vec::new(); count];
+        for (i, step) in workflow.steps.iter().enumerate() {
+            let mut before: Vec<usize> = step
+                .inputs
+                .iter()
+                .flat_map(|input| &input.link.sources)
+                .filter_map(|(origin, _)| if let Origin::Step(s, _) = origin { Some(*s) } else { None })
+                .collect();
+            before.sort_unstable();
+            before.dedup();
+            waiting[i] = before.len();
+            for s in before {
+                followers[s].push(i);
+            }
+        }
+        let ready: Vec<usize> = (0..count).filter(|i| waiting[*i] == 0).collect();
+        let frame = WorkflowFrame {
+            process: process.clone(),
+            inputs,
+            needs,
+            name,
+            parent,
+            waiting,
+            followers,
+            outputs: vec![None; count],
+            step_needs: vec![None; count],
+            left: count,
+        };
+        let id = self.add(Frame::Workflow(frame));
+        if count == 0 {
+            return self.end_workflow(id);
+        }
+        for step in ready {
+            self.start_step(id, step);
+        }
+    }
+
+    fn start_step(&mut self, id: usize, place: usize) {
+        if self.stopped() {
+            return;
+        }
+        let patience = self.settings.patience;
+        let Some(frame) = self.workflow(id) else { return };
+        let process = frame.process.clone();
+        let Body::Workflow(workflow) = &process.body else { return };
+        let step = &workflow.steps[place];
+        let name = format!("{}/{}", frame.name, step.id);
+        let around = (&step.requirements[..], &step.hints[..]);
+        let needs = StepNeeds {
+            step: frame.needs.within(Some(around), None, patience),
+            process: frame.needs.within(Some(around), Some(&step.run), patience),
+        };
+        frame.step_needs[place] = Some(needs);
+        let parent = Parent { frame: Some(id), slot: place };
+        let inputs = step_inputs(step, frame, process.version);
+        let inputs = match inputs {
+            Ok(inputs) => inputs,
+            Err(message) => {
+                return self.answer(
+                    parent,
+                    name.clone(),
+                    Err(Failure::permanent(format!("{name}: {message}"))),
+                );
+            }
+        };
+        if step.scatter.is_empty() {
+            return self.start_part(id, place, inputs, parent, name);
+        }
+        let mut lists = Vec::new();
+        for i in &step.scatter {
+            let input = &step.inputs[*i].name;
+            match inputs.get(input) {
+                Some(Value::Array(items)) => lists.push((input.clone(), items.clone())),
+                other => {
+                    let kind = other.unwrap_or(&Value::Null).kind_name();
+                    let failure = Failure::permanent(format!(
+                        "{name}: `{input}` is scattered and must be an array, and is {kind}"
+                    ));
+                    return self.answer(parent, name, Err(failure));
+                }
+            }
+        }
+        let total = match parts(step.method, &lists) {
+            Ok(total) => total,
+            Err(message) => {
+                return self.answer(
+                    parent,
+                    name.clone(),
+                    Err(Failure::permanent(format!("{name}: {message}"))),
+                );
+            }
+        };
+        let scatter = ScatterFrame {
+            workflow: id,
+            step: place,
+            base: inputs,
+            lists,
+            total,
+            next: 0,
+            active: 0,
+            results: vec![Value::Null; total],
+            name,
+            failed: false,
+        };
+        let scatter = self.add(Frame::Scatter(scatter));
+        self.feed(scatter);
+    }
+
+    /// Begins parts of a scatter, as many as are worth having in line.
+    fn feed(&mut self, id: usize) {
+        let most = (self.pool.limits().cores as usize * 4).clamp(16, 1024);
+        loop {
+            if self.stopped() {
+                return;
+            }
+            let Some(Some(Frame::Scatter(scatter))) = self.frames.get_mut(id) else { return };
+            if scatter.next == scatter.total || scatter.active >= most {
+                break;
+            }
+            let i = scatter.next;
+            scatter.next += 1;
+            scatter.active += 1;
+            let mut inputs = scatter.base.clone();
+            let (workflow, step, name) = (scatter.workflow, scatter.step, format!("{}[{i}]", scatter.name));
+            let lists = scatter.lists.clone();
+            let method = match self.workflow(workflow).map(|w| w.process.clone()) {
+                Some(process) => match &process.body {
+                    Body::Workflow(w) => w.steps[step].method,
+                    _ => return,
+                },
+                None => return,
+            };
+            for ((input, items), at) in lists.iter().zip(places(method, &lists, i)) {
+                inputs.insert(input.clone(), items[at].clone());
+            }
+            self.start_part(workflow, step, inputs, Parent { frame: Some(id), slot: i }, name);
+        }
+        let Some(Some(Frame::Scatter(scatter))) = self.frames.get(id) else { return };
+        if scatter.active == 0 && scatter.next == scatter.total {
+            self.end_scatter(id);
+        }
+    }
+
+    /// Begins a step, or one part of it: `valueFrom`, `when`, and what it runs.
+    fn start_part(&mut self, id: usize, place: usize, inputs: Map, parent: Parent, name: String) {
+        let Some(frame) = self.workflow(id) else { return };
+        let process = frame.process.clone();
+        let Some(needs) = frame.step_needs[place].clone() else { return };
+        let Body::Workflow(workflow) = &process.body else { return };
+        let step = &workflow.steps[place];
+        let fail = |message: String| Err(Failure::permanent(format!("{name}: {message}")));
+        let inputs = match with_values_from(&step.inputs, inputs, &needs.step) {
+            Ok(inputs) => inputs,
+            Err(message) => return self.answer(parent, name.clone(), fail(message)),
+        };
+        if step.again.is_some() {
+            let frame = LoopFrame { parent, workflow: id, step: place, inputs, results: Vec::new(), name };
+            let frame = self.add(Frame::Loop(frame));
+            return self.iterate(frame, None);
+        }
+        match goes(step.when.as_ref(), &inputs, &needs.step) {
+            Ok(true) => {}
+            Ok(false) => return self.answer(parent, name, Ok(skipped(step))),
+            Err(message) => return self.answer(parent, name.clone(), fail(message)),
+        }
+        let run = step.run.clone();
+        self.start(&run, Value::map(inputs), needs.process, parent, false, name);
+    }
+
+    /// One more turn of a loop, after the outputs of the last.
+    fn iterate(&mut self, id: usize, last: Option<Value>) {
+        let Some(Some(Frame::Loop(frame))) = self.frames.get_mut(id) else { return };
+        let (workflow_id, place, parent, name) =
+            (frame.workflow, frame.step, frame.parent, frame.name.clone());
+        let Some(workflow) = self.workflow(workflow_id) else { return };
+        let process = workflow.process.clone();
+        let Some(needs) = workflow.step_needs[place].clone() else { return };
+        let Body::Workflow(workflow) = &process.body else { return };
+        let step = &workflow.steps[place];
+        let Some(again) = &step.again else { return };
+        let Some(Some(Frame::Loop(frame))) = self.frames.get_mut(id) else { return };
+        let mut wrong = None;
+        if let Some(last) = last {
+            match next_inputs(&again.inputs, step, &frame.inputs, &last, &needs.step) {
+                Ok(inputs) => frame.inputs = inputs,
+                Err(message) => wrong = Some(message),
+            }
+            frame.results.push(last);
+        }
+        if frame.results.len() >= MOST_ITERATIONS {
+            wrong = Some(format!("it was repeated {MOST_ITERATIONS} times"));
+        }
+        let inputs = frame.inputs.clone();
+        let turn = frame.results.len();
+        let more = match wrong {
+            Some(message) => Err(message),
+            None => goes(step.when.as_ref(), &inputs, &needs.step),
+        };
+        match more {
+            Ok(true) => {
+                let run = step.run.clone();
+                let inner = Parent { frame: Some(id), slot: turn };
+                self.start(&run, Value::map(inputs), needs.process, inner, false, format!("{name}({turn})"));
+            }
+            Ok(false) => {
+                let Some(Some(Frame::Loop(frame))) = self.frames.get_mut(id) else { return };
+                let results = std::mem::take(&mut frame.results);
+                let mut out = Map::new();
+                for output in &step.outputs {
+                    let mut values = results.iter().map(|r| r.get(output).cloned().unwrap_or(Value::Null));
+                    let value = if again.all {
+                        Value::array(values.collect())
+                    } else {
+                        values.next_back().unwrap_or(Value::Null)
+                    };
+                    out.insert(output.clone(), value);
+                }
+                self.remove(id);
+                self.answer(parent, name, Ok(Value::map(out)));
+            }
+            Err(message) => {
+                self.remove(id);
+                self.answer(parent, name.clone(), Err(Failure::permanent(format!("{name}: {message}"))));
+            }
+        }
+    }
+
+    fn deliver(&mut self, done: Done) {
+        let Done { parent, name, result, of_pool } = done;
+        if of_pool {
+            self.in_flight -= 1;
+            self.watch.ended(&name, result.as_ref().map(|_| ()));
+        }
+        let result = match result {
+            Ok(value) => Some(value),
+            Err(mut failure) => {
+                if of_pool {
+                    failure.message = format!("{name}: {}", failure.message);
+                }
+                if self.failure.is_none() {
+                    self.failure = Some(failure);
+                }
+                None
+            }
+        };
+        let Some(id) = parent.frame else {
+            self.answer = result;
+            return;
+        };
+        let Some(Some(frame)) = self.frames.get_mut(id) else { return };
+        match frame {
+            Frame::Workflow(workflow) => {
+                let Some(value) = result else { return };
+                let Body::Workflow(body) = &workflow.process.body else { return };
+                let step = &body.steps[parent.slot];
+                let outputs =
+                    step.outputs.iter().map(|o| value.get(o).cloned().unwrap_or(Value::Null)).collect();
+                workflow.outputs[parent.slot] = Some(outputs);
+                workflow.left -= 1;
+                let mut ready = Vec::new();
+                for follower in workflow.followers[parent.slot].clone() {
+                    workflow.waiting[follower] -= 1;
+                    if workflow.waiting[follower] == 0 {
+                        ready.push(follower);
+                    }
+                }
+                if workflow.left == 0 {
+                    return self.end_workflow(id);
+                }
+                for step in ready {
+                    self.start_step(id, step);
+                }
+            }
+            Frame::Scatter(scatter) => {
+                scatter.active -= 1;
+                match result {
+                    Some(value) => scatter.results[parent.slot] = value,
+                    None => scatter.failed = true,
+                }
+                self.feed(id);
+            }
+            Frame::Loop(_) => match result {
+                Some(value) => self.iterate(id, Some(value)),
+                None => self.remove(id),
+            },
+        }
+    }
+
+    fn end_scatter(&mut self, id: usize) {
+        let Some(Some(Frame::Scatter(scatter))) = self.frames.get_mut(id) else { return };
+        let (workflow, place, name) = (scatter.workflow, scatter.step, scatter.name.clone());
+        let results = std::mem::take(&mut scatter.results);
+        let lengths: Vec<usize> = scatter.lists.iter().map(|(_, items)| items.len()).collect();
+        let failed = scatter.failed;
+        self.remove(id);
+        if failed {
+            // Its failure is known; who waits for the step waits for ever.
+            return;
+        }
+        let Some(process) = self.workflow(workflow).map(|w| w.process.clone()) else { return };
+        let Body::Workflow(body) = &process.body else { return };
+        let step = &body.steps[place];
+        let mut out = Map::new();
+        for output in &step.outputs {
+            let values: Vec<Value> =
+                results.iter().map(|r| r.get(output).cloned().unwrap_or(Value::Null)).collect();
+            let value = match step.method {
+                ScatterMethod::Nested => nested(&lengths, &mut values.into_iter()),
+                _ => Value::array(values),
+            };
+            out.insert(output.clone(), value);
+        }
+        self.answer(Parent { frame: Some(workflow), slot: place }, name, Ok(Value::map(out)));
+    }
+
+    fn end_workflow(&mut self, id: usize) {
+        let Some(frame) = self.workflow(id) else { return };
+        let (parent, name, process) = (frame.parent, frame.name.clone(), frame.process.clone());
+        let mut out = Map::new();
+        let mut wrong = None;
+        for output in &process.outputs {
+            let value = match linked(&output.link, |origin| frame.origin(origin)) {
+                Ok(value) => value,
+                Err(message) => {
+                    wrong = Some(format!("the output `{}`: {message}", output.name));
+                    break;
+                }
+            };
+            if !output.kind.matches(&value) {
+                wrong = Some(format!("the output {}", output.kind.explain(&value, &output.name)));
+                break;
+            }
+            out.insert(output.name.clone(), value);
+        }
+        self.remove(id);
+        let result = match wrong {
+            Some(message) => Err(Failure::permanent(format!("{name}: {message}"))),
+            None => Ok(Value::map(out)),
+        };
+        self.answer(parent, name, result);
+    }
+}
+
+impl WorkflowFrame {
+    fn origin(&self, origin: Origin) -> Value {
+        match origin {
+            Origin::Input(i) => {
+                let name = self.process.inputs.get(i).map(|input| input.name.clone()).unwrap_or_default();
+                self.inputs.get(&name).cloned().unwrap_or(Value::Null)
+            }
+            Origin::Step(s, o) => {
+                let outputs = self.outputs.get(s).and_then(Option::as_ref);
+                outputs.and_then(|outputs| outputs.get(o)).cloned().unwrap_or(Value::Null)
+            }
+            Origin::Own(_) => Value::Null,
+        }
+    }
+}
+
+fn run_tool(
+    process: &Process,
+    tool: &Tool,
+    given: &Value,
+    needs: &Needs,
+    settings: &Settings,
+    top: bool,
+    allotted: crate::needs::Allotted,
+) -> Result<Value, Failure> {
+    let inputs = inputs::complete(process, given)?;
+    tool::run(&Job { process, tool, inputs: &inputs, needs, settings, discover: top, allotted })
+}
+
+fn run_expression(
+    process: &Process,
+    text: &Text,
+    given: &Value,
+    needs: &Needs,
+    settings: &Settings,
+    top: bool,
+) -> Result<Value, String> {
+    let inputs = inputs::complete(process, given)?;
+    let ontology = settings.ontologies.of(process);
+    let runtime = Value::map(Map::new());
+    let inputs = inputs::prepare(process, &inputs, needs, top, &ontology, &runtime)?;
+    let scope = Scope { inputs: &inputs, this: &Value::Null, runtime: &runtime, js: needs.js() };
+    let result = text.eval(scope).map_err(|e| e.to_string())?;
+    let Some(result) = result.as_map() else {
+        return Err(format!(
+            "the expression gives {}, and must give an object with the outputs",
+            result.kind_name()
+        ));
+    };
+    let mut out = Map::new();
+    for output in &process.outputs {
+        let value = result.get(&output.name).cloned().unwrap_or(Value::Null);
+        let value = files::normalized(&value).map_err(|e| format!("the output `{}`: {e}", output.name))?;
+        if !output.kind.matches(&value) {
+            return Err(format!("the output {}", output.kind.explain(&value, &output.name)));
+        }
+        out.insert(output.name.clone(), value);
+    }
+    Ok(Value::map(out))
+}
+
+/// The inputs of a step: sources, then defaults.
+fn step_inputs(step: &Step, frame: &WorkflowFrame, version: Version) -> Result<Map, String> {
+    let mut map = Map::new();
+    for input in &step.inputs {
+        let mut value = if input.link.sources.is_empty() {
+            Value::Null
+        } else {
+            linked(&input.link, |origin| frame.origin(origin))
+                .map_err(|e| format!("the input `{}`: {e}", input.name))?
+        };
+        if value.is_null()
+            && let Some(default) = &input.default
+        {
+            value = files::normalized(default)?;
+        }
+        let value = inputs::loaded(&value, input.load_contents, input.load_listing, version)?;
+        map.insert(input.name.clone(), value);
+    }
+    Ok(map)
+}
+
+/// What a link gives: one value, or several merged, of which some may be picked.
+fn linked(link: &Link, value_of: impl Fn(Origin) -> Value) -> Result<Value, String> {
+    let mut values: Vec<Value> = link.sources.iter().map(|(origin, _)| value_of(*origin)).collect();
+    let merged = values.len() > 1 || (link.list && link.merge.is_some());
+    let value = match (merged, link.merge) {
+        (true, Some(LinkMerge::Flattened)) => {
+            let mut all = Vec::new();
+            for value in values {
+                match value {
+                    Value::Array(items) => all.extend(items.iter().cloned()),
+                    one => all.push(one),
+                }
+            }
+            Value::array(all)
+        }
+        (true, _) => Value::array(values),
+        (false, _) => values.pop().unwrap_or(Value::Null),
+    };
+    let (Some(pick), Value::Array(items)) = (link.pick, &value) else { return Ok(value) };
+    let mut some = items.iter().filter(|v| !v.is_null());
+    match pick {
+        PickValue::FirstNonNull => {
+            some.next().cloned().ok_or_else(|| "all sources are null, and one must not be".into())
+        }
+        PickValue::TheOnlyNonNull => match (some.next(), some.next()) {
+            (Some(one), None) => Ok(one.clone()),
+            (None, _) => Err("all sources are null, and one must not be".into()),
+            (Some(_), Some(_)) => Err("several sources are not null, and only one may be".into()),
+        },
+        PickValue::AllNonNull => Ok(Value::array(some.cloned().collect())),
+    }
+}
+
+/// `valueFrom` of each input, all of which see the inputs as they were before.
+fn with_values_from(inputs: &[StepInput], map: Map, needs: &Needs) -> Result<Map, String> {
+    if inputs.iter().all(|input| input.value_from.is_none()) {
+        return Ok(map);
+    }
+    let before = Value::map(map.clone());
+    let null = Value::Null;
+    let mut out = map;
+    for input in inputs {
+        let Some(text) = &input.value_from else { continue };
+        let this = before.get(&input.name).unwrap_or(&null);
+        let scope = Scope { inputs: &before, this, runtime: &null, js: needs.js() };
+        let value = text.eval(scope).map_err(|e| format!("the input `{}`: {e}", input.name))?;
+        out.insert(input.name.clone(), value);
+    }
+    Ok(out)
+}
+
+/// Whether a step runs: what `when` says.
+fn goes(when: Option<&Text>, inputs: &Map, needs: &Needs) -> Result<bool, String> {
+    let Some(text) = when else { return Ok(true) };
+    let inputs = Value::map(inputs.clone());
+    let scope = Scope { inputs: &inputs, this: &Value::Null, runtime: &Value::Null, js: needs.js() };
+    match text.eval(scope).map_err(|e| format!("`when`: {e}"))? {
+        Value::Bool(yes) => Ok(yes),
+        other => Err(format!("`when` gives {}, and must give true or false", other.kind_name())),
+    }
+}
+
+/// Outputs of a step that does not run.
+fn skipped(step: &Step) -> Value {
+    Value::map(step.outputs.iter().map(|output| (output.clone(), Value::Null)).collect())
+}
+
+/// Inputs of the next turn of a loop.
+fn next_inputs(
+    inputs: &[StepInput],
+    step: &Step,
+    before: &Map,
+    last: &Value,
+    needs: &Needs,
+) -> Result<Map, String> {
+    let mut map = before.clone();
+    for input in inputs {
+        let value = if input.link.sources.is_empty() {
+            before.get(&input.name).cloned().unwrap_or(Value::Null)
+        } else {
+            linked(&input.link, |origin| match origin {
+                Origin::Own(i) => {
+                    let name = step.outputs.get(i).cloned().unwrap_or_default();
+                    last.get(&name).cloned().unwrap_or(Value::Null)
+                }
+                _ => Value::Null,
+            })?
+        };
+        let value = match (&input.default, value) {
+            (Some(default), Value::Null) => default.clone(),
+            (_, value) => value,
+        };
+        map.insert(input.name.clone(), value);
+    }
+    with_values_from(inputs, map, needs)
+}
+
+/// How many parts a scatter has.
+fn parts(method: ScatterMethod, lists: &[(Arc<str>, Arc<Vec<Value>>)]) -> Result<usize, String> {
+    let total = match method {
+        ScatterMethod::Dot => {
+            let first = lists.first().map_or(0, |(_, items)| items.len());
+            if let Some((name, items)) = lists.iter().find(|(_, items)| items.len() != first) {
+                return Err(format!(
+                    "dotproduct needs lists of one length: `{}` has {first} items and `{name}` has {}",
+                    lists[0].0,
+                    items.len()
+                ));
+            }
+            Some(first)
+        }
+        _ => lists.iter().try_fold(1usize, |n, (_, items)| n.checked_mul(items.len())),
+    };
+    match total {
+        Some(total) if total <= MOST_PARTS => Ok(total),
+        _ => Err(format!("the scatter would have more than {MOST_PARTS} parts")),
+    }
+}
+
+/// The place in each list of a part.
+fn places(method: ScatterMethod, lists: &[(Arc<str>, Arc<Vec<Value>>)], part: usize) -> Vec<usize> {
+    if method == ScatterMethod::Dot {
+        return vec![part; lists.len()];
+    }
+    let mut rest = part;
+    let mut out = vec![0; lists.len()];
+    for (place, (_, items)) in out.iter_mut().zip(lists).rev() {
+        *place = rest % items.len();
+        rest /= items.len();
+    }
+    out
+}
+
+/// Values in lists within lists.
+fn nested(lengths: &[usize], values: &mut dyn Iterator<Item = Value>) -> Value {
+    match lengths {
+        [] => values.next().unwrap_or(Value::Null),
+        [length, rest @ ..] => Value::array((0..*length).map(|_| nested(rest, values)).collect()),
+    }
+}
+
+/// Whether a process has anything to do with containers, in any of its parts.
+pub fn names_images(process: &Process) -> bool {
+    let of = |list: &[crate::model::Requirement]| {
+        list.iter().any(|r| matches!(r, crate::model::Requirement::Docker(_)))
+    };
+    of(&process.requirements)
+        || of(&process.hints)
+        || match &process.body {
+            Body::Workflow(Workflow { steps }) => {
+                steps.iter().any(|s| of(&s.requirements) || of(&s.hints) || names_images(&s.run))
+            }
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_and_places_of_scatters() {
+        let list = |n: i64| Arc::new((0..n).map(Value::Int).collect::<Vec<_>>());
+        let lists = vec![("a".into(), list(2)), ("b".into(), list(3))];
+        assert!(parts(ScatterMethod::Dot, &lists).is_err());
+        assert_eq!(parts(ScatterMethod::Flat, &lists), Ok(6));
+        assert_eq!(places(ScatterMethod::Flat, &lists, 4), [1, 1]);
+        let mut values = (0..6).map(Value::Int);
+        let nested = nested(&[2, 3], &mut values);
+        assert_eq!(nested.spaced_json(), "[[0, 1, 2], [3, 4, 5]]");
+        let mut none = std::iter::empty();
+        assert_eq!(super::nested(&[2, 0], &mut none).spaced_json(), "[[], []]");
+        let big = list(100_000);
+        let lists = vec![("a".into(), big.clone()), ("b".into(), big)];
+        assert!(parts(ScatterMethod::Nested, &lists).is_err());
+    }
+}

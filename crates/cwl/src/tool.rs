@@ -1,0 +1,594 @@
+//! One run of a CommandLineTool: inputs in place, the command, its outputs.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use isles_flow::step::{Container, Ended, Executor, ImageSource, Mount, Root, Step};
+
+use crate::command::{self, Building};
+use crate::expression::{Scope, Text};
+use crate::files::{self, Ontology};
+use crate::inputs;
+use crate::model::{Docker, Field, InitialEntry, InitialWorkDir, Process, Tool};
+use crate::needs::{Allotted, Needs};
+use crate::outputs::Collecting;
+use crate::stage::{self, Content, Plan, Views};
+use crate::value::Value;
+
+/// Where inputs are in a container.
+const INPUTS_INSIDE: &str = "/var/lib/cwl";
+/// Where a tool's outputs are in a container, unless its image says so.
+const OUTDIR_INSIDE: &str = "/var/spool/cwl";
+
+/// Why a process gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// Lines for the user.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    Permanent,
+    /// It may work when it is tried again.
+    Temporary,
+    /// It needs something that is not supported here (exit code 33).
+    Unsupported,
+}
+
+impl Failure {
+    pub fn permanent(message: impl Into<String>) -> Failure {
+        Failure { kind: FailureKind::Permanent, message: message.into() }
+    }
+
+    pub fn unsupported(message: impl Into<String>) -> Failure {
+        Failure { kind: FailureKind::Unsupported, message: message.into() }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure::permanent(message)
+    }
+}
+
+/// What holds for all tools of a run.
+pub struct Settings {
+    /// Folders of tools are made here.
+    pub scratch: PathBuf,
+    pub executor: Arc<dyn Executor>,
+    /// Tools that name an image run in it.
+    pub containers: bool,
+    /// How long an expression may take.
+    pub patience: Duration,
+    pub checksums: bool,
+    /// Folders of inputs and temporary files stay.
+    pub keep: bool,
+    /// Variables of the caller that tools of the host get.
+    pub environment: Vec<(String, String)>,
+    /// Where a tool runs that names no image.
+    pub default_container: Option<String>,
+    pub ontologies: Ontologies,
+    pub next: AtomicU64,
+}
+
+/// Ontologies, each list of files read once.
+#[derive(Default)]
+pub struct Ontologies(Mutex<HashMap<Vec<PathBuf>, Arc<Ontology>>>);
+
+impl Ontologies {
+    pub fn of(&self, process: &Process) -> Arc<Ontology> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .entry(process.schemas.clone())
+            .or_insert_with(|| Arc::new(crate::ontology::read(&process.schemas)))
+            .clone()
+    }
+}
+
+/// A tool with its inputs.
+pub struct Job<'a> {
+    pub process: &'a Process,
+    pub tool: &'a Tool,
+    /// Complete.
+    pub inputs: &'a Value,
+    pub needs: &'a Needs,
+    pub settings: &'a Settings,
+    /// Inputs come from the user, so secondary files are looked for.
+    pub discover: bool,
+    pub allotted: Allotted,
+}
+
+/// Folders of one run of a tool, on the host and inside.
+struct Folders {
+    base: PathBuf,
+    out: PathBuf,
+    tmp: PathBuf,
+    /// As the tool sees them.
+    out_inside: PathBuf,
+    tmp_inside: PathBuf,
+    inputs_inside: PathBuf,
+}
+
+/// Runs a tool, and gives its output object.
+pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
+    let settings = job.settings;
+    let image = image(job)?;
+    let folders = folders(job, image.as_ref())?;
+    let result = run_in(job, image.as_ref(), &folders);
+    if !settings.keep {
+        let _ = remove(&folders.base.join("in"));
+        let _ = remove(&folders.base.join("root"));
+        let _ = remove(&folders.tmp);
+        if result.is_err() {
+            let _ = remove(&folders.base);
+        }
+    }
+    result
+}
+
+/// The image that the tool runs in, ready; none for the host.
+fn image(job: &Job<'_>) -> Result<Option<(String, Docker)>, Failure> {
+    let settings = job.settings;
+    let found = job.needs.docker();
+    if !settings.containers {
+        return match found {
+            Some((_, true)) => Err(Failure::unsupported(format!(
+                "{} requires a container (DockerRequirement), and --no-container was given",
+                job.process.id
+            ))),
+            _ => Ok(None),
+        };
+    }
+    let docker = match (found, &settings.default_container) {
+        (Some((docker, _)), _) => docker,
+        (None, Some(name)) => Docker { pull: Some(name.clone()), ..Docker::default() },
+        (None, None) => return Ok(None),
+    };
+    let source = match &docker {
+        Docker { file: Some((text, _)), .. } => ImageSource::Dockerfile(text.clone()),
+        Docker { load: Some(path), .. } => ImageSource::File(path.clone()),
+        Docker { import: Some(address), .. } => {
+            return Err(Failure::unsupported(format!(
+                "{}: `dockerImport` of {address} is not supported: name the image with `dockerPull`",
+                job.process.id
+            )));
+        }
+        Docker { pull: Some(name), .. } | Docker { image_id: Some(name), .. } => {
+            ImageSource::Name(name.clone())
+        }
+        _ => return Err(Failure::permanent(format!("{}: DockerRequirement names no image", job.process.id))),
+    };
+    let ready = settings
+        .executor
+        .image(&source)
+        .map_err(|e| Failure::permanent(format!("{}: {e}", job.process.id)))?;
+    Ok(Some((ready, docker)))
+}
+
+fn folders(job: &Job<'_>, image: Option<&(String, Docker)>) -> Result<Folders, Failure> {
+    let number = job.settings.next.fetch_add(1, Ordering::Relaxed);
+    let base = job.settings.scratch.join(format!("{number}"));
+    let fail =
+        |e: std::io::Error| Failure::permanent(format!("cannot make the folder {}: {e}", base.display()));
+    std::fs::create_dir(&base).map_err(fail)?;
+    let (out, tmp) = (base.join("out"), base.join("tmp"));
+    std::fs::create_dir(&out).map_err(fail)?;
+    std::fs::create_dir(&tmp).map_err(fail)?;
+    let (out_inside, tmp_inside, inputs_inside) = match image {
+        None => (out.clone(), tmp.clone(), base.join("in")),
+        Some((_, docker)) => {
+            let out = docker.output_directory.as_deref().unwrap_or(OUTDIR_INSIDE);
+            if !out.starts_with('/') {
+                return Err(Failure::permanent(format!(
+                    "`dockerOutputDirectory` is {out:?}, and must begin with `/`"
+                )));
+            }
+            (out.into(), "/tmp".into(), INPUTS_INSIDE.into())
+        }
+    };
+    Ok(Folders { base, out, tmp, out_inside, tmp_inside, inputs_inside })
+}
+
+fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) -> Result<Value, Failure> {
+    let (process, needs, settings) = (job.process, job.needs, job.settings);
+    let text = |path: &Path| path.to_str().unwrap_or_default().to_owned();
+    let runtime = job.allotted.runtime(&text(&folders.out_inside), &text(&folders.tmp_inside));
+    let ontology = settings.ontologies.of(process);
+    let prepared = inputs::prepare(process, job.inputs, needs, job.discover, &ontology, &runtime)?;
+    let mut plan = Plan::new(&folders.inputs_inside);
+    let mut inputs = plan.inputs(&prepared)?;
+    let null = Value::Null;
+    if let Some(dir) = needs.initial_work_dir() {
+        let scope = Scope { inputs: &inputs, this: &null, runtime: &runtime, js: needs.js() };
+        let required = image.is_some() && needs.docker().is_some_and(|(_, required)| required);
+        let working = WorkDir { folders, required, in_place: needs.in_place() };
+        working.fill(dir, scope, &mut plan)?;
+        inputs = plan.renamed(&inputs)?;
+    }
+    let scope = Scope { inputs: &inputs, this: &null, runtime: &runtime, js: needs.js() };
+    let building = Building { inputs: &inputs, runtime: &runtime, js: needs.js(), shell: needs.shell() };
+    let mut argv = command::line(process, job.tool, building).map_err(|e| e.to_string())?;
+    if let Some(processes) = needs.processes(scope)? {
+        let mut with = vec!["mpirun".to_owned(), "-n".into(), processes.to_string()];
+        with.append(&mut argv);
+        argv = with;
+    }
+    let mut env = vec![
+        ("HOME".to_owned(), text(&folders.out_inside)),
+        ("TMPDIR".to_owned(), text(&folders.tmp_inside)),
+    ];
+    if image.is_none() {
+        env.extend(settings.environment.iter().cloned());
+    }
+    for (name, value) in needs.environment(scope)? {
+        env.retain(|(known, _)| *known != name);
+        env.push((name, value));
+    }
+    let limit = needs.time_limit(scope)?;
+    let network = needs.network(scope)?;
+
+    let (mut views, mounts) = make(&plan, image.is_some(), folders)?;
+    views.add(&folders.out_inside, &folders.out);
+    let stream = |text: &Option<Text>, what: &str| -> Result<Option<String>, String> {
+        let Some(text) = text else { return Ok(None) };
+        match text.eval(scope).map_err(|e| e.to_string())? {
+            Value::String(name) => Ok(Some(name.to_string())),
+            Value::Null => Ok(None),
+            other => Err(format!("`{what}` gives {}, and must give a string", other.kind_name())),
+        }
+    };
+    let stdin = match stream(&job.tool.stdin, "stdin")? {
+        Some(path) => {
+            let host = views.follow(&folders.out_inside.join(&path))?;
+            Some(File::open(&host).map_err(|e| format!("cannot read {path} for stdin: {e}"))?)
+        }
+        None => None,
+    };
+    let create = |name: &Option<String>, what: &str| -> Result<Option<File>, String> {
+        let Some(name) = name else { return Ok(None) };
+        let path = output_file(&folders.out, name).map_err(|e| format!("`{what}` is {name:?}: {e}"))?;
+        let file = File::create(&path).map_err(|e| format!("cannot write {name} for {what}: {e}"))?;
+        Ok(Some(file))
+    };
+    let (out_name, err_name) = (stream(&job.tool.stdout, "stdout")?, stream(&job.tool.stderr, "stderr")?);
+    let stdout = create(&out_name, "stdout")?;
+    let stderr = if err_name.is_some() && err_name == out_name {
+        stdout.as_ref().and_then(|f| f.try_clone().ok())
+    } else {
+        create(&err_name, "stderr")?
+    };
+    let root = match image {
+        None => Root::Host,
+        Some((image, _)) => Root::Image(Container {
+            image: image.clone(),
+            mounts,
+            network,
+            scratch: folders.base.join("root"),
+        }),
+    };
+    let step = Step { root, argv, env, folder: folders.out_inside.clone(), stdin, stdout, stderr, limit };
+    let ended = settings.executor.run(step)?;
+    let code = match ended {
+        Ended::Code(code) => i64::from(code),
+        Ended::Signal(signal) => {
+            return Err(Failure::permanent(format!("it was ended by signal {signal}")));
+        }
+        Ended::TimedOut => {
+            let seconds = limit.unwrap_or_default().as_secs_f64();
+            return Err(Failure::permanent(format!(
+                "it took more than its {seconds} seconds, and was ended"
+            )));
+        }
+    };
+    judge(job.tool, code)?;
+    if image.is_some() {
+        unmounted(&plan, folders)?;
+    }
+    let mut with_code = runtime.as_map().cloned().unwrap_or_default();
+    with_code.insert("exitCode", Value::Int(code));
+    let runtime = Value::map(with_code);
+    let collecting = Collecting {
+        inputs: &inputs,
+        runtime: &runtime,
+        js: needs.js(),
+        version: process.version,
+        views: &views,
+        outdir: &folders.out,
+        outdir_inside: &folders.out_inside,
+        default_listing: needs.listing(),
+        checksums: settings.checksums,
+    };
+    Ok(collecting.collect(process)?)
+}
+
+/// What an exit code means.
+fn judge(tool: &Tool, code: i64) -> Result<(), Failure> {
+    if tool.success_codes.contains(&code) {
+        return Ok(());
+    }
+    if tool.temporary_fail_codes.contains(&code) {
+        return Err(Failure {
+            kind: FailureKind::Temporary,
+            message: format!("it ended with {code}, a temporary failure"),
+        });
+    }
+    if code == 0 && !tool.permanent_fail_codes.contains(&0) {
+        return Ok(());
+    }
+    Err(Failure::permanent(format!("it ended with exit code {code}")))
+}
+
+/// A file of the output folder by its relative name.
+fn output_file(out: &Path, name: &str) -> Result<PathBuf, String> {
+    let path = Path::new(name);
+    let within = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if !within || name.is_empty() {
+        return Err("it must be a name in the output folder".into());
+    }
+    let full = out.join(path);
+    if let Some(folder) = full.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| format!("cannot make its folder: {e}"))?;
+    }
+    Ok(full)
+}
+
+/// Puts everything in its place: on the host as links, copies and texts; for a container what is shared is mounted.
+fn make(plan: &Plan, container: bool, folders: &Folders) -> Result<(Views, Vec<Mount>), String> {
+    let mut views = Views::default();
+    let mut mounts = Vec::new();
+    if container {
+        mounts.push(Mount {
+            source: folders.out.clone(),
+            target: folders.out_inside.clone(),
+            writable: true,
+        });
+        mounts.push(Mount {
+            source: folders.tmp.clone(),
+            target: folders.tmp_inside.clone(),
+            writable: true,
+        });
+    }
+    for item in &plan.items {
+        let below = item.inside.strip_prefix(&folders.out_inside).ok();
+        let host = match below {
+            Some(rest) => folders.out.join(rest),
+            None if !container => item.inside.clone(),
+            // Texts and copies that are not in the output folder get a place beside it.
+            None => folders.base.join("in").join(item.inside.strip_prefix("/").unwrap_or(&item.inside)),
+        };
+        match &item.content {
+            Content::Shared(source) | Content::Own(source) => {
+                views.add(&item.inside, source);
+                if container {
+                    let writable = matches!(item.content, Content::Own(_));
+                    placeholder(&mounts, &item.inside, source)?;
+                    mounts.push(Mount { source: source.clone(), target: item.inside.clone(), writable });
+                } else {
+                    stage::make(&host, &item.content)?;
+                }
+            }
+            content => {
+                stage::make(&host, content)?;
+                if container && below.is_none() {
+                    views.add(&item.inside, &host);
+                    let under_another = mounts
+                        .iter()
+                        .any(|m| item.inside.starts_with(&m.target) && m.source.starts_with(&folders.base));
+                    if !under_another {
+                        mounts.push(Mount { source: host, target: item.inside.clone(), writable: false });
+                    }
+                } else if below.is_none() {
+                    views.add(&item.inside, &host);
+                }
+            }
+        }
+    }
+    Ok((views, mounts))
+}
+
+/// Something to mount upon, where the place lies in what another mount shows of this run's own.
+fn placeholder(mounts: &[Mount], inside: &Path, source: &Path) -> Result<(), String> {
+    let around =
+        mounts.iter().filter(|m| inside.starts_with(&m.target)).max_by_key(|m| m.target.components().count());
+    let Some(mount) = around else { return Ok(()) };
+    let Ok(rest) = inside.strip_prefix(&mount.target) else { return Ok(()) };
+    let host = mount.source.join(rest);
+    if host.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let content = if source.is_dir() { Content::Folder } else { Content::Text(String::new()) };
+    stage::make(&host, &content)
+}
+
+/// Places in the output folder that were mounts are empty files and folders now; they become links to what was there.
+fn unmounted(plan: &Plan, folders: &Folders) -> Result<(), String> {
+    for item in &plan.items {
+        let (Content::Shared(source) | Content::Own(source), Ok(rest)) =
+            (&item.content, item.inside.strip_prefix(&folders.out_inside))
+        else {
+            continue;
+        };
+        let host = folders.out.join(rest);
+        let Ok(kind) = host.symlink_metadata() else { continue };
+        let gone = if kind.is_dir() { std::fs::remove_dir(&host) } else { std::fs::remove_file(&host) };
+        gone.map_err(|e| format!("cannot remove {}: {e}", host.display()))?;
+        std::os::unix::fs::symlink(source, &host)
+            .map_err(|e| format!("cannot make {}: {e}", host.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder with all in it, even where a tool took its own right to do so.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            open_up(path);
+            std::fs::remove_dir_all(path)
+        }
+        other => other,
+    }
+}
+
+fn open_up(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(kind) = path.symlink_metadata() else { return };
+    if !kind.is_dir() {
+        return;
+    }
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        open_up(&entry.path());
+    }
+}
+
+/// InitialWorkDirRequirement.
+struct WorkDir<'a> {
+    folders: &'a Folders,
+    /// The container is required, so an entry may stand anywhere in it.
+    required: bool,
+    in_place: bool,
+}
+
+impl WorkDir<'_> {
+    fn fill(&self, dir: &InitialWorkDir, scope: Scope<'_>, plan: &mut Plan) -> Result<(), String> {
+        match dir {
+            InitialWorkDir::Text(text) => {
+                let value = text.eval(scope).map_err(|e| e.to_string())?;
+                match &value {
+                    Value::Array(_) | Value::Null => self.value(&value, scope, plan),
+                    other if other.is_file() || other.is_directory() || other.get("entry").is_some() => {
+                        self.value(&value, scope, plan)
+                    }
+                    other => Err(format!("`listing` gives {}, and must give a list", other.kind_name())),
+                }
+            }
+            InitialWorkDir::Entries(entries) => entries.iter().try_for_each(|entry| match entry {
+                InitialEntry::Text(text) => {
+                    let value = text.eval(scope).map_err(|e| e.to_string())?;
+                    self.value(&value, scope, plan)
+                }
+                InitialEntry::Object(value) => self.value(&files::normalized(value)?, scope, plan),
+                InitialEntry::Dirent { entry, name, writable, .. } => {
+                    let name = match name {
+                        Some(text) => match text.eval(scope).map_err(|e| e.to_string())? {
+                            Value::String(name) => Some(name.to_string()),
+                            Value::Null => None,
+                            other => {
+                                return Err(format!(
+                                    "`entryname` gives {}, and must give a string",
+                                    other.kind_name()
+                                ));
+                            }
+                        },
+                        None => None,
+                    };
+                    let value = entry.eval(scope).map_err(|e| e.to_string())?;
+                    let value =
+                        if matches!(entry, Field::Fixed(_)) { files::normalized(&value)? } else { value };
+                    self.dirent(&value, name.as_deref(), *writable, plan)
+                }
+            }),
+        }
+    }
+
+    /// What an expression gave: a File, a Directory, a Dirent, a list of them, or null.
+    fn value(&self, value: &Value, scope: Scope<'_>, plan: &mut Plan) -> Result<(), String> {
+        match value {
+            Value::Null => Ok(()),
+            Value::Array(items) => items.iter().try_for_each(|item| self.value(item, scope, plan)),
+            Value::Map(_) if value.is_file() || value.is_directory() => self.object(value, None, false, plan),
+            Value::Map(map) if map.contains("entry") => {
+                let name = map.get("entryname").and_then(Value::as_str);
+                let writable = map.get("writable").and_then(Value::as_bool).unwrap_or(false);
+                self.dirent(map.get("entry").unwrap_or(&Value::Null), name, writable, plan)
+            }
+            other => Err(format!("an entry of `listing` cannot be {}", other.kind_name())),
+        }
+    }
+
+    fn dirent(
+        &self,
+        value: &Value,
+        name: Option<&str>,
+        writable: bool,
+        plan: &mut Plan,
+    ) -> Result<(), String> {
+        let all_files =
+            |items: &[Value]| !items.is_empty() && items.iter().all(|v| v.is_file() || v.is_directory());
+        match value {
+            Value::Null => Ok(()),
+            Value::Map(_) if value.is_file() || value.is_directory() => {
+                self.object(value, name, writable, plan)
+            }
+            Value::Array(items) if all_files(items) && name.is_none() => {
+                items.iter().try_for_each(|item| self.object(item, None, writable, plan))
+            }
+            other => {
+                let text = match other {
+                    Value::String(text) => text.to_string(),
+                    other => other.spaced_json(),
+                };
+                let Some(name) = name else { return Err("a text in `listing` needs an `entryname`".into()) };
+                let inside = self.place(name)?;
+                plan.add(&inside, Content::Text(text))
+            }
+        }
+    }
+
+    fn object(
+        &self,
+        value: &Value,
+        name: Option<&str>,
+        writable: bool,
+        plan: &mut Plan,
+    ) -> Result<(), String> {
+        let value = without_paths(value)?;
+        let name = name.or(value.text("basename")).unwrap_or_default();
+        let inside = self.place(name)?;
+        plan.put(&value, &inside, writable, self.in_place)
+    }
+
+    /// Where an entry stands.
+    fn place(&self, name: &str) -> Result<PathBuf, String> {
+        let path = Path::new(name);
+        if name.is_empty() || name.contains('\0') {
+            return Err(format!("`entryname` is {name:?}, which is no name"));
+        }
+        if path.components().any(|c| matches!(c, Component::ParentDir)) {
+            return Err(format!("`entryname` is {name:?}, which leads out of the working folder"));
+        }
+        if path.is_absolute() {
+            if !self.required {
+                return Err(format!(
+                    "`entryname` is {name:?}: a place outside of the working folder needs DockerRequirement among `requirements`"
+                ));
+            }
+            return Ok(path.to_owned());
+        }
+        Ok(self.folders.out_inside.join(path.components().collect::<PathBuf>()))
+    }
+}
+
+/// The object by its location: an expression saw it with the paths that it has as an input.
+fn without_paths(value: &Value) -> Result<Value, String> {
+    files::map_each(value, &mut |object| {
+        let mut map = object.as_map().cloned().unwrap_or_default();
+        if map.contains("location") {
+            map.remove("path");
+            map.remove("dirname");
+        }
+        for key in ["secondaryFiles", "listing"] {
+            if let Some(inner) = map.get(key) {
+                let inner = without_paths(inner)?;
+                map.insert(key, inner);
+            }
+        }
+        files::normalized(&Value::map(map))
+    })
+}

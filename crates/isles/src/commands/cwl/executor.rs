@@ -1,0 +1,195 @@
+//! Steps of workflows on this machine: as programs of the host, or in containers over images of the store.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use isles_build::BuildOptions;
+use isles_engine::{Engine, Exit, StepNames, StepRoot, StepStreams};
+use isles_flow::step::{Container, Ended, Executor, ImageSource, Root, Running, Step, on_host};
+use isles_spec::{Mount, MountKind, NetworkMode, Propagation, PullPolicy, Source};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::registry::Connection;
+use crate::source::{Acquired, Wishes, acquire};
+
+/// This machine.
+pub struct Local {
+    containers: Option<Containers>,
+}
+
+struct Containers {
+    cx: Context,
+    engine: Engine,
+    /// One at a time, so that an image that a thousand steps name is fetched once.
+    known: Mutex<HashMap<ImageSource, Result<String, String>>>,
+    ready: Mutex<HashMap<String, Arc<Ready>>>,
+}
+
+/// An image of which containers can be made.
+struct Ready {
+    acquired: Acquired,
+    layers: Vec<PathBuf>,
+}
+
+impl Local {
+    /// With containers the engine is opened, which must be before any thread is made.
+    pub fn new(cx: &Context, containers: bool, quiet: bool) -> Result<Local, Failure> {
+        let containers = if containers {
+            let cx = Context::new(cx.ui.quieter(quiet), cx.root.clone());
+            let engine = cx.engine()?;
+            Some(Containers { cx, engine, known: Mutex::default(), ready: Mutex::default() })
+        } else {
+            None
+        };
+        Ok(Local { containers })
+    }
+}
+
+impl Executor for Local {
+    fn image(&self, source: &ImageSource) -> Result<String, String> {
+        let Some(containers) = &self.containers else {
+            return Err("containers are not used in this run".into());
+        };
+        let mut known = containers.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = known.get(source) {
+            return answer.clone();
+        }
+        let answer = containers.acquire(source);
+        known.insert(source.clone(), answer.clone());
+        answer
+    }
+
+    fn run(&self, step: Step) -> Result<Ended, String> {
+        match (&step.root, &self.containers) {
+            (Root::Host, _) => on_host(step),
+            (Root::Image(_), Some(containers)) => containers.run(step),
+            (Root::Image(_), None) => Err("containers are not used in this run".into()),
+        }
+    }
+}
+
+impl Containers {
+    fn acquire(&self, source: &ImageSource) -> Result<String, String> {
+        let said = |failure: Failure| {
+            let mut text = failure.message;
+            for cause in failure.causes {
+                text.push_str(&format!(": {cause}"));
+            }
+            match failure.hint {
+                Some(hint) => format!("{text} ({hint})"),
+                None => text,
+            }
+        };
+        let wishes = Wishes {
+            platform: None,
+            pull: PullPolicy::Missing,
+            connection: Connection { tls_verify: true },
+            build: BuildOptions::default(),
+        };
+        let mut folder = None;
+        let source: Source = match source {
+            ImageSource::Name(name) => {
+                let name = name.strip_prefix("docker://").unwrap_or(name);
+                Source::Name(name.parse().map_err(|e: isles_spec::Error| e.to_string())?)
+            }
+            ImageSource::File(path) => Source::DockerArchive { path: path.clone(), name: None },
+            ImageSource::Dockerfile(text) => {
+                let place = crate::address::Scratch::new(self.engine.store()).map_err(said)?;
+                let path = place.join("Dockerfile");
+                std::fs::write(&path, text).map_err(|e| format!("cannot write the Dockerfile: {e}"))?;
+                folder = Some(place);
+                Source::Recipe(path)
+            }
+        };
+        let acquired = acquire(&self.cx, &self.engine, &source, &wishes).map_err(said)?;
+        drop(folder);
+        let layers = self.engine.store().layers_of(&acquired.image).map_err(|e| e.to_string())?;
+        let id = acquired.image.id().to_string();
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.insert(id.clone(), Arc::new(Ready { acquired, layers }));
+        Ok(id)
+    }
+
+    fn run(&self, step: Step) -> Result<Ended, String> {
+        let Root::Image(container) = &step.root else { return Err("no image is named".into()) };
+        let ready = {
+            let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+            ready
+                .get(&container.image)
+                .cloned()
+                .ok_or_else(|| format!("the image {} is not ready", container.image))?
+        };
+        let config = &ready.acquired.image.config.config;
+        let (upper, work) = (container.scratch.join("upper"), container.scratch.join("work"));
+        for folder in [&upper, &work] {
+            std::fs::create_dir_all(folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+        }
+        let mut argv = config.entrypoint.clone().unwrap_or_default();
+        argv.extend(step.argv.iter().cloned());
+        let mut env = config.env.clone();
+        for (name, value) in &step.env {
+            let prefix = format!("{name}=");
+            env.retain(|entry| !entry.starts_with(&prefix));
+            env.push(format!("{name}={value}"));
+        }
+        let root = StepRoot::Layers { lowers: &ready.layers, upper: &upper, work: &work };
+        let plan = isles_engine::Step {
+            env,
+            working_dir: step.folder.clone(),
+            mounts: mounts(container),
+            network: if container.network { NetworkMode::Default } else { NetworkMode::None },
+            names: Some(StepNames { folder: &container.scratch, extra: &[] }),
+            ..isles_engine::Step::new(root, argv)
+        };
+        let streams = streams(step.stdin, step.stdout, step.stderr)
+            .map_err(|e| format!("cannot open a stream: {e}"))?;
+        let running = Mutex::new(None);
+        let started = |pid: i32| {
+            *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running::container(pid));
+        };
+        let ended = self.engine.run_step_on(&plan, streams, step.limit, &started).map_err(|e| {
+            let mut text = e.to_string();
+            for cause in isles_spec::causes(&text.clone(), std::error::Error::source(&e)) {
+                text.push_str(&format!(": {cause}"));
+            }
+            text
+        })?;
+        Ok(match ended {
+            None => Ended::TimedOut,
+            Some(Exit::Code(code)) => Ended::Code(code.into()),
+            Some(Exit::Signal(signal)) => Ended::Signal(signal.into()),
+        })
+    }
+}
+
+fn mounts(container: &Container) -> Vec<Mount> {
+    let bind = |mount: &isles_flow::step::Mount| Mount {
+        destination: mount.target.clone(),
+        kind: MountKind::Bind {
+            source: mount.source.clone(),
+            recursive: true,
+            create_source: false,
+            propagation: Propagation::Private,
+            recursive_read_only: false,
+            owners: Default::default(),
+        },
+        read_only: !mount.writable,
+        optional: false,
+    };
+    container.mounts.iter().map(bind).collect()
+}
+
+/// Streams that are not given: nothing to read, and this process's standard error.
+fn streams(stdin: Option<File>, stdout: Option<File>, stderr: Option<File>) -> std::io::Result<StepStreams> {
+    let own = || std::io::stderr().as_fd().try_clone_to_owned();
+    let or_own = |file: Option<File>| file.map_or_else(own, |file| Ok(OwnedFd::from(file)));
+    let stdin = match stdin {
+        Some(file) => file.into(),
+        None => File::open("/dev/null")?.into(),
+    };
+    Ok(StepStreams { stdin, stdout: or_own(stdout)?, stderr: or_own(stderr)? })
+}
