@@ -274,6 +274,24 @@ impl Documents {
         }
     }
 
+    /// A value whose formats are written out by the namespaces of another document.
+    pub fn expanded(&self, value: &Value, at: At) -> Value {
+        match value {
+            Value::Array(items) => Value::array(items.iter().map(|item| self.expanded(item, at)).collect()),
+            Value::Map(map) => {
+                let file = value.is_file();
+                let expand = |(key, item): (&str, &Value)| match (key, item) {
+                    ("format", Value::String(text)) if file => {
+                        (key.to_owned(), Value::from(self.expand(text, at)))
+                    }
+                    _ => (key.to_owned(), self.expanded(item, at)),
+                };
+                Value::map(map.iter().map(expand).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
     fn location(&self, text: &str, at: At, path: bool) -> Value {
         if !path && (text.contains("://") || text.starts_with("_:")) {
             return Value::from(text);

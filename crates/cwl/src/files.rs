@@ -398,7 +398,7 @@ impl Preparing<'_> {
 
     fn directory(&self, value: &Value, wanted: Wanted<'_>) -> Result<Value, String> {
         let mut map = value.as_map().cloned().unwrap_or_default();
-        let Some(path) = local_path(value) else { return Ok(value.clone()) };
+        let Some(path) = local_path(value) else { return sized(value) };
         match wanted.listing.or(self.default_listing).unwrap_or(Listing::No) {
             Listing::No => {
                 if !path.is_dir() {
@@ -454,7 +454,7 @@ impl Preparing<'_> {
             let required = match &one.required {
                 Some(field) => match field.eval(self.scope(value)).map_err(|e| e.to_string())? {
                     Value::Bool(b) => b,
-                    Value::Null => required_by_default,
+                    Value::Null => false,
                     other => {
                         return Err(format!(
                             "`{name}`: `required` is {}, and must be true or false",
@@ -519,6 +519,25 @@ impl Preparing<'_> {
         }
         Ok(())
     }
+}
+
+/// The sizes of files within a literal Directory.
+fn sized(value: &Value) -> Result<Value, String> {
+    let mut map = value.as_map().cloned().unwrap_or_default();
+    if value.is_file() && !map.contains("size") {
+        let size = match (local_path(value), map.get("contents").and_then(Value::as_str)) {
+            (Some(path), _) => {
+                std::fs::metadata(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?.len()
+            }
+            (None, Some(text)) => text.len() as u64,
+            (None, None) => return Ok(value.clone()),
+        };
+        map.insert("size", Value::Int(size as i64));
+    }
+    if let Some(Value::Array(items)) = map.get("listing").cloned() {
+        map.insert("listing", Value::array(items.iter().map(sized).collect::<Result<_, _>>()?));
+    }
+    Ok(Value::map(map))
 }
 
 #[cfg(test)]

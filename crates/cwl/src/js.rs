@@ -1,7 +1,7 @@
 //! JavaScript: QuickJS with limits of time, memory and stack, and nothing of the host within its reach.
 //!
-//! Each thread keeps one context for each expression library. An expression is compiled in strict mode as a function of
-//! `inputs`, `self` and `runtime`; what names a way to the global object or to the objects that all expressions share
+//! Each thread keeps one context for each expression library. An expression is compiled in strict mode as a function, and
+//! `inputs`, `self` and `runtime` are global; what names a way to the global object or to the objects that all expressions share
 //! gets a context of its own, so no expression hears from another.
 
 use std::cell::{Cell, RefCell};
@@ -136,13 +136,18 @@ fn run(
 ) -> Result<Value, String> {
     context.with(|ctx| {
         let source = if body {
-            format!("(function(inputs,self,runtime){{\"use strict\";{code}\n}})")
+            format!("(function(){{\"use strict\";{code}\n}})")
         } else {
-            format!("(function(inputs,self,runtime){{\"use strict\";return ({code}\n);}})")
+            format!("(function(){{\"use strict\";return ({code}\n);}})")
         };
         let call = || -> rquickjs::Result<rquickjs::Value<'_>> {
+            // Global, so that functions of the library see them, too.
+            let globals = ctx.globals();
+            globals.set("inputs", to_js(&ctx, scope.inputs)?)?;
+            globals.set("self", to_js(&ctx, scope.this)?)?;
+            globals.set("runtime", to_js(&ctx, scope.runtime)?)?;
             let function: Function<'_> = ctx.eval(source)?;
-            function.call((to_js(&ctx, scope.inputs)?, to_js(&ctx, scope.this)?, to_js(&ctx, scope.runtime)?))
+            function.call(())
         };
         let result = call().catch(&ctx).map_err(|e| thrown(e, library.patience))?;
         from_js(&ctx, result, 0)

@@ -474,12 +474,8 @@ impl Loader {
 
     /// A string that may hold expressions.
     pub(crate) fn text(&mut self, node: &Node, version: Version) -> Option<Text> {
-        self.text_stripped(node, version, true)
-    }
-
-    pub(crate) fn text_stripped(&mut self, node: &Node, version: Version, strip: bool) -> Option<Text> {
         match node.as_str() {
-            Some(text) => Some(Text::parse(text, escapes(version), strip)),
+            Some(text) => Some(Text::parse(text, escapes(version), true)),
             None => {
                 self.error(
                     node.at,

@@ -17,11 +17,6 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What was asked for on the command line or in the job, around everything.
-    pub fn outermost(requirements: Vec<Requirement>, hints: Vec<Requirement>) -> Needs {
-        Needs { requirements, hints, js: None }
-    }
-
     /// With what a step, and the process that it runs, say.
     pub fn within(
         &self,
@@ -103,7 +98,10 @@ impl Needs {
                 }
                 Value::String(value) => out.push((name, value.to_string())),
                 other => {
-                    return Err(format!("the variable {name} is {}, and must be a string", other.kind_name()));
+                    return Err(format!(
+                        "the variable {name} is {}, and must be a string",
+                        other.kind_name()
+                    ));
                 }
             }
         }

@@ -72,7 +72,7 @@ impl Collecting<'_> {
         }
         for output in &process.outputs {
             let value = out.get(&output.name).unwrap_or(&Value::Null);
-            if !output.kind.matches(value) {
+            if !output.kind.gives(value) {
                 return Err(format!("the output {}", output.kind.explain(value, &output.name)));
             }
         }

@@ -48,7 +48,10 @@ fn unlisted(value: &Value) -> Result<Value, String> {
         if object.is_directory() && files::local_path(object).is_some() {
             map.remove("listing");
         }
-        map.remove("contents_loaded");
+        if let Some(inner) = map.get("secondaryFiles") {
+            let inner = unlisted(inner)?;
+            map.insert("secondaryFiles", inner);
+        }
         Ok(Value::map(map))
     })
 }
@@ -63,6 +66,10 @@ fn listed(value: &Value) -> Result<Value, String> {
             let listing = files::listing(&path, true)?;
             let listing = files::map_each(&listing, &mut |inner| Ok::<_, String>(with_path(inner)))?;
             map.insert("listing", listing);
+        }
+        if let Some(inner) = map.get("secondaryFiles") {
+            let inner = listed(inner)?;
+            map.insert("secondaryFiles", inner);
         }
         Ok(with_path(&Value::map(map)))
     })

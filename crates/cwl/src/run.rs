@@ -13,8 +13,8 @@ use crate::expression::{Scope, Text};
 use crate::files;
 use crate::inputs;
 use crate::model::{
-    Body, Link, LinkMerge, Origin, PickValue, Process, ScatterMethod, Step, StepInput, Tool, Version,
-    Workflow,
+    Body, Link, LinkMerge, Origin, PickValue, Process, Requirement, ScatterMethod, Step, StepInput, Tool,
+    Version, Workflow,
 };
 use crate::needs::Needs;
 use crate::tool::{self, Failure, Job, Settings};
@@ -40,7 +40,8 @@ pub enum OnError {
     Continue,
 }
 
-/// Runs a process with an input object whose files are named by `location`.
+/// Runs a process with an input object whose files are named by `location`. Requirements and hints that were `asked` for
+/// beside it count before its own.
 ///
 /// # Errors
 /// The first failure, with the step that it came from.
@@ -48,7 +49,7 @@ pub fn run(
     process: &Arc<Process>,
     job: &Value,
     settings: &Arc<Settings>,
-    outer: &Needs,
+    asked: (&[Requirement], &[Requirement]),
     limits: Limits,
     on_error: OnError,
     watch: &dyn Watch,
@@ -68,7 +69,12 @@ pub fn run(
         watch,
         answer: None,
     };
-    let needs = outer.within(None, Some(process), settings.patience);
+    // What the job asks for is said of the process, after what that says itself.
+    let needs = Needs::default().within(None, Some(process), settings.patience).within(
+        Some(asked),
+        None,
+        settings.patience,
+    );
     let name = process.id.clone();
     coordinator.start(process, job.clone(), needs, Parent { frame: None, slot: 0 }, true, name);
     coordinator.serve();
@@ -679,7 +685,7 @@ impl Coordinator<'_> {
                     break;
                 }
             };
-            if !output.kind.matches(&value) {
+            if !output.kind.gives(&value) {
                 wrong = Some(format!("the output {}", output.kind.explain(&value, &output.name)));
                 break;
             }
@@ -747,7 +753,7 @@ fn run_expression(
     for output in &process.outputs {
         let value = result.get(&output.name).cloned().unwrap_or(Value::Null);
         let value = files::normalized(&value).map_err(|e| format!("the output `{}`: {e}", output.name))?;
-        if !output.kind.matches(&value) {
+        if !output.kind.gives(&value) {
             return Err(format!("the output {}", output.kind.explain(&value, &output.name)));
         }
         out.insert(output.name.clone(), value);

@@ -370,6 +370,8 @@ fn make(plan: &Plan, container: bool, folders: &Folders) -> Result<(Views, Vec<M
                     placeholder(&mounts, &item.inside, source)?;
                     mounts.push(Mount { source: source.clone(), target: item.inside.clone(), writable });
                 } else {
+                    // A tool of the host may come by the place itself, as when it copies the link.
+                    views.add(source, source);
                     stage::make(&host, &item.content)?;
                 }
             }

@@ -377,7 +377,9 @@ fn scalar(text: &str) -> Kind {
     if is_float(text)
         && let Ok(x) = text.replace('_', "").parse::<f64>()
     {
-        return Kind::Float(x);
+        // `1.23e5` is written out as 123000, and `1.0` as it is.
+        let whole = text.contains(['e', 'E']) && x.fract() == 0.0 && x.abs() < 1e15;
+        return if whole { Kind::Int(x as i64) } else { Kind::Float(x) };
     }
     Kind::Str(text.into())
 }

@@ -121,6 +121,11 @@ impl Type {
         }
     }
 
+    /// Whether an output may be this value: `Any` may be null there.
+    pub fn gives(&self, value: &Value) -> bool {
+        self.matches(value) || (value.is_null() && self.alternatives().iter().any(|t| matches!(t, Type::Any)))
+    }
+
     /// The alternative that a value is of.
     pub fn of(&self, value: &Value) -> Option<&Type> {
         self.alternatives().into_iter().find(|t| t.matches(value))

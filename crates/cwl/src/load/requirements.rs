@@ -312,7 +312,7 @@ impl Loader {
 
     fn initial_work_dir(&mut self, listing: &Node, version: Version) -> Option<InitialWorkDir> {
         let items = match &listing.kind {
-            Kind::Str(_) => return self.text_stripped(listing, version, false).map(InitialWorkDir::Text),
+            Kind::Str(_) => return self.text(listing, version).map(InitialWorkDir::Text),
             Kind::Seq(items) => items.clone(),
             // Names to what stands in them.
             Kind::Map(_) if listing.get("class").is_none() && listing.get("entry").is_none() => {
@@ -323,9 +323,7 @@ impl Loader {
         let mut entries = Vec::new();
         for item in items {
             match &item.kind {
-                Kind::Str(_) => {
-                    entries.extend(self.text_stripped(&item, version, false).map(InitialEntry::Text))
-                }
+                Kind::Str(_) => entries.extend(self.text(&item, version).map(InitialEntry::Text)),
                 Kind::Null => {}
                 Kind::Map(_) if item.get("class").is_some() => {
                     entries.push(InitialEntry::Object(self.documents.value(&item)));

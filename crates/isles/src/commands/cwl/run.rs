@@ -9,8 +9,7 @@ use isles_cwl::document::Diagnostic;
 use isles_cwl::files;
 use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
-use isles_cwl::model::Process;
-use isles_cwl::needs::Needs;
+use isles_cwl::model::{Process, Requirement};
 use isles_cwl::relocate::{self, Taking};
 use isles_cwl::run::{OnError, Watch, names_images};
 use isles_cwl::tool::{self, FailureKind, Ontologies, Settings};
@@ -168,21 +167,24 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         Some(node) => loader.outer_requirements(node, process.version, required),
         None => Vec::new(),
     };
-    let outer = Needs::outermost(requirements(&order.requirements, true), requirements(&order.hints, false));
+    let asked = (requirements(&order.requirements, true), requirements(&order.hints, false));
     if !loader.errors.is_empty() {
         return Err(refused(&loader));
     }
-    let inputs =
-        files::normalized(&Value::map(order.inputs)).map_err(|e| Failure::new(format!("the job: {e}")))?;
-    run(cx, args, &process, &inputs, &outer)
+    let written = loader.documents.expanded(&Value::map(order.inputs), process.at);
+    let inputs = files::normalized(&written).map_err(|e| Failure::new(format!("the job: {e}")))?;
+    run(cx, args, &process, &inputs, &asked)
 }
+
+/// Requirements and hints of the job.
+type Asked = (Vec<Requirement>, Vec<Requirement>);
 
 fn run(
     cx: &Context,
     args: &Args,
     process: &Arc<Process>,
     inputs: &Value,
-    outer: &Needs,
+    asked: &Asked,
 ) -> Result<Code, Failure> {
     let outdir = std::path::absolute(&args.outdir)
         .map_err(|e| Failure::because(format!("cannot use the folder '{}'", args.outdir.display()), &e))?;
@@ -209,7 +211,8 @@ fn run(
     };
     let on_error = if args.on_error == "continue" { OnError::Continue } else { OnError::Stop };
     let talk = Talk { ui: cx.ui.quieter(args.quiet) };
-    let result = isles_cwl::run::run(process, inputs, &settings, outer, limits, on_error, &talk);
+    let result =
+        isles_cwl::run::run(process, inputs, &settings, (&asked.0, &asked.1), limits, on_error, &talk);
     let out = match result {
         Ok(out) => out,
         Err(failure) => {
