@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,15 @@ pub struct Library {
     pub patience: Duration,
 }
 
+/// A context in which the scripts of a library were run.
+struct Prepared {
+    scripts: Arc<Vec<String>>,
+    context: Context,
+}
+
 struct Engine {
     runtime: Runtime,
-    contexts: RefCell<HashMap<usize, (Arc<Vec<String>>, Context)>>,
+    contexts: RefCell<HashMap<usize, Prepared>>,
 }
 
 thread_local! {
@@ -116,15 +123,17 @@ fn in_context(
     let key = if library.scripts.is_empty() { 0 } else { Arc::as_ptr(&library.scripts) as usize };
     let mut contexts = engine.contexts.borrow_mut();
     let stale =
-        contexts.get(&key).is_some_and(|(scripts, _)| key != 0 && !Arc::ptr_eq(scripts, &library.scripts));
+        contexts.get(&key).is_some_and(|known| key != 0 && !Arc::ptr_eq(&known.scripts, &library.scripts));
     if stale || (!contexts.contains_key(&key) && contexts.len() >= MOST_CONTEXTS) {
         contexts.clear();
     }
-    if !contexts.contains_key(&key) {
-        contexts.insert(key, (library.scripts.clone(), engine.context(library)?));
-    }
-    let Some((_, context)) = contexts.get(&key) else { return Err("no JavaScript".into()) };
-    run(context, library, code, body, scope)
+    let known = match contexts.entry(key) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(free) => {
+            free.insert(Prepared { scripts: library.scripts.clone(), context: engine.context(library)? })
+        }
+    };
+    run(&known.context, library, code, body, scope)
 }
 
 fn run(
@@ -150,7 +159,7 @@ fn run(
             function.call(())
         };
         let result = call().catch(&ctx).map_err(|e| thrown(e, library.patience))?;
-        from_js(&ctx, result, 0)
+        from_js(result, 0)
     })
 }
 
@@ -202,7 +211,7 @@ fn to_js<'js>(ctx: &Ctx<'js>, value: &Value) -> rquickjs::Result<rquickjs::Value
     })
 }
 
-fn from_js<'js>(ctx: &Ctx<'js>, value: rquickjs::Value<'js>, depth: usize) -> Result<Value, String> {
+fn from_js<'js>(value: rquickjs::Value<'js>, depth: usize) -> Result<Value, String> {
     if depth > DEEPEST {
         return Err(format!("the result is nested more than {DEEPEST} deep"));
     }
@@ -235,7 +244,7 @@ fn from_js<'js>(ctx: &Ctx<'js>, value: rquickjs::Value<'js>, depth: usize) -> Re
     if let Some(array) = value.as_array() {
         let mut items = Vec::with_capacity(array.len().min(1 << 16));
         for i in 0..array.len() {
-            items.push(from_js(ctx, array.get(i).map_err(said)?, depth + 1)?);
+            items.push(from_js(array.get(i).map_err(said)?, depth + 1)?);
         }
         return Ok(Value::array(items));
     }
@@ -244,7 +253,7 @@ fn from_js<'js>(ctx: &Ctx<'js>, value: rquickjs::Value<'js>, depth: usize) -> Re
         if let Ok(Some(to_json)) = object.get::<_, Option<Function<'js>>>("toJSON") {
             let plain: rquickjs::Value<'js> =
                 to_json.call((rquickjs::function::This(object.clone()),)).map_err(said)?;
-            return from_js(ctx, plain, depth + 1);
+            return from_js(plain, depth + 1);
         }
         let mut map = Map::new();
         for entry in object.props::<String, rquickjs::Value<'js>>() {
@@ -252,7 +261,7 @@ fn from_js<'js>(ctx: &Ctx<'js>, value: rquickjs::Value<'js>, depth: usize) -> Re
             if item.is_undefined() {
                 continue;
             }
-            map.insert(key, from_js(ctx, item, depth + 1)?);
+            map.insert(key, from_js(item, depth + 1)?);
         }
         return Ok(Value::map(map));
     }

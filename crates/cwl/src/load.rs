@@ -341,7 +341,7 @@ impl Loader {
             Some("CommandLineTool") => {
                 let mut tool = self.tool(fields, version);
                 parts::shorthands(self, fields, &id, &mut tool, &mut inputs, &mut outputs, version);
-                Body::Tool(tool)
+                Body::Tool(Box::new(tool))
             }
             Some("Workflow") => {
                 let inner = Around { version: Some(version), name: &id, depth: around.depth };

@@ -83,7 +83,7 @@ impl Process {
 
 #[derive(Debug, Clone)]
 pub enum Body {
-    Tool(Tool),
+    Tool(Box<Tool>),
     Workflow(Workflow),
     Expression(Text),
     Operation,
@@ -235,12 +235,12 @@ pub struct StepInput {
 pub enum Requirement {
     InlineJavascript(Arc<Vec<String>>),
     SchemaDef,
-    Docker(Docker),
+    Docker(Box<Docker>),
     Software(Vec<SoftwarePackage>),
     InitialWorkDir(InitialWorkDir),
     EnvVar(Vec<(String, Text)>),
     ShellCommand,
-    Resource(Resources),
+    Resource(Box<Resources>),
     WorkReuse(Field),
     NetworkAccess(Field),
     InplaceUpdate(bool),

@@ -61,7 +61,7 @@ impl Needs {
     /// The image, and whether it is required.
     pub fn docker(&self) -> Option<(Docker, bool)> {
         let of = |r: &Requirement| match r {
-            Requirement::Docker(docker) => Some(docker.clone()),
+            Requirement::Docker(docker) => Some((**docker).clone()),
             _ => None,
         };
         match self.requirements.iter().rev().find_map(of) {
@@ -183,7 +183,7 @@ impl Needs {
 
     fn resources(&self) -> Resources {
         self.find(|r| match r {
-            Requirement::Resource(resources) => Some(resources.clone()),
+            Requirement::Resource(resources) => Some((**resources).clone()),
             _ => None,
         })
         .unwrap_or_default()

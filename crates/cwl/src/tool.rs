@@ -463,9 +463,9 @@ impl WorkDir<'_> {
             InitialWorkDir::Text(text) => {
                 let value = text.eval(scope).map_err(|e| e.to_string())?;
                 match &value {
-                    Value::Array(_) | Value::Null => self.value(&value, scope, plan),
+                    Value::Array(_) | Value::Null => self.value(&value, plan),
                     other if other.is_file() || other.is_directory() || other.get("entry").is_some() => {
-                        self.value(&value, scope, plan)
+                        self.value(&value, plan)
                     }
                     other => Err(format!("`listing` gives {}, and must give a list", other.kind_name())),
                 }
@@ -473,9 +473,9 @@ impl WorkDir<'_> {
             InitialWorkDir::Entries(entries) => entries.iter().try_for_each(|entry| match entry {
                 InitialEntry::Text(text) => {
                     let value = text.eval(scope).map_err(|e| e.to_string())?;
-                    self.value(&value, scope, plan)
+                    self.value(&value, plan)
                 }
-                InitialEntry::Object(value) => self.value(&files::normalized(value)?, scope, plan),
+                InitialEntry::Object(value) => self.value(&files::normalized(value)?, plan),
                 InitialEntry::Dirent { entry, name, writable, .. } => {
                     let name = match name {
                         Some(text) => match text.eval(scope).map_err(|e| e.to_string())? {
@@ -500,10 +500,10 @@ impl WorkDir<'_> {
     }
 
     /// What an expression gave: a File, a Directory, a Dirent, a list of them, or null.
-    fn value(&self, value: &Value, scope: Scope<'_>, plan: &mut Plan) -> Result<(), String> {
+    fn value(&self, value: &Value, plan: &mut Plan) -> Result<(), String> {
         match value {
             Value::Null => Ok(()),
-            Value::Array(items) => items.iter().try_for_each(|item| self.value(item, scope, plan)),
+            Value::Array(items) => items.iter().try_for_each(|item| self.value(item, plan)),
             Value::Map(_) if value.is_file() || value.is_directory() => self.object(value, None, false, plan),
             Value::Map(map) if map.contains("entry") => {
                 let name = map.get("entryname").and_then(Value::as_str);

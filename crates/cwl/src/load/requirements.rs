@@ -225,7 +225,7 @@ impl Loader {
                         }
                     }
                 };
-                Requirement::Resource(Resources {
+                Requirement::Resource(Box::new(Resources {
                     cores_min: bound(self, "coresMin"),
                     cores_max: bound(self, "coresMax"),
                     ram_min: bound(self, "ramMin"),
@@ -234,7 +234,7 @@ impl Loader {
                     tmpdir_max: bound(self, "tmpdirMax"),
                     outdir_min: bound(self, "outdirMin"),
                     outdir_max: bound(self, "outdirMax"),
-                })
+                }))
             }
             "SubworkflowFeatureRequirement" => Requirement::Subworkflow,
             "ScatterFeatureRequirement" => Requirement::Scatter,
@@ -300,14 +300,14 @@ impl Loader {
             }
         });
         let file = item.get("dockerFile").filter(|n| !n.is_null());
-        Requirement::Docker(Docker {
+        Requirement::Docker(Box::new(Docker {
             pull: text(self, "dockerPull"),
             load,
             file: file.and_then(|n| Some((n.as_str()?.to_owned(), n.at))),
             import: text(self, "dockerImport"),
             image_id: text(self, "dockerImageId"),
             output_directory: text(self, "dockerOutputDirectory"),
-        })
+        }))
     }
 
     fn initial_work_dir(&mut self, listing: &Node, version: Version) -> Option<InitialWorkDir> {
