@@ -15,6 +15,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test [FILTER…]   format check, lints and every test; installs the clients that the tests use
   conformance oci [PROGRAM…]
                    the validation programs of opencontainers/runtime-tools in ISLES_RUNTIME_TOOLS
+  conformance cwl  the conformance tests of CWL v1.2, with a table for each tag
   bench [NAME…]    measure beside the peers and write BENCHMARKS.md
                    (names: size, start, life, network, recipe, build, sif, definition, pull, bootstrap;
                    all where none is given)
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Some((command, rest)) if command == "bench" => bench::run(rest),
         Some((command, rest)) if command == "conformance" => match rest.split_first() {
             Some((suite, rest)) if suite == "oci" => conformance_oci::run(rest),
+            Some((suite, _)) if suite == "cwl" => test::run_shown("cwl_conformance"),
             _ => Err(format!("which suite?\n\n{USAGE}")),
         },
         Some((command, _)) if command == "help" || command == "--help" => {

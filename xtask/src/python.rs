@@ -10,8 +10,13 @@ use crate::Result;
 const HOME: &str = "/var/tmp/isles-peers/python";
 
 /// What is installed, in versions that the tests were written for.
-const PACKAGES: [&str; 4] =
-    ["cwltool==3.3.20260925135507", "snakemake==9.27.1", "spython==0.3.14", "pytest==8.4.2"];
+const PACKAGES: [&str; 5] = [
+    "cwltool==3.3.20260925135507",
+    "cwltest==2.7.20260814150058",
+    "snakemake==9.27.1",
+    "spython==0.3.14",
+    "pytest==8.4.2",
+];
 
 /// Installs the clients where they are missing. Where that cannot be done, says why: the tests that need them skip.
 pub fn ensure() {

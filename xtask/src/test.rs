@@ -29,6 +29,13 @@ pub fn run(filters: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Runs the tests of one file and shows all that they say.
+pub fn run_shown(file: &str) -> Result<()> {
+    packages::ensure(&[packages::FOR_TESTS]);
+    python::ensure();
+    step(file, cargo().args(["nextest", "run", "--package", "isles", "--test", file, "--no-capture"]))
+}
+
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace()).stdin(Stdio::null());

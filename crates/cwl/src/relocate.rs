@@ -34,7 +34,14 @@ pub fn outputs(value: &Value, folder: &Path, scratch: &Path, taking: Taking) -> 
         }
     });
     // A folder that holds another output is taken last, so nothing is missing in it.
-    let mut mover = Mover { scratch, taking, counts, taken: HashSet::new(), placed: HashMap::new() };
+    let mut mover = Mover {
+        scratch,
+        taking,
+        counts,
+        taken: HashSet::new(),
+        next: HashMap::new(),
+        placed: HashMap::new(),
+    };
     std::fs::create_dir_all(folder)
         .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
     let value = files::map_each(&value, &mut |object| mover.object(object, folder))?;
@@ -95,6 +102,8 @@ struct Mover<'a> {
     counts: HashMap<PathBuf, usize>,
     /// Places that are given.
     taken: HashSet<PathBuf>,
+    /// The number to try next for a name that is taken.
+    next: HashMap<PathBuf, usize>,
     /// What was put where.
     placed: HashMap<(PathBuf, PathBuf), PathBuf>,
 }
@@ -141,13 +150,20 @@ impl Mover<'_> {
 
     fn free(&mut self, folder: &Path, basename: &str) -> PathBuf {
         let (root, extension) = files::split_extension(basename);
-        let mut target = folder.join(basename);
-        let mut n = 2;
-        while !self.taken.insert(target.clone()) {
-            target = folder.join(format!("{root}_{n}{extension}"));
-            n += 1;
+        let first = folder.join(basename);
+        if self.taken.insert(first.clone()) {
+            return first;
         }
-        target
+        // Where the last of that name left off, so that thousands of them take no longer than their number.
+        let mut n = self.next.get(&first).copied().unwrap_or(2);
+        loop {
+            let target = folder.join(format!("{root}_{n}{extension}"));
+            n += 1;
+            if self.taken.insert(target.clone()) {
+                self.next.insert(first, n);
+                return target;
+            }
+        }
     }
 
     fn put(&mut self, object: &Value, source: Option<&Path>, target: &Path) -> Result<(), String> {

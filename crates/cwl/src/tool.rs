@@ -106,9 +106,12 @@ pub struct Job<'a> {
 
 /// Folders of one run of a tool, on the host and inside.
 struct Folders {
-    base: PathBuf,
     out: PathBuf,
     tmp: PathBuf,
+    /// Made where there is something in it.
+    inputs: PathBuf,
+    /// What a container writes elsewhere.
+    root: PathBuf,
     /// As the tool sees them.
     out_inside: PathBuf,
     tmp_inside: PathBuf,
@@ -122,11 +125,11 @@ pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
     let folders = folders(job, image.as_ref())?;
     let result = run_in(job, image.as_ref(), &folders);
     if !settings.keep {
-        let _ = remove(&folders.base.join("in"));
-        let _ = remove(&folders.base.join("root"));
-        let _ = remove(&folders.tmp);
+        for folder in [&folders.inputs, &folders.tmp, &folders.root] {
+            let _ = remove(folder);
+        }
         if result.is_err() {
-            let _ = remove(&folders.base);
+            let _ = remove(&folders.out);
         }
     }
     result
@@ -173,15 +176,14 @@ fn image(job: &Job<'_>) -> Result<Option<(String, Docker)>, Failure> {
 
 fn folders(job: &Job<'_>, image: Option<&(String, Docker)>) -> Result<Folders, Failure> {
     let number = job.settings.next.fetch_add(1, Ordering::Relaxed);
-    let base = job.settings.scratch.join(format!("{number}"));
+    let [out, tmp, inputs, root] =
+        ["out", "tmp", "in", "root"].map(|what| job.settings.scratch.join(format!("{number}.{what}")));
     let fail =
-        |e: std::io::Error| Failure::permanent(format!("cannot make the folder {}: {e}", base.display()));
-    std::fs::create_dir(&base).map_err(fail)?;
-    let (out, tmp) = (base.join("out"), base.join("tmp"));
+        |e: std::io::Error| Failure::permanent(format!("cannot make the folder {}: {e}", out.display()));
     std::fs::create_dir(&out).map_err(fail)?;
     std::fs::create_dir(&tmp).map_err(fail)?;
     let (out_inside, tmp_inside, inputs_inside) = match image {
-        None => (out.clone(), tmp.clone(), base.join("in")),
+        None => (out.clone(), tmp.clone(), inputs.clone()),
         Some((_, docker)) => {
             let out = docker.output_directory.as_deref().unwrap_or(OUTDIR_INSIDE);
             if !out.starts_with('/') {
@@ -192,7 +194,7 @@ fn folders(job: &Job<'_>, image: Option<&(String, Docker)>) -> Result<Folders, F
             (out.into(), "/tmp".into(), INPUTS_INSIDE.into())
         }
     };
-    Ok(Folders { base, out, tmp, out_inside, tmp_inside, inputs_inside })
+    Ok(Folders { inputs, root, out, tmp, out_inside, tmp_inside, inputs_inside })
 }
 
 fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) -> Result<Value, Failure> {
@@ -265,12 +267,9 @@ fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) ->
     };
     let root = match image {
         None => Root::Host,
-        Some((image, _)) => Root::Image(Container {
-            image: image.clone(),
-            mounts,
-            network,
-            scratch: folders.base.join("root"),
-        }),
+        Some((image, _)) => {
+            Root::Image(Container { image: image.clone(), mounts, network, scratch: folders.root.clone() })
+        }
     };
     let step = Step { root, argv, env, folder: folders.out_inside.clone(), stdin, stdout, stderr, limit };
     let ended = settings.executor.run(step)?;
@@ -360,7 +359,7 @@ fn make(plan: &Plan, container: bool, folders: &Folders) -> Result<(Views, Vec<M
             Some(rest) => folders.out.join(rest),
             None if !container => item.inside.clone(),
             // Texts and copies that are not in the output folder get a place beside it.
-            None => folders.base.join("in").join(item.inside.strip_prefix("/").unwrap_or(&item.inside)),
+            None => folders.inputs.join(item.inside.strip_prefix("/").unwrap_or(&item.inside)),
         };
         match &item.content {
             Content::Shared(source) | Content::Own(source) => {
@@ -381,7 +380,7 @@ fn make(plan: &Plan, container: bool, folders: &Folders) -> Result<(Views, Vec<M
                     views.add(&item.inside, &host);
                     let under_another = mounts
                         .iter()
-                        .any(|m| item.inside.starts_with(&m.target) && m.source.starts_with(&folders.base));
+                        .any(|m| item.inside.starts_with(&m.target) && m.source.starts_with(&folders.inputs));
                     if !under_another {
                         mounts.push(Mount { source: host, target: item.inside.clone(), writable: false });
                     }
@@ -428,6 +427,12 @@ fn unmounted(plan: &Plan, folders: &Folders) -> Result<(), String> {
 
 /// Removes a folder with all in it, even where a tool took its own right to do so.
 pub fn remove(path: &Path) -> std::io::Result<()> {
+    // Most are empty, or were never made.
+    match std::fs::remove_dir(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => {}
+        Ok(()) => return Ok(()),
+    }
     match std::fs::remove_dir_all(path) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             open_up(path);

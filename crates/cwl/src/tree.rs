@@ -205,7 +205,7 @@ pub fn parse(text: &str, file: u32) -> Result<Node, Malformed> {
 /// What the parser says, or what it does not say where the nesting is beyond its own bound.
 fn describe(error: &granit_parser::ScanError) -> String {
     let text = error.info().to_string();
-    if text.is_empty() { error.to_string() } else { text }
+    if text.is_empty() { "nested too deep".to_owned() } else { text }
 }
 
 /// A collection that is not closed yet.

@@ -1,14 +1,16 @@
 //! One step: a program with its folder and its streams, run by an [`Executor`].
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs::File;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use isles_sandbox::beside::{self, End};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
@@ -95,49 +97,50 @@ pub trait Executor: Send + Sync {
     fn run(&self, step: Step) -> Result<Ended, String>;
 }
 
-/// Process groups that run, so that they end when the run does.
-static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
-/// First processes of containers that run.
-static CONTAINERS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// What runs: a negative number is a process group, another the first process of a container.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// Ends all steps that run, and lets no other begin.
-pub fn stop_all() {
-    STOPPING.store(true, Ordering::SeqCst);
-    let groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
-    for group in groups.iter() {
-        if let Some(pid) = Pid::from_raw(*group) {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-    let containers = CONTAINERS.lock().unwrap_or_else(PoisonError::into_inner);
-    for pid in containers.iter() {
-        if let Some(pid) = Pid::from_raw(*pid) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
+fn end(number: i32) {
+    let (group, pid) = (number < 0, Pid::from_raw(number.abs()));
+    let Some(pid) = pid else { return };
+    let _ = if group { kill_process_group(pid, Signal::KILL) } else { kill_process(pid, Signal::KILL) };
 }
 
-/// A container that runs, ended by [`stop_all`] as long as this is there.
+/// Ends all steps that run, and each that begins from now on.
+pub fn stop_all() {
+    STOPPING.store(true, Ordering::SeqCst);
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|number| end(*number));
+}
+
+/// A step that runs, ended by [`stop_all`] as long as this is there.
 pub struct Running(i32);
 
 impl Running {
     /// Takes down a container by its first process, whose death is that of all others.
     pub fn container(pid: i32) -> Running {
-        let mut containers = CONTAINERS.lock().unwrap_or_else(PoisonError::into_inner);
-        containers.insert(pid);
-        if stopping()
-            && let Some(pid) = Pid::from_raw(pid)
-        {
-            let _ = kill_process(pid, Signal::KILL);
+        Running::of(pid)
+    }
+
+    /// Takes down a process group.
+    pub fn group(pid: i32) -> Running {
+        Running::of(-pid)
+    }
+
+    fn of(number: i32) -> Running {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(number);
+        // Looked at under the lock, so whoever stops everything sees this one, or is seen here.
+        if stopping() {
+            end(number);
         }
-        Running(pid)
+        Running(number)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        CONTAINERS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
     }
 }
 
@@ -151,59 +154,71 @@ pub fn stopping() -> bool {
 /// # Errors
 /// The program is not there or cannot be run.
 pub fn on_host(step: Step) -> Result<Ended, String> {
-    let Some((program, arguments)) = step.argv.split_first() else {
-        return Err("there is no command".into());
+    let Some(name) = step.argv.first() else { return Err("there is no command".into()) };
+    let fail = |e: std::io::Error| cannot_start(name, &e);
+    let text = |text: &str| CString::new(text).map_err(|_| format!("{text:?} holds a null byte"));
+    let path = program(name, &step.env, &step.folder);
+    let argv = step.argv.iter().map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
+    let env = step
+        .env
+        .iter()
+        .map(|(name, value)| text(&format!("{name}={value}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let folder =
+        CString::new(step.folder.into_os_string().into_vec()).map_err(|_| "the folder holds a null byte")?;
+    let path = CString::new(path.into_os_string().into_vec()).map_err(|_| "the program holds a null byte")?;
+    let null = match &step.stdin {
+        Some(_) => None,
+        None => Some(File::open("/dev/null").map_err(fail)?),
     };
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().current_dir(&step.folder).process_group(0);
-    for (name, value) in &step.env {
-        command.env(name, value);
-    }
-    let to_stderr = || std::io::stderr().try_clone_stdio();
-    command.stdin(step.stdin.map_or_else(Stdio::null, Stdio::from));
-    command.stdout(match step.stdout {
-        Some(file) => Stdio::from(file),
-        None => to_stderr(),
-    });
-    command.stderr(match step.stderr {
-        Some(file) => Stdio::from(file),
-        None => to_stderr(),
-    });
-    let mut child = {
-        // Held until the group is known, so none escapes `stop_all`.
-        let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
-        if stopping() {
-            return Err("the run is being stopped".into());
-        }
-        let child = command.spawn().map_err(|e| cannot_start(program, &e))?;
-        groups.insert(child.id() as i32);
-        child
+    let own = std::io::stderr();
+    let own = own.as_fd();
+    let stdin = step.stdin.as_ref().or(null.as_ref()).map_or(own, AsFd::as_fd);
+    let stdout = step.stdout.as_ref().map_or(own, AsFd::as_fd);
+    let stderr = step.stderr.as_ref().map_or(own, AsFd::as_fd);
+    let plan = beside::Program {
+        path: &path,
+        argv: &argv,
+        env: &env,
+        folder: &folder,
+        streams: [stdin, stdout, stderr],
     };
-    let pid = child.id() as i32;
-    let mut timed_out = false;
-    if let Some(limit) = step.limit {
-        timed_out = !ends_within(pid, limit);
-        if timed_out && let Some(group) = Pid::from_raw(pid) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+    let pid = beside::start(&plan).map_err(fail)?;
+    let running = Running::group(pid);
+    let timed_out = step.limit.is_some_and(|limit| !ends_within(pid, limit));
+    if timed_out && let Some(group) = Pid::from_raw(pid) {
+        let _ = kill_process_group(group, Signal::KILL);
     }
-    let status = child.wait();
-    let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
-    groups.remove(&pid);
-    drop(groups);
-    let status = status.map_err(|e| format!("cannot wait for {program}: {e}"))?;
-    if timed_out {
-        return Ok(Ended::TimedOut);
-    }
-    Ok(match (status.code(), status.signal()) {
-        (Some(code), _) => Ended::Code(code),
-        (None, signal) => Ended::Signal(signal.unwrap_or(0)),
+    let ended = beside::wait(pid);
+    drop(running);
+    let (end, _) = ended.map_err(|e| format!("cannot wait for {name}: {e}"))?;
+    Ok(match end {
+        _ if timed_out => Ended::TimedOut,
+        End::Code(code) => Ended::Code(code),
+        End::Signal(signal) => Ended::Signal(signal),
     })
+}
+
+/// The file of a program: where it has no slash, the first in PATH that can be executed. Where there is none, a path that
+/// is not there, so that the start says so.
+fn program(name: &str, env: &[(String, String)], folder: &Path) -> PathBuf {
+    if name.contains('/') {
+        return folder.join(name);
+    }
+    let path = env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, value)| value);
+    let candidates = path
+        .split(':')
+        .map(|dir| if dir.is_empty() { folder.join(name) } else { folder.join(dir).join(name) });
+    let runs =
+        |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && !file.is_dir();
+    candidates.clone().find(runs).unwrap_or_else(|| Path::new("/nonexistent").join(name))
 }
 
 fn cannot_start(program: &str, error: &std::io::Error) -> String {
     match error.raw_os_error() {
-        Some(2) => format!("cannot start `{program}`: there is no such program (or its folder is not there)"),
+        Some(2) => format!(
+            "cannot start `{program}`: there is no such program (or its interpreter or folder is not there)"
+        ),
         Some(7) => format!("cannot start `{program}`: its arguments are longer than the system allows"),
         _ => format!("cannot start `{program}`: {error}"),
     }
@@ -224,21 +239,6 @@ fn ends_within(pid: i32, limit: Duration) -> bool {
             Ok(_) => return true,
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return true,
-        }
-    }
-}
-
-/// This process's standard error, for a child.
-trait CloneStdio {
-    fn try_clone_stdio(&self) -> Stdio;
-}
-
-impl CloneStdio for std::io::Stderr {
-    fn try_clone_stdio(&self) -> Stdio {
-        use std::os::fd::AsFd;
-        match self.as_fd().try_clone_to_owned() {
-            Ok(fd) => Stdio::from(fd),
-            Err(_) => Stdio::null(),
         }
     }
 }

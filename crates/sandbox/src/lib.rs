@@ -45,6 +45,7 @@
 
 pub mod aside;
 pub mod background;
+pub mod beside;
 pub mod capability;
 pub mod cgroup;
 mod child;

@@ -1,0 +1,189 @@
+//! `isles cwl run`: what people meet beside the conformance tests.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+
+use std::fs;
+use std::path::Path;
+
+use desk::Desk;
+
+const HELLO: &str = "cwlVersion: v1.2\nclass: CommandLineTool\ndoc: Says a message.\nbaseCommand: echo\ninputs:\n  message:\n    \
+                     type: string\n    doc: what is said\n    inputBinding: {position: 1}\n  loud: boolean?\noutputs:\n  said: \
+                     stdout\nstdout: said.txt\n";
+
+fn tool(command: &str, more: &str) -> String {
+    format!(
+        "cwlVersion: v1.2\nclass: CommandLineTool\nrequirements:\n  ShellCommandRequirement: {{}}\n  \
+         InlineJavascriptRequirement: {{}}\narguments: [{{shellQuote: false, valueFrom: {}}}]\ninputs: []\n{more}",
+        serde_json::to_string(command).unwrap()
+    )
+}
+
+#[test]
+fn inputs_are_options_made_from_the_process() {
+    let desk = Desk::new(true);
+    desk.file("hello.cwl", HELLO);
+    let help = desk.run(&["isles", "cwl", "run", "hello.cwl", "--help"]).fine();
+    for part in ["Says a message.", "--message STRING", "what is said [required]", "--loud"] {
+        assert!(help.contains(part), "{help}");
+    }
+    let out = desk
+        .run(&["isles", "cwl", "run", "--quiet", "--outdir", "o", "hello.cwl", "--message", "a  b"])
+        .fine();
+    assert!(out.contains("\"checksum\": \"sha1$"), "{out}");
+    assert_eq!(fs::read_to_string(desk.path("home/o/said.txt")).unwrap(), "a  b\n");
+    let wrong = desk.run(&["isles", "cwl", "run", "hello.cwl", "--mesage", "x"]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.err.contains("did you mean --message?"), "{}", wrong.err);
+    let missing = desk.run(&["isles", "cwl", "run", "hello.cwl"]);
+    assert!(missing.err.contains("`message` is missing, and must be string"), "{}", missing.err);
+    let template = desk.run(&["isles", "cwl", "run", "--make-template", "hello.cwl"]).fine();
+    assert!(template.starts_with("message: \"a string\"  # string\n"), "{template}");
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_with_its_place() {
+    let desk = Desk::new(true);
+    desk.file(
+        "bad.cwl",
+        "cwlVersion: v1.2\nclass: CommandLineTool\nbaseComand: echo\ninputs:\n  a: strin\n  b: {type: string, inputBindin: {}}\n\
+         outputs:\n  o: {type: File, outputBinding: {glob: '$(inputs.a + 1)'}}\n",
+    );
+    let said = desk.run(&["isles", "cwl", "run", "--validate", "bad.cwl"]);
+    assert_eq!(said.code, Some(1));
+    for part in [
+        "bad.cwl:3:1: `baseComand` is no field of CommandLineTool",
+        "did you mean `baseCommand`?",
+        "bad.cwl:5:6: `strin` is no type",
+        "did you mean `string`?",
+        "bad.cwl:6:21: `inputBindin` is no field of an input",
+    ] {
+        assert!(said.err.contains(part), "no {part:?} in\n{}", said.err);
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_by_name() {
+    let desk = Desk::new(true);
+    let table = [
+        (
+            "requirements: {DockerRequirement: {dockerPull: x}}\nbaseCommand: 'true'",
+            33,
+            "--no-container was given",
+        ),
+        ("requirements: [{class: 'x:Own'}]\nbaseCommand: 'true'", 33, "x:Own is not supported"),
+        ("baseCommand: no-such-program", 1, "there is no such program"),
+        ("baseCommand: 'false'", 1, "it ended with exit code 1"),
+        ("baseCommand: [sh, -c, 'kill -9 $$']", 1, "it was ended by signal 9"),
+        (
+            "requirements: {ResourceRequirement: {coresMin: 10000}}\nbaseCommand: 'true'",
+            1,
+            "it needs 10000 cores",
+        ),
+        ("stdout: ../x\nbaseCommand: 'true'", 1, "it must be a name in the output folder"),
+    ];
+    for (text, code, part) in table {
+        desk.file(
+            "t.cwl",
+            format!("cwlVersion: v1.2\nclass: CommandLineTool\ninputs: []\noutputs: []\n{text}\n"),
+        );
+        let said = desk.run(&["isles", "cwl", "run", "--no-container", "--outdir", "o", "t.cwl"]);
+        assert_eq!(said.code, Some(code), "{text}: {}", said.err);
+        assert!(said.err.contains(part), "{text}: {}", said.err);
+    }
+}
+
+#[test]
+fn outputs_never_come_from_outside() {
+    let desk = Desk::new(true);
+    let secret = desk.file("secret", "not yours\n");
+    let one = |glob: &str| format!("outputs:\n  o: {{type: File, outputBinding: {{glob: {glob}}}}}\n");
+    let json = "outputs: {o: File}\n";
+    let at = secret.display();
+    let written = format!("echo '{{\"o\": {{\"class\": \"File\", \"path\": \"{at}\"}}}}' > cwl.output.json");
+    let computed = format!(
+        "outputs:\n  o: {{type: File, outputBinding: {{outputEval: '$({{\"class\": \"File\", \"location\": \"file://{at}\"}})'}}}}\n"
+    );
+    let table = [
+        (format!("ln -s {at} x"), one("x")),
+        (format!("ln -s {} d", secret.parent().unwrap().display()), one("d/secret")),
+        (format!("ln -s {at} a; ln -s a x"), one("x")),
+        ("ln -s x x".to_owned(), one("x")),
+        ("true".to_owned(), one("../../../secret")),
+        ("true".to_owned(), one(&at.to_string())),
+        (written, json.to_owned()),
+        ("true".to_owned(), computed),
+        ("mkfifo x".to_owned(), one("x")),
+    ];
+    for (command, outputs) in table {
+        desk.file("t.cwl", tool(&command, &outputs));
+        let said = desk.run(&["isles", "cwl", "run", "--quiet", "--outdir", "o", "t.cwl"]);
+        assert_eq!(said.code, Some(1), "{command}: {}{}", said.out, said.err);
+        let left = fs::read_dir(desk.path("home/o")).map_or(0, |entries| entries.count());
+        assert_eq!(left, 0, "{command}");
+    }
+}
+
+#[test]
+fn names_of_all_kinds_go_through() {
+    let desk = Desk::new(true);
+    let odd = "a b#%41\u{fc}'\"$(x)\n-rf.txt";
+    desk.file(odd, "data\n");
+    desk.file(
+        "t.cwl",
+        "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: cp\narguments: ['--', $(inputs.f.path), \
+         $(inputs.f.nameroot).copy]\ninputs:\n  f: File\noutputs:\n  o: {type: File, outputBinding: {glob: '*.copy'}}\n",
+    );
+    desk.file("job.json", serde_json::json!({"f": {"class": "File", "path": odd}}).to_string());
+    desk.run(&["isles", "cwl", "run", "--quiet", "--outdir", "o", "t.cwl", "job.json"]).fine();
+    let copy = odd.replace(".txt", ".copy");
+    assert_eq!(fs::read_to_string(desk.path("home/o").join(copy)).unwrap(), "data\n");
+}
+
+#[test]
+fn hostile_documents_end_with_an_error() {
+    let desk = Desk::new(true);
+    desk.file("loop.cwl", "cwlVersion: v1.2\nclass: Workflow\ninputs: []\noutputs: []\nrequirements: {SubworkflowFeatureRequirement: {}}\nsteps: {a: {run: loop.cwl, in: [], out: []}}\n");
+    desk.file("a.yml", "{$import: b.yml}");
+    desk.file("b.yml", "{$import: a.yml}");
+    desk.file("import.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: 'true'\ninputs: {$import: a.yml}\noutputs: []\n");
+    desk.file("deep.cwl", "[".repeat(100_000));
+    desk.file("self.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: 'true'\nrequirements:\n  SchemaDefRequirement:\n    types:\n      - {name: T, type: array, items: T}\ninputs: {x: T}\noutputs: []\n");
+    desk.file("spin.cwl", "cwlVersion: v1.2\nclass: ExpressionTool\nrequirements: {InlineJavascriptRequirement: {}}\ninputs: []\noutputs: []\nexpression: '${for(;;){}}'\n");
+    desk.file("eat.cwl", "cwlVersion: v1.2\nclass: ExpressionTool\nrequirements: {InlineJavascriptRequirement: {}}\ninputs: []\noutputs: []\nexpression: '${var a=[1]; for(;;){a=a.concat(a);}}'\n");
+    desk.file("wait.cwl", "cwlVersion: v1.2\nclass: Workflow\ninputs: []\noutputs: []\nsteps:\n  a: {run: echo.cwl, in: {x: b/o}, out: [o]}\n  b: {run: echo.cwl, in: {x: a/o}, out: [o]}\n");
+    desk.file("echo.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: echo\ninputs: {x: Any}\noutputs: {o: stdout}\n");
+    let table = [
+        ("loop.cwl", "runs itself"),
+        ("import.cwl", "imports itself"),
+        ("deep.cwl", "nest"),
+        ("self.cwl", "holds itself"),
+        ("spin.cwl", "took more than 1 s"),
+        ("eat.cwl", "out of memory"),
+        ("wait.cwl", "wait for each other"),
+    ];
+    for (name, part) in table {
+        let said = desk.run(&["isles", "cwl", "run", "--eval-timeout", "1", "--outdir", "o", name]);
+        assert_eq!(said.code, Some(1), "{name}: {}", said.err);
+        assert!(said.err.contains(part), "{name}: {}", said.err);
+    }
+}
+
+#[test]
+fn a_scatter_of_thousands_numbers_its_outputs_and_leaves_nothing() {
+    let desk = Desk::new(true);
+    desk.file("hello.cwl", HELLO);
+    desk.file("many.cwl", "cwlVersion: v1.2\nclass: Workflow\nrequirements: {ScatterFeatureRequirement: {}}\ninputs: {messages: 'string[]'}\noutputs: {all: {type: 'File[]', outputSource: say/said}}\nsteps:\n  say: {run: hello.cwl, scatter: message, in: {message: messages}, out: [said]}\n");
+    let messages: Vec<String> = (0..2000).map(|i| format!("m{i}")).collect();
+    desk.file("job.json", serde_json::json!({"messages": messages}).to_string());
+    let out = desk.run(&["isles", "cwl", "run", "--quiet", "--outdir", "o", "many.cwl", "job.json"]).fine();
+    let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let all = out["all"].as_array().unwrap();
+    assert_eq!(all.len(), 2000);
+    for (i, file) in all.iter().enumerate() {
+        let text = fs::read_to_string(Path::new(file["path"].as_str().unwrap())).unwrap();
+        assert_eq!(text, format!("m{i}\n"));
+    }
+    assert_eq!(fs::read_dir(desk.path("tmp")).unwrap().count(), 0, "folders of steps are left");
+}
