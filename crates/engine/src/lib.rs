@@ -61,6 +61,7 @@ pub use events::{Actor, Event};
 pub use exec::Exec;
 pub use health::{Health, Look as HealthLook, Verdict};
 pub use inside::Inside;
+pub use networks::{Mode, modes as network_modes};
 pub use pods::{PodInfo, PodStatus};
 pub use record::{Info, Record, State, Status, now};
 pub use run::Foreground;

@@ -138,6 +138,9 @@ impl Engine {
 
     /// Removes a network that no container is in. Returns its name.
     pub fn remove_network(&self, name: &str) -> Result<String> {
+        if name == DEFAULT || modes().iter().any(|mode| mode.name == name || mode.id == name) {
+            return Err(Error::impossible(format!("removing the network {name}"), "it is the engine's own"));
+        }
         let network = self.network(name)?;
         if network.name == DEFAULT {
             return Err(Error::impossible(
@@ -156,18 +159,37 @@ impl Engine {
         Ok(network.name)
     }
 
-    /// Finds a network by its name or ID.
+    /// Finds a network by its name or ID. The default one is written down when somebody asks for it; in the kernel it is
+    /// when it is first used.
     ///
     /// # Errors
-    /// There is none.
+    /// There is none, or it is no network of containers' own.
     pub fn network(&self, name: &str) -> Result<Network> {
-        let found = Networks::find(&self.networks_dir(), name)?;
-        found.ok_or_else(|| Error::NoNetwork(name.to_owned()))
+        let dir = self.networks_dir();
+        if let Some(found) = Networks::find(&dir, name)? {
+            return Ok(found);
+        }
+        if name == DEFAULT {
+            return default(&Networks::open(&dir)?, &dir);
+        }
+        match modes().iter().find(|mode| mode.name == name || mode.id == name) {
+            Some(mode) => Err(Error::impossible(
+                format!("using the network {}", mode.name),
+                "it stands for what the host has, and has no members",
+            )),
+            None => Err(Error::NoNetwork(name.to_owned())),
+        }
     }
 
-    /// All networks, by name. The default one is there when it was first used.
+    /// All networks, by name, with the default one.
     pub fn networks(&self) -> Result<Vec<Network>> {
-        Ok(Networks::list(&self.networks_dir())?)
+        let dir = self.networks_dir();
+        let mut all = Networks::list(&dir)?;
+        if !all.iter().any(|network| network.name == DEFAULT) {
+            all.push(default(&Networks::open(&dir)?, &dir)?);
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        Ok(all)
     }
 
     /// The places of all containers that have some, by their IDs.
@@ -218,9 +240,7 @@ impl Engine {
         for (number, wanted) in uses.iter().enumerate() {
             let network = match Networks::find(&dir, &wanted.name)? {
                 Some(network) => network,
-                None if wanted.name == DEFAULT => {
-                    networks.create(DEFAULT, &name::id()?, now(), &Wish::default(), &known()?)?
-                }
+                None if wanted.name == DEFAULT => default(&networks, &dir)?,
                 None => return Err(Error::NoNetwork(wanted.name.clone())),
             };
             let endpoint = take(&networks, &network, record, wanted, number)?;
@@ -356,13 +376,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a container out of a network.
+    /// Takes a container out of a network. With `force` also what is left there of one that is gone, by its name or ID.
     ///
     /// # Errors
     /// It is not in it.
-    pub fn disconnect_network(&self, network: &str, name: &str) -> Result<()> {
+    pub fn disconnect_network(&self, network: &str, name: &str, force: bool) -> Result<()> {
         let network = self.network(network)?;
-        let found = self.find(name)?;
+        let found = match self.find(name) {
+            Err(Error::NoContainer(_)) if force => return self.forget_place(&network, name),
+            other => other?,
+        };
         let container = self.store.container(&found.record.id)?;
         let _names = self.store.lock_names()?;
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
@@ -408,6 +431,21 @@ impl Engine {
 }
 
 impl Engine {
+    /// Gives back what a container that is gone has of a network.
+    fn forget_place(&self, network: &Network, name: &str) -> Result<()> {
+        let dir = self.networks_dir();
+        let networks = Networks::open(&dir)?;
+        let named = |id: &str, places: &Places| id == name || places.name == name;
+        let of_network = |places: &Places| places.endpoints.iter().any(|endpoint| endpoint.id == network.id);
+        let all = Networks::all_places(&dir)?;
+        let found = all.into_iter().find(|(id, places)| named(id, places) && of_network(places));
+        match found {
+            // One that lives is known by another name, and has its place still.
+            Some((id, _)) if !self.is_alive(&id) => self.give_back(&networks, &id),
+            _ => Err(Error::NoContainer(name.to_owned())),
+        }
+    }
+
     /// After a container has left the network with its way out: the next one has it, and the ports lead there.
     fn lead_out(&self, places: &Places, id: &str, pid: Option<i32>) -> Result<()> {
         let (Some(first), Some(pid)) = (places.endpoints.first(), pid) else { return Ok(()) };
@@ -416,6 +454,35 @@ impl Engine {
         let number = (0..10).find(|n| first.device == device(id, *n)).unwrap_or(0);
         place::lead_out(&self.network(&first.network)?, first, namespace.as_fd(), number)?;
         Ok(place::publish(places)?)
+    }
+}
+
+/// What `--network` knows beside networks of containers' own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mode {
+    pub name: &'static str,
+    /// Docker's.
+    pub driver: &'static str,
+    /// The same everywhere.
+    pub id: String,
+}
+
+/// The modes that are listed as networks, as docker does.
+pub fn modes() -> [Mode; 2] {
+    [("host", "host"), ("none", "null")].map(|(name, driver)| Mode {
+        name,
+        driver,
+        id: isles_store::Store::cache_key([b"isles network mode".as_slice(), name.as_bytes()])
+            .hex()
+            .to_owned(),
+    })
+}
+
+/// The network of those who name none, which is made where it is not there.
+fn default(networks: &Networks, dir: &Path) -> Result<Network> {
+    match Networks::find(dir, DEFAULT)? {
+        Some(found) => Ok(found),
+        None => Ok(networks.create(DEFAULT, &name::id()?, now(), &Wish::default(), &known()?)?),
     }
 }
 

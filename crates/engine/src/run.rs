@@ -10,7 +10,7 @@ use isles_sandbox::setup::UserNs;
 use isles_sandbox::signals::{From, Signals};
 use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{ImageFile, NamespaceMode, NetworkMode, Port, Root, Workload};
+use isles_spec::{ImageFile, LogDriver, NamespaceMode, NetworkMode, Port, Root, Workload};
 use isles_store::{Container, Image};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::health::merged;
 use crate::inside::Inside;
+use crate::log::{JOURNAL, has_journal};
 use crate::networks::Taken;
 use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
@@ -113,6 +114,12 @@ impl Engine {
         let id = name::id()?;
         let mut workload = workload.clone();
         workload.network = usual(workload.network, self.identity);
+        if workload.log.driver == LogDriver::Journald && !has_journal() {
+            return Err(Error::impossible(
+                "the log driver journald",
+                format!("no journal listens at {JOURNAL}; choose another driver"),
+            ));
+        }
         let default = ContainerConfig::default();
         let config = foreground.image.map_or(&default, |image| &image.config.config);
         let command = process::argv(&workload, config)?;

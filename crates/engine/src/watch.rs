@@ -1,7 +1,7 @@
 //! Waiting for something to happen in a folder (inotify(7)).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,10 +34,20 @@ impl Watch {
 
     /// Waits until something has happened, for this time at most. `false` where nothing has.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        self.wait_for(None, timeout)
+    }
+
+    /// As [`Watch::wait`], also for what can be read from `other`.
+    pub fn wait_with(&mut self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+        self.wait_for(Some(other), timeout)
+    }
+
+    fn wait_for(&mut self, other: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> io::Result<bool> {
         let Some(queue) = &self.queue else { return Ok(false) };
         let timeout =
             timeout.map(|t| Timespec { tv_sec: t.as_secs().cast_signed(), tv_nsec: t.subsec_nanos().into() });
-        let mut fds = [PollFd::new(queue, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(queue, PollFlags::IN)];
+        fds.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) => return Ok(false),
             Ok(_) => {}

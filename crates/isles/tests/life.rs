@@ -473,3 +473,20 @@ fn names_are_found_without_looking_at_all() {
         assert_eq!(links(), [""; 0]);
     });
 }
+
+#[test]
+fn what_goes_along_with_a_log_is_printed_where_it_is_asked_for() {
+    everyone(|world| {
+        let options = ["--name", "one", "--label", "part=b c", "-e", "KEY=v", "-e", "OTHER=x"];
+        let log = ["--log-opt", "labels=part,none", "--log-opt", "env=KEY", "--log-opt", "tag={{.Name}}"];
+        let program = ["--", "sh", "-c", "echo out"];
+        detached(world, &[&options[..], &log, &program].concat()).fine();
+        world.isles(&["wait", "one"]).fine();
+        assert_eq!(world.isles(&["logs", "one"]).fine(), "out\n");
+        assert_eq!(world.isles(&["logs", "--details", "one"]).fine(), "KEY=v,part=b+c,tag=one out\n");
+        let shown = inspect(world, "one")["HostConfig"]["LogConfig"]["Config"].clone();
+        assert_eq!((shown["labels"].as_str(), shown["tag"].as_str()), (Some("part,none"), Some("{{.Name}}")));
+        let cri = ["--log-driver", "cri", "--log-opt", "env=KEY", "--", "true"];
+        detached(world, &cri).fails(125, &["cri"]);
+    });
+}

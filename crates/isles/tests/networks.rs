@@ -218,6 +218,64 @@ fn a_flushed_firewall_is_said_again() {
 }
 
 #[test]
+fn the_usual_networks_are_listed_before_their_first_use() {
+    let Some(world) = apart() else { return };
+    let ls = |words: &[&str]| {
+        world.isles(&[&["network", "ls", "--format", "{{.Name}} {{.Driver}}"], words].concat()).fine()
+    };
+    assert_eq!(ls(&[]), "bridge bridge\nhost host\nnone null\n");
+    world.isles(&["network", "create", "one"]).fine();
+    assert_eq!(ls(&["--filter", "type=custom"]), "one bridge\n");
+    assert_eq!(ls(&["--filter", "driver=null"]), "none null\n");
+    let id = world.isles(&["network", "inspect", "-f", "{{.Id}}", "bridge"]).fine();
+    let known = host(&world, &["/bin/busybox", "ip", "-o", "link"]).fine();
+    assert!(!known.contains(&id[..12]), "the kernel has nothing of it yet: {known}");
+    assert_eq!(world.isles(&["network", "inspect", "-f", "{{.Driver}}", "host"]).fine(), "host\n");
+    run(&world, "bridge", &["true"]).fine();
+    assert_eq!(world.isles(&["network", "inspect", "-f", "{{.Id}}", "bridge"]).fine(), id);
+}
+
+#[test]
+fn what_is_wanted_of_a_network_stands_with_its_name() {
+    let Some(world) = apart() else { return };
+    world.isles(&["network", "create", "--subnet", "10.5.0.0/24", "one"]).fine();
+    world.isles(&["network", "create", "--subnet", "10.6.0.0/24", "two"]).fine();
+    let options = [
+        "--name",
+        "web",
+        "--network",
+        "one:ip=10.5.0.9,alias=first,mac=02:00:00:00:00:09",
+        "--network",
+        "name=two,ip=10.6.0.9,alias=second,mac-address=02:00:00:00:00:0a",
+    ];
+    detached(&world, &options, "exec sleep 1000").fine();
+    assert_eq!(
+        (address(&world, "web", "one"), address(&world, "web", "two")),
+        ("10.5.0.9".into(), "10.6.0.9".into())
+    );
+    let links = world.isles(&["exec", "web", "busybox", "ip", "link"]).fine();
+    assert!(links.contains("02:00:00:00:00:09") && links.contains("02:00:00:00:00:0a"), "{links}");
+    for (network, alias, found) in [("one", "first", "10.5.0.9"), ("two", "second", "10.6.0.9")] {
+        assert!(run(&world, network, &["busybox", "nslookup", alias]).fine().contains(found), "{alias}");
+    }
+    // Those who join later may say so as well.
+    detached(&world, &["--name", "late", "--network", "one"], "exec sleep 1000").fine();
+    world.isles(&["network", "connect", "--mac-address", "02:00:00:00:00:0b", "two", "late"]).fine();
+    let links = world.isles(&["exec", "late", "busybox", "ip", "link"]).fine();
+    assert!(links.contains("02:00:00:00:00:0b"), "{links}");
+    world.isles(&["network", "disconnect", "--force", "two", "late"]).fine();
+    // What is left of one that is gone: its folder went without its place.
+    let id = world.isles(&["inspect", "-f", "{{.Id}}", "late"]).fine();
+    let kept = world.path("state/networks/endpoints").join(format!("{}.json", id.trim()));
+    let places = fs::read(&kept).unwrap();
+    world.isles(&["rm", "-f", "late"]).fine();
+    fs::write(&kept, places).unwrap();
+    world.isles(&["network", "rm", "two"]).fails(1, &["web"]);
+    world.isles(&["network", "disconnect", "-f", "one", "late"]).fine();
+    assert!(!kept.exists());
+}
+
+#[test]
 fn what_is_not_possible_is_said() {
     let Some(world) = apart() else { return };
     world.isles(&["network", "create", "--subnet", "10.5.0.0/24", "one"]).fine();
@@ -231,6 +289,12 @@ fn what_is_not_possible_is_said() {
         (&["network", "create", "-o", "color=red", "x1"], 1, "'color'"),
         (&["network", "rm", "none-such"], 1, "network none-such not found"),
         (&["network", "rm", "bridge"], 1, "bridge"),
+        (&["network", "rm", "host"], 1, "engine's own"),
+        (&["network", "connect", "host", "nobody"], 1, "has no members"),
+        (&["network", "connect", "--link", "db", "one", "nobody"], 1, "links"),
+        (&["network", "connect", "--mac-address", "1:2", "one", "nobody"], 1, "'1:2'"),
+        (&["network", "disconnect", "one", "nobody"], 1, "nobody"),
+        (&["network", "disconnect", "-f", "one", "nobody"], 1, "nobody"),
         (&["network", "inspect", "none-such"], 1, "none-such"),
         (&["network", "ls", "--filter", "color=red"], 1, "color"),
     ] {

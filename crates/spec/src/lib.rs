@@ -10,8 +10,10 @@
 pub mod digest;
 pub mod error;
 pub mod image;
+mod log_options;
 pub mod mount;
 pub mod nearest;
+mod network_use;
 mod nullable;
 pub mod platform;
 pub mod port;
@@ -25,6 +27,8 @@ pub mod workload;
 
 pub use digest::{Algorithm, Digest};
 pub use error::{Error, Hint, Result, causes};
+pub use log_options::{LogDriver, LogOptions, Tag, Tagged};
+pub use network_use::{NetworkUse, parse_mac};
 pub use nullable::null_default;
 pub use platform::Platform;
 pub use port::{Port, Protocol};
@@ -33,8 +37,8 @@ pub use reference::Reference;
 pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
-    CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, LogDriver,
-    LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, NetworkUse, Overlay, Owners, Pod, PodShares,
-    Propagation, PullPolicy, Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security,
-    SystemFiles, SystemMount, UserNamespace, Workload, Writable,
+    CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount,
+    MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Pod, PodShares, Propagation, PullPolicy,
+    Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount,
+    UserNamespace, Workload, Writable,
 };

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::Healthcheck;
 use crate::port::Port;
 use crate::volume::VolumeSpec;
-use crate::{Digest, Error, Platform, Result};
+use crate::{Digest, Error, LogOptions, NetworkUse, Platform, Result};
 
 /// What is to run, in which root, between which walls.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -495,20 +495,6 @@ pub enum NetworkMode {
     Networks(Vec<NetworkUse>),
 }
 
-/// A network, and what a workload wants of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct NetworkUse {
-    /// Its name, or its ID.
-    pub name: String,
-    /// Further names by which others in the network find the workload.
-    pub aliases: Vec<String>,
-    /// Addresses of the caller's choice.
-    pub addresses: Vec<IpAddr>,
-    /// The address of the device, in place of one that is made of its IP address.
-    pub mac: Option<[u8; 6]>,
-}
-
 /// Whether a namespace is the workload's own, the host's, or another container's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -619,101 +605,6 @@ pub struct Dns {
     pub servers: Vec<IpAddr>,
     pub search: Vec<String>,
     pub options: Vec<String>,
-}
-
-/// Where the output of a container in the background goes, besides to those who are attached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogOptions {
-    pub driver: LogDriver,
-    /// Bytes after which a file of the log is put aside.
-    pub max_size: u64,
-    /// Files of the log, the current one included.
-    pub max_file: u32,
-}
-
-impl LogOptions {
-    /// Nobody's disk fills up with what nobody reads.
-    const MAX_SIZE: u64 = 10 << 20;
-    const MAX_FILE: u32 = 3;
-    /// One entry has to fit in.
-    const LEAST_SIZE: u64 = 64 << 10;
-
-    /// Reads a driver's name, and options of the form `max-size=10m` and `max-file=3`.
-    ///
-    /// # Errors
-    /// The driver or an option is not known, or a value is not possible.
-    pub fn parse(driver: Option<&str>, options: &[String]) -> Result<Self> {
-        let mut out =
-            LogOptions { driver: LogDriver::parse(driver.unwrap_or("json-file"))?, ..Self::default() };
-        for option in options {
-            let bad = |why: &str| {
-                Error::new(format!("invalid log option '{option}': {why}"))
-                    .with_hint("known are max-size=BYTES, such as 10m, and max-file=NUMBER")
-            };
-            match option.split_once('=') {
-                _ if out.driver == LogDriver::None => {
-                    return Err(bad("nothing is kept with the driver none"));
-                }
-                Some(("max-size", "-1")) => out.max_size = u64::MAX,
-                Some(("max-size", size)) => {
-                    out.max_size = crate::quantity::parse_bytes(size)?;
-                    if out.max_size < Self::LEAST_SIZE {
-                        return Err(bad("the least size is 64k"));
-                    }
-                }
-                Some(("max-file", number)) => {
-                    let number = number.parse().ok().filter(|n| (1..=1000).contains(n));
-                    out.max_file = number.ok_or_else(|| bad("a number from 1 to 1000 is needed"))?;
-                }
-                _ => return Err(bad("it is not known")),
-            }
-        }
-        Ok(out)
-    }
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        LogOptions { driver: LogDriver::default(), max_size: Self::MAX_SIZE, max_file: Self::MAX_FILE }
-    }
-}
-
-/// The form in which a log is kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogDriver {
-    /// Docker's: a JSON object an entry.
-    #[default]
-    JsonFile,
-    /// Kubernetes': time, stream, `F` or `P`, text.
-    Cri,
-    /// Nothing is kept.
-    None,
-}
-
-impl LogDriver {
-    /// Reads a driver's name.
-    pub fn parse(name: &str) -> Result<Self> {
-        Ok(match name {
-            "json-file" => LogDriver::JsonFile,
-            "cri" | "k8s-file" => LogDriver::Cri,
-            "none" => LogDriver::None,
-            _ => {
-                return Err(Error::new(format!("unknown log driver '{name}'"))
-                    .with_hint("known are json-file, cri and none"));
-            }
-        })
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            LogDriver::JsonFile => "json-file",
-            LogDriver::Cri => "cri",
-            LogDriver::None => "none",
-        }
-    }
 }
 
 impl RestartPolicy {

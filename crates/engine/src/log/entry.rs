@@ -4,6 +4,8 @@
 //! JSON has no bytes that are no text. An entry that is not UTF-8 has its replacement in `log`, as docker writes it, and
 //! all its bytes in `raw`, in base64, so that none is lost.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isles_spec::LogDriver;
@@ -19,6 +21,8 @@ pub struct Entry {
     pub time: String,
     /// What the program printed, with the line's end where it came.
     pub text: Vec<u8>,
+    /// What goes along with it, by name.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Which bytes JSON writes otherwise in a string.
@@ -34,10 +38,22 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// Adds an entry to a file's text. `whole` says that the text ends a line.
-pub fn write(out: &mut Vec<u8>, driver: LogDriver, stream: Stream, time: &str, text: &[u8], whole: bool) {
+/// An entry that is to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    pub stream: Stream,
+    /// RFC 3339.
+    pub time: &'a str,
+    pub text: &'a [u8],
+    /// The text ends a line.
+    pub whole: bool,
+}
+
+/// Adds an entry to a file's text. `attributes` are those of [`attributes`], in JSON only.
+pub fn write(out: &mut Vec<u8>, driver: LogDriver, said: Said<'_>, attributes: &[u8]) {
+    let Said { stream, time, text, whole } = said;
     match driver {
-        LogDriver::None => {}
+        LogDriver::None | LogDriver::Journald => {}
         LogDriver::JsonFile => {
             out.extend_from_slice(b"{\"log\":\"");
             let raw = match std::str::from_utf8(text) {
@@ -59,7 +75,9 @@ pub fn write(out: &mut Vec<u8>, driver: LogDriver, stream: Stream, time: &str, t
                 out.extend_from_slice(b"\",\"raw\":\"");
                 out.extend_from_slice(STANDARD.encode(raw).as_bytes());
             }
-            out.extend_from_slice(b"\",\"time\":\"");
+            out.push(b'"');
+            out.extend_from_slice(attributes);
+            out.extend_from_slice(b",\"time\":\"");
             out.extend_from_slice(time.as_bytes());
             out.extend_from_slice(b"\"}\n");
         }
@@ -72,6 +90,17 @@ pub fn write(out: &mut Vec<u8>, driver: LogDriver, stream: Stream, time: &str, t
             out.push(b'\n');
         }
     }
+}
+
+/// What goes along with each entry, as docker writes it.
+pub fn attributes(all: &[(String, String)]) -> Vec<u8> {
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let map: BTreeMap<&str, &str> = all.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    // A map of texts is always JSON.
+    let text = serde_json::to_vec(&map).unwrap_or_else(|_| b"{}".to_vec());
+    [b",\"attrs\":", text.as_slice()].concat()
 }
 
 fn escape(out: &mut Vec<u8>, text: &[u8]) {
@@ -111,6 +140,7 @@ pub fn read(line: &[u8], into: &mut Entry) -> Option<()> {
 fn read_own(line: &[u8], into: &mut Entry) -> Option<()> {
     let mut rest = line.strip_prefix(b"{\"log\":\"")?;
     into.text.clear();
+    into.attributes.clear();
     loop {
         let at = memchr::memchr2(b'"', b'\\', rest)?;
         into.text.extend_from_slice(&rest[..at]);
@@ -154,6 +184,8 @@ fn read_json(line: &[u8]) -> Option<Entry> {
         stream: String,
         time: String,
         raw: Option<String>,
+        #[serde(default)]
+        attrs: BTreeMap<String, String>,
     }
     let line: Line = serde_json::from_slice(line).ok()?;
     let text = match line.raw {
@@ -166,7 +198,7 @@ fn read_json(line: &[u8]) -> Option<Entry> {
             bytes
         }
     };
-    Some(Entry { stream: stream(line.stream.as_bytes())?, time: line.time, text })
+    Some(Entry { stream: stream(line.stream.as_bytes())?, time: line.time, text, attributes: line.attrs })
 }
 
 fn read_cri(line: &[u8], into: &mut Entry) -> Option<()> {
@@ -181,6 +213,7 @@ fn read_cri(line: &[u8], into: &mut Entry) -> Option<()> {
     into.stream = stream;
     into.time.clear();
     into.time.push_str(time);
+    into.attributes.clear();
     into.text.clear();
     into.text.extend_from_slice(parts.next()?);
     if whole {
@@ -216,7 +249,8 @@ mod tests {
                 (b"F P stdout", true),
             ] {
                 let mut out = Vec::new();
-                write(&mut out, driver, Stream::Stderr, "2026-01-02T03:04:05.6Z", text, whole);
+                let time = "2026-01-02T03:04:05.6Z";
+                write(&mut out, driver, Said { stream: Stream::Stderr, time, text, whole }, b"");
                 assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
                 read(out.strip_suffix(b"\n").unwrap(), &mut entry).unwrap();
                 let expected = [text, if whole { b"\n" } else { b"" }].concat();
@@ -229,10 +263,21 @@ mod tests {
     #[test]
     fn the_form_is_dockers() {
         let mut out = Vec::new();
-        write(&mut out, LogDriver::JsonFile, Stream::Stdout, "T", b"a\"b", true);
+        let said = Said { stream: Stream::Stdout, time: "T", text: b"a\"b", whole: true };
+        write(&mut out, LogDriver::JsonFile, said, b"");
         assert_eq!(out, b"{\"log\":\"a\\\"b\\n\",\"stream\":\"stdout\",\"time\":\"T\"}\n");
         out.clear();
-        write(&mut out, LogDriver::Cri, Stream::Stdout, "T", b"ab", false);
+        let along = attributes(&[("b".into(), "\"".into()), ("a".into(), "1".into())]);
+        write(&mut out, LogDriver::JsonFile, Said { text: b"a", ..said }, &along);
+        let line = r#"{"log":"a\n","stream":"stdout","attrs":{"a":"1","b":"\""},"time":"T"}"#;
+        assert_eq!(String::from_utf8(out.clone()).unwrap().trim_end(), line);
+        let mut entry = Entry::default();
+        read(line.as_bytes(), &mut entry).unwrap();
+        assert_eq!((entry.text.as_slice(), entry.attributes["b"].as_str()), (&b"a\n"[..], "\""));
+        read(br#"{"log":"a","stream":"stdout","time":"T"}"#, &mut entry).unwrap();
+        assert!(entry.attributes.is_empty(), "those of the one before");
+        out.clear();
+        write(&mut out, LogDriver::Cri, Said { text: b"ab", whole: false, ..said }, &along);
         assert_eq!(out, b"T stdout P ab\n");
     }
 

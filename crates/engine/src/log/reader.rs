@@ -273,6 +273,7 @@ mod tests {
 
     use super::super::writer::Writer;
     use super::*;
+    use crate::log::About;
 
     fn all(reader: &mut LogReader<'_>) -> Vec<String> {
         std::iter::from_fn(|| reader.next_entry().unwrap().cloned())
@@ -287,7 +288,7 @@ mod tests {
     #[test]
     fn the_newest_and_those_of_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), &small()).unwrap();
+        let mut writer = Writer::open(dir.path(), &small(), &About::default()).unwrap();
         for number in 0..2000u64 {
             writer.write(Stream::Stdout, format!("{number}\n").as_bytes(), number * 1_000_000_007).unwrap();
         }
@@ -307,7 +308,7 @@ mod tests {
     #[test]
     fn who_follows_misses_nothing_and_sees_nothing_twice() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), &small()).unwrap();
+        let mut writer = Writer::open(dir.path(), &small(), &About::default()).unwrap();
         let next = Cell::new(0);
         let writer = std::cell::RefCell::new(&mut writer);
         // It is asked when all has been read: then more comes, now and then with several files at once.

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use isles_spec::time::rfc3339_nanoseconds;
 use isles_spec::{LogDriver, LogOptions};
 
-use super::{Stream, entry, file};
+use super::entry::Said;
+use super::journal::Journal;
+use super::{About, Stream, entry, file};
 
 /// A line that is longer is written in several entries, as docker and containerd have it.
 const LONGEST: usize = 16 << 10;
@@ -20,8 +22,12 @@ const PIECE: usize = 64 << 10;
 pub(crate) struct Writer {
     folder: PathBuf,
     options: LogOptions,
-    /// `None` for the driver that keeps nothing.
+    /// `None` for drivers without files.
     file: Option<File>,
+    /// Where the host's journal has the log.
+    journal: Option<Journal>,
+    /// What goes along with each entry of a file.
+    attributes: Vec<u8>,
     /// Bytes in the file.
     size: u64,
     /// The beginnings of lines that have not ended.
@@ -33,19 +39,24 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Goes on with a log. What a killed monitor left of an entry is cut off.
-    pub(crate) fn open(folder: &Path, options: &LogOptions) -> io::Result<Writer> {
+    /// Goes on with the log of a container. What a killed monitor left of an entry is cut off.
+    pub(crate) fn open(folder: &Path, options: &LogOptions, about: &About) -> io::Result<Writer> {
         let mut writer = Writer {
             folder: folder.to_owned(),
             options: options.clone(),
             file: None,
+            journal: None,
+            attributes: entry::attributes(&about.attributes),
             size: 0,
             begun: Default::default(),
             out: Vec::new(),
             lost: 0,
             reason: String::new(),
         };
-        if options.driver != LogDriver::None {
+        if options.driver == LogDriver::Journald {
+            writer.journal = Some(Journal::open(about)?);
+        }
+        if matches!(options.driver, LogDriver::JsonFile | LogDriver::Cri) {
             let file = writer.create()?;
             writer.size = whole(&file)?;
             file.set_len(writer.size)?;
@@ -61,7 +72,7 @@ impl Writer {
     /// # Errors
     /// The disk is full, or worse.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], time: u64) -> io::Result<()> {
-        if self.file.is_none() {
+        if self.file.is_none() && self.journal.is_none() {
             return Ok(());
         }
         let written = self.tell_of_losses(time).and_then(|()| self.take(stream, bytes, time));
@@ -78,7 +89,7 @@ impl Writer {
         }
         let text = format!("isles: {} bytes of output were lost here: {}", self.lost, self.reason);
         let time = rfc3339_nanoseconds(time);
-        entry::write(&mut self.out, self.options.driver, Stream::Stderr, &time, text.as_bytes(), true);
+        self.add(Said { stream: Stream::Stderr, time: &time, text: text.as_bytes(), whole: true })?;
         self.flush()?;
         self.lost = 0;
         Ok(())
@@ -86,7 +97,6 @@ impl Writer {
 
     fn take(&mut self, stream: Stream, bytes: &[u8], time: u64) -> io::Result<()> {
         let time = rfc3339_nanoseconds(time);
-        let driver = self.options.driver;
         let begun = match stream {
             Stream::Stdout => 0,
             Stream::Stderr => 1,
@@ -96,11 +106,11 @@ impl Writer {
             let (line, after) = (&rest[..at], &rest[at + 1..]);
             rest = after;
             if self.begun[begun].is_empty() && line.len() <= LONGEST {
-                entry::write(&mut self.out, driver, stream, &time, line, true);
+                self.add(Said { stream, time: &time, text: line, whole: true })?;
             } else {
                 self.begin(begun, stream, &time, line)?;
                 let line = std::mem::take(&mut self.begun[begun]);
-                entry::write(&mut self.out, driver, stream, &time, &line, true);
+                self.add(Said { stream, time: &time, text: &line, whole: true })?;
             }
             if self.out.len() >= PIECE {
                 self.flush()?;
@@ -110,6 +120,14 @@ impl Writer {
         self.flush()
     }
 
+    fn add(&mut self, said: Said<'_>) -> io::Result<()> {
+        match &mut self.journal {
+            Some(journal) => journal.send(said)?,
+            None => entry::write(&mut self.out, self.options.driver, said, &self.attributes),
+        }
+        Ok(())
+    }
+
     /// Keeps the beginning of a line, and writes what is too long to be kept.
     fn begin(&mut self, begun: usize, stream: Stream, time: &str, mut text: &[u8]) -> io::Result<()> {
         while self.begun[begun].len() + text.len() > LONGEST {
@@ -117,7 +135,7 @@ impl Writer {
             self.begun[begun].extend_from_slice(&text[..room]);
             text = &text[room..];
             let part = std::mem::take(&mut self.begun[begun]);
-            entry::write(&mut self.out, self.options.driver, stream, time, &part, false);
+            self.add(Said { stream, time, text: &part, whole: false })?;
             if self.out.len() >= PIECE {
                 self.flush()?;
             }
@@ -133,7 +151,7 @@ impl Writer {
         for (begun, stream) in [(0, Stream::Stdout), (1, Stream::Stderr)] {
             let part = std::mem::take(&mut self.begun[begun]);
             if !part.is_empty() {
-                entry::write(&mut self.out, self.options.driver, stream, &time, &part, false);
+                self.add(Said { stream, time: &time, text: &part, whole: false })?;
             }
         }
         self.flush()
@@ -238,7 +256,7 @@ mod tests {
     #[test]
     fn lines_are_put_together() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), &LogOptions::default()).unwrap();
+        let mut writer = Writer::open(dir.path(), &LogOptions::default(), &About::default()).unwrap();
         for piece in ["a", "b\nc\n", "", "\n", "d"] {
             writer.write(Stream::Stdout, piece.as_bytes(), 1).unwrap();
         }
@@ -252,7 +270,7 @@ mod tests {
     fn long_lines_are_parts() {
         let dir = tempfile::tempdir().unwrap();
         let options = LogOptions { driver: LogDriver::Cri, ..LogOptions::default() };
-        let mut writer = Writer::open(dir.path(), &options).unwrap();
+        let mut writer = Writer::open(dir.path(), &options, &About::default()).unwrap();
         let long = vec![b'x'; 3 * LONGEST + 5];
         for piece in long.chunks(1000) {
             writer.write(Stream::Stdout, piece, 1).unwrap();
@@ -271,7 +289,7 @@ mod tests {
     fn full_files_are_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let options = LogOptions { max_size: 64 << 10, max_file: 3, ..LogOptions::default() };
-        let mut writer = Writer::open(dir.path(), &options).unwrap();
+        let mut writer = Writer::open(dir.path(), &options, &About::default()).unwrap();
         for number in 0..5000 {
             writer.write(Stream::Stdout, format!("line {number}\n").as_bytes(), 1).unwrap();
         }
@@ -295,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (left, whole) in [("", 0), ("{\"log\":", 0), ("T stdout F a\nT std", 1)] {
             std::fs::write(file(dir.path(), 0), left).unwrap();
-            let mut writer = Writer::open(dir.path(), &LogOptions::default()).unwrap();
+            let mut writer = Writer::open(dir.path(), &LogOptions::default(), &About::default()).unwrap();
             writer.write(Stream::Stdout, b"next\n", 1).unwrap();
             let entries = written(dir.path(), 0);
             assert_eq!(entries.len(), whole + 1, "{left}");
@@ -306,7 +324,7 @@ mod tests {
     #[test]
     fn what_is_lost_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), &LogOptions::default()).unwrap();
+        let mut writer = Writer::open(dir.path(), &LogOptions::default(), &About::default()).unwrap();
         writer.write(Stream::Stdout, b"one\n", 1).unwrap();
         let kept = writer.file.take();
         // A full disk.
@@ -325,7 +343,7 @@ mod tests {
     fn nothing_is_kept_where_nothing_is_wanted() {
         let dir = tempfile::tempdir().unwrap();
         let options = LogOptions { driver: LogDriver::None, ..LogOptions::default() };
-        let mut writer = Writer::open(dir.path(), &options).unwrap();
+        let mut writer = Writer::open(dir.path(), &options, &About::default()).unwrap();
         writer.write(Stream::Stdout, b"a\n", 1).unwrap();
         assert!(!file(dir.path(), 0).exists());
     }

@@ -22,7 +22,7 @@ use super::restart::{self, Run};
 use super::{RESTARTS, Running, STOPPED, go_on};
 use crate::background::said;
 use crate::engine::Engine;
-use crate::log::{Stream, Writer};
+use crate::log::{About, Stream, Writer};
 use crate::process;
 use crate::record::{Record, State, age, now};
 use crate::run::{Created, Foreground};
@@ -47,7 +47,7 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
     let served = running.network.take().and_then(|network| {
         network.serve(&running.engine).map_err(|e| wrong.push(format!("it has no network: {e}"))).ok()
     });
-    let log = Writer::open(running.folder.path(), &running.record.workload.log);
+    let log = open_log(&running.engine, &running.folder, &running.record);
     let log = log.map_err(|e| wrong.push(format!("it has no log: {e}"))).ok();
     reserve(&running.folder);
     if !wrong.is_empty() {
@@ -62,6 +62,15 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
     }
     drop(served);
     finish(running, code, clients)
+}
+
+fn open_log(engine: &Engine, folder: &Container, record: &Record) -> io::Result<Writer> {
+    let options = &record.workload.log;
+    // What most logs need nothing of is not read for them.
+    let of_image = !options.labels.is_empty() || !options.env.is_empty();
+    let image = of_image.then(|| engine.image_of(record).ok().flatten()).flatten();
+    let config = image.map(|image| image.config.config).unwrap_or_default();
+    Writer::open(folder.path(), options, &About::of(record, &config))
 }
 
 /// A file that takes as much room as the last words on a container need: on a full disk it makes way for them.

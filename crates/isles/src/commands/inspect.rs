@@ -8,7 +8,9 @@ use isles_network::state::{DEFAULT, Endpoint, Places};
 use isles_sif::{NO_TIME, Object, Sif};
 use isles_spec::image::ContainerConfig;
 use isles_spec::time::{rfc3339, rfc3339_nanoseconds};
-use isles_spec::{Mount, MountKind, NamespaceMode, NetworkMode, Port, RestartPolicy, Root};
+use isles_spec::{
+    LogDriver, LogOptions, Mount, MountKind, NamespaceMode, NetworkMode, Port, RestartPolicy, Root,
+};
 use isles_store::Store;
 use serde_json::{Map, Value, json};
 
@@ -256,10 +258,7 @@ fn container(engine: &Engine, name: &str) -> Result<Value, Failure> {
             },
             "LogConfig": {
                 "Type": w.log.driver.name(),
-                "Config": {
-                    "max-size": w.log.max_size.to_string(),
-                    "max-file": w.log.max_file.to_string(),
-                },
+                "Config": log_options(&w.log),
             },
             "PortBindings": bindings(&w.ports),
             "Dns": w.dns.servers,
@@ -318,6 +317,24 @@ pub fn bindings(ports: &[Port]) -> Value {
         if let Some(list) = entry.as_array_mut() {
             list.push(json!({ "HostIp": address, "HostPort": host }));
         }
+    }
+    all.into()
+}
+
+/// As `--log-opt` has them.
+fn log_options(log: &LogOptions) -> Value {
+    let mut all = serde_json::Map::new();
+    if matches!(log.driver, LogDriver::JsonFile | LogDriver::Cri) {
+        all.insert("max-size".to_owned(), json!(log.max_size.to_string()));
+        all.insert("max-file".to_owned(), json!(log.max_file.to_string()));
+    }
+    for (name, list) in [("labels", &log.labels), ("env", &log.env)] {
+        if !list.is_empty() {
+            all.insert(name.to_owned(), json!(list.join(",")));
+        }
+    }
+    if let Some(tag) = &log.tag {
+        all.insert("tag".to_owned(), json!(tag));
     }
     all.into()
 }

@@ -1,8 +1,9 @@
 //! `isles logs`
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use isles_engine::log::Selection;
+use isles_engine::log::{AnyReader, Selection};
 use isles_spec::quantity::parse_duration;
 use isles_spec::time::parse_rfc3339_nanoseconds;
 use isles_spec::{Error as Spelling, LogDriver};
@@ -31,6 +32,9 @@ pub struct Args {
     /// Print the time before each line.
     #[arg(short, long)]
     timestamps: bool,
+    /// Print what goes along with each line: labels and variables of --log-opt.
+    #[arg(long)]
+    details: bool,
     /// Its name or ID.
     container: String,
 }
@@ -66,7 +70,7 @@ pub fn cmd_logs(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     let lives = || engine.is_alive(&found.record.id);
     let failed = |e: io::Error| Failure::because(format!("cannot read the log of {}", args.container), &e);
-    let mut reader = isles_engine::log::LogReader::open(&folder, selection, &lives).map_err(failed)?;
+    let mut reader = AnyReader::open(&found.record, &folder, selection, &lives).map_err(failed)?;
     let mut stdout = io::BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let mut stderr = io::stderr().lock();
     loop {
@@ -81,14 +85,20 @@ pub fn cmd_logs(cx: &Context, args: &Args) -> Result<Code, Failure> {
             }
         };
         let Some(entry) = entry else { break };
-        let (time, gap) = if args.timestamps { (entry.time.as_str(), " ") } else { ("", "") };
+        let mut before = Vec::new();
+        if args.timestamps {
+            before.extend_from_slice(entry.time.as_bytes());
+            before.push(b' ');
+        }
+        if args.details {
+            before.extend_from_slice(details(&entry.attributes).as_bytes());
+            before.push(b' ');
+        }
         let done = match entry.stream.is_stderr() {
-            true => stdout
-                .flush()
-                .and_then(|()| stderr.write_all(&[time.as_bytes(), gap.as_bytes(), &entry.text].concat())),
-            false => (stdout.write_all(time.as_bytes()))
-                .and_then(|()| stdout.write_all(gap.as_bytes()))
-                .and_then(|()| stdout.write_all(&entry.text)),
+            true => {
+                stdout.flush().and_then(|()| stderr.write_all(&[&before, entry.text.as_slice()].concat()))
+            }
+            false => stdout.write_all(&before).and_then(|()| stdout.write_all(&entry.text)),
         };
         if !written(done)? {
             return Ok(Code::SUCCESS);
@@ -96,6 +106,23 @@ pub fn cmd_logs(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     written(stdout.flush())?;
     Ok(Code::SUCCESS)
+}
+
+/// As docker prints them: in their order, with what could be taken for another one written as in a query of a URL.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let quoted = |text: &str| {
+        let mut out = String::with_capacity(text.len());
+        for byte in text.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
+                b' ' => out.push('+'),
+                other => out.push_str(&format!("%{other:02X}")),
+            }
+        }
+        out
+    };
+    let all: Vec<String> = attributes.iter().map(|(k, v)| format!("{}={}", quoted(k), quoted(v))).collect();
+    all.join(",")
 }
 
 /// `false` where nobody reads any more.
@@ -134,6 +161,13 @@ pub fn time(text: &str, now: u64) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_along() {
+        let all = [("b", "x y"), ("a", "1=2,3"), ("é", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(details(&all.into()), "a=1%3D2%2C3,b=x+y,%C3%A9=");
+        assert_eq!(details(&BTreeMap::new()), "");
+    }
 
     #[test]
     fn times() {

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 
-use isles_engine::Engine;
+use isles_engine::{Engine, Mode, network_modes};
 use isles_network::Subnet;
 use isles_network::state::{DEFAULT, Network, Places, Wish};
-use isles_spec::NetworkUse;
 use isles_spec::time::rfc3339_nanoseconds;
+use isles_spec::{NetworkUse, parse_mac};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::commands::run::NO_LINKS;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::{Filter, has_label};
@@ -84,7 +85,8 @@ struct LsArgs {
     /// Print whole IDs.
     #[arg(long)]
     no_trunc: bool,
-    /// Only those with: name=PART, id=PART, label=KEY[=VALUE], driver=bridge, dangling=BOOL (no container is in them).
+    /// Only those with: name=PART, id=PART, label=KEY[=VALUE], driver=NAME, type=builtin or custom, dangling=BOOL (no
+    /// container is in them).
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// How to print: table, json, or a template such as '{{.Name}}'.
@@ -124,6 +126,11 @@ struct ConnectArgs {
     /// Its IPv6 address.
     #[arg(long, value_name = "ADDRESS")]
     ip6: Option<IpAddr>,
+    /// The address of its device: 02:42:ac:11:00:02.
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
+    #[arg(long, value_name = "NAME", hide = true)]
+    link: Vec<String>,
     network: String,
     container: String,
 }
@@ -131,6 +138,9 @@ struct ConnectArgs {
 /// Take a container out of a network.
 #[derive(Debug, clap::Args)]
 struct DisconnectArgs {
+    /// Also what is left in the network of a container that is gone.
+    #[arg(short, long)]
+    force: bool,
     network: String,
     container: String,
 }
@@ -170,7 +180,7 @@ pub fn cmd_network(cx: &Context, args: &Args) -> Result<Code, Failure> {
         Command::Rm(args) => rm(cx, args),
         Command::Connect(args) => connect(cx, args),
         Command::Disconnect(args) => {
-            cx.engine()?.disconnect_network(&args.network, &args.container)?;
+            cx.engine()?.disconnect_network(&args.network, &args.container, args.force)?;
             Ok(Code::SUCCESS)
         }
         Command::Prune(args) => prune(cx, args),
@@ -230,15 +240,43 @@ fn create(cx: &Context, args: &CreateArgs) -> Result<Code, Failure> {
     Ok(Code::SUCCESS)
 }
 
+/// What there is to know of a network for a condition.
+struct Listed<'a> {
+    name: &'a str,
+    id: &'a str,
+    driver: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    users: usize,
+}
+
+impl<'a> Listed<'a> {
+    fn of(network: &'a Network, users: usize) -> Listed<'a> {
+        Listed { name: &network.name, id: &network.id, driver: "bridge", labels: &network.labels, users }
+    }
+}
+
 /// Whether a network meets a condition.
-fn accepts(filter: &Filter, network: &Network, users: usize) -> Result<bool, Failure> {
+fn accepts(filter: &Filter, network: &Listed<'_>) -> Result<bool, Failure> {
     let value = filter.value.as_str();
+    let users = network.users;
+    let builtin = network.driver != "bridge" || network.name == DEFAULT;
     Ok(match filter.key.as_str() {
         "name" => network.name.contains(value),
         "id" => network.id.contains(value),
-        "label" => has_label(&network.labels, value),
-        "label!" => !has_label(&network.labels, value),
-        "driver" => value == "bridge",
+        "label" => has_label(network.labels, value),
+        "label!" => !has_label(network.labels, value),
+        "driver" => value == network.driver,
+        "scope" => value == "local",
+        "type" => match value {
+            "builtin" => builtin,
+            "custom" => !builtin,
+            _ => {
+                return Err(Failure::new(format!("invalid filter 'type={value}'"))
+                    .with_hint("write builtin or custom"));
+            }
+        },
+        // Those of the engine's own cannot be removed.
+        "dangling" if builtin => value != "true" && value != "1",
         "dangling" => match value {
             "true" | "1" => users == 0,
             "false" | "0" => users > 0,
@@ -247,7 +285,7 @@ fn accepts(filter: &Filter, network: &Network, users: usize) -> Result<bool, Fai
                     .with_hint("write true or false"));
             }
         },
-        _ => return Err(filter.unknown("name, id, label, driver and dangling")),
+        _ => return Err(filter.unknown("name, id, label, driver, scope, type and dangling")),
     })
 }
 
@@ -262,12 +300,25 @@ fn ls(cx: &Context, args: &LsArgs) -> Result<Code, Failure> {
     for network in engine.networks()? {
         let mut wanted = true;
         for filter in &args.filter {
-            wanted &= accepts(filter, &network, users(&places, &network))?;
+            wanted &= accepts(filter, &Listed::of(&network, users(&places, &network)))?;
         }
         if wanted {
             rows.push(row(&network, args.no_trunc));
         }
     }
+    for mode in network_modes() {
+        let nothing = BTreeMap::new();
+        let listed =
+            Listed { name: mode.name, id: &mode.id, driver: mode.driver, labels: &nothing, users: 0 };
+        let mut wanted = true;
+        for filter in &args.filter {
+            wanted &= accepts(filter, &listed)?;
+        }
+        if wanted {
+            rows.push(row_of_mode(&mode, args.no_trunc));
+        }
+    }
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
     if args.quiet {
         for row in &rows {
             cx.ui.line(&row.id)?;
@@ -298,12 +349,50 @@ fn row(network: &Network, whole: bool) -> Row {
     }
 }
 
+fn row_of_mode(mode: &Mode, whole: bool) -> Row {
+    Row {
+        id: if whole { mode.id.clone() } else { mode.id.chars().take(12).collect() },
+        name: mode.name.to_owned(),
+        driver: mode.driver,
+        scope: "local",
+        ipv6: "false".to_owned(),
+        internal: "false".to_owned(),
+        labels: String::new(),
+        created_at: rfc3339_nanoseconds(0),
+    }
+}
+
+/// A mode as `docker network inspect` shows it.
+fn shown_mode(mode: &Mode) -> Value {
+    json!({
+        "Name": mode.name,
+        "Id": mode.id,
+        "Created": rfc3339_nanoseconds(0),
+        "Scope": "local",
+        "Driver": mode.driver,
+        "EnableIPv4": true,
+        "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": {}, "Config": [] },
+        "Internal": false,
+        "Attachable": false,
+        "Ingress": false,
+        "Containers": {},
+        "Options": {},
+        "Labels": {},
+    })
+}
+
 fn has_ipv6(network: &Network) -> bool {
     network.pools.iter().any(|pool| pool.subnet.is_ipv6())
 }
 
 /// A network as `docker network inspect` shows it.
 pub fn shown(engine: &Engine, name: &str) -> Result<Value, Failure> {
+    if let Some(mode) =
+        network_modes().iter().find(|mode| mode.name == name || name.len() >= 12 && mode.id.starts_with(name))
+    {
+        return Ok(shown_mode(mode));
+    }
     let network = engine.network(name)?;
     let mut containers = serde_json::Map::new();
     for (id, places) in engine.places()? {
@@ -387,11 +476,14 @@ fn rm(cx: &Context, args: &RmArgs) -> Result<Code, Failure> {
 }
 
 fn connect(cx: &Context, args: &ConnectArgs) -> Result<Code, Failure> {
+    if !args.link.is_empty() {
+        return Err(Failure::new(NO_LINKS.0).with_hint(NO_LINKS.1));
+    }
     let wanted = NetworkUse {
         name: args.network.clone(),
         aliases: args.alias.clone(),
         addresses: args.ip.into_iter().chain(args.ip6).collect(),
-        mac: None,
+        mac: args.mac_address.as_deref().map(parse_mac).transpose()?,
     };
     cx.engine()?.connect_network(&args.container, &wanted)?;
     Ok(Code::SUCCESS)
@@ -408,7 +500,7 @@ fn prune(cx: &Context, args: &PruneArgs) -> Result<Code, Failure> {
     for network in engine.networks()? {
         let mut wanted = network.name != DEFAULT && users(&places, &network) == 0;
         for filter in &args.filter {
-            wanted &= accepts(filter, &network, 0)?;
+            wanted &= accepts(filter, &Listed::of(&network, 0))?;
         }
         // One that somebody has taken meanwhile stays.
         if wanted && engine.remove_network(&network.id).is_ok() {

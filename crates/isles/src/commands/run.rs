@@ -13,9 +13,9 @@ use isles_engine::{Engine, Exit, Foreground, Parted, image_file};
 use isles_spec::image::Healthcheck;
 use isles_spec::quantity::{parse_bytes, parse_cpus, parse_duration};
 use isles_spec::{
-    Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, NetworkUse,
-    Overlay, PodShares, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security,
-    Source, UserNamespace, Workload, Writable,
+    Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, Overlay,
+    PodShares, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source,
+    UserNamespace, Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -28,6 +28,11 @@ use crate::source::{self, Wishes};
 
 /// Docker's.
 pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
+mod network;
+
+pub use network::NO_LINKS;
+use network::network;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,10 +82,11 @@ pub struct Args {
     /// Keys that let go of a container with a terminal, and leave it running.
     #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS, help_heading = "Streams")]
     detach_keys: String,
-    /// How what it prints in the background is kept: json-file, cri or none.
+    /// How what it prints is kept: json-file, cri, journald or none.
     #[arg(long, value_name = "DRIVER", help_heading = "Streams")]
     log_driver: Option<String>,
-    /// Sizes of what is kept: max-size=10m, max-file=3.
+    /// Sizes of what is kept: max-size=10m, max-file=3; what goes along with it: labels=NAME,…, env=NAME,… and
+    /// tag=TEMPLATE, such as {{.Name}}.
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Streams")]
     log_opt: Vec<String>,
     /// Set a variable, or pass on the caller's (-e NAME).
@@ -242,7 +248,7 @@ pub struct Args {
 
     /// Its network: bridge (root's default), slirp4netns (one of its own that needs no rights: the default of ordinary
     /// users), host, none, another network's name, container:NAME, or ns:PATH. Several names stand for several
-    /// networks. Without it ISLES_NETWORK counts.
+    /// networks, each as NAME, NAME:ip=…,ip6=…,alias=…,mac=… or name=NAME,ip=…. Without it ISLES_NETWORK counts.
     #[arg(long, visible_alias = "net", value_name = "MODE", help_heading = "Network")]
     network: Vec<String>,
     /// Let a port of the host lead to one of the container: [ADDRESS:][PORT:]PORT[/udp], ranges as 8000-8010.
@@ -266,6 +272,8 @@ pub struct Args {
     /// The address of the device: 02:42:ac:11:00:02.
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     mac_address: Option<String>,
+    #[arg(long, value_name = "NAME", hide = true)]
+    link: Vec<String>,
     /// Ask this server for names.
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     dns: Vec<IpAddr>,
@@ -834,85 +842,6 @@ fn exposed<'a>(words: impl Iterator<Item = &'a String>, known: &[Port]) -> Resul
     Ok(all)
 }
 
-/// What `--network` is where it is not given.
-const USUAL_NETWORK: &str = "ISLES_NETWORK";
-
-fn network(args: &Args) -> Result<NetworkMode, Failure> {
-    let usual = std::env::var(USUAL_NETWORK).unwrap_or_default();
-    let mut modes: Vec<&str> =
-        args.network.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
-    let wants_ports = !args.publish.is_empty() || args.publish_all;
-    let wants_place = args.ip.is_some()
-        || args.ip6.is_some()
-        || args.mac_address.is_some()
-        || !args.network_alias.is_empty();
-    if modes.is_empty() && !usual.is_empty() && !wants_ports && !wants_place {
-        modes.push(&usual);
-    }
-    let only = match modes.as_slice() {
-        [] if wants_place => None,
-        [] | ["default"] => Some(NetworkMode::Default),
-        ["none"] => Some(NetworkMode::None),
-        ["host"] => Some(NetworkMode::Host),
-        // Podman's words for networks that need no rights.
-        ["slirp4netns" | "pasta" | "private"] => Some(NetworkMode::User { host_loopback: false }),
-        ["slirp4netns:allow_host_loopback=true" | "pasta:--map-gw"] => {
-            Some(NetworkMode::User { host_loopback: true })
-        }
-        [one] => match one.split_once(':') {
-            Some(("container", name)) if !name.is_empty() => Some(NetworkMode::Container(name.to_owned())),
-            Some(("ns", path)) if !path.is_empty() => Some(NetworkMode::Path(path.into())),
-            Some(_) => {
-                return Err(unknown(
-                    "network",
-                    one,
-                    "slirp4netns, none, host, NAME, container:NAME and ns:PATH",
-                ));
-            }
-            None => None,
-        },
-        _ => None,
-    };
-    if let Some(mode) = only {
-        let served = matches!(mode, NetworkMode::User { .. } | NetworkMode::Default);
-        if wants_ports && !served || wants_place {
-            return Err(Failure::new("ports and addresses need a network of the container's own")
-                .with_hint("leave out --network, or name a network such as bridge"));
-        }
-        return Ok(mode);
-    }
-    let names = if modes.is_empty() { vec!["bridge"] } else { modes };
-    let mut uses: Vec<NetworkUse> = Vec::with_capacity(names.len());
-    for name in names {
-        if name.contains(':') || matches!(name, "host" | "none" | "default") {
-            return Err(unknown("network", name, "names of networks, where there are several"));
-        }
-        if uses.iter().any(|other| other.name == name) {
-            return Err(Failure::new(format!("the network {name} is named twice"))
-                .with_hint("name each network once"));
-        }
-        uses.push(NetworkUse { name: name.to_owned(), ..NetworkUse::default() });
-    }
-    if let Some(first) = uses.first_mut() {
-        first.aliases = args.network_alias.clone();
-        first.addresses = args.ip.map(IpAddr::V4).into_iter().chain(args.ip6.map(IpAddr::V6)).collect();
-        first.mac = args.mac_address.as_deref().map(mac).transpose()?;
-    }
-    Ok(NetworkMode::Networks(uses))
-}
-
-/// Six bytes with colons between.
-fn mac(text: &str) -> Result<[u8; 6], Failure> {
-    let byte = |part: &str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
-    let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
-    // One of a group is nobody's own.
-    bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()).filter(|mac| mac[0] & 1 == 0).ok_or_else(|| {
-        Spelling::new(format!("invalid address of a device '{text}'"))
-            .with_hint("write six bytes such as 02:42:ac:11:00:02; the first one is even")
-            .into()
-    })
-}
-
 fn namespace(option: &str, mode: Option<&str>, shared: bool) -> Result<NamespaceMode, Failure> {
     Ok(match mode {
         None | Some("" | "private" | "shareable") => NamespaceMode::Private,
@@ -1086,6 +1015,13 @@ mod tests {
             ("--network one --network host x", "'host'"),
             ("--network one --network one x", "twice"),
             ("--network pod:x x", "'pod:x'"),
+            ("--network one --network container:x x", "'container:…'"),
+            ("--network one:ip=x x", "'ip=x'"),
+            ("--network name=host,ip=10.0.0.2 x", "'name=host,ip=10.0.0.2'"),
+            ("--network one:ip=10.0.0.2 --ip 10.0.0.3 x", "two addresses"),
+            ("--network one:mac=02:00:00:00:00:01 --mac-address 02:00:00:00:00:02 x", "twice"),
+            ("--network one --network name=one,alias=x x", "twice"),
+            ("--link db x", "links"),
             ("--mac-address 01:00:00:00:00:01 x", "'01:00:00:00:00:01'"),
             ("--pid nowhere x", "'nowhere'"),
             ("--uts container:a x", "'container:a'"),
