@@ -32,8 +32,8 @@ impl About {
         }
         for name in &wanted.env {
             // The last one counts.
-            let all = image.env.iter().chain(&workload.env).filter_map(|entry| entry.split_once('='));
-            let value = all.filter(|(other, _)| other == name).next_back();
+            let mut all = image.env.iter().chain(&workload.env).filter_map(|entry| entry.split_once('='));
+            let value = all.rfind(|(other, _)| other == name);
             attributes.extend(value.map(|(_, value)| (name.clone(), value.to_owned())));
         }
         if wanted.tag.is_some() {
