@@ -176,7 +176,7 @@ mod tests {
         let said = Said { stream: Stream::Stdout, time: "T", text: b"hello", whole: true };
         assert!(journal.send(said).is_err(), "there is none");
         let listens = UnixDatagram::bind(&path).unwrap();
-        let mut heard = || {
+        let heard = || {
             let mut piece = [0; 4096];
             let n = listens.recv(&mut piece).unwrap();
             String::from_utf8(piece[..n].to_vec()).unwrap()
