@@ -13,9 +13,9 @@ use isles_engine::{Engine, Exit, Foreground, Parted, image_file};
 use isles_spec::image::Healthcheck;
 use isles_spec::quantity::{parse_bytes, parse_cpus, parse_duration};
 use isles_spec::{
-    Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, NetworkMode, Overlay,
-    PodShares, Port, PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source,
-    UserNamespace, Workload, Writable,
+    Device, Dns, Error as Spelling, ImageMount, LogOptions, Mount, NamespaceMode, Overlay, PodShares, Port,
+    PullPolicy, Resources, RestartPolicy, Rlimit, Root, SeccompChoice, Security, Source, UserNamespace,
+    Workload, Writable,
 };
 
 use crate::commands::build::build_arguments;
@@ -970,6 +970,7 @@ pub fn read_env_file(path: &Path, env: &mut Vec<String>) -> Result<(), Failure> 
 mod tests {
     use super::*;
     use clap::Parser;
+    use isles_spec::NetworkMode;
 
     #[derive(Parser)]
     struct Line {
