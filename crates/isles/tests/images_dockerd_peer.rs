@@ -220,3 +220,35 @@ fn images_of_dockers_classic_builder_are_bases() {
         assert_eq!(ours[..classic.len()], classic, "the layers of the base are its own");
     }
 }
+
+#[test]
+fn dockerd_pulls_from_and_pushes_to_our_registry() {
+    use std::io::{BufRead, BufReader};
+    let shelf = both().remove(0);
+    let Some(docker) = Docker::start(&shelf) else { return };
+    layout(&shelf.path("layout"), "app:1", &[tar(&[("etc/a", &noise(300_000, 1))])]);
+    shelf.isles(&["load", "-q", "-i", "oci:layout"]).fine();
+    // As `htpasswd -nbB me secret` prints it.
+    let users = "me:$2b$04$51LZMXTseuzFG2ON5viWQe9UA2RPR.inhzunDJRO0yHXDvc3XTwtm\n";
+    std::fs::write(shelf.path("users"), users).unwrap();
+    let serve = ["registry", "serve", "--listen", "127.0.0.1:0", "--htpasswd", "users"];
+    let mut server = shelf.command_in("server", &serve).stderr(Stdio::piped()).spawn().unwrap();
+    let line = BufReader::new(server.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    let address = line.split_once("http://").unwrap().1;
+    shelf.isles(&["login", "-u", "me", "-p", "secret", address]).fine();
+    let name = format!("{address}/course/app:1");
+    shelf.isles(&["push", "app:1", &name]).fine();
+    assert_ne!(docker.run(&["pull", &name]).code, Some(0));
+    assert_ne!(docker.run(&["--config", "d", "login", "-u", "me", "-p", "wrong", address]).code, Some(0));
+    docker.run(&["--config", "d", "login", "-u", "me", "-p", "secret", address]).fine();
+    docker.run(&["--config", "d", "pull", &name]).fine();
+    let id = shelf.isles(&["images", "-q", "--no-trunc", "app:1"]).fine();
+    assert_eq!(docker.run(&["images", "-q", "--no-trunc", &name]).fine(), id);
+    let other = format!("{address}/of/docker:2");
+    docker.run(&["tag", &name, &other]).fine();
+    docker.run(&["--config", "d", "push", &other]).fine();
+    shelf.isles_in("back", &["pull", &other]).fine();
+    assert_eq!(shelf.isles_in("back", &["images", "-q", "--no-trunc"]).fine(), id);
+    let _ = server.kill();
+    let _ = server.wait();
+}

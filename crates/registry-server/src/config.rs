@@ -30,7 +30,6 @@ pub struct Config {
     pub access: Vec<Rule>,
     pub retention: Vec<Retention>,
     pub quota: Quota,
-    pub mirror: Vec<MirrorConfig>,
     pub collect: Collect,
 }
 
@@ -77,22 +76,6 @@ pub struct Quota {
     /// In all repositories, what several have counted once.
     #[serde(deserialize_with = "bytes")]
     pub total: Option<u64>,
-}
-
-/// A registry whose images are served and kept here.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct MirrorConfig {
-    /// What its repositories' names begin with here.
-    pub prefix: String,
-    /// The registry, and what the names there begin with: `docker.io`, `ghcr.io/owner`.
-    pub upstream: String,
-    /// For how long a tag is believed without asking.
-    #[serde(default, deserialize_with = "duration")]
-    pub fresh: Option<Duration>,
-    /// Never ask; only what is here.
-    #[serde(default)]
-    pub offline: bool,
 }
 
 /// Collecting while serving.
@@ -156,11 +139,6 @@ impl Config {
                 }
             }
         }
-        for mirror in &config.mirror {
-            if !isles_store::is_repository_name(&mirror.prefix) {
-                return Err(format!("the mirror's prefix '{}' is no name of repositories", mirror.prefix));
-            }
-        }
         Ok(config)
     }
 
@@ -219,10 +197,6 @@ mod tests {
             untagged = "1d"
             [quota]
             repository = "10g"
-            [[mirror]]
-            prefix = "hub"
-            upstream = "docker.io"
-            fresh = "10m"
             [collect]
             every = "1h"
             "#,
@@ -231,7 +205,6 @@ mod tests {
         assert!(config.access().allows(Some("ann"), "course/x", Action::Push));
         assert_eq!(config.quota.repository, Some(10 << 30));
         assert_eq!(config.retention[0].max_age, Some(Duration::from_secs(30 * 86400)));
-        assert_eq!(config.mirror[0].fresh, Some(Duration::from_secs(600)));
         assert!(matches!(config.tls, Some(TlsConfig::Files { .. })));
         let own = Config::parse("[tls]\nself-signed = [\"lab.example\"]").unwrap();
         assert_eq!(own.tls, Some(TlsConfig::SelfSigned { names: vec!["lab.example".into()] }));
@@ -245,7 +218,7 @@ mod tests {
             "[[access]]\nrepositories = \"*\"\nusers = []\nallow = [\"fly\"]",
             "[quota]\ntotal = \"much\"",
             "[collect]\nevery = \"soon\"",
-            "[[mirror]]\nprefix = \"UP\"\nupstream = \"docker.io\"",
+            "[[mirror]]\nprefix = \"hub\"",
             "[tls]\ncert = \"a\"",
             "=",
         ] {

@@ -35,7 +35,7 @@ mod token;
 mod upload;
 
 pub use access::{Access, Action, Rule};
-pub use config::{Config, MirrorConfig, Quota, Retention, TlsConfig, parse_duration};
+pub use config::{Config, Quota, Retention, TlsConfig, parse_duration};
 pub use error::{Error, Result};
 pub use log::LogTo;
 pub use retention::collect;

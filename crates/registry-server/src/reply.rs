@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
@@ -115,6 +115,39 @@ impl Content {
     }
 }
 
+/// Buffers that nobody uses now: fresh memory costs more than what is read into it.
+static POOL: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+/// Buffers that are kept.
+const POOLED: usize = 16;
+
+/// Memory for a piece of a file, which goes back to the pool.
+struct Buffer {
+    bytes: Box<[u8]>,
+    used: usize,
+}
+
+impl Buffer {
+    fn take() -> Buffer {
+        let pooled = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Buffer { bytes: pooled.unwrap_or_else(|| vec![0; CHUNK as usize].into()), used: 0 }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() < POOLED {
+            pool.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
 /// Begins to read the next bytes.
 fn read_ahead(file: &Arc<File>, at: u64, end: u64) -> Option<JoinHandle<io::Result<Bytes>>> {
     let count = CHUNK.min(end - at) as usize;
@@ -123,9 +156,10 @@ fn read_ahead(file: &Arc<File>, at: u64, end: u64) -> Option<JoinHandle<io::Resu
     }
     let file = file.clone();
     Some(tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0; count];
-        file.read_exact_at(&mut buffer, at)?;
-        Ok(Bytes::from(buffer))
+        let mut buffer = Buffer::take();
+        file.read_exact_at(&mut buffer.bytes[..count], at)?;
+        buffer.used = count;
+        Ok(Bytes::from_owner(buffer))
     }))
 }
 
