@@ -23,6 +23,9 @@ pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     // What monitors left that were killed is nobody's container any more.
     engine.collect_all()?;
+    if args.force && args.containers.len() > 1 {
+        engine.doom(&args.containers);
+    }
     let mut code = Code::SUCCESS;
     for name in &args.containers {
         let workload = engine.find(name).ok().filter(|_| args.volumes).map(|info| info.record.workload);
