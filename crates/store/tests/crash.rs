@@ -120,18 +120,24 @@ fn kill_everywhere(task: &str) {
     prepare(dir);
     let started = Instant::now();
     assert!(spawn(task, dir).wait().unwrap().success());
-    let whole = started.elapsed();
-    let mut killed = 0;
-    for point in 0..POINTS {
+    let mut whole = started.elapsed();
+    let (mut killed, mut point) = (0, 0);
+    // A machine that is busy with something else, now or when the length was measured, makes it last longer, not fail.
+    while point < POINTS || killed <= POINTS / 3 {
         if task == "remove" {
             work("import", dir);
         } else {
             clear(dir);
         }
         let mut child = spawn(task, dir);
-        std::thread::sleep(whole * point / POINTS);
+        std::thread::sleep(whole * (point % POINTS) / POINTS);
         let _ = child.kill();
-        killed += u32::from(!child.wait().unwrap().success());
+        if child.wait().unwrap().success() {
+            // It took less time than that one.
+            whole = whole * 9 / 10;
+        } else {
+            killed += 1;
+        }
         check(&format!("{task} {point}"), dir);
         work(task, dir);
         check(&format!("{task} {point}, again"), dir);
@@ -155,8 +161,8 @@ fn kill_everywhere(task: &str) {
                 .collect();
             assert!(left.is_empty(), "{task} {point}: {left:?}");
         }
+        point += 1;
     }
-    assert!(killed > POINTS / 3, "only {killed} were killed in time");
 }
 
 fn clear(dir: &Path) {
