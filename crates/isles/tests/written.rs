@@ -122,6 +122,35 @@ fn a_container_that_runs_can_be_committed() {
 }
 
 #[test]
+fn one_in_the_background_is_looked_into_while_it_runs() {
+    everyone(|world| {
+        let source = world.source();
+        let script = "echo one > /made; rm /etc/group; while true; do echo x >> /grows; sleep 0.01; done";
+        world.isles(&["run", "-d", "--name", "live", &source, "sh", "-c", script]).fine();
+        let state = || world.isles(&["inspect", "-f", "{{.State.Status}}", "live"]).fine();
+        while !world.isles(&["diff", "live"]).fine().contains("A /grows") {}
+        let differences = world.isles(&["diff", "live"]).fine();
+        assert!(differences.contains("A /made\n") && differences.contains("D /etc/group\n"), "{differences}");
+        std::fs::write(world.path("home/given"), "given\n").unwrap();
+        world.isles(&["cp", "given", "live:/given"]).fine();
+        world.isles(&["cp", "live:/made", "taken"]).fine();
+        assert_eq!(std::fs::read_to_string(world.path("home/taken")).unwrap(), "one\n");
+        for pause in ["--pause", "--pause=false"] {
+            world.isles(&["commit", pause, "live", "snap"]).fine();
+            assert_eq!(state(), "running\n", "{pause}");
+            let made =
+                world.isles(&["run", "--rm", "--network", "none", "snap", "cat", "/made", "/given"]).fine();
+            assert_eq!(made, "one\ngiven\n", "{pause}");
+        }
+        // It goes on after that.
+        let size = || world.isles(&["exec", "live", "stat", "-c", "%s", "/grows"]).fine();
+        let before = size();
+        while size() == before {}
+        world.isles(&["rm", "-f", "live"]).fine();
+    });
+}
+
+#[test]
 fn a_container_goes_on_when_its_commit_is_killed() {
     everyone(|world| {
         let source = world.source();
