@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use isles_spec::quantity;
+use isles_spec::{Reference, quantity};
 use serde::{Deserialize, Deserializer};
 
 use crate::access::{Access, Rule};
@@ -30,6 +30,7 @@ pub struct Config {
     pub access: Vec<Rule>,
     pub retention: Vec<Retention>,
     pub quota: Quota,
+    pub mirror: Vec<MirrorConfig>,
     pub collect: Collect,
 }
 
@@ -76,6 +77,49 @@ pub struct Quota {
     /// In all repositories, what several have counted once.
     #[serde(deserialize_with = "bytes")]
     pub total: Option<u64>,
+}
+
+/// A registry whose images are served and kept here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MirrorConfig {
+    /// What the names of its repositories begin with here; all names are its where empty.
+    pub prefix: String,
+    /// The registry, and what the names there begin with: `docker.io`, `ghcr.io/owner`.
+    pub upstream: String,
+    /// For how long a tag is believed without asking; five minutes where missing.
+    #[serde(deserialize_with = "duration")]
+    pub fresh: Option<Duration>,
+    /// Never ask; only what is here.
+    pub offline: bool,
+}
+
+impl std::str::FromStr for MirrorConfig {
+    type Err = isles_spec::Error;
+
+    /// Reads `PREFIX=REGISTRY[/PATH]`, or without a prefix `REGISTRY[/PATH]`.
+    fn from_str(text: &str) -> isles_spec::Result<Self> {
+        let (prefix, upstream) = text.split_once('=').unwrap_or(("", text));
+        let mirror = MirrorConfig { prefix: prefix.into(), upstream: upstream.into(), ..Default::default() };
+        mirror.check().map_err(|why| {
+            isles_spec::Error::new(format!("invalid mirror '{text}': {why}"))
+                .with_hint("a mirror is written PREFIX=REGISTRY, for example hub=docker.io")
+        })?;
+        Ok(mirror)
+    }
+}
+
+impl MirrorConfig {
+    fn check(&self) -> std::result::Result<(), String> {
+        if !self.prefix.is_empty() && !isles_store::is_repository_name(&self.prefix) {
+            return Err(format!("'{}' is no name of repositories", self.prefix));
+        }
+        let host = self.upstream.split('/').next().unwrap_or_default();
+        if !host.contains(['.', ':']) && host != "localhost" {
+            return Err(format!("'{}' does not begin with a registry", self.upstream));
+        }
+        Reference::parse(&format!("{}/x", self.upstream)).map(drop).map_err(|e| e.to_string())
+    }
 }
 
 /// Collecting while serving.
@@ -139,6 +183,7 @@ impl Config {
                 }
             }
         }
+        config.mirror.iter().try_for_each(MirrorConfig::check)?;
         Ok(config)
     }
 
@@ -197,6 +242,10 @@ mod tests {
             untagged = "1d"
             [quota]
             repository = "10g"
+            [[mirror]]
+            prefix = "hub"
+            upstream = "docker.io"
+            fresh = "10m"
             [collect]
             every = "1h"
             "#,
@@ -205,6 +254,7 @@ mod tests {
         assert!(config.access().allows(Some("ann"), "course/x", Action::Push));
         assert_eq!(config.quota.repository, Some(10 << 30));
         assert_eq!(config.retention[0].max_age, Some(Duration::from_secs(30 * 86400)));
+        assert_eq!(config.mirror[0].fresh, Some(Duration::from_secs(600)));
         assert!(matches!(config.tls, Some(TlsConfig::Files { .. })));
         let own = Config::parse("[tls]\nself-signed = [\"lab.example\"]").unwrap();
         assert_eq!(own.tls, Some(TlsConfig::SelfSigned { names: vec!["lab.example".into()] }));
@@ -219,6 +269,7 @@ mod tests {
             "[quota]\ntotal = \"much\"",
             "[collect]\nevery = \"soon\"",
             "[[mirror]]\nprefix = \"hub\"",
+            "[[mirror]]\nprefix = \"UP\"\nupstream = \"docker.io\"",
             "[tls]\ncert = \"a\"",
             "=",
         ] {

@@ -181,6 +181,10 @@ async fn dispatch(server: &Arc<Server>, asked: Asked, body: Incoming) -> Reply {
         Ok(hosted) => hosted,
         Err(_) => return Reply::error(400, "NAME_INVALID", "this is no name of a repository"),
     };
+    let mirrored = asked.route.repository().is_some_and(|name| server.mirrors.has(name));
+    if mirrored && !asked.is_read() {
+        return Reply::error(405, "UNSUPPORTED", "this repository is a mirror of another registry's");
+    }
     let asked = Arc::new(asked);
     let done = match (&asked.route, hosted) {
         (Route::Uploads(_), Some(hosted)) => upload::begin(server, &asked, hosted, body).await,
@@ -202,6 +206,13 @@ fn without_body(server: &Server, asked: &Asked, hosted: Option<Hosted>) -> Resul
         return Err(Reply::error(400, "NAME_INVALID", format!("'{name}' is no name of a repository")));
     }
     let read = asked.is_read();
+    if let (Some(hosted), true) = (&hosted, read) {
+        match &asked.route {
+            Route::Manifest(_, name) => server.mirrors.manifest(&server.store, hosted, name),
+            Route::Blob(_, digest) => server.mirrors.blob(hosted, digest),
+            _ => {}
+        }
+    }
     match (&asked.route, hosted) {
         (Route::Manifest(_, name), Some(hosted)) if read => manifest::get(server, asked, &hosted, name),
         (Route::Manifest(_, name), Some(hosted)) if asked.method == Method::DELETE => {

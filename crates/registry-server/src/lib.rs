@@ -23,6 +23,7 @@ mod list;
 mod log;
 mod manifest;
 mod metrics;
+mod mirror;
 mod page;
 mod passwords;
 mod reply;
@@ -35,7 +36,7 @@ mod token;
 mod upload;
 
 pub use access::{Access, Action, Rule};
-pub use config::{Config, Quota, Retention, TlsConfig, parse_duration};
+pub use config::{Config, MirrorConfig, Quota, Retention, TlsConfig, parse_duration};
 pub use error::{Error, Result};
 pub use log::LogTo;
 pub use retention::collect;

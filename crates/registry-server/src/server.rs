@@ -25,6 +25,7 @@ use crate::connection::{Clock, Patient};
 use crate::identity::Logins;
 use crate::log::{Log, LogTo};
 use crate::metrics::Metrics;
+use crate::mirror::Mirrors;
 use crate::passwords::Passwords;
 use crate::tls::Tls;
 use crate::token::Tokens;
@@ -58,6 +59,7 @@ pub struct Server {
     pub(crate) logins: Logins,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: Log,
+    pub(crate) mirrors: Mirrors,
     hashes: Mutex<HashMap<String, RunningHash>>,
     lists: Mutex<HashMap<String, List>>,
     connections: AtomicUsize,
@@ -70,6 +72,7 @@ impl Server {
         Ok(Server {
             tokens: Tokens::new(&secret(&store)?),
             access: config.access(),
+            mirrors: Mirrors::new(&config.mirror),
             passwords,
             store,
             config,
@@ -89,7 +92,7 @@ impl Server {
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
-            .max_blocking_threads(64)
+            .max_blocking_threads(512)
             .thread_keep_alive(Duration::from_secs(5))
             .thread_stack_size(512 << 10)
             .enable_all()

@@ -2,19 +2,22 @@
 //! (distribution-spec, "Pulling blobs"; RFC 9110, section 14).
 
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use isles_spec::image::Descriptor;
-use ureq::http::{HeaderValue, header};
+use isles_spec::{Digest, Reference};
+use ureq::http::{HeaderValue, Method, header};
 
 use crate::auth::Scope;
 use crate::client::{Call, Repository};
 use crate::http::{sentence, text_of};
-use crate::{Error, Result};
+use crate::{Client, Error, Result};
 
 /// A connection that brings this much before it breaks counts as progress.
 const PROGRESS: u64 = 256 << 10;
+/// Bytes that are copied at once.
+const COPY: usize = 256 << 10;
 
 /// What the layers of one pull share.
 #[derive(Default)]
@@ -211,6 +214,50 @@ impl Read for Incoming<'_> {
         self.left -= n as u64;
         shared.fetched.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+}
+
+impl Client {
+    /// Fetches a blob of the reference's repository into `out`, over as many connections as it takes. Returns its
+    /// bytes; whether they have the digest is for the caller to check.
+    pub fn blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        limit: u64,
+        out: &mut dyn Write,
+    ) -> Result<u64> {
+        let repository = self.source(reference)?;
+        let object = format!("blob {digest}");
+        let scope = Scope::of(&repository.name, "pull");
+        let url = repository.url(&format!("blobs/{digest}"))?;
+        let call = Call::get(url, &scope, "pull", &object).method(Method::HEAD);
+        let response = repository.expect(call, &[200])?;
+        let size = text_of(response.headers(), &header::CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok());
+        let size = size.ok_or_else(|| Error::Protocol {
+            host: repository.registry.clone(),
+            why: format!("it does not say how large {object} is"),
+        })?;
+        if size > limit {
+            return Err(Error::TooLarge { host: repository.registry.clone(), object, limit });
+        }
+        let blob = Descriptor::new("application/octet-stream", digest.clone(), size);
+        let shared = Shared::default();
+        let download = Download::new(&repository, &blob, &shared, &|_| {});
+        let mut buffer = vec![0; COPY];
+        let mut done = 0;
+        while done < size {
+            let mut incoming = download.open(done)?;
+            while let Ok(n) = incoming.read(&mut buffer) {
+                if n == 0 {
+                    break;
+                }
+                out.write_all(&buffer[..n])
+                    .map_err(|e| repository.broken(format!("keeping {object}"), e.to_string()))?;
+                done += n as u64;
+            }
+        }
+        Ok(done)
     }
 }
 

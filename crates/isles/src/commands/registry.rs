@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use isles_registry_server::{Config, LogTo, Server, TlsConfig};
+use isles_registry_server::{Config, LogTo, MirrorConfig, Server, TlsConfig};
 use isles_spec::quantity::human_bytes;
 use isles_store::{HostedProblem, Store};
 use serde::Serialize;
@@ -66,6 +66,10 @@ enum Command {
   keep-last = 10
   max-age = \"30d\"
   untagged = \"1d\"
+  [[mirror]]                          # kept when asked for; asked upstream without credentials
+  prefix = \"hub\"                     # hub/library/debian is docker.io/library/debian
+  upstream = \"docker.io\"
+  fresh = \"10m\"                      # for how long a tag is believed
   [quota]
   repository = \"20g\"
   total = \"500g\"
@@ -96,6 +100,9 @@ struct ServeArgs {
     /// Let everybody pull.
     #[arg(long)]
     anonymous_pull: bool,
+    /// Serve the images of another registry, too, and keep what was asked for; without a prefix, nothing else.
+    #[arg(long, value_name = "[PREFIX=]REGISTRY")]
+    mirror: Vec<MirrorConfig>,
     /// As clients reach the server, where a proxy is in between: https://registry.example.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -199,6 +206,7 @@ fn serve(cx: &Context, args: &ServeArgs, store: &Store) -> Result<Code, Failure>
     if let Some(file) = &args.htpasswd {
         config.htpasswd = Some(file.clone());
     }
+    config.mirror.extend(args.mirror.iter().cloned());
     config.anonymous_pull |= args.anonymous_pull;
     if let Some(url) = &args.url {
         config.url = Some(url.clone());
