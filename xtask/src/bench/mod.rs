@@ -10,6 +10,7 @@ mod network;
 mod peers;
 mod pull;
 mod recipe;
+mod registry;
 mod report;
 mod sif;
 mod size;
@@ -34,6 +35,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("sif", sif::run),
     ("definition", definition::run),
     ("pull", pull::run),
+    ("registry", registry::run),
     ("bootstrap", bootstrap::run),
 ];
 

@@ -187,11 +187,15 @@ impl Drop for Host {
 
 /// Debian's docker-registry on a loopback port.
 pub struct Registry {
-    _server: Server,
+    server: Server,
     pub address: String,
 }
 
 impl Registry {
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
     pub fn start(state: &Path, port: u16) -> Result<Registry> {
         let fail = |e: std::io::Error| format!("{}: {e}", state.display());
         fs::create_dir_all(state.join("data")).map_err(fail)?;
@@ -209,6 +213,6 @@ impl Registry {
         command.arg("serve").arg(&config);
         let server = Server::start(&mut command, &state.join("registry.log"))?;
         wait_for("docker-registry", || TcpStream::connect(&address).is_ok())?;
-        Ok(Registry { _server: server, address })
+        Ok(Registry { server, address })
     }
 }
