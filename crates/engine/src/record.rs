@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::{mark, send_to, wake};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::health::{FILE as HEALTH, Health};
+use crate::health::{Checks, FILE as HEALTH, Health};
 use crate::monitor::{PAUSED, STOPPED};
 use crate::start::Fence;
 
@@ -463,7 +463,8 @@ pub(crate) fn info(container: &Container) -> Result<Option<Info>> {
     let looked_at = record.health.is_some() && state.detached;
     let health = match looked_at.then(|| container.read(HEALTH)).transpose()?.flatten() {
         Some(text) => serde_json::from_slice(&text).ok(),
-        None => None,
+        // Its monitor is about to look for the first time.
+        None => record.health.as_ref().filter(|_| looked_at).and_then(Checks::new).map(|_| Health::default()),
     };
     Ok(Some(Info { record, state, status, health }))
 }
