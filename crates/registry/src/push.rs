@@ -71,15 +71,6 @@ pub(crate) struct Push<'a> {
     file: Option<(&'a Digest, &'a File)>,
 }
 
-/// Where the registry may take a blob from.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    /// Another repository of its own.
-    Repository(&'a str),
-    /// The store itself, where it serves the same one.
-    Offer(&'a str),
-}
-
 /// A blob that the registry must have before the manifest.
 enum Part<'a> {
     Blob(&'a Descriptor),
@@ -359,27 +350,23 @@ impl Push<'_> {
             _ => {}
         }
         let mut session = None;
-        if let Some(offer) = self.offered(blob)? {
-            match self.mount(blob, Source::Offer(offer.id()), &object)? {
-                Mounted::Yes => {
-                    self.counts.mounted.fetch_add(1, Ordering::Relaxed);
-                    return Ok("already there");
-                }
-                Mounted::Upload(place) => session = Some(place),
-                Mounted::No => {}
-            }
+        let offer = self.offered(blob)?;
+        let siblings = self.sources.get(&blob.digest).map_or(&[][..], Vec::as_slice);
+        let mut sources: Vec<Option<&str>> = siblings.iter().map(|name| Some(name.as_str())).collect();
+        if sources.is_empty() && offer.is_some() {
+            sources.push(None);
         }
-        for source in self.sources.get(&blob.digest).map_or(&[][..], Vec::as_slice) {
-            if session.is_some() {
-                break;
-            }
-            match self.mount(blob, Source::Repository(source), &object)? {
+        for source in sources {
+            match self.mount(blob, source, offer.as_ref(), &object)? {
                 Mounted::Yes => {
                     self.counts.mounted.fetch_add(1, Ordering::Relaxed);
                     return Ok("mounted");
                 }
                 Mounted::Upload(place) => session = Some(place),
                 Mounted::No => {}
+            }
+            if session.is_some() {
+                break;
             }
         }
         self.upload(blob, session, &object, &scope, id)?;
@@ -395,17 +382,25 @@ impl Push<'_> {
         Ok(Some(self.store.offer(std::slice::from_ref(&blob.digest))?))
     }
 
-    /// Asks the registry to take the blob from elsewhere. It may offer an upload instead.
-    fn mount(&self, blob: &Descriptor, source: Source<'_>, object: &str) -> Result<Mounted> {
-        let scope = Scope::of(&self.repository.name, "pull,push");
+    /// Asks the registry to take the blob from a sibling repository, or by an offer, which registries that know of
+    /// none pass over. It may begin an upload instead.
+    fn mount(
+        &self,
+        blob: &Descriptor,
+        source: Option<&str>,
+        offer: Option<&Offer>,
+        object: &str,
+    ) -> Result<Mounted> {
+        let mut scope = Scope::of(&self.repository.name, "pull,push");
         let url = self.repository.url("blobs/uploads/")?;
-        let url = location::with_query(&url, "mount", &blob.digest.to_string());
-        let (scope, url) = match source {
-            Source::Repository(name) => {
-                (scope.and_pull(name), url.and_then(|u| location::with_query(&u, "from", name)))
-            }
-            Source::Offer(id) => (scope, url.and_then(|u| location::with_query(&u, "offer", id))),
-        };
+        let mut url = location::with_query(&url, "mount", &blob.digest.to_string());
+        if let Some(name) = source {
+            scope = scope.and_pull(name);
+            url = url.and_then(|u| location::with_query(&u, "from", name));
+        }
+        if let Some(offer) = offer {
+            url = url.and_then(|u| location::with_query(&u, "offer", offer.id()));
+        }
         let Some(url) = url else { return Ok(Mounted::No) };
         let call = Call { payload: Payload::Bytes(b""), ..Call::get(url, &scope, "push", object) };
         match self.repository.send(&call.method(Method::POST)) {
