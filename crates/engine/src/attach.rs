@@ -11,6 +11,7 @@ use isles_spec::Workload;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::control::send_to;
 use crate::detach::Keys;
@@ -131,8 +132,15 @@ impl Engine {
         // It may have ended by now, but what it said waits.
         let found = self.find(id).ok();
         let process = found.as_ref().and_then(|info| info.state.pid.zip(info.state.pid_start));
-        let terminal = found.is_some_and(|info| info.record.workload.tty);
-        stay(socket, wishes, process, terminal, &format!("container {id}"))
+        let terminal = found.as_ref().is_some_and(|info| info.record.workload.tty);
+        let goes = found.filter(|info| info.record.workload.remove).and_then(|info| info.state.monitor);
+        let monitor = goes.and_then(|(pid, _)| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok());
+        let parted = stay(socket, wishes, process, terminal, &format!("container {id}"))?;
+        if let (Parted::Ended(_), Some(monitor)) = (parted, monitor) {
+            // It removes the container, and then it ends.
+            let _ = poll(&mut [PollFd::new(&monitor, PollFlags::IN)], Some(&timespec(REMOVAL)));
+        }
+        Ok(parted)
     }
 }
 
@@ -188,6 +196,8 @@ struct Streams<'a> {
 
 /// So much waits for the monitor at most, before more is read.
 const ENOUGH: usize = 64 << 10;
+/// How long a container that is removed at its end is waited for.
+const REMOVAL: Duration = Duration::from_secs(10);
 /// How long the last word to a monitor may take that has not listened for a while.
 const PARTING: Duration = Duration::from_secs(2);
 /// More than a frame.

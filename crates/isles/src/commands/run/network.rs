@@ -9,6 +9,7 @@ use crate::failure::Failure;
 
 /// What `--network` is where it is not given.
 const USUAL_NETWORK: &str = "ISLES_NETWORK";
+const MODES: &str = "slirp4netns, none, host, NAME[:ip=…,alias=…], container:NAME and ns:PATH";
 /// What may be said of a link, by docker's `--link`, which is gone from new networks of docker's as well.
 pub const NO_LINKS: (&str, &str) = (
     "links between containers are not supported",
@@ -111,11 +112,11 @@ fn single(word: &str) -> Result<Option<NetworkMode>, Failure> {
             Some(("container", name)) if !name.is_empty() => Some(NetworkMode::Container(name.to_owned())),
             Some(("ns", path)) if !path.is_empty() => Some(NetworkMode::Path(path.into())),
             Some(("container" | "ns" | "slirp4netns" | "pasta" | "host" | "none" | "private" | "pod", _)) => {
-                return Err(unknown(
-                    "network",
-                    word,
-                    "slirp4netns, none, host, NAME[:ip=…,alias=…], container:NAME and ns:PATH",
-                ));
+                return Err(unknown("network", word, MODES));
+            }
+            // What is wanted of a network has a name and a value.
+            Some((name, wishes)) if !name.contains('=') && !wishes.contains('=') => {
+                return Err(unknown("network", word, MODES));
             }
             _ => None,
         },
