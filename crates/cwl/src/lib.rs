@@ -2,6 +2,7 @@
 //!
 //! [`load`] reads documents and tells everything that is wrong with them; [`run`] runs a process with its inputs.
 
+pub mod cache;
 pub mod check;
 pub mod command;
 pub mod document;

@@ -487,24 +487,7 @@ fn checked_object(object: &Value) -> Result<Value, String> {
     Ok(Value::map(map))
 }
 
-/// A JSON text as a value.
+/// A JSON text as a value; fields keep their order.
 pub fn from_json(text: &str) -> Result<Value, String> {
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    Ok(of_json(value))
-}
-
-fn of_json(value: serde_json::Value) -> Value {
-    match value {
-        serde_json::Value::Null => Value::Null,
-        serde_json::Value::Bool(b) => Value::Bool(b),
-        serde_json::Value::Number(n) => match (n.as_i64(), n.as_f64()) {
-            (Some(n), _) => Value::Int(n),
-            (None, x) => Value::Float(x.unwrap_or(0.0)),
-        },
-        serde_json::Value::String(text) => text.into(),
-        serde_json::Value::Array(items) => Value::array(items.into_iter().map(of_json).collect()),
-        serde_json::Value::Object(map) => {
-            Value::map(map.into_iter().map(|(key, item)| (key, of_json(item))).collect::<Map>())
-        }
-    }
+    serde_json::from_str(text).map_err(|e| e.to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use isles_flow::step::{Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
+use crate::cache::{Cache, Key};
 use crate::command::{self, Building};
 use crate::expression::{Scope, Text};
 use crate::files::{self, Ontology};
@@ -74,6 +76,8 @@ pub struct Settings {
     /// Where a tool runs that names no image.
     pub default_container: Option<String>,
     pub ontologies: Ontologies,
+    /// Tools that ran before with the same are not run again.
+    pub cache: Option<Cache>,
     pub next: AtomicU64,
 }
 
@@ -122,14 +126,26 @@ struct Folders {
 pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
     let settings = job.settings;
     let image = image(job)?;
-    let folders = folders(job, image.as_ref())?;
-    let result = run_in(job, image.as_ref(), &folders);
+    let null = Value::Null;
+    let scope = Scope { inputs: job.inputs, this: &null, runtime: &null, js: job.needs.js() };
+    // One that changes its inputs cannot be left out, nor what follows it.
+    let cache = settings.cache.as_ref().filter(|_| !job.needs.in_place());
+    let begun = match cache {
+        Some(cache) if job.needs.reuse(scope)? => Some((cache, cache.begin()?)),
+        _ => None,
+    };
+    let begun = begun.as_ref().map(|(cache, path)| (*cache, path.as_path()));
+    let folders = folders(job, image.as_ref(), begun.map(|(_, path)| path))?;
+    let result = run_in(job, image.as_ref(), &folders, begun);
     if !settings.keep {
         for folder in [&folders.inputs, &folders.tmp, &folders.root] {
             let _ = remove(folder);
         }
         if result.is_err() {
             let _ = remove(&folders.out);
+        }
+        if let Some((_, path)) = begun {
+            let _ = remove(path);
         }
     }
     result
@@ -174,12 +190,17 @@ fn image(job: &Job<'_>) -> Result<Option<(String, Docker)>, Failure> {
     Ok(Some((ready, docker)))
 }
 
-fn folders(job: &Job<'_>, image: Option<&(String, Docker)>) -> Result<Folders, Failure> {
+fn folders(
+    job: &Job<'_>,
+    image: Option<&(String, Docker)>,
+    begun: Option<&Path>,
+) -> Result<Folders, Failure> {
     let number = job.settings.next.fetch_add(1, Ordering::Relaxed);
     let [out, tmp, inputs, root] =
         ["out", "tmp", "in", "root"].map(|what| job.settings.scratch.join(format!("{number}.{what}")));
     let fail =
         |e: std::io::Error| Failure::permanent(format!("cannot make the folder {}: {e}", out.display()));
+    let out = begun.map_or(out.clone(), |begun| begun.join("out"));
     std::fs::create_dir(&out).map_err(fail)?;
     std::fs::create_dir(&tmp).map_err(fail)?;
     let (out_inside, tmp_inside, inputs_inside) = match image {
@@ -197,7 +218,12 @@ fn folders(job: &Job<'_>, image: Option<&(String, Docker)>) -> Result<Folders, F
     Ok(Folders { inputs, root, out, tmp, out_inside, tmp_inside, inputs_inside })
 }
 
-fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) -> Result<Value, Failure> {
+fn run_in(
+    job: &Job<'_>,
+    image: Option<&(String, Docker)>,
+    folders: &Folders,
+    begun: Option<(&Cache, &Path)>,
+) -> Result<Value, Failure> {
     let (process, needs, settings) = (job.process, job.needs, job.settings);
     let text = |path: &Path| path.to_str().unwrap_or_default().to_owned();
     let runtime = job.allotted.runtime(&text(&folders.out_inside), &text(&folders.tmp_inside));
@@ -235,8 +261,6 @@ fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) ->
     let limit = needs.time_limit(scope)?;
     let network = needs.network(scope)?;
 
-    let (mut views, mounts) = make(&plan, image.is_some(), folders)?;
-    views.add(&folders.out_inside, &folders.out);
     let stream = |text: &Option<Text>, what: &str| -> Result<Option<String>, String> {
         let Some(text) = text else { return Ok(None) };
         match text.eval(scope).map_err(|e| e.to_string())? {
@@ -245,7 +269,36 @@ fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) ->
             other => Err(format!("`{what}` gives {}, and must give a string", other.kind_name())),
         }
     };
-    let stdin = match stream(&job.tool.stdin, "stdin")? {
+    let in_name = stream(&job.tool.stdin, "stdin")?;
+    let (out_name, err_name) = (stream(&job.tool.stdout, "stdout")?, stream(&job.tool.stderr, "stderr")?);
+    let mut known = None;
+    if let Some((cache, path)) = begun {
+        let mut key = Key::new(vec![
+            (text(&folders.out_inside), "OUT"),
+            (text(&folders.tmp_inside), "TMP"),
+            (text(&folders.inputs_inside), "IN"),
+        ]);
+        key.add("image", image.map_or("", |(id, _)| id));
+        argv.iter().for_each(|word| key.add("word", word));
+        env.iter().for_each(|(name, value)| key.add(name, value));
+        key.add("streams", &format!("{in_name:?} {out_name:?} {err_name:?}"));
+        key.add("network", &network.to_string());
+        key.add("version", &process.version.to_string());
+        key.add("codes", &format!("{:?} {}", job.tool.success_codes, settings.checksums));
+        key.value("runtime", &runtime);
+        key.value("inputs", &inputs);
+        needs.js().iter().flat_map(|js| js.scripts.iter()).for_each(|script| key.add("script", script));
+        key.outputs(&process.outputs);
+        key.plan(cache, &plan)?;
+        let key = key.finish();
+        if let Some(object) = cache.find(&key) {
+            return Ok(object);
+        }
+        known = Some((cache, path, key));
+    }
+    let (mut views, mounts) = make(&plan, image.is_some(), folders)?;
+    views.add(&folders.out_inside, &folders.out);
+    let stdin = match in_name {
         Some(path) => {
             let host = views.follow(&folders.out_inside.join(&path))?;
             Some(File::open(&host).map_err(|e| format!("cannot read {path} for stdin: {e}"))?)
@@ -255,10 +308,16 @@ fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) ->
     let create = |name: &Option<String>, what: &str| -> Result<Option<File>, String> {
         let Some(name) = name else { return Ok(None) };
         let path = output_file(&folders.out, name).map_err(|e| format!("`{what}` is {name:?}: {e}"))?;
-        let file = File::create(&path).map_err(|e| format!("cannot write {name} for {what}: {e}"))?;
+        // Never through a link to an input.
+        let made = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path);
+        let file = made.map_err(|e| format!("cannot write {name} for {what}: {e}"))?;
         Ok(Some(file))
     };
-    let (out_name, err_name) = (stream(&job.tool.stdout, "stdout")?, stream(&job.tool.stderr, "stderr")?);
     let stdout = create(&out_name, "stdout")?;
     let stderr = if err_name.is_some() && err_name == out_name {
         stdout.as_ref().and_then(|f| f.try_clone().ok())
@@ -303,7 +362,11 @@ fn run_in(job: &Job<'_>, image: Option<&(String, Docker)>, folders: &Folders) ->
         default_listing: needs.listing(),
         checksums: settings.checksums,
     };
-    Ok(collecting.collect(process)?)
+    let object = collecting.collect(process)?;
+    match known {
+        Some((cache, path, key)) => Ok(cache.keep(&key, path, &object)?),
+        None => Ok(object),
+    }
 }
 
 /// What an exit code means.

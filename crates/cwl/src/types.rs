@@ -217,6 +217,24 @@ impl std::fmt::Display for Type {
     }
 }
 
+/// What the fields of records in a type say of where they come from.
+pub(crate) fn bindings_of(kind: &Type, show: &dyn Fn(&OutputBinding) -> String) -> String {
+    let mut out = String::new();
+    for one in kind.alternatives() {
+        match one {
+            Type::Record(record) => {
+                for field in &record.fields {
+                    let own = field.output.as_ref().map(show).unwrap_or_default();
+                    out.push_str(&format!("{} {own} {}; ", field.name, bindings_of(&field.kind, show)));
+                }
+            }
+            Type::Array(array) => out.push_str(&bindings_of(&array.items, show)),
+            _ => {}
+        }
+    }
+    out
+}
+
 /// Whether values of a source can be those of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fit {

@@ -187,3 +187,99 @@ fn a_scatter_of_thousands_numbers_its_outputs_and_leaves_nothing() {
     }
     assert_eq!(fs::read_dir(desk.path("tmp")).unwrap().count(), 0, "folders of steps are left");
 }
+
+/// A chain of three tools, each of which writes down that it ran.
+fn chain(desk: &Desk, last: &str) {
+    let log = desk.path("home/ran");
+    let tool = |name: &str, command: &str| {
+        let text = format!(
+            "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: [sh, -c, 'echo {name} >> {}; {command}', sh]\ninputs:\n  f: \
+             {{type: File, inputBinding: {{}}}}\noutputs:\n  o: stdout\nstdout: {name}.txt\n",
+            log.display()
+        );
+        desk.file(&format!("{name}.cwl"), text);
+    };
+    tool("one", "cat $1; echo one");
+    tool("two", "cat $1; echo two");
+    tool("three", last);
+    desk.file("chain.cwl", "cwlVersion: v1.2\nclass: Workflow\ninputs: {f: File}\noutputs: {o: {type: File, outputSource: c/o}}\nsteps:\n  a: {run: one.cwl, in: {f: f}, out: [o]}\n  b: {run: two.cwl, in: {f: a/o}, out: [o]}\n  c: {run: three.cwl, in: {f: b/o}, out: [o]}\n");
+}
+
+#[test]
+fn only_what_changed_is_run_again() {
+    let desk = Desk::new(true);
+    desk.file("in.txt", "zero\n");
+    desk.file("ran", "");
+    chain(&desk, "cat $1; echo three");
+    let run = |expected: &[&str]| {
+        fs::write(desk.path("home/ran"), "").unwrap();
+        desk.run(&[
+            "isles",
+            "cwl",
+            "run",
+            "--quiet",
+            "--cachedir",
+            "cache",
+            "--outdir",
+            "o",
+            "chain.cwl",
+            "--f",
+            "in.txt",
+        ])
+        .fine();
+        let ran = fs::read_to_string(desk.path("home/ran")).unwrap();
+        assert_eq!(ran.lines().collect::<Vec<_>>(), expected);
+        fs::read_to_string(desk.path("home/o/three.txt")).unwrap()
+    };
+    assert_eq!(run(&["one", "two", "three"]), "zero\none\ntwo\nthree\n");
+    assert_eq!(run(&[]), "zero\none\ntwo\nthree\n");
+    // Outputs are copies: whoever changes one changes nothing here.
+    desk.file("o/three.txt", "changed\n");
+    chain(&desk, "cat $1; echo drei");
+    assert_eq!(run(&["three"]), "zero\none\ntwo\ndrei\n");
+    desk.file("in.txt", "null\n");
+    assert_eq!(run(&["one", "two", "three"]), "null\none\ntwo\ndrei\n");
+    assert_eq!(fs::read_dir(desk.path("home/cache/runs")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_and_repeats_nothing() {
+    use std::io::Read;
+    let desk = Desk::new(true);
+    desk.file("in.txt", "zero\n");
+    desk.file("ran", "");
+    let gate = desk.path("home/gate");
+    assert!(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&gate).status().unwrap().success());
+    chain(
+        &desk,
+        &format!("[ -e {0}.open ] || {{ echo > {0}; cat {0}; exit 1; }}; cat $1; echo three", gate.display()),
+    );
+    let words = [
+        "isles",
+        "cwl",
+        "run",
+        "--quiet",
+        "--cachedir",
+        "cache",
+        "--outdir",
+        "o",
+        "chain.cwl",
+        "--f",
+        "in.txt",
+    ];
+    let mut child = desk.command(&words).spawn().unwrap();
+    // The last step runs when it opens the gate.
+    fs::File::open(&gate).unwrap().read_exact(&mut [0]).unwrap();
+    let _ = child.kill();
+    child.wait().unwrap();
+    // A tool of the host outlives the runner that was killed: this one is told to end.
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+    while rustix::fs::open(&gate, flags, rustix::fs::Mode::empty()).is_err() {
+        std::thread::yield_now();
+    }
+    fs::write(format!("{}.open", gate.display()), "").unwrap();
+    fs::write(desk.path("home/ran"), "").unwrap();
+    desk.run(&words).fine();
+    assert_eq!(fs::read_to_string(desk.path("home/ran")).unwrap(), "three\n");
+    assert_eq!(fs::read_to_string(desk.path("home/o/three.txt")).unwrap(), "zero\none\ntwo\nthree\n");
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use isles_cwl::cache::Cache;
 use isles_cwl::document::Diagnostic;
 use isles_cwl::files;
 use isles_cwl::job;
@@ -45,6 +46,13 @@ pub struct Args {
     tmpdir_prefix: Option<String>,
     #[arg(long, value_name = "PATH", hide = true)]
     tmp_outdir_prefix: Option<String>,
+    /// Keep what tools make in this folder, and run none again whose command, image, environment, files and limits are
+    /// the same. A run that was interrupted goes on where it was.
+    #[arg(long, value_name = "DIR")]
+    cachedir: Option<PathBuf>,
+    /// The same in a folder of Isles' own.
+    #[arg(long, conflicts_with = "cachedir")]
+    cache: bool,
     /// Run tools on the host, even where they name an image. Where one requires its image, nothing runs.
     #[arg(long)]
     no_container: bool,
@@ -189,6 +197,11 @@ fn run(
     let outdir = std::path::absolute(&args.outdir)
         .map_err(|e| Failure::because(format!("cannot use the folder '{}'", args.outdir.display()), &e))?;
     let scratch = Scratch::new(args.tmpdir_prefix.as_deref(), args.leave_tmpdir)?;
+    let cache = match (&args.cachedir, args.cache) {
+        (Some(folder), _) => Some(Cache::open(folder).map_err(Failure::new)?),
+        (None, true) => Some(Cache::open(&cx.state_dir()?.join("cache/steps")).map_err(Failure::new)?),
+        (None, false) => None,
+    };
     let containers = !args.no_container && (args.default_container.is_some() || names_images(process));
     let executor = Local::new(cx, containers, args.quiet)?;
     let settings = Arc::new(Settings {
@@ -201,6 +214,7 @@ fn run(
         environment: environment(args),
         default_container: args.default_container.clone(),
         ontologies: Ontologies::default(),
+        cache,
         next: AtomicU64::new(0),
     });
     let here = Limits::of_this_machine();
