@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use isles_flow::step::{Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
@@ -79,6 +79,32 @@ pub struct Settings {
     /// Tools that ran before with the same are not run again.
     pub cache: Option<Cache>,
     pub next: AtomicU64,
+    pub spare: Spare,
+}
+
+/// Temporary folders that nothing was ever written to. A file system that has just removed many folders takes long to
+/// make others (ext4 looks for one that was not removed lately), so these are given again.
+#[derive(Default)]
+pub struct Spare(Mutex<Vec<PathBuf>>);
+
+impl Spare {
+    fn take(&self) -> Option<PathBuf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps a folder if it is as it was when it was made; says whether it does.
+    fn keep(&self, path: &Path, made: Option<SystemTime>) -> bool {
+        let same = path.symlink_metadata().is_ok_and(|m| {
+            m.is_dir()
+                && m.modified().ok() == made
+                && made.is_some()
+                && m.permissions().mode() & 0o777 == 0o700
+        });
+        if same {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        }
+        same
+    }
 }
 
 /// Ontologies, each list of files read once.
@@ -112,6 +138,8 @@ pub struct Job<'a> {
 struct Folders {
     out: PathBuf,
     tmp: PathBuf,
+    /// When `tmp` was made, or last changed.
+    tmp_made: Option<SystemTime>,
     /// Made where there is something in it.
     inputs: PathBuf,
     /// What a container writes elsewhere.
@@ -138,7 +166,10 @@ pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
     let folders = folders(job, image.as_ref(), begun.map(|(_, path)| path))?;
     let result = run_in(job, image.as_ref(), &folders, begun);
     if !settings.keep {
-        for folder in [&folders.inputs, &folders.tmp, &folders.root] {
+        if !settings.spare.keep(&folders.tmp, folders.tmp_made) {
+            let _ = remove(&folders.tmp);
+        }
+        for folder in [&folders.inputs, &folders.root] {
             let _ = remove(folder);
         }
         if result.is_err() {
@@ -202,7 +233,14 @@ fn folders(
         |e: std::io::Error| Failure::permanent(format!("cannot make the folder {}: {e}", out.display()));
     let out = begun.map_or(out.clone(), |begun| begun.join("out"));
     std::fs::create_dir(&out).map_err(fail)?;
-    std::fs::create_dir(&tmp).map_err(fail)?;
+    let tmp = match job.settings.spare.take() {
+        Some(tmp) => tmp,
+        None => {
+            std::fs::DirBuilder::new().mode(0o700).create(&tmp).map_err(fail)?;
+            tmp
+        }
+    };
+    let tmp_made = tmp.symlink_metadata().and_then(|m| m.modified()).ok();
     let (out_inside, tmp_inside, inputs_inside) = match image {
         None => (out.clone(), tmp.clone(), inputs.clone()),
         Some((_, docker)) => {
@@ -215,7 +253,7 @@ fn folders(
             (out.into(), "/tmp".into(), INPUTS_INSIDE.into())
         }
     };
-    Ok(Folders { inputs, root, out, tmp, out_inside, tmp_inside, inputs_inside })
+    Ok(Folders { inputs, root, out, tmp, tmp_made, out_inside, tmp_inside, inputs_inside })
 }
 
 fn run_in(
@@ -506,7 +544,6 @@ pub fn remove(path: &Path) -> std::io::Result<()> {
 }
 
 fn open_up(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     let Ok(kind) = path.symlink_metadata() else { return };
     if !kind.is_dir() {
         return;

@@ -13,7 +13,7 @@ use isles_cwl::load::{Loader, Loading};
 use isles_cwl::model::{Process, Requirement};
 use isles_cwl::relocate::{self, Taking};
 use isles_cwl::run::{OnError, Watch, names_images};
-use isles_cwl::tool::{self, FailureKind, Ontologies, Settings};
+use isles_cwl::tool::{self, FailureKind, Ontologies, Settings, Spare};
 use isles_cwl::value::Value;
 use isles_flow::pool::Limits;
 
@@ -216,6 +216,7 @@ fn run(
         ontologies: Ontologies::default(),
         cache,
         next: AtomicU64::new(0),
+        spare: Spare::default(),
     });
     let here = Limits::of_this_machine();
     let limits = Limits {
