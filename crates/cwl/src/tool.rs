@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use isles_flow::step::{Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
@@ -82,7 +82,7 @@ pub struct Settings {
     pub spare: Spare,
 }
 
-/// Temporary folders that nothing was ever written to. A file system that has just removed many folders takes long to
+/// Temporary folders with nothing in them. A file system that has just removed many folders takes long to
 /// make others (ext4 looks for one that was not removed lately), so these are given again.
 #[derive(Default)]
 pub struct Spare(Mutex<Vec<PathBuf>>);
@@ -92,18 +92,15 @@ impl Spare {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// Keeps a folder if it is as it was when it was made; says whether it does.
-    fn keep(&self, path: &Path, made: Option<SystemTime>) -> bool {
-        let same = path.symlink_metadata().is_ok_and(|m| {
-            m.is_dir()
-                && m.modified().ok() == made
-                && made.is_some()
-                && m.permissions().mode() & 0o777 == 0o700
-        });
-        if same {
+    /// Keeps a folder if there is nothing in it; says whether it does.
+    fn keep(&self, path: &Path) -> bool {
+        let plain =
+            path.symlink_metadata().is_ok_and(|m| m.is_dir() && m.permissions().mode() & 0o777 == 0o700);
+        let empty = plain && std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if empty {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
         }
-        same
+        empty
     }
 }
 
@@ -138,8 +135,6 @@ pub struct Job<'a> {
 struct Folders {
     out: PathBuf,
     tmp: PathBuf,
-    /// When `tmp` was made, or last changed.
-    tmp_made: Option<SystemTime>,
     /// Made where there is something in it.
     inputs: PathBuf,
     /// What a container writes elsewhere.
@@ -166,7 +161,7 @@ pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
     let folders = folders(job, image.as_ref(), begun.map(|(_, path)| path))?;
     let result = run_in(job, image.as_ref(), &folders, begun);
     if !settings.keep {
-        if !settings.spare.keep(&folders.tmp, folders.tmp_made) {
+        if !settings.spare.keep(&folders.tmp) {
             let _ = remove(&folders.tmp);
         }
         for folder in [&folders.inputs, &folders.root] {
@@ -240,7 +235,6 @@ fn folders(
             tmp
         }
     };
-    let tmp_made = tmp.symlink_metadata().and_then(|m| m.modified()).ok();
     let (out_inside, tmp_inside, inputs_inside) = match image {
         None => (out.clone(), tmp.clone(), inputs.clone()),
         Some((_, docker)) => {
@@ -253,7 +247,7 @@ fn folders(
             (out.into(), "/tmp".into(), INPUTS_INSIDE.into())
         }
     };
-    Ok(Folders { inputs, root, out, tmp, tmp_made, out_inside, tmp_inside, inputs_inside })
+    Ok(Folders { inputs, root, out, tmp, out_inside, tmp_inside, inputs_inside })
 }
 
 fn run_in(
