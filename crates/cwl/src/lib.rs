@@ -6,6 +6,7 @@ pub mod cache;
 pub mod check;
 pub mod command;
 pub mod document;
+pub mod draw;
 pub mod expression;
 pub mod files;
 pub mod glob;

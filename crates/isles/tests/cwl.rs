@@ -283,3 +283,46 @@ fn a_run_that_was_killed_goes_on_and_repeats_nothing() {
     assert_eq!(fs::read_to_string(desk.path("home/ran")).unwrap(), "three\n");
     assert_eq!(fs::read_to_string(desk.path("home/o/three.txt")).unwrap(), "zero\none\ntwo\nthree\n");
 }
+
+#[test]
+fn a_part_of_a_workflow_and_its_graph() {
+    let desk = Desk::new(true);
+    desk.file("in.txt", "zero\n");
+    desk.file("ran", "");
+    chain(&desk, "cat $1");
+    let run = |words: &[&str]| desk.run(&[&["isles", "cwl", "run"][..], words].concat());
+    run(&["--quiet", "--target", "b", "--outdir", "o", "chain.cwl", "--f", "in.txt"]).fine();
+    assert_eq!(fs::read_to_string(desk.path("home/ran")).unwrap(), "one\ntwo\n");
+    assert!(run(&["--target", "x", "chain.cwl"]).err.contains("neither an output nor a step `x`"));
+    let dot = run(&["--print-dot", "chain.cwl"]).fine();
+    for edge in ["\"in/f\" -> \"step/a\"", "\"step/a\" -> \"step/b\"", "\"step/c\" -> \"out/o\""] {
+        assert!(dot.contains(edge), "{dot}");
+    }
+    let files = run(&["--print-deps", "chain.cwl"]).fine();
+    assert!(files.contains("/home/three.cwl"), "{files}");
+}
+
+#[test]
+fn a_signal_ends_the_steps_and_leaves_no_folder() {
+    use std::io::Read;
+    let desk = Desk::new(true);
+    let gate = desk.path("home/gate");
+    desk.file("t.cwl", tool(&format!("echo $$ > {}; sleep 1000", gate.display()), "outputs: []\n"));
+    assert!(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&gate).status().unwrap().success());
+    let mut child = desk
+        .command(&["isles", "cwl", "run", "--quiet", "t.cwl"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pid = String::new();
+    fs::File::open(&gate).unwrap().read_to_string(&mut pid).unwrap();
+    let runner = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(runner, rustix::process::Signal::TERM).unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15), "{said}");
+    assert!(said.contains("the run was stopped"), "{said}");
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "the tool lives");
+    assert_eq!(fs::read_dir(desk.path("tmp")).unwrap().count(), 0);
+}

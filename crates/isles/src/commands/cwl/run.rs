@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use isles_cwl::cache::Cache;
 use isles_cwl::document::Diagnostic;
+use isles_cwl::draw;
 use isles_cwl::files;
 use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
@@ -16,6 +17,9 @@ use isles_cwl::run::{OnError, Watch, names_images};
 use isles_cwl::tool::{self, FailureKind, Ontologies, Settings, Spare};
 use isles_cwl::value::Value;
 use isles_flow::pool::Limits;
+use isles_flow::step::stop_all;
+use isles_sandbox::signals::{Signals, die_of};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::commands::cwl::executor::Local;
 use crate::context::Context;
@@ -77,6 +81,15 @@ pub struct Args {
     /// Print a job file to be filled in, and run nothing.
     #[arg(long)]
     make_template: bool,
+    /// Print the graph of the process in the language of Graphviz, and run nothing.
+    #[arg(long)]
+    print_dot: bool,
+    /// Print the files that the process is read from, and run nothing.
+    #[arg(long)]
+    print_deps: bool,
+    /// Run only what this output, or step, of a workflow needs; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    target: Vec<String>,
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -156,6 +169,19 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         ui.note(&format!("{word} is valid CWL {}", process.version));
         return Ok(Code::SUCCESS);
     }
+    let process = if args.target.is_empty() {
+        process
+    } else {
+        draw::only(&process, &args.target).map_err(Failure::new)?
+    };
+    if args.print_dot {
+        cx.ui.bytes(draw::dot(&process).as_bytes())?;
+        return Ok(Code::SUCCESS);
+    }
+    if args.print_deps {
+        cx.ui.bytes(draw::dependencies(&loader.documents.sources).pretty_json().as_bytes())?;
+        return Ok(Code::SUCCESS);
+    }
     if args.make_template {
         cx.ui.bytes(job::template(&process).as_bytes())?;
         return Ok(Code::SUCCESS);
@@ -226,8 +252,21 @@ fn run(
     };
     let on_error = if args.on_error == "continue" { OnError::Continue } else { OnError::Stop };
     let talk = Talk { ui: cx.ui.quieter(args.quiet) };
+    let stopped = stop_on_signals()?;
     let result =
         isles_cwl::run::run(process, inputs, &settings, (&asked.0, &asked.1), limits, on_error, &talk);
+    let signal = stopped.load(Ordering::SeqCst);
+    if signal != 0 {
+        drop(scratch);
+        cx.ui.error(&Failure::new("the run was stopped").with_hint(if settings.cache.is_some() {
+            "what was finished is kept, and the same command goes on there"
+        } else {
+            "with --cache, the same command would go on where it was"
+        }));
+        drop(settings);
+        die_of(signal);
+        return Ok(Code(1));
+    }
     let out = match result {
         Ok(out) => out,
         Err(failure) => {
@@ -247,6 +286,30 @@ fn run(
     cx.ui.bytes(out.pretty_json().as_bytes())?;
     drop(scratch);
     Ok(Code::SUCCESS)
+}
+
+/// From here on signals that end a program end the steps first; the number of the one that came is told.
+fn stop_on_signals() -> Result<Arc<AtomicI32>, Failure> {
+    let signals = Signals::block().map_err(|e| Failure::because("cannot wait for signals", &e))?;
+    let came = Arc::new(AtomicI32::new(0));
+    let told = came.clone();
+    let wait = move || {
+        loop {
+            let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+            if !matches!(poll(&mut fds, None), Ok(_) | Err(rustix::io::Errno::INTR)) {
+                return;
+            }
+            while let Ok(Some((signal, _))) = signals.next() {
+                if matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+                    told.store(signal, Ordering::SeqCst);
+                    stop_all();
+                }
+            }
+        }
+    };
+    let made = std::thread::Builder::new().name("isles-signals".into()).stack_size(64 << 10).spawn(wait);
+    made.map_err(|e| Failure::because("cannot wait for signals", &e))?;
+    Ok(came)
 }
 
 /// `FILE#NAME`, unless there is a file of that whole name.
