@@ -17,8 +17,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                    the validation programs of opencontainers/runtime-tools in ISLES_RUNTIME_TOOLS
   conformance cwl  the conformance tests of CWL v1.2, with a table for each tag
   bench [NAME…]    measure beside the peers and write BENCHMARKS.md
-                   (names: size, start, life, network, recipe, build, sif, definition, pull, bootstrap;
-                   all where none is given)
+                   (names: size, start, life, bridge, network, recipe, build, sif, definition, pull, registry,
+                   cwl, bootstrap; all where none is given)
 ";
 
 /// What a command of the project can fail with: a line for the person who ran it.

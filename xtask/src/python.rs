@@ -18,6 +18,11 @@ const PACKAGES: [&str; 5] = [
     "pytest==8.4.2",
 ];
 
+/// The file of a client.
+pub fn program(name: &str) -> std::path::PathBuf {
+    Path::new(HOME).join("bin").join(name)
+}
+
 /// Installs the clients where they are missing. Where that cannot be done, says why: the tests that need them skip.
 pub fn ensure() {
     let installed = Path::new(HOME).join("installed");

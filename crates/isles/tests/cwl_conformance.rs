@@ -105,7 +105,7 @@ fn table(desk: &Desk, said: &Said) -> String {
         .find(|l| l.contains(" tests passed"))
         .unwrap_or("no summary");
     let mut rows: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for entry in fs::read_dir(desk.path("home/suite/badges")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(desk.path("home/badges")).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.extension().is_none_or(|e| e != "md") {
             continue;
@@ -130,7 +130,7 @@ fn table(desk: &Desk, said: &Said) -> String {
 }
 
 const TESTED: &str =
-    "cd suite && exec cwltest --test conformance_tests.yaml --tool cwl-runner --badgedir badges";
+    "cd suite && exec cwltest --test conformance_tests.yaml --tool cwl-runner --badgedir \"$HOME/badges\"";
 
 /// A page for the test that fetches one: a network namespace with an address, a server and a name for it.
 fn with_page(command: &str) -> String {

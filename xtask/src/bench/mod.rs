@@ -3,6 +3,7 @@
 mod bootstrap;
 mod bridge;
 mod build;
+mod cwl;
 mod definition;
 mod life;
 mod measure;
@@ -36,6 +37,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("definition", definition::run),
     ("pull", pull::run),
     ("registry", registry::run),
+    ("cwl", cwl::run),
     ("bootstrap", bootstrap::run),
 ];
 
