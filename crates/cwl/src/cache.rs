@@ -18,7 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::document::{location_of, path_of};
 use crate::files;
 use crate::model::{Field, Output, OutputBinding};
-use crate::outputs::from_json;
+use crate::outputs::{digest_of_file, from_json, hex};
 use crate::stage::{Content, Plan};
 use crate::tool;
 use crate::value::{Map, Value};
@@ -201,19 +201,8 @@ impl Cache {
         if let Some(digest) = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&identity) {
             return Ok(digest.clone());
         }
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut file = File::open(path).map_err(fail)?;
-        let mut buffer = vec![0u8; 128 << 10];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => context.update(&buffer[..n]),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(fail(e)),
-            }
-        }
         let executable = kind.mode() & 0o111 != 0;
-        let digest = format!("file {executable} {}", hex(context.finish().as_ref()));
+        let digest = format!("file {executable} {}", digest_of_file(path, &ring::digest::SHA256)?);
         self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(identity, digest.clone());
         Ok(digest)
     }
@@ -223,10 +212,6 @@ impl Drop for Cache {
     fn drop(&mut self) {
         let _ = tool::remove(&self.work);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Key {

@@ -156,7 +156,7 @@ fn collect(
                 }
                 key.push(Part::Number(i as i64));
                 // Items that are lists or records bind themselves.
-                collect_item(&array.items, of_items, item, &key, name, building, out)?;
+                collect(&array.items, of_items, item, &key, name, building, out)?;
             }
         }
         (Type::Record(record), Value::Map(map)) => {
@@ -188,18 +188,6 @@ fn collect(
         _ => {}
     }
     Ok(())
-}
-
-fn collect_item(
-    kind: &Type,
-    binding: Option<&Binding>,
-    item: &Value,
-    key: &[Part],
-    name: &str,
-    building: Building<'_>,
-    out: &mut Vec<Bound>,
-) -> Result<(), Error> {
-    collect(kind, binding, item, key, name, building, out)
 }
 
 /// The words that one binding gives for a value.

@@ -93,7 +93,7 @@ impl Loader {
 
     /// Loads the process of a document that was read.
     pub fn load_node(&mut self, file: u32, node: Arc<Node>, fragment: Option<&str>) -> Option<Arc<Process>> {
-        self.schema_defs(file, &node);
+        self.schema_defs(&node);
         let process = self.entry(file, &node, fragment, None, 0)?;
         crate::check::process(self, &process);
         self.errors.is_empty().then_some(process)
@@ -233,11 +233,7 @@ impl Loader {
                     self.documents.locate(text, node.at).and_then(|path| self.documents.read(&path, node.at));
                 match read {
                     Ok((file, whole)) => {
-                        self.schema_defs(file, &whole);
-                        if whole.get("cwlVersion").is_none() && whole.get("$graph").is_none() {
-                            // A part of another document, kept in a file.
-                            return self.entry(file, &whole, fragment, around.version, depth);
-                        }
+                        self.schema_defs(&whole);
                         self.entry(file, &whole, fragment, around.version, depth)
                     }
                     Err(e) => {

@@ -434,22 +434,29 @@ impl Collecting<'_> {
 
 /// `sha1$` and the SHA-1 of a file.
 pub fn checksum(path: &Path) -> Result<String, String> {
+    Ok(format!("sha1${}", digest_of_file(path, &ring::digest::SHA1_FOR_LEGACY_USE_ONLY)?))
+}
+
+/// The digest of a file, in hexadecimal.
+pub(crate) fn digest_of_file(
+    path: &Path,
+    algorithm: &'static ring::digest::Algorithm,
+) -> Result<String, String> {
     let fail = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
     let mut file = std::fs::File::open(path).map_err(fail)?;
-    let mut context = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    let mut context = ring::digest::Context::new(algorithm);
     let mut buffer = [0u8; 32 << 10];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => return Ok(hex(context.finish().as_ref())),
             Ok(n) => context.update(&buffer[..n]),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(fail(e)),
         }
     }
-    Ok(format!("sha1${}", hex(context.finish().as_ref())))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -226,6 +226,12 @@ impl Coordinator<'_> {
         self.arrived.push_back(Done { parent, name, result, of_pool: false });
     }
 
+    /// Nothing comes of what `name` stands for.
+    fn fail(&mut self, parent: Parent, name: String, message: &str) {
+        let failure = Failure::permanent(format!("{name}: {message}"));
+        self.answer(parent, name, Err(failure));
+    }
+
     /// Begins a process. Its result is delivered to `parent`.
     fn start(
         &mut self,
@@ -276,11 +282,7 @@ impl Coordinator<'_> {
         let allotted = match allotted {
             Ok(allotted) => allotted,
             Err(message) => {
-                return self.answer(
-                    parent,
-                    name.clone(),
-                    Err(Failure::permanent(format!("{name}: {message}"))),
-                );
+                return self.fail(parent, name, &message);
             }
         };
         let need = Need { cores: allotted.cores, mebibytes: allotted.ram.max(0) as u64 };
@@ -348,11 +350,7 @@ impl Coordinator<'_> {
         let inputs = match inputs {
             Ok(inputs) => inputs,
             Err(message) => {
-                return self.answer(
-                    parent,
-                    name.clone(),
-                    Err(Failure::permanent(format!("{name}: {message}"))),
-                );
+                return self.fail(parent, name, &message);
             }
         };
         let count = workflow.steps.len();
@@ -415,11 +413,7 @@ impl Coordinator<'_> {
         let inputs = match inputs {
             Ok(inputs) => inputs,
             Err(message) => {
-                return self.answer(
-                    parent,
-                    name.clone(),
-                    Err(Failure::permanent(format!("{name}: {message}"))),
-                );
+                return self.fail(parent, name, &message);
             }
         };
         if step.scatter.is_empty() {
@@ -442,11 +436,7 @@ impl Coordinator<'_> {
         let total = match parts(step.method, &lists) {
             Ok(total) => total,
             Err(message) => {
-                return self.answer(
-                    parent,
-                    name.clone(),
-                    Err(Failure::permanent(format!("{name}: {message}"))),
-                );
+                return self.fail(parent, name, &message);
             }
         };
         let scatter = ScatterFrame {
@@ -579,7 +569,7 @@ impl Coordinator<'_> {
             }
             Err(message) => {
                 self.remove(id);
-                self.answer(parent, name.clone(), Err(Failure::permanent(format!("{name}: {message}"))));
+                self.fail(parent, name, &message);
             }
         }
     }

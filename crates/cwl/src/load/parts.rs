@@ -310,8 +310,7 @@ pub(super) fn shorthands(
                 let hash = fingerprint(&[id, &output.name, what]);
                 Text::plain(&format!("{hash:016x}.{what}"))
             });
-            output.binding =
-                Some(OutputBinding { glob: vec![literal_glob(name)], ..OutputBinding::default() });
+            output.binding = Some(OutputBinding { glob: vec![name.clone()], ..OutputBinding::default() });
         }
     }
     for input in inputs.iter() {
@@ -324,11 +323,6 @@ pub(super) fn shorthands(
         tool.stdin =
             Some(Text::parse(&format!("$(inputs[\"{}\"].path)", input.name), escapes(version), true));
     }
-}
-
-/// A file name as a pattern that matches it alone.
-fn literal_glob(name: &Text) -> Text {
-    name.clone()
 }
 
 /// FNV-1a over parts.

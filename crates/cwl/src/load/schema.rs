@@ -22,8 +22,7 @@ pub(crate) enum Side {
 
 impl Loader {
     /// Takes down the named types of all processes in a document.
-    pub(super) fn schema_defs(&mut self, file: u32, node: &Node) {
-        let _ = file;
+    pub(super) fn schema_defs(&mut self, node: &Node) {
         match node.get("$graph").map_or(node.as_seq(), Node::as_seq) {
             Some(items) => items.iter().for_each(|item| self.local_schema_defs(item)),
             None => self.local_schema_defs(node),

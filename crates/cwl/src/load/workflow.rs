@@ -89,7 +89,8 @@ impl Loader {
     fn named_outputs(&mut self, node: Option<&Node>) -> Vec<(String, Node)> {
         let before = self.errors.len();
         let items = self.named_items(node, "outputs", "id", Some("type"));
-        self.errors.truncate(before.max(self.errors.len().min(before)));
+        // Said already, when the outputs were read.
+        self.errors.truncate(before);
         items
             .into_iter()
             .filter_map(|item| Some((short(item.get("id").and_then(Node::as_str)?).to_owned(), item)))
