@@ -18,7 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::document::{location_of, path_of};
 use crate::files;
 use crate::model::{Field, Output, OutputBinding};
-use crate::outputs::{digest_of_file, from_json, hex};
+use crate::outputs::{self, digest_of_file, from_json, hex};
 use crate::stage::{Content, Plan};
 use crate::tool;
 use crate::value::{Map, Value};
@@ -92,23 +92,7 @@ impl Cache {
         let entry = self.folder.join(key);
         let text = std::fs::read_to_string(entry.join("object.json")).ok()?;
         let object = self.moved(&from_json(&text).ok()?, Path::new("/entry"), &entry);
-        let mut whole = true;
-        files::each(&object, &mut |file| {
-            let size = file.get("size").and_then(Value::as_f64);
-            whole &= match (files::local_path(file), size) {
-                (Some(path), Some(size)) if file.is_file() => {
-                    let as_long =
-                        std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() as f64 == size);
-                    let checksum = file.text("checksum");
-                    as_long
-                        && checksum
-                            .is_none_or(|sum| crate::outputs::checksum(&path).is_ok_and(|own| own == sum))
-                }
-                (Some(path), _) => path.exists(),
-                (None, _) => true,
-            };
-        });
-        whole.then_some(object)
+        outputs::whole(&object).then_some(object)
     }
 
     /// Gives what was made in `begun` the name of its key, and the object as it is then.

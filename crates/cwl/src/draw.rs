@@ -1,76 +1,58 @@
 //! Workflows as graphs (DOT), as lists of files, and cut down to what some outputs need.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::Arc;
+
+use isles_flow::graph::{Graph, Kind, Node};
 
 use crate::document::location_of;
 use crate::model::{Body, Link, Origin, Process, Step, Workflow};
 use crate::tree::Sources;
 use crate::value::{Map, Value};
 
-fn word(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// The graph of a process in the language of Graphviz: inputs, steps and outputs, and what is connected to what.
-pub fn dot(process: &Process) -> String {
-    let mut out = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", word(&process.id));
-    for input in &process.inputs {
-        let _ = writeln!(
-            out,
-            "  {} [label={}, shape=ellipse];",
-            word(&format!("in/{}", input.name)),
-            word(&input.name)
-        );
-    }
-    for output in &process.outputs {
-        let name = format!("out/{}", output.name);
-        let _ = writeln!(out, "  {} [label={}, shape=ellipse, style=bold];", word(&name), word(&output.name));
-    }
-    let Body::Workflow(workflow) = &process.body else {
-        let _ = writeln!(out, "  {};", word(&process.id));
-        for input in &process.inputs {
-            let _ = writeln!(out, "  {} -> {};", word(&format!("in/{}", input.name)), word(&process.id));
-        }
-        for output in &process.outputs {
-            let _ = writeln!(out, "  {} -> {};", word(&process.id), word(&format!("out/{}", output.name)));
-        }
-        out.push_str("}\n");
-        return out;
+/// Inputs, steps and outputs of a process, and what is connected to what.
+pub fn graph(process: &Process) -> Graph {
+    let mut graph = Graph { name: process.id.clone(), ..Graph::default() };
+    let mut node = |id: String, label: &str, kind| {
+        graph.nodes.push(Node { id, label: label.to_owned(), kind });
+        graph.nodes.len() - 1
     };
-    for step in &workflow.steps {
-        let style = match (step.scatter.is_empty(), step.when.is_some()) {
-            (false, _) => ", peripheries=2",
-            (true, true) => ", style=dashed",
-            (true, false) => "",
-        };
-        let _ = writeln!(out, "  {} [label={}{style}];", word(&format!("step/{}", step.id)), word(&step.id));
-    }
+    let inputs: Vec<usize> =
+        process.inputs.iter().map(|i| node(format!("in/{}", i.name), &i.name, Kind::Input)).collect();
+    let outputs: Vec<usize> =
+        process.outputs.iter().map(|o| node(format!("out/{}", o.name), &o.name, Kind::Output)).collect();
     let mut edges = BTreeSet::new();
-    let mut connect = |link: &Link, to: String| {
-        for (origin, _) in &link.sources {
-            let from = match origin {
-                Origin::Input(i) => process.inputs.get(*i).map(|input| format!("in/{}", input.name)),
-                Origin::Step(s, _) => workflow.steps.get(*s).map(|step| format!("step/{}", step.id)),
-                Origin::Own(_) => None,
-            };
-            if let Some(from) = from {
-                edges.insert((from, to.clone()));
+    if let Body::Workflow(workflow) = &process.body {
+        let kind = |step: &Step| match (step.scatter.is_empty(), step.when.is_some()) {
+            (false, _) => Kind::Scatter,
+            (true, true) => Kind::Conditional,
+            (true, false) => Kind::Step,
+        };
+        let steps: Vec<usize> =
+            workflow.steps.iter().map(|s| node(format!("step/{}", s.id), &s.id, kind(s))).collect();
+        let mut connect = |link: &Link, to: usize| {
+            for (origin, _) in &link.sources {
+                let from = match origin {
+                    Origin::Input(i) => inputs.get(*i),
+                    Origin::Step(s, _) => steps.get(*s),
+                    Origin::Own(_) => None,
+                };
+                edges.extend(from.map(|from| (*from, to)));
             }
+        };
+        for (step, at) in workflow.steps.iter().zip(&steps) {
+            step.inputs.iter().for_each(|input| connect(&input.link, *at));
         }
-    };
-    for step in &workflow.steps {
-        step.inputs.iter().for_each(|input| connect(&input.link, format!("step/{}", step.id)));
+        for (output, at) in process.outputs.iter().zip(&outputs) {
+            connect(&output.link, *at);
+        }
+    } else {
+        let own = node(process.id.clone(), &process.id, Kind::Step);
+        edges.extend(inputs.iter().map(|input| (*input, own)));
+        edges.extend(outputs.iter().map(|output| (own, *output)));
     }
-    for output in &process.outputs {
-        connect(&output.link, format!("out/{}", output.name));
-    }
-    for (from, to) in edges {
-        let _ = writeln!(out, "  {} -> {};", word(&from), word(&to));
-    }
-    out.push_str("}\n");
-    out
+    graph.edges = edges.into_iter().collect();
+    graph
 }
 
 /// The documents that a process was loaded from, as a File with the others beside it.

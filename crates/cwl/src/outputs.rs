@@ -494,6 +494,27 @@ fn checked_object(object: &Value) -> Result<Value, String> {
     Ok(Value::map(map))
 }
 
+/// Whether all files of an output object are there, as long as it says, and as their checksums say.
+pub fn whole(object: &Value) -> bool {
+    let mut whole = true;
+    files::each(object, &mut |file| {
+        let size = file.get("size").and_then(Value::as_f64);
+        whole &= match (files::local_path(file), size) {
+            (Some(path), Some(size)) if file.is_file() => {
+                let as_long =
+                    std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() as f64 == size);
+                let written = file.text("checksum");
+                as_long
+                    && written
+                        .is_none_or(|sum| checksum(&path).is_ok_and(|own| own == sum))
+            }
+            (Some(path), _) => path.exists(),
+            (None, _) => true,
+        };
+    });
+    whole
+}
+
 /// A JSON text as a value; fields keep their order.
 pub fn from_json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())

@@ -17,12 +17,12 @@ pub enum Taking {
     Leave,
 }
 
-/// Puts all Files and Directories of an output object into `folder`; what lies below `scratch` is the run's own. Two of
+/// Puts all Files and Directories of an output object into `folder`; what lies below one of `own` is the run's own. Two of
 /// one name get `_2`, `_3`, … before their extension.
 ///
 /// # Errors
 /// A file cannot be moved or copied. What was put into the folder before stays.
-pub fn outputs(value: &Value, folder: &Path, scratch: &Path, taking: Taking) -> Result<Value, String> {
+pub fn outputs(value: &Value, folder: &Path, own: &[&Path], taking: Taking) -> Result<Value, String> {
     let value = unlisted(value)?;
     if taking == Taking::Leave {
         return crate::outputs::with_checksums(&listed(&value)?);
@@ -35,7 +35,7 @@ pub fn outputs(value: &Value, folder: &Path, scratch: &Path, taking: Taking) -> 
     });
     // A folder that holds another output is taken last, so nothing is missing in it.
     let mut mover = Mover {
-        scratch,
+        own,
         taking,
         counts,
         taken: HashSet::new(),
@@ -96,7 +96,7 @@ fn with_path(object: &Value) -> Value {
 }
 
 struct Mover<'a> {
-    scratch: &'a Path,
+    own: &'a [&'a Path],
     taking: Taking,
     /// How often each path is an output.
     counts: HashMap<PathBuf, usize>,
@@ -178,7 +178,7 @@ impl Mover<'_> {
         if source == target {
             return Ok(());
         }
-        let own = source.starts_with(self.scratch);
+        let own = self.own.iter().any(|own| source.starts_with(own));
         let once = self.counts.get(source).copied().unwrap_or(1) == 1;
         clear(target).map_err(fail)?;
         if own && once && self.taking == Taking::Move && std::fs::rename(source, target).is_ok() {

@@ -6,8 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use isles_flow::pool::{Limits, Need, Pool};
+use isles_flow::run::Doing;
 
 use crate::expression::{Scope, Text};
 use crate::files;
@@ -24,12 +26,6 @@ use crate::value::{Map, Value};
 const MOST_PARTS: usize = 10_000_000;
 /// Iterations of a loop.
 const MOST_ITERATIONS: usize = 1_000_000;
-
-/// Told what happens while a process runs.
-pub trait Watch {
-    fn started(&self, _name: &str) {}
-    fn ended(&self, _name: &str, _result: Result<(), &Failure>) {}
-}
 
 /// How a run goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +48,6 @@ pub fn run(
     asked: (&[Requirement], &[Requirement]),
     limits: Limits,
     on_error: OnError,
-    watch: &dyn Watch,
 ) -> Result<Value, Failure> {
     let (sender, receiver) = channel();
     let mut coordinator = Coordinator {
@@ -66,7 +61,6 @@ pub fn run(
         failure: None,
         in_flight: 0,
         on_error,
-        watch,
         answer: None,
     };
     // What the job asks for is said of the process, after what that says itself.
@@ -154,7 +148,7 @@ struct LoopFrame {
     name: String,
 }
 
-struct Coordinator<'w> {
+struct Coordinator {
     pool: Pool,
     settings: Arc<Settings>,
     frames: Vec<Option<Frame>>,
@@ -165,11 +159,10 @@ struct Coordinator<'w> {
     failure: Option<Failure>,
     in_flight: usize,
     on_error: OnError,
-    watch: &'w dyn Watch,
     answer: Option<Value>,
 }
 
-impl Coordinator<'_> {
+impl Coordinator {
     fn serve(&mut self) {
         loop {
             while let Some(done) = self.arrived.pop_front() {
@@ -287,9 +280,9 @@ impl Coordinator<'_> {
         };
         let need = Need { cores: allotted.cores, mebibytes: allotted.ram.max(0) as u64 };
         let (process, settings) = (process.clone(), self.settings.clone());
-        self.submit(need, parent, name, move || {
+        self.submit(need, parent, name, move |doing| {
             let Body::Tool(tool) = &process.body else { return Err(Failure::permanent("no tool")) };
-            run_tool(&process, tool, &given, &needs, &settings, top, allotted)
+            run_tool(&process, tool, &given, &needs, &settings, top, allotted.clone(), doing)
         });
     }
 
@@ -304,7 +297,7 @@ impl Coordinator<'_> {
     ) {
         let (process, settings) = (process.clone(), self.settings.clone());
         let need = Need { cores: 0.5, mebibytes: 0 };
-        self.submit(need, parent, name, move || {
+        self.submit(need, parent, name, move |_| {
             let Body::Expression(text) = &process.body else {
                 return Err(Failure::permanent("no expression"));
             };
@@ -317,14 +310,12 @@ impl Coordinator<'_> {
         need: Need,
         parent: Parent,
         name: String,
-        work: impl FnOnce() -> Result<Value, Failure> + Send + 'static,
+        work: impl Fn(&Doing<'_>) -> Result<Value, Failure> + Send + 'static,
     ) {
-        self.watch.started(&name);
         let sender = self.sender.clone();
-        let called = name.clone();
+        let (called, settings) = (name.clone(), self.settings.clone());
         let work = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-                .unwrap_or_else(|_| Err(Failure::permanent("a bug of this program ended it")));
+            let result = attempts(&called, need, &settings, work);
             // Nobody listens any more where the run was given up.
             let _ = sender.send(Done { parent, name: called, result, of_pool: true });
         };
@@ -578,7 +569,6 @@ impl Coordinator<'_> {
         let Done { parent, name, result, of_pool } = done;
         if of_pool {
             self.in_flight -= 1;
-            self.watch.ended(&name, result.as_ref().map(|_| ()));
         }
         let result = match result {
             Ok(value) => Some(value),
@@ -706,6 +696,40 @@ impl WorkflowFrame {
     }
 }
 
+/// Does the work of a step, again where its failure is one of those that may pass.
+fn attempts(
+    name: &str,
+    need: Need,
+    settings: &Settings,
+    work: impl Fn(&Doing<'_>) -> Result<Value, Failure>,
+) -> Result<Value, Failure> {
+    let mut attempt = 1;
+    loop {
+        let doing = settings.run.step(name, need, attempt);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&doing)))
+            .unwrap_or_else(|_| Err(Failure::permanent("a bug of this program ended it")));
+        doing.end(match &result {
+            Ok(value) => Ok(value.spaced_json()),
+            Err(failure) => Err(&failure.message),
+        });
+        let Err(failure) = &result else { return result };
+        if attempt > settings.retries.times || !settings.retries.on.contains(&failure.kind) {
+            return result;
+        }
+        let pause = Duration::from_secs(1 << (attempt - 1).min(6));
+        settings.run.view().again(name, &failure.message, pause);
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            if isles_flow::step::stopping() {
+                return result;
+            }
+            std::thread::sleep(Duration::from_millis(50).min(pause));
+        }
+        attempt += 1;
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "what the closure of the pool holds")]
 fn run_tool(
     process: &Process,
     tool: &Tool,
@@ -714,9 +738,10 @@ fn run_tool(
     settings: &Settings,
     top: bool,
     allotted: crate::needs::Allotted,
+    doing: &Doing<'_>,
 ) -> Result<Value, Failure> {
     let inputs = inputs::complete(process, given)?;
-    tool::run(&Job { process, tool, inputs: &inputs, needs, settings, discover: top, allotted })
+    tool::run(&Job { process, tool, inputs: &inputs, needs, settings, discover: top, allotted, doing })
 }
 
 fn run_expression(

@@ -1,13 +1,15 @@
 //! One run of a CommandLineTool: inputs in place, the command, its outputs.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use isles_flow::run::{Doing, Run, digest};
 use isles_flow::step::{Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
 use crate::cache::{Cache, Key};
@@ -17,7 +19,7 @@ use crate::files::{self, Ontology};
 use crate::inputs;
 use crate::model::{Docker, Field, InitialEntry, InitialWorkDir, Process, Tool};
 use crate::needs::{Allotted, Needs};
-use crate::outputs::Collecting;
+use crate::outputs::{self, Collecting};
 use crate::stage::{self, Content, Plan, Views};
 use crate::value::Value;
 
@@ -37,8 +39,12 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
     Permanent,
-    /// It may work when it is tried again.
+    /// It may work when it is tried again: an exit code of `temporaryFailCodes`.
     Temporary,
+    /// A signal ended it.
+    Signal,
+    /// It took longer than it may.
+    TimedOut,
     /// It needs something that is not supported here (exit code 33).
     Unsupported,
 }
@@ -61,8 +67,10 @@ impl From<String> for Failure {
 
 /// What holds for all tools of a run.
 pub struct Settings {
-    /// Folders of tools are made here.
+    /// Folders that tools need while they run are made here, at a short path: sockets have names of 107 bytes at most.
     pub scratch: PathBuf,
+    /// Output folders of tools are made here.
+    pub outs: PathBuf,
     pub executor: Arc<dyn Executor>,
     /// Tools that name an image run in it.
     pub containers: bool,
@@ -78,8 +86,18 @@ pub struct Settings {
     pub ontologies: Ontologies,
     /// Tools that ran before with the same are not run again.
     pub cache: Option<Cache>,
+    pub retries: Retries,
+    /// The run that all of it belongs to.
+    pub run: Run,
     pub next: AtomicU64,
     pub spare: Spare,
+}
+
+/// Which failures are tried again.
+#[derive(Debug, Clone, Default)]
+pub struct Retries {
+    pub times: u32,
+    pub on: Vec<FailureKind>,
 }
 
 /// Temporary folders with nothing in them. A file system that has just removed many folders takes long to
@@ -129,6 +147,7 @@ pub struct Job<'a> {
     /// Inputs come from the user, so secondary files are looked for.
     pub discover: bool,
     pub allotted: Allotted,
+    pub doing: &'a Doing<'a>,
 }
 
 /// Folders of one run of a tool, on the host and inside.
@@ -148,6 +167,19 @@ struct Folders {
 /// Runs a tool, and gives its output object.
 pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
     let settings = job.settings;
+    let inputs = job.inputs.spaced_json();
+    // One that changes its inputs is not known again by them.
+    let key = if job.needs.in_place() { String::new() } else { key_of(job, &inputs) };
+    if !key.is_empty()
+        && let Some(text) = job.doing.run().earlier(&job.doing.name(), &key)
+        && let Ok(object) = outputs::from_json(text)
+        && outputs::whole(&object)
+    {
+        job.doing.made_of(inputs, key);
+        job.doing.reused();
+        return Ok(object);
+    }
+    job.doing.made_of(inputs, key);
     let image = image(job)?;
     let null = Value::Null;
     let scope = Scope { inputs: job.inputs, this: &null, runtime: &null, js: job.needs.js() };
@@ -175,6 +207,16 @@ pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
         }
     }
     result
+}
+
+/// What a step of a run is known again by: the process, its inputs, and what their files are at this moment.
+fn key_of(job: &Job<'_>, inputs: &str) -> String {
+    let mut files = String::new();
+    files::each(job.inputs, &mut |object| {
+        let Some(meta) = files::local_path(object).and_then(|path| path.metadata().ok()) else { return };
+        let _ = write!(files, "{} {} {}\n", meta.len(), meta.mtime(), meta.mtime_nsec());
+    });
+    digest([job.process.id.as_bytes(), inputs.as_bytes(), files.as_bytes()])
 }
 
 /// The image that the tool runs in, ready; none for the host.
@@ -222,8 +264,9 @@ fn folders(
     begun: Option<&Path>,
 ) -> Result<Folders, Failure> {
     let number = job.settings.next.fetch_add(1, Ordering::Relaxed);
-    let [out, tmp, inputs, root] =
-        ["out", "tmp", "in", "root"].map(|what| job.settings.scratch.join(format!("{number}.{what}")));
+    let [tmp, inputs, root] =
+        ["tmp", "in", "root"].map(|what| job.settings.scratch.join(format!("{number}.{what}")));
+    let out = job.settings.outs.join(format!("{number}.out"));
     let fail =
         |e: std::io::Error| Failure::permanent(format!("cannot make the folder {}: {e}", out.display()));
     let out = begun.map_or(out.clone(), |begun| begun.join("out"));
@@ -324,6 +367,7 @@ fn run_in(
         key.plan(cache, &plan)?;
         let key = key.finish();
         if let Some(object) = cache.find(&key) {
+            job.doing.reused();
             return Ok(object);
         }
         known = Some((cache, path, key));
@@ -363,17 +407,19 @@ fn run_in(
         }
     };
     let step = Step { root, argv, env, folder: folders.out_inside.clone(), stdin, stdout, stderr, limit };
-    let ended = settings.executor.run(step)?;
-    let code = match ended {
+    job.doing.starts(&step.argv, image.map(|(id, docker)| docker.pull.as_deref().unwrap_or(id)));
+    let outcome = settings.executor.run(step, &mut |bytes| job.doing.talks(bytes))?;
+    job.doing.went(outcome);
+    let code = match outcome.ended {
         Ended::Code(code) => i64::from(code),
         Ended::Signal(signal) => {
-            return Err(Failure::permanent(format!("it was ended by signal {signal}")));
+            let message = format!("it was ended by signal {signal}");
+            return Err(Failure { kind: FailureKind::Signal, message });
         }
         Ended::TimedOut => {
             let seconds = limit.unwrap_or_default().as_secs_f64();
-            return Err(Failure::permanent(format!(
-                "it took more than its {seconds} seconds, and was ended"
-            )));
+            let message = format!("it took more than its {seconds} seconds, and was ended");
+            return Err(Failure { kind: FailureKind::TimedOut, message });
         }
     };
     judge(job.tool, code)?;

@@ -1,17 +1,16 @@
 //! One step of a build: a process over given layers, whose output goes to the build's progress.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use isles_network::user::Service;
 use isles_sandbox::Child;
+use isles_sandbox::beside::Usage;
 use isles_sandbox::setup::RootFs;
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Device, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
 use isles_store::Merged;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -195,9 +194,9 @@ impl Engine {
         })
     }
 
-    /// Runs a step to its end on given streams; [`Step::stdin`] is not looked at. `started` is told the process ID of its
-    /// first process, whose death is that of all others. Nothing comes back where it ran longer than `limit`, and was
-    /// killed. Threads may run steps side by side.
+    /// Runs a step to its end on given streams; [`Step::stdin`] is not looked at. `attend` is told the process ID of its
+    /// first process, whose death is that of all others, and its descriptor; it comes back when that has ended, or with
+    /// false when it is to be killed. Nothing comes back in its place then. Threads may run steps side by side.
     ///
     /// # Errors
     /// As those of [`Engine::run_step`].
@@ -205,17 +204,15 @@ impl Engine {
         &self,
         step: &Step<'_>,
         streams: StepStreams,
-        limit: Option<Duration>,
-        started: &dyn Fn(i32),
-    ) -> Result<Option<Exit>> {
+        attend: &mut dyn FnMut(i32, BorrowedFd<'_>) -> bool,
+    ) -> Result<(Option<Exit>, Usage)> {
         let mut begun = self.begin_step(step, streams)?;
-        started(begun.child.pid());
-        let in_time = limit.is_none_or(|limit| ends_within(&begun.child, limit));
+        let in_time = attend(begun.child.pid(), begun.child.pidfd());
         if !in_time {
             let _ = begun.child.kill(libc::SIGKILL);
         }
         let exit = begun.end()?;
-        Ok(in_time.then_some(exit))
+        Ok((in_time.then_some(exit), begun.child.usage()))
     }
 
     fn begin_step(&self, step: &Step<'_>, streams: StepStreams) -> Result<Begun> {
@@ -332,23 +329,6 @@ impl Begun {
         self.served = None;
         self.fence.remove()?;
         Ok(status.into())
-    }
-}
-
-/// Whether a process ends within a time. It is not waited for.
-fn ends_within(child: &Child, limit: Duration) -> bool {
-    let end = Instant::now() + limit;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let wait = Timespec {
-            tv_sec: left.as_secs().min(1 << 30).cast_signed(),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(&child.pidfd(), PollFlags::IN)], Some(&wait)) {
-            Ok(0) if left.as_secs() < 1 << 30 => return false,
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => return true,
-        }
     }
 }
 

@@ -1,6 +1,15 @@
-//! The engine under workflows: work that waits for resources, threads that do it, and executors that run a step.
+//! The engine under workflows: work that waits for resources, threads that do it, executors that run a step, and what is
+//! written down of it all.
 //!
-//! What is to be done when is the caller's matter; here is only how much of it at once, and how one step is run.
+//! What is to be done when is the caller's matter; here is how much of it at once, how one step is run, and what
+//! becomes known of it.
 
+pub mod attend;
+pub mod graph;
+pub mod history;
+mod log;
 pub mod pool;
+pub mod record;
+pub mod report;
+pub mod run;
 pub mod step;

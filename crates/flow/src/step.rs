@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+pub use isles_sandbox::beside::Usage;
 use isles_sandbox::beside::{self, End};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+
+use crate::attend;
 
 /// Where a step's program runs.
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ pub struct Step {
     pub folder: PathBuf,
     /// Nothing is read where not given.
     pub stdin: Option<File>,
-    /// Goes to this process's standard error where not given.
+    /// What is not given is handed on as it comes.
     pub stdout: Option<File>,
     pub stderr: Option<File>,
     /// The longest that the program may run.
@@ -69,6 +71,13 @@ pub enum Ended {
     Signal(i32),
     /// It ran longer than it may, and was killed.
     TimedOut,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    pub ended: Ended,
+    pub usage: Usage,
 }
 
 /// Where images come from that a step names.
@@ -90,11 +99,11 @@ pub trait Executor: Send + Sync {
     /// It cannot be had: why, in one line.
     fn image(&self, source: &ImageSource) -> Result<String, String>;
 
-    /// Runs a step to its end.
+    /// Runs a step to its end. What it writes to streams that are not given is handed to `talk`.
     ///
     /// # Errors
     /// It could not be started: why, in one line. A program that fails is no error.
-    fn run(&self, step: Step) -> Result<Ended, String>;
+    fn run(&self, step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, String>;
 }
 
 /// What runs: a negative number is a process group, another the first process of a container.
@@ -153,7 +162,7 @@ pub fn stopping() -> bool {
 ///
 /// # Errors
 /// The program is not there or cannot be run.
-pub fn on_host(step: Step) -> Result<Ended, String> {
+pub fn on_host(step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, String> {
     let Some(name) = step.argv.first() else { return Err("there is no command".into()) };
     let fail = |e: std::io::Error| cannot_start(name, &e);
     let text = |text: &str| CString::new(text).map_err(|_| format!("{text:?} holds a null byte"));
@@ -171,11 +180,22 @@ pub fn on_host(step: Step) -> Result<Ended, String> {
         Some(_) => None,
         None => Some(File::open("/dev/null").map_err(fail)?),
     };
-    let own = std::io::stderr();
-    let own = own.as_fd();
-    let stdin = step.stdin.as_ref().or(null.as_ref()).map_or(own, AsFd::as_fd);
-    let stdout = step.stdout.as_ref().map_or(own, AsFd::as_fd);
-    let stderr = step.stderr.as_ref().map_or(own, AsFd::as_fd);
+    let (heard, said) = match (&step.stdout, &step.stderr) {
+        (Some(_), Some(_)) => (None, None),
+        _ => {
+            let (heard, said) = attend::pipe().map_err(fail)?;
+            (Some(heard), Some(said))
+        }
+    };
+    // All three are there: whatever is not given is null, or the pipe.
+    let streams = [
+        step.stdin.as_ref().or(null.as_ref()).map(AsFd::as_fd),
+        step.stdout.as_ref().map(AsFd::as_fd).or(said.as_ref().map(AsFd::as_fd)),
+        step.stderr.as_ref().map(AsFd::as_fd).or(said.as_ref().map(AsFd::as_fd)),
+    ];
+    let [Some(stdin), Some(stdout), Some(stderr)] = streams else {
+        return Err(format!("cannot start `{name}`: it has no streams"));
+    };
     let plan = beside::Program {
         path: &path,
         argv: &argv,
@@ -184,19 +204,29 @@ pub fn on_host(step: Step) -> Result<Ended, String> {
         streams: [stdin, stdout, stderr],
     };
     let pid = beside::start(&plan).map_err(fail)?;
+    drop(said);
     let running = Running::group(pid);
-    let timed_out = step.limit.is_some_and(|limit| !ends_within(pid, limit));
-    if timed_out && let Some(group) = Pid::from_raw(pid) {
+    let (mut timed_out, mut attended) = (false, false);
+    if (heard.is_some() || step.limit.is_some())
+        && let Some(process) = Pid::from_raw(pid)
+        && let Ok(fd) = pidfd_open(process, PidfdFlags::empty())
+    {
+        timed_out = !attend::attend(fd.as_fd(), heard, step.limit, talk);
+        attended = true;
+    }
+    // Its descendants end with it, as in a container. Its number is its own until it is waited for.
+    if attended && let Some(group) = Pid::from_raw(pid) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let ended = beside::wait(pid);
     drop(running);
-    let (end, _) = ended.map_err(|e| format!("cannot wait for {name}: {e}"))?;
-    Ok(match end {
+    let (end, usage) = ended.map_err(|e| format!("cannot wait for {name}: {e}"))?;
+    let ended = match end {
         _ if timed_out => Ended::TimedOut,
         End::Code(code) => Ended::Code(code),
         End::Signal(signal) => Ended::Signal(signal),
-    })
+    };
+    Ok(Outcome { ended, usage })
 }
 
 /// The file of a program: where it has no slash, the first in PATH that can be executed. Where there is none, a path that
@@ -224,25 +254,6 @@ fn cannot_start(program: &str, error: &std::io::Error) -> String {
     }
 }
 
-/// Whether a child ends within a time. It is not waited for.
-fn ends_within(pid: i32, limit: Duration) -> bool {
-    let Some(fd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-        return true;
-    };
-    let end = Instant::now() + limit;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let wait =
-            Timespec { tv_sec: left.as_secs().min(1 << 30) as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&wait)) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return true,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,15 +271,34 @@ mod tests {
         }
     }
 
+    fn ended(step: Step) -> Result<Ended, String> {
+        on_host(step, &mut |_| ()).map(|outcome| outcome.ended)
+    }
+
     #[test]
     fn how_steps_end() {
-        assert_eq!(on_host(step(&["sh", "-c", "exit 3"])), Ok(Ended::Code(3)));
-        assert_eq!(on_host(step(&["sh", "-c", "kill -9 $$"])), Ok(Ended::Signal(9)));
+        assert_eq!(ended(step(&["sh", "-c", "exit 3"])), Ok(Ended::Code(3)));
+        assert_eq!(ended(step(&["sh", "-c", "kill -9 $$"])), Ok(Ended::Signal(9)));
         let slow = Step { limit: Some(Duration::from_millis(50)), ..step(&["sh", "-c", "sleep 100 & wait"]) };
-        assert_eq!(on_host(slow), Ok(Ended::TimedOut));
-        assert!(on_host(step(&["no-such-program-at-all"])).unwrap_err().contains("no such program"));
+        assert_eq!(ended(slow), Ok(Ended::TimedOut));
+        assert!(ended(step(&["no-such-program-at-all"])).unwrap_err().contains("no such program"));
         let long = "x".repeat(3 << 20);
-        assert!(on_host(step(&["true", &long])).unwrap_err().contains("longer than the system allows"));
+        assert!(ended(step(&["true", &long])).unwrap_err().contains("longer than the system allows"));
+    }
+
+    #[test]
+    fn what_a_step_says_is_handed_on_and_its_descendants_are_not_waited_for() {
+        let script = "echo out; echo err >&2; seq 1 100000; sleep 1000 & echo $! >&2; echo last";
+        let quiet = Step { stdout: None, stderr: None, ..step(&["sh", "-c", script]) };
+        let mut said = Vec::new();
+        let outcome = on_host(quiet, &mut |bytes| said.extend_from_slice(bytes)).unwrap();
+        assert_eq!(outcome.ended, Ended::Code(0));
+        assert!(outcome.usage.peak_kibibytes > 0);
+        let text = String::from_utf8(said).unwrap();
+        assert!(text.starts_with("out\nerr\n1\n2\n") && text.ends_with("\nlast\n"), "{}", text.len());
+        let left = text.lines().rev().nth(1).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
     }
 
     #[test]
@@ -276,7 +306,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let out = Step { stdout: Some(File::create(&path).unwrap()), ..step(&["env"]) };
-        assert_eq!(on_host(out), Ok(Ended::Code(0)));
+        assert_eq!(ended(out), Ok(Ended::Code(0)));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "PATH=/usr/bin:/bin\n");
     }
 }

@@ -79,6 +79,7 @@ pub enum Command {
     Prune(commands::prune::Args),
     Verify(commands::verify::Args),
     Cwl(commands::cwl::Args),
+    Flow(commands::flow::Args),
     Doctor(commands::doctor::Args),
     Completion(commands::completion::Args),
     Generate(commands::generate::Args),
@@ -138,6 +139,7 @@ impl Command {
             Command::Prune(args) => commands::prune::cmd_prune(cx, args),
             Command::Verify(args) => commands::verify::cmd_verify(cx, args),
             Command::Cwl(args) => commands::cwl::cmd_cwl(cx, args),
+            Command::Flow(args) => commands::flow::cmd_flow(cx, args),
             Command::Doctor(args) => commands::doctor::cmd_doctor(cx, args),
             Command::Generate(args) => commands::generate::cmd_generate(cx, args),
             Command::Completion(args) => commands::completion::cmd_completion(cx, args),
@@ -198,7 +200,7 @@ fn command_of(argv: &[OsString]) -> Option<&OsString> {
     }
 }
 
-fn personality(program: &Path) -> Option<&'static [&'static str]> {
+pub fn personality(program: &Path) -> Option<&'static [&'static str]> {
     let name = program.file_name()?.to_str()?;
     PERSONALITIES.iter().find(|(program, _)| *program == name).map(|(_, command)| *command)
 }

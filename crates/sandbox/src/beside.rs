@@ -29,6 +29,18 @@ pub struct Usage {
     pub peak_kibibytes: u64,
 }
 
+impl Usage {
+    pub(crate) fn of(usage: &libc::rusage) -> Usage {
+        let time =
+            |t: libc::timeval| Duration::new(t.tv_sec.max(0) as u64, t.tv_usec.max(0) as u32 * 1000);
+        Usage {
+            user: time(usage.ru_utime),
+            system: time(usage.ru_stime),
+            peak_kibibytes: usage.ru_maxrss.max(0) as u64,
+        }
+    }
+}
+
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -123,18 +135,12 @@ pub fn wait(pid: i32) -> io::Result<(End, Usage)> {
         }
         usage
     };
-    let time = |t: libc::timeval| Duration::new(t.tv_sec.max(0) as u64, t.tv_usec.max(0) as u32 * 1000);
-    let usage = Usage {
-        user: time(usage.ru_utime),
-        system: time(usage.ru_stime),
-        peak_kibibytes: usage.ru_maxrss.max(0) as u64,
-    };
     let end = if libc::WIFEXITED(status) {
         End::Code(libc::WEXITSTATUS(status))
     } else {
         End::Signal(libc::WTERMSIG(status))
     };
-    Ok((end, usage))
+    Ok((end, Usage::of(&usage)))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use crate::beside::Usage;
 use crate::child::{self, Ends, Failure};
 use crate::error::{SpawnError, Step};
 use crate::plan::Plan;
@@ -42,6 +43,7 @@ pub struct Child {
     /// What could not be done, and may be missing: optional mounts.
     pub warnings: Vec<SpawnError>,
     status: Option<ExitStatus>,
+    usage: Usage,
 }
 
 impl Child {
@@ -58,6 +60,7 @@ impl Child {
             network: None,
             warnings: Vec::new(),
             status: None,
+            usage: Usage::default(),
         })
     }
 
@@ -88,9 +91,16 @@ impl Child {
 
     fn reap(&mut self, flags: i32) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            self.status = reap(self.pid, flags)?;
+            let mut usage = Usage::default();
+            self.status = reap_measured(self.pid, flags, &mut usage)?;
+            self.usage = usage;
         }
         Ok(self.status)
+    }
+
+    /// What the process, and those that it waited for, took; known after the end of it.
+    pub fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Sends a signal through the descriptor, so it never hits a stranger with the same number.
@@ -113,10 +123,18 @@ fn rustix_pid(pid: i32) -> io::Result<rustix::process::Pid> {
 }
 
 pub(crate) fn reap(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {
+    reap_measured(pid, flags, &mut Usage::default())
+}
+
+fn reap_measured(pid: i32, flags: i32, usage: &mut Usage) -> io::Result<Option<ExitStatus>> {
     let mut status = 0;
+    // SAFETY: all zeroes is a valid rusage.
+    let mut taken: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: the status lives.
-        match unsafe { libc::waitpid(pid, &mut status, flags | libc::__WALL) } {
+        // SAFETY: the status and the usage live.
+        let ended = unsafe { libc::wait4(pid, &mut status, flags | libc::__WALL, &mut taken) };
+        *usage = Usage::of(&taken);
+        match ended {
             0 => return Ok(None),
             n if n > 0 && libc::WIFSIGNALED(status) => {
                 return Ok(Some(ExitStatus::Signal(libc::WTERMSIG(status) as u8)));
@@ -343,6 +361,7 @@ impl<'a> Pending<'a> {
             network: self.network.take(),
             warnings: std::mem::take(&mut self.warnings),
             status: None,
+            usage: Usage::default(),
         })
     }
 

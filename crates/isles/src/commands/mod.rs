@@ -16,6 +16,7 @@ pub mod each;
 pub mod events;
 pub mod exec;
 pub mod export;
+pub mod flow;
 pub mod generate;
 pub mod history;
 pub mod images;

@@ -5,6 +5,7 @@
 pub mod age;
 pub mod format;
 pub mod progress;
+pub mod steps;
 pub mod table;
 
 use std::io::{self, BufRead, IsTerminal, Write};

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use isles_build::BuildOptions;
 use isles_engine::{Engine, Exit, StepNames, StepRoot, StepStreams};
-use isles_flow::step::{Container, Ended, Executor, ImageSource, Root, Running, Step, on_host};
+use isles_flow::attend;
+use isles_flow::step::{Container, Ended, Executor, ImageSource, Outcome, Root, Running, Step, on_host};
 use isles_spec::{Mount, MountKind, NetworkMode, Propagation, PullPolicy, Source};
 
 use crate::context::Context;
@@ -63,10 +64,10 @@ impl Executor for Local {
         answer
     }
 
-    fn run(&self, step: Step) -> Result<Ended, String> {
+    fn run(&self, step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, String> {
         match (&step.root, &self.containers) {
-            (Root::Host, _) => on_host(step),
-            (Root::Image(_), Some(containers)) => containers.run(step),
+            (Root::Host, _) => on_host(step, talk),
+            (Root::Image(_), Some(containers)) => containers.run(step, talk),
             (Root::Image(_), None) => Err("containers are not used in this run".into()),
         }
     }
@@ -114,7 +115,7 @@ impl Containers {
         Ok(id)
     }
 
-    fn run(&self, step: Step) -> Result<Ended, String> {
+    fn run(&self, step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, String> {
         let Root::Image(container) = &step.root else { return Err("no image is named".into()) };
         let ready = {
             let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,24 +146,26 @@ impl Containers {
             names: Some(StepNames { folder: &container.scratch, extra: &[] }),
             ..isles_engine::Step::new(root, argv)
         };
-        let streams = streams(step.stdin, step.stdout, step.stderr)
+        let (streams, heard) = streams(step.stdin, step.stdout, step.stderr)
             .map_err(|e| format!("cannot open a stream: {e}"))?;
-        let running = Mutex::new(None);
-        let started = |pid: i32| {
-            *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(Running::container(pid));
+        let mut heard = heard;
+        let mut attend = |pid: i32, process: BorrowedFd<'_>| {
+            let _running = Running::container(pid);
+            attend::attend(process, heard.take(), step.limit, talk)
         };
-        let ended = self.engine.run_step_on(&plan, streams, step.limit, &started).map_err(|e| {
+        let (ended, usage) = self.engine.run_step_on(&plan, streams, &mut attend).map_err(|e| {
             let mut text = e.to_string();
             for cause in isles_spec::causes(&text.clone(), std::error::Error::source(&e)) {
                 text.push_str(&format!(": {cause}"));
             }
             text
         })?;
-        Ok(match ended {
+        let ended = match ended {
             None => Ended::TimedOut,
             Some(Exit::Code(code)) => Ended::Code(code.into()),
             Some(Exit::Signal(signal)) => Ended::Signal(signal.into()),
-        })
+        };
+        Ok(Outcome { ended, usage })
     }
 }
 
@@ -183,13 +186,23 @@ fn mounts(container: &Container) -> Vec<Mount> {
     container.mounts.iter().map(bind).collect()
 }
 
-/// Streams that are not given: nothing to read, and this process's standard error.
-fn streams(stdin: Option<File>, stdout: Option<File>, stderr: Option<File>) -> std::io::Result<StepStreams> {
-    let own = || std::io::stderr().as_fd().try_clone_to_owned();
-    let or_own = |file: Option<File>| file.map_or_else(own, |file| Ok(OwnedFd::from(file)));
+/// Streams that are not given: nothing to read, and a pipe, whose other end is there then.
+fn streams(
+    stdin: Option<File>,
+    stdout: Option<File>,
+    stderr: Option<File>,
+) -> std::io::Result<(StepStreams, Option<OwnedFd>)> {
     let stdin = match stdin {
         Some(file) => file.into(),
         None => File::open("/dev/null")?.into(),
     };
-    Ok(StepStreams { stdin, stdout: or_own(stdout)?, stderr: or_own(stderr)? })
+    let (stdout, stderr) = (stdout.map(OwnedFd::from), stderr.map(OwnedFd::from));
+    Ok(match (stdout, stderr) {
+        (Some(stdout), Some(stderr)) => (StepStreams { stdin, stdout, stderr }, None),
+        (stdout, stderr) => {
+            let (heard, said) = attend::pipe()?;
+            let or_said = |stream: Option<OwnedFd>| stream.map_or_else(|| said.try_clone(), Ok);
+            (StepStreams { stdin, stdout: or_said(stdout)?, stderr: or_said(stderr)? }, Some(heard))
+        }
+    })
 }

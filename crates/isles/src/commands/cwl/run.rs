@@ -1,5 +1,6 @@
 //! `isles cwl run`, also as `cwl-runner`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -13,10 +14,12 @@ use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
 use isles_cwl::model::{Process, Requirement};
 use isles_cwl::relocate::{self, Taking};
-use isles_cwl::run::{OnError, Watch, names_images};
-use isles_cwl::tool::{self, FailureKind, Ontologies, Settings, Spare};
+use isles_cwl::run::{OnError, names_images};
+use isles_cwl::tool::{self, FailureKind, Ontologies, Retries, Settings, Spare};
 use isles_cwl::value::Value;
 use isles_flow::pool::Limits;
+use isles_flow::record::State;
+use isles_flow::run::{About, Run};
 use isles_flow::step::stop_all;
 use isles_sandbox::signals::{Signals, die_of};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -24,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::commands::cwl::executor::Local;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
+use crate::ui::steps::Steps;
 
 /// The exit code of a process that needs what is not supported, by the conformance tests of CWL.
 const UNSUPPORTED: u8 = 33;
@@ -45,10 +49,11 @@ pub struct Args {
     /// Where relative paths of a job on standard input begin.
     #[arg(long, value_name = "DIR")]
     basedir: Option<PathBuf>,
-    /// Folders of steps are made at this path with something appended.
+    /// Temporary folders of steps are made at this path with something appended.
     #[arg(long, value_name = "PATH")]
     tmpdir_prefix: Option<String>,
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// The same for their output folders [default: with the record of the run].
+    #[arg(long, value_name = "PATH")]
     tmp_outdir_prefix: Option<String>,
     /// Keep what tools make in this folder, and run none again whose command, image, environment, files and limits are
     /// the same. A run that was interrupted goes on where it was.
@@ -84,6 +89,9 @@ pub struct Args {
     /// Print the graph of the process in the language of Graphviz, and run nothing.
     #[arg(long)]
     print_dot: bool,
+    /// Print the graph of the process as an SVG drawing, and run nothing.
+    #[arg(long)]
+    print_svg: bool,
     /// Print the files that the process is read from, and run nothing.
     #[arg(long)]
     print_deps: bool,
@@ -106,6 +114,19 @@ pub struct Args {
     copy_outputs: bool,
     #[arg(long, hide = true)]
     move_outputs: bool,
+    /// Try a step again that failed in one of the ways of --retry-on, so many times, after pauses that get longer.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    retries: u32,
+    /// Which failures are tried again: exit codes that the tool calls temporary, a signal, a time limit, or any.
+    #[arg(long, value_name = "WHICH", value_delimiter = ',', default_value = "temporary",
+          value_parser = ["temporary", "signal", "timeout", "any"])]
+    retry_on: Vec<String>,
+    /// Write nothing down of this run for `isles flow`.
+    #[arg(long)]
+    no_record: bool,
+    /// Go on with this run.
+    #[arg(long, value_name = "RUN", hide = true, conflicts_with = "no_record")]
+    resume: Option<String>,
     /// What happens after a step failed: stop, or continue with what does not depend on it.
     #[arg(long, value_name = "WHAT", default_value = "stop", value_parser = ["stop", "continue"])]
     on_error: String,
@@ -165,6 +186,8 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let Some(process) = loaded else {
         return Err(refused(&loader));
     };
+    // What is read from here on is the job.
+    let loaded_from = loader.documents.sources.all().len();
     if args.validate {
         ui.note(&format!("{word} is valid CWL {}", process.version));
         return Ok(Code::SUCCESS);
@@ -175,7 +198,12 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         draw::only(&process, &args.target).map_err(Failure::new)?
     };
     if args.print_dot {
-        cx.ui.bytes(draw::dot(&process).as_bytes())?;
+        cx.ui.bytes(draw::graph(&process).dot().as_bytes())?;
+        return Ok(Code::SUCCESS);
+    }
+    if args.print_svg {
+        let drawing = draw::graph(&process).svg(&BTreeMap::new()).map_err(Failure::new)?;
+        cx.ui.bytes(drawing.as_bytes())?;
         return Ok(Code::SUCCESS);
     }
     if args.print_deps {
@@ -192,7 +220,8 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         cx.ui.bytes(job::help(&process, &command).as_bytes())?;
         return Ok(Code::SUCCESS);
     }
-    if let Some(path) = &words.job {
+    // What came from standard input cannot be read again.
+    if let Some(path) = words.job.as_ref().filter(|path| args.resume.is_none() || *path != "-") {
         order = read_job(&mut loader, path, args.basedir.as_deref())?;
     }
     job::fill(&process, &words, &mut order.inputs).map_err(Failure::new)?;
@@ -206,8 +235,25 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Err(refused(&loader));
     }
     let written = loader.documents.expanded(&Value::map(order.inputs), process.at);
+    let written = match &args.resume {
+        Some(id) => inputs_of(cx, id)?,
+        None => written,
+    };
     let inputs = files::normalized(&written).map_err(|e| Failure::new(format!("the job: {e}")))?;
-    run(cx, args, &process, &inputs, &asked)
+    let sources = loader.documents.sources.all();
+    let texts = sources.iter().map(|source| source.text.as_bytes());
+    let words = args.target.iter().chain([&process.id]).map(|word| word.as_bytes());
+    let digest = isles_flow::run::digest(texts.take(loaded_from).chain(words));
+    run(cx, args, &process, &inputs, &asked, digest)
+}
+
+/// The inputs that a run began with.
+fn inputs_of(cx: &Context, id: &str) -> Result<Value, Failure> {
+    let history = isles_flow::history::History::open(&cx.state_dir()?.join("flow"))
+        .map_err(|e| Failure::because("cannot go on", &e))?;
+    let run = history.find(Some(id)).map_err(|e| Failure::because("cannot go on", &e))?;
+    isles_cwl::outputs::from_json(&run.inputs)
+        .map_err(|e| Failure::new(format!("cannot go on with the run {id}: its inputs are not readable: {e}")))
 }
 
 /// Requirements and hints of the job.
@@ -219,19 +265,48 @@ fn run(
     process: &Arc<Process>,
     inputs: &Value,
     asked: &Asked,
+    digest: String,
 ) -> Result<Code, Failure> {
     let outdir = std::path::absolute(&args.outdir)
         .map_err(|e| Failure::because(format!("cannot use the folder '{}'", args.outdir.display()), &e))?;
-    let scratch = Scratch::new(args.tmpdir_prefix.as_deref(), args.leave_tmpdir)?;
     let cache = match (&args.cachedir, args.cache) {
         (Some(folder), _) => Some(Cache::open(folder).map_err(Failure::new)?),
         (None, true) => Some(Cache::open(&cx.state_dir()?.join("cache/steps")).map_err(Failure::new)?),
         (None, false) => None,
     };
     let containers = !args.no_container && (args.default_container.is_some() || names_images(process));
+    // Before any thread is made.
     let executor = Local::new(cx, containers, args.quiet)?;
+    let stopped = stop_on_signals()?;
+    let ui = cx.ui.quieter(args.quiet);
+    let view = Steps::new(ui);
+    view.tick();
+    let about = About {
+        kind: "cwl",
+        name: process.id.clone(),
+        command: command(),
+        outdir: outdir.clone(),
+        digest,
+        inputs: inputs.spaced_json(),
+        graph: draw::graph(process),
+    };
+    let run = begin(cx, args, about, &view, &ui)?;
+    let scratch = Scratch::new(args.tmpdir_prefix.as_deref(), args.leave_tmpdir)?;
+    let outs = Outs::new(args, &run)?;
+    let retried = |word: &String| match word.as_str() {
+        "signal" => vec![FailureKind::Signal],
+        "timeout" => vec![FailureKind::TimedOut],
+        "any" => vec![
+            FailureKind::Permanent,
+            FailureKind::Temporary,
+            FailureKind::Signal,
+            FailureKind::TimedOut,
+        ],
+        _ => vec![FailureKind::Temporary],
+    };
     let settings = Arc::new(Settings {
         scratch: scratch.path.clone(),
+        outs: outs.path.clone(),
         executor: Arc::new(executor),
         containers: !args.no_container,
         patience: Duration::try_from_secs_f64(args.eval_timeout).unwrap_or(Duration::from_secs(60)),
@@ -241,7 +316,9 @@ fn run(
         default_container: args.default_container.clone(),
         ontologies: Ontologies::default(),
         cache,
-        next: AtomicU64::new(0),
+        retries: Retries { times: args.retries, on: args.retry_on.iter().flat_map(retried).collect() },
+        run,
+        next: AtomicU64::new(outs.first),
         spare: Spare::default(),
     });
     let here = Limits::of_this_machine();
@@ -251,18 +328,20 @@ fn run(
         slots: args.max_jobs.unwrap_or(here.slots).max(1),
     };
     let on_error = if args.on_error == "continue" { OnError::Continue } else { OnError::Stop };
-    let talk = Talk { ui: cx.ui.quieter(args.quiet) };
-    let stopped = stop_on_signals()?;
-    let result =
-        isles_cwl::run::run(process, inputs, &settings, (&asked.0, &asked.1), limits, on_error, &talk);
+    let result = isles_cwl::run::run(process, inputs, &settings, (&asked.0, &asked.1), limits, on_error);
+    view.over();
     let signal = stopped.load(Ordering::SeqCst);
     if signal != 0 {
+        settings.run.end(State::Stopped, None, Some("it was stopped".into()));
+        let hint = outs.left(process, &settings);
         drop(scratch);
-        cx.ui.error(&Failure::new("the run was stopped").with_hint(if settings.cache.is_some() {
-            "what was finished is kept, and the same command goes on there"
-        } else {
-            "with --cache, the same command would go on where it was"
-        }));
+        cx.ui.error(&Failure::new("the run was stopped").with_hint(hint.unwrap_or_else(|| {
+            if settings.cache.is_some() {
+                "what was finished is kept, and the same command goes on there".into()
+            } else {
+                "with --cache, the same command would go on where it was".into()
+            }
+        })));
         drop(settings);
         die_of(signal);
         return Ok(Code(1));
@@ -270,8 +349,10 @@ fn run(
     let out = match result {
         Ok(out) => out,
         Err(failure) => {
+            settings.run.end(State::Failed, None, Some(failure.message.clone()));
             let code = if failure.kind == FailureKind::Unsupported { UNSUPPORTED } else { 1 };
-            return Err(Failure::new(failure.message).with_code(code));
+            let hint = outs.left(process, &settings);
+            return Err(Failure { hint, ..Failure::new(failure.message).with_code(code) });
         }
     };
     let taking = match (args.copy_outputs, args.leave_outputs) {
@@ -279,13 +360,49 @@ fn run(
         (_, true) => Taking::Leave,
         _ => Taking::Move,
     };
-    let out = relocate::outputs(&out, &outdir, &scratch.path, taking).map_err(|e| {
-        Failure::new(format!("the outputs are there, and cannot be put into '{}'", outdir.display()))
-            .with_hint(e)
-    })?;
+    let out = match relocate::outputs(&out, &outdir, &[&outs.path, &scratch.path], taking) {
+        Ok(out) => out,
+        Err(e) => {
+            let message =
+                format!("the outputs are there, and cannot be put into '{}'", outdir.display());
+            settings.run.end(State::Failed, None, Some(format!("{message}: {e}")));
+            let hint = outs.left(process, &settings).map_or(e.clone(), |hint| format!("{e}\n{hint}"));
+            return Err(Failure::new(message).with_hint(hint));
+        }
+    };
+    settings.run.end(State::Done, Some(out.spaced_json()), None);
     cx.ui.bytes(out.pretty_json().as_bytes())?;
-    drop(scratch);
+    outs.remove();
     Ok(Code::SUCCESS)
+}
+
+/// The words of this command, as `isles flow resume` starts it again.
+fn command() -> Vec<String> {
+    let mut words: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let own = words.first().and_then(|name| crate::cli::personality(Path::new(name)));
+    if let Some(command) = own {
+        words.splice(0..1, std::iter::once("isles").chain(command.iter().copied()).map(str::to_owned));
+    }
+    words
+}
+
+/// The run, written down where that is possible and wanted.
+fn begin(cx: &Context, args: &Args, about: About, view: &Arc<Steps>, ui: &crate::ui::Ui) -> Result<Run, Failure> {
+    if args.no_record {
+        return Ok(Run::unrecorded(view.clone()));
+    }
+    let place = cx.state_dir()?.join("flow");
+    if let Some(id) = &args.resume {
+        return Run::resume(&place, id, about, view.clone()).map_err(Failure::new);
+    }
+    match Run::begin(&place, about, view.clone()) {
+        Ok(run) => Ok(run),
+        Err(e) => {
+            ui.warning(&format!("nothing is written down of this run: cannot use {}: {e}", place.display()));
+            Ok(Run::unrecorded(view.clone()))
+        }
+    }
 }
 
 /// From here on signals that end a program end the steps first; the number of the one that came is told.
@@ -398,7 +515,27 @@ fn environment(args: &Args) -> Vec<(String, String)> {
     out
 }
 
-/// The folder in which steps have theirs; gone at the end.
+/// Makes a folder whose name begins as it is asked.
+fn folder_at(prefix: Option<&str>) -> Result<PathBuf, Failure> {
+    let prefix = match prefix {
+        Some(prefix) => prefix.to_owned(),
+        None => format!("{}/isles-cwl-", std::env::temp_dir().display()),
+    };
+    let prefix = std::path::absolute(&prefix).map_or(prefix, |p| p.display().to_string());
+    for n in 0..10_000u32 {
+        let path = PathBuf::from(format!("{prefix}{}-{n}", std::process::id()));
+        match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => {
+                return Err(Failure::because(format!("cannot make the folder '{}'", path.display()), &e));
+            }
+        }
+    }
+    Err(Failure::new(format!("there is no free name at '{prefix}'")))
+}
+
+/// The folder in which steps have what they need while they run; gone at the end.
 struct Scratch {
     path: PathBuf,
     keep: bool,
@@ -406,23 +543,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(prefix: Option<&str>, keep: bool) -> Result<Scratch, Failure> {
-        let prefix = match prefix {
-            Some(prefix) => prefix.to_owned(),
-            None => format!("{}/isles-cwl-", std::env::temp_dir().display()),
-        };
-        let prefix = std::path::absolute(&prefix).map_or(prefix, |p| p.display().to_string());
-        for n in 0..10_000u32 {
-            let path = PathBuf::from(format!("{prefix}{}-{n}", std::process::id()));
-            match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path)
-            {
-                Ok(()) => return Ok(Scratch { path, keep }),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => {
-                    return Err(Failure::because(format!("cannot make the folder '{}'", path.display()), &e));
-                }
-            }
-        }
-        Err(Failure::new(format!("there is no free name at '{prefix}'")))
+        Ok(Scratch { path: folder_at(prefix)?, keep })
     }
 }
 
@@ -434,13 +555,60 @@ impl Drop for Scratch {
     }
 }
 
-/// Progress as lines.
-struct Talk {
-    ui: crate::ui::Ui,
+/// The folder in which steps have their outputs.
+struct Outs {
+    path: PathBuf,
+    keep: bool,
+    /// It is a part of the run's record, so it can be gone on with.
+    of_run: bool,
+    /// The first number of a step's folder.
+    first: u64,
 }
 
-impl Watch for Talk {
-    fn started(&self, name: &str) {
-        self.ui.note(&format!("{name} begins"));
+impl Outs {
+    fn new(args: &Args, run: &Run) -> Result<Outs, Failure> {
+        let keep = args.leave_tmpdir || args.leave_outputs;
+        if let (None, Some(path)) = (&args.tmp_outdir_prefix, run.work()) {
+            let first = first_free(&path)
+                .map_err(|e| Failure::because(format!("cannot use the folder '{}'", path.display()), &e))?;
+            return Ok(Outs { path, keep, of_run: true, first });
+        }
+        Ok(Outs { path: folder_at(args.tmp_outdir_prefix.as_deref())?, keep, of_run: false, first: 0 })
     }
+
+    /// After a run that did not get done: what is finished of a workflow stays. Says how to go on.
+    fn left(self, process: &Process, settings: &Settings) -> Option<String> {
+        let id = settings.run.id().map(str::to_owned);
+        let is_workflow = matches!(process.body, isles_cwl::model::Body::Workflow(_));
+        let finished = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
+        let goes_on = self.of_run && is_workflow && finished;
+        if !goes_on {
+            self.remove();
+        }
+        let id = id.filter(|_| is_workflow)?;
+        Some(if goes_on {
+            format!(
+                "`isles flow resume {id}` goes on with what is missing; `isles flow show {id}` shows its steps"
+            )
+        } else {
+            format!("`isles flow show {id}` shows its steps")
+        })
+    }
+
+    fn remove(self) {
+        if !self.keep {
+            let _ = tool::remove(&self.path);
+        }
+    }
+}
+
+/// The first number that no folder of a step has.
+fn first_free(work: &Path) -> std::io::Result<u64> {
+    let mut first = 0;
+    for entry in std::fs::read_dir(work)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.split_once('.')?.0.parse::<u64>().ok());
+        first = first.max(number.map_or(0, |n| n + 1));
+    }
+    Ok(first)
 }

@@ -1,0 +1,224 @@
+//! `isles flow`: what is known of runs, and how they go on.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use desk::{Desk, both};
+use serde_json::Value;
+
+/// Two steps that write down that they ran, and one that does what `last` says.
+fn workflow(desk: &Desk, last: &str) {
+    let ran = desk.path("home/ran");
+    let text = serde_json::json!({
+        "cwlVersion": "v1.2",
+        "class": "Workflow",
+        "requirements": {"ScatterFeatureRequirement": {}},
+        "inputs": {"names": "string[]"},
+        "outputs": {"all": {"type": "File", "outputSource": "join/o"}},
+        "steps": {
+            "say": {
+                "scatter": "name",
+                "in": {"name": "names"},
+                "out": ["o"],
+                "run": {
+                    "class": "CommandLineTool",
+                    "baseCommand": ["sh", "-c", format!("echo $0 >> {}; echo said $0 >&2; echo $0", ran.display())],
+                    "inputs": {"name": {"type": "string", "inputBinding": {}}},
+                    "outputs": {"o": {"type": "stdout"}},
+                },
+            },
+            "join": {
+                "in": {"fs": "say/o"},
+                "out": ["o"],
+                "run": {
+                    "class": "CommandLineTool",
+                    "baseCommand": ["sh", "-c", last],
+                    "temporaryFailCodes": [75],
+                    "inputs": {"fs": {"type": "File[]", "inputBinding": {}}},
+                    "outputs": {"o": {"type": "stdout"}},
+                    "stdout": "all.txt",
+                },
+            },
+        },
+    });
+    desk.file("wf.cwl", text.to_string());
+    desk.file("ran", "");
+}
+
+const RUN: [&str; 9] =
+    ["isles", "cwl", "run", "--outdir", "o", "wf.cwl", "--names", "a <b>", "--names=c"];
+
+fn shown(desk: &Desk) -> Value {
+    serde_json::from_str(&desk.run(&["isles", "flow", "show", "--format", "json"]).fine()).unwrap()
+}
+
+fn ran(desk: &Desk) -> String {
+    fs::read_to_string(desk.path("home/ran")).unwrap()
+}
+
+#[test]
+fn a_run_that_failed_goes_on_and_repeats_nothing() {
+    both(|desk| {
+        // The tool's HOME is its own folder, so the way to go on is a file at a place that it knows.
+        let gate = desk.path("home/ok");
+        workflow(desk, &format!("[ -e {} ] || exit 3; cat \"$0\" \"$@\"", gate.display()));
+        let failed = desk.run(&RUN);
+        assert_eq!(failed.code, Some(1), "{}", failed.err);
+        assert!(failed.err.contains("wf.cwl/join: it ended with exit code 3"), "{}", failed.err);
+        assert!(failed.err.contains("isles flow resume "), "{}", failed.err);
+        assert_eq!(ran(desk), "a <b>\nc\n");
+
+        let run = shown(desk);
+        assert_eq!(run["state"], "failed");
+        let steps = run["steps"].as_array().unwrap();
+        let of = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+        assert_eq!(of("wf.cwl/say[0]")["state"], "done");
+        assert_eq!(of("wf.cwl/say[0]")["command"][3], "a <b>");
+        assert_eq!(of("wf.cwl/join")["exit"], "3");
+        assert!(of("wf.cwl/say[1]")["peak_kibibytes"].as_u64().unwrap() > 0);
+        let id = run["id"].as_str().unwrap();
+        assert_eq!(desk.run(&["isles", "flow", "logs", id, "say[1]"]).fine(), "said c\n");
+        let all = desk.run(&["isles", "flow", "logs"]).fine();
+        assert!(all.contains("==> wf.cwl/say[0] (done) <==\nsaid a <b>\n"), "{all}");
+        assert!(desk.run(&["isles", "flow", "logs", id, "sai"]).err.contains("has no step `sai`"));
+
+        let page = desk.run(&["isles", "flow", "report", &id[..6]]).fine();
+        for part in ["class=\"state failed\"", "said a &lt;b&gt;", "class=\"step scatter done\"", "class=\"step failed\""] {
+            assert!(page.contains(part), "no {part} in\n{page}");
+        }
+        assert!(!page.contains("a <b>") && !page.contains("<script"));
+
+        desk.file("ok", "");
+        let out = desk.run(&["isles", "flow", "resume", id]);
+        assert_eq!(out.code, Some(0), "{}", out.err);
+        assert_eq!(ran(desk), "a <b>\nc\n", "steps that were done ran again");
+        assert_eq!(fs::read_to_string(desk.path("home/o/all.txt")).unwrap(), "a <b>\nc\n");
+        assert_eq!(shown(desk)["state"], "done");
+        assert_eq!(shown(desk)["work"], Value::Null, "folders of steps are left");
+        let list = desk.run(&["isles", "flow", "ls"]).fine();
+        assert!(list.contains("wf.cwl   done    3 done"), "{list}");
+        let again = desk.run(&["isles", "flow", "resume", id]);
+        assert!(again.err.contains("it is done"), "{}", again.err);
+
+        assert_eq!(desk.run(&["isles", "flow", "rm", id]).fine().trim(), id);
+        assert!(desk.run(&["isles", "flow", "show"]).err.contains("there is no run yet"));
+    });
+}
+
+/// Starts a run whose last step waits, and comes back when it does.
+fn waiting(desk: &Desk) -> std::process::Child {
+    let gate = desk.path("home/gate");
+    if !gate.exists() {
+        assert!(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&gate).status().unwrap().success());
+    }
+    workflow(
+        desk,
+        &format!("[ -e {0}.open ] || {{ echo > {0}; exec sleep 1000; }}; cat \"$0\" \"$@\"", gate.display()),
+    );
+    let child = desk.command(&RUN).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    fs::File::open(&gate).unwrap().read_exact(&mut [0]).unwrap();
+    child
+}
+
+#[test]
+fn a_run_that_was_killed_is_known_to_be_cut_off_and_goes_on() {
+    let desk = Desk::new(true);
+    let mut child = waiting(&desk);
+    // The step that is done is written down within moments.
+    let state = |desk: &Desk| shown(desk)["state"].as_str().unwrap().to_owned();
+    while shown(&desk)["steps"].as_array().unwrap().len() < 3 {
+        std::thread::yield_now();
+    }
+    assert_eq!(state(&desk), "running");
+    assert!(desk.run(&["isles", "flow", "resume"]).err.contains("it is under way"));
+    let busy = desk.run(&["isles", "flow", "rm", shown(&desk)["id"].as_str().unwrap()]);
+    assert!(busy.err.contains("is under way"), "{}", busy.err);
+    let _ = child.kill();
+    child.wait().unwrap();
+    let run = shown(&desk);
+    assert_eq!(run["state"], "interrupted");
+    assert_eq!(run["steps"][2]["state"], "interrupted");
+    fs::write(desk.path("home/gate.open"), "").unwrap();
+    let out = desk.run(&["isles", "flow", "resume"]);
+    assert_eq!(out.code, Some(0), "{}", out.err);
+    assert_eq!(ran(&desk), "a <b>\nc\n", "steps that were done ran again");
+    assert_eq!(state(&desk), "done");
+}
+
+#[test]
+fn a_run_is_ended_from_elsewhere() {
+    let desk = Desk::new(true);
+    let mut child = waiting(&desk);
+    let id = desk.run(&["isles", "flow", "ls", "-q"]).fine();
+    assert_eq!(desk.run(&["isles", "flow", "cancel", id.trim()]).fine(), id);
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("the run was stopped"), "{said}");
+    assert!(!child.wait().unwrap().success());
+    let run = shown(&desk);
+    assert_eq!((&run["state"], &run["steps"][2]["state"]), (&"stopped".into(), &"stopped".into()));
+    let again = desk.run(&["isles", "flow", "cancel", id.trim()]);
+    assert!(again.err.contains("is not under way: it is stopped"), "{}", again.err);
+}
+
+#[test]
+fn failures_that_may_pass_are_tried_again() {
+    let desk = Desk::new(true);
+    let count = desk.path("home/count");
+    let last = format!("echo x >> {0}; [ $(wc -l < {0}) -ge 2 ] || exit 75; cat \"$0\" \"$@\"", count.display());
+    workflow(&desk, &last);
+    desk.file("count", "");
+    let once = desk.run(&[&["isles", "cwl", "run", "--retries", "0"][..], &RUN[3..]].concat());
+    assert!(once.err.contains("it ended with 75, a temporary failure"), "{}", once.err);
+    desk.file("count", "");
+    let out = desk.run(&RUN);
+    assert_eq!(out.code, Some(0), "{}", out.err);
+    assert!(out.err.contains("wf.cwl/join is tried again in 1.0s: it ended with 75"), "{}", out.err);
+    let run = shown(&desk);
+    let attempts: Vec<&Value> =
+        run["steps"].as_array().unwrap().iter().filter(|step| step["name"] == "wf.cwl/join").collect();
+    assert_eq!(attempts.len(), 2);
+    assert_eq!((&attempts[0]["state"], &attempts[1]["attempt"]), (&"failed".into(), &2.into()));
+    // A permanent failure is not tried again, unless that is wanted.
+    workflow(&desk, "exit 4");
+    let out = desk.run(&RUN);
+    assert!(!out.err.contains("tried again"), "{}", out.err);
+    let any = desk.run(&[&["isles", "cwl", "run", "--retries", "1", "--retry-on", "any"][..], &RUN[3..]].concat());
+    assert!(any.err.contains("tried again"), "{}", any.err);
+}
+
+#[test]
+fn other_documents_are_not_gone_on_with_and_records_can_be_left_out() {
+    let desk = Desk::new(true);
+    workflow(&desk, "exit 3");
+    desk.run(&RUN);
+    workflow(&desk, "exit 0");
+    let out = desk.run(&["isles", "flow", "resume"]);
+    assert!(out.err.contains("its documents are not those of then"), "{}", out.err);
+    let before = desk.run(&["isles", "flow", "ls", "-q"]).fine();
+    desk.run(&[&["isles", "cwl", "run", "--no-record"][..], &RUN[3..]].concat());
+    assert_eq!(desk.run(&["isles", "flow", "ls", "-q"]).fine(), before);
+    // Where nothing can be written, a run goes on without a record.
+    desk.file("not-a-folder", "");
+    let out = desk.run(&[&["isles", "--root", "not-a-folder", "cwl", "run"][..], &RUN[3..]].concat());
+    assert_eq!(out.code, Some(0), "{}", out.err);
+    assert!(out.err.contains("nothing is written down of this run"), "{}", out.err);
+}
+
+#[test]
+fn the_log_of_a_step_that_says_much_is_bounded() {
+    let desk = Desk::new(true);
+    workflow(&desk, "echo first >&2; head -c 20000000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 0");
+    let out = desk.run(&RUN);
+    assert_eq!(out.code, Some(0));
+    assert!(out.err.len() > 20_000_000, "what a step says is handed on");
+    let id = desk.run(&["isles", "flow", "ls", "-q"]).fine();
+    let log = desk.run(&["isles", "flow", "logs", id.trim(), "join"]).fine();
+    assert!(log.starts_with("first\nx") && log.ends_with("xlast\n") && log.contains("bytes are left out here"));
+    assert!(log.len() < 9_000_000, "{}", log.len());
+    assert!(Path::new(&desk.path("home/o/all.txt")).exists());
+}
