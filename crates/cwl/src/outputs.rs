@@ -501,12 +501,9 @@ pub fn whole(object: &Value) -> bool {
         let size = file.get("size").and_then(Value::as_f64);
         whole &= match (files::local_path(file), size) {
             (Some(path), Some(size)) if file.is_file() => {
-                let as_long =
-                    std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() as f64 == size);
+                let as_long = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() as f64 == size);
                 let written = file.text("checksum");
-                as_long
-                    && written
-                        .is_none_or(|sum| checksum(&path).is_ok_and(|own| own == sum))
+                as_long && written.is_none_or(|sum| checksum(&path).is_ok_and(|own| own == sum))
             }
             (Some(path), _) => path.exists(),
             (None, _) => true,

@@ -34,14 +34,8 @@ pub fn outputs(value: &Value, folder: &Path, own: &[&Path], taking: Taking) -> R
         }
     });
     // A folder that holds another output is taken last, so nothing is missing in it.
-    let mut mover = Mover {
-        own,
-        taking,
-        counts,
-        taken: HashSet::new(),
-        next: HashMap::new(),
-        placed: HashMap::new(),
-    };
+    let mut mover =
+        Mover { own, taking, counts, taken: HashSet::new(), next: HashMap::new(), placed: HashMap::new() };
     std::fs::create_dir_all(folder)
         .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
     let value = files::map_each(&value, &mut |object| mover.object(object, folder))?;

@@ -50,13 +50,18 @@ pub fn attend(
         let ended = !fds[0].revents().is_empty();
         let written = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         drop(fds);
-        if written && let Some(from) = &mut pipe && !pass(from, &mut buffer, talk) {
+        if written
+            && let Some(from) = &mut pipe
+            && !pass(from, &mut buffer, talk)
+        {
             pipe = None;
         }
         if ended {
             // What it wrote last. Twice what fits, so that one who goes on writing is not read for ever.
             for _ in 0..2 {
-                if let Some(from) = &mut pipe && !pass(from, &mut buffer, talk) {
+                if let Some(from) = &mut pipe
+                    && !pass(from, &mut buffer, talk)
+                {
                     pipe = None;
                 }
             }

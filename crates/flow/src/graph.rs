@@ -82,8 +82,7 @@ struct Box {
 impl Graph {
     /// The graph in the language of Graphviz.
     pub fn dot(&self) -> String {
-        let mut out =
-            format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", word(&self.name));
+        let mut out = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box];\n", word(&self.name));
         for node in &self.nodes {
             let style = match node.kind {
                 Kind::Input => ", shape=ellipse",
@@ -144,7 +143,12 @@ impl Graph {
                 Kind::Step => ("step", 4.0),
             };
             let class = classes.get(&node.id).copied().unwrap_or_default();
-            let _ = writeln!(out, "<g class=\"{}\"><title>{}</title>", format!("{kind} {class}").trim(), escaped(&node.label));
+            let _ = writeln!(
+                out,
+                "<g class=\"{}\"><title>{}</title>",
+                format!("{kind} {class}").trim(),
+                escaped(&node.label)
+            );
             if node.kind == Kind::Scatter {
                 let _ = writeln!(
                     out,
@@ -289,7 +293,8 @@ mod tests {
     use super::*;
 
     fn graph(kinds: &[Kind], edges: &[(usize, usize)]) -> Graph {
-        let node = |(i, kind): (usize, &Kind)| Node { id: format!("n{i}"), label: format!("a<{i}"), kind: *kind };
+        let node =
+            |(i, kind): (usize, &Kind)| Node { id: format!("n{i}"), label: format!("a<{i}"), kind: *kind };
         let nodes = kinds.iter().enumerate().map(node).collect();
         Graph { name: "g \"1\"".into(), nodes, edges: edges.to_vec() }
     }
@@ -297,7 +302,10 @@ mod tests {
     #[test]
     fn nodes_stand_behind_what_they_wait_for() {
         use Kind::{Input, Output, Step};
-        let graph = graph(&[Input, Step, Step, Step, Output, Input], &[(0, 1), (1, 2), (1, 3), (2, 4), (5, 2), (3, 2)]);
+        let graph = graph(
+            &[Input, Step, Step, Step, Output, Input],
+            &[(0, 1), (1, 2), (1, 3), (2, 4), (5, 2), (3, 2)],
+        );
         let layers = graph.layers();
         let at = |node: usize| layers.iter().position(|l| l.contains(&node)).unwrap();
         assert_eq!([at(0), at(1), at(3), at(2), at(4)], [0, 1, 2, 3, 4]);

@@ -117,7 +117,9 @@ impl History {
     }
 
     fn held(&self, id: &str) -> bool {
-        let Ok(lock) = File::options().write(true).open(self.place.join(id).join("lock")) else { return false };
+        let Ok(lock) = File::options().write(true).open(self.place.join(id).join("lock")) else {
+            return false;
+        };
         // Shared, so that two who look do not take each other for the run.
         flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }

@@ -132,7 +132,9 @@ pub fn now() -> i64 {
 pub enum Error {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
-    #[error("{DATABASE} was written by another version of this program (form {0}, and this one knows {FORM})")]
+    #[error(
+        "{DATABASE} was written by another version of this program (form {0}, and this one knows {FORM})"
+    )]
     Form(i64),
 }
 

@@ -175,7 +175,8 @@ fn timeline(out: &mut String, steps: &[StepRow], began: i64, ended: i64) {
         let y = i as f64 * ROW;
         let end = step.ended.unwrap_or(ended);
         let x = LABEL + WIDTH * ((step.began - began).max(0) as f64 / span).min(1.0);
-        let width = (WIDTH * ((end - step.began).max(0) as f64 / span)).clamp(1.5, (LABEL + WIDTH - x).max(1.5));
+        let width =
+            (WIDTH * ((end - step.began).max(0) as f64 / span)).clamp(1.5, (LABEL + WIDTH - x).max(1.5));
         let name: String = step.name.chars().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect();
         let _ = writeln!(
             out,

@@ -122,8 +122,7 @@ impl Run {
         let folder = place.join(id);
         let fail = |e: &dyn std::fmt::Display| format!("cannot go on with the run {id}: {e}");
         let lock = File::options().write(true).open(folder.join("lock")).map_err(|e| fail(&e))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| fail(&"it is still under way"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| fail(&"it is still under way"))?;
         let database = record::open(place).map_err(|e| fail(&e))?;
         let before = record::read_runs(&database, id).map_err(|e| fail(&e))?;
         let Some(before) = before.into_iter().find(|row| row.id == id) else {

@@ -49,8 +49,7 @@ fn workflow(desk: &Desk, last: &str) {
     desk.file("ran", "");
 }
 
-const RUN: [&str; 9] =
-    ["isles", "cwl", "run", "--outdir", "o", "wf.cwl", "--names", "a <b>", "--names=c"];
+const RUN: [&str; 9] = ["isles", "cwl", "run", "--outdir", "o", "wf.cwl", "--names", "a <b>", "--names=c"];
 
 fn shown(desk: &Desk) -> Value {
     serde_json::from_str(&desk.run(&["isles", "flow", "show", "--format", "json"]).fine()).unwrap()
@@ -87,7 +86,12 @@ fn a_run_that_failed_goes_on_and_repeats_nothing() {
         assert!(desk.run(&["isles", "flow", "logs", id, "sai"]).err.contains("has no step `sai`"));
 
         let page = desk.run(&["isles", "flow", "report", &id[..6]]).fine();
-        for part in ["class=\"state failed\"", "said a &lt;b&gt;", "class=\"step scatter done\"", "class=\"step failed\""] {
+        for part in [
+            "class=\"state failed\"",
+            "said a &lt;b&gt;",
+            "class=\"step scatter done\"",
+            "class=\"step failed\"",
+        ] {
             assert!(page.contains(part), "no {part} in\n{page}");
         }
         assert!(!page.contains("a <b>") && !page.contains("<script"));
@@ -113,7 +117,9 @@ fn a_run_that_failed_goes_on_and_repeats_nothing() {
 fn waiting(desk: &Desk) -> std::process::Child {
     let gate = desk.path("home/gate");
     if !gate.exists() {
-        assert!(std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&gate).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&gate).status().unwrap().success()
+        );
     }
     workflow(
         desk,
@@ -169,7 +175,8 @@ fn a_run_is_ended_from_elsewhere() {
 fn failures_that_may_pass_are_tried_again() {
     let desk = Desk::new(true);
     let count = desk.path("home/count");
-    let last = format!("echo x >> {0}; [ $(wc -l < {0}) -ge 2 ] || exit 75; cat \"$0\" \"$@\"", count.display());
+    let last =
+        format!("echo x >> {0}; [ $(wc -l < {0}) -ge 2 ] || exit 75; cat \"$0\" \"$@\"", count.display());
     workflow(&desk, &last);
     desk.file("count", "");
     let once = desk.run(&[&["isles", "cwl", "run", "--retries", "0"][..], &RUN[3..]].concat());
@@ -187,7 +194,8 @@ fn failures_that_may_pass_are_tried_again() {
     workflow(&desk, "exit 4");
     let out = desk.run(&RUN);
     assert!(!out.err.contains("tried again"), "{}", out.err);
-    let any = desk.run(&[&["isles", "cwl", "run", "--retries", "1", "--retry-on", "any"][..], &RUN[3..]].concat());
+    let any =
+        desk.run(&[&["isles", "cwl", "run", "--retries", "1", "--retry-on", "any"][..], &RUN[3..]].concat());
     assert!(any.err.contains("tried again"), "{}", any.err);
 }
 
@@ -218,7 +226,9 @@ fn the_log_of_a_step_that_says_much_is_bounded() {
     assert!(out.err.len() > 20_000_000, "what a step says is handed on");
     let id = desk.run(&["isles", "flow", "ls", "-q"]).fine();
     let log = desk.run(&["isles", "flow", "logs", id.trim(), "join"]).fine();
-    assert!(log.starts_with("first\nx") && log.ends_with("xlast\n") && log.contains("bytes are left out here"));
+    assert!(
+        log.starts_with("first\nx") && log.ends_with("xlast\n") && log.contains("bytes are left out here")
+    );
     assert!(log.len() < 9_000_000, "{}", log.len());
     assert!(Path::new(&desk.path("home/o/all.txt")).exists());
 }

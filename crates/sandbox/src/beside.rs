@@ -31,8 +31,7 @@ pub struct Usage {
 
 impl Usage {
     pub(crate) fn of(usage: &libc::rusage) -> Usage {
-        let time =
-            |t: libc::timeval| Duration::new(t.tv_sec.max(0) as u64, t.tv_usec.max(0) as u32 * 1000);
+        let time = |t: libc::timeval| Duration::new(t.tv_sec.max(0) as u64, t.tv_usec.max(0) as u32 * 1000);
         Usage {
             user: time(usage.ru_utime),
             system: time(usage.ru_stime),

@@ -181,17 +181,17 @@ pub fn cmd_flow(cx: &Context, args: &Args) -> Result<Code, Failure> {
             if args.output == Path::new("-") {
                 cx.ui.bytes(page.as_bytes())?;
             } else {
-                std::fs::write(&args.output, page).map_err(|e| {
-                    Failure::because(format!("cannot write '{}'", args.output.display()), &e)
-                })?;
+                std::fs::write(&args.output, page)
+                    .map_err(|e| Failure::because(format!("cannot write '{}'", args.output.display()), &e))?;
                 cx.ui.note(&format!("the report is in {}", args.output.display()));
             }
             Ok(Code::SUCCESS)
         }
         Command::Graph(args) => {
             let run = history.find(args.run.as_deref()).map_err(failed)?;
-            let graph: Graph = serde_json::from_str(&run.graph)
-                .map_err(|e| Failure::because(format!("the graph of the run {} cannot be read", run.id), &e))?;
+            let graph: Graph = serde_json::from_str(&run.graph).map_err(|e| {
+                Failure::because(format!("the graph of the run {} cannot be read", run.id), &e)
+            })?;
             let text = if args.dot {
                 graph.dot()
             } else {
@@ -290,7 +290,8 @@ fn show(cx: &Context, history: &History, args: &ShowArgs) -> Result<Code, Failur
     let run = history.find(args.run.as_deref()).map_err(failed)?;
     let steps = history.steps(&run).map_err(failed)?;
     if !matches!(args.format, Format::Table) {
-        let mut object = serde_json::to_value(&run).map_err(|e| Failure::because("cannot show the run", &e))?;
+        let mut object =
+            serde_json::to_value(&run).map_err(|e| Failure::because("cannot show the run", &e))?;
         let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
         for name in ["inputs", "outputs", "graph"] {
             if let Some(text) = object[name].as_str() {
@@ -328,16 +329,21 @@ fn show(cx: &Context, history: &History, args: &ShowArgs) -> Result<Code, Failur
     );
     // The last of many, and all that went wrong.
     let skipped = if args.all { 0 } else { steps.len().saturating_sub(SHOWN) };
-    let shown = steps.iter().enumerate().filter(|(i, step)| {
-        *i >= skipped || !matches!(step.state, Some(State::Done | State::Reused))
-    });
+    let shown = steps
+        .iter()
+        .enumerate()
+        .filter(|(i, step)| *i >= skipped || !matches!(step.state, Some(State::Done | State::Reused)));
     let mut table = Table::new(&["#", "STEP", "STATE", "EXIT", "TIME", "CPU", "MEMORY"]);
     for (_, step) in shown {
         let state = step.state.unwrap_or(State::Running);
         let ran = !step.command.is_empty() && step.exit.is_some();
         table.row(vec![
             step.number.to_string(),
-            if step.attempt > 1 { format!("{} (attempt {})", step.name, step.attempt) } else { step.name.clone() },
+            if step.attempt > 1 {
+                format!("{} (attempt {})", step.name, step.attempt)
+            } else {
+                step.name.clone()
+            },
             state.name().into(),
             step.exit.clone().unwrap_or_default(),
             took(step.began, step.ended, state),
@@ -380,16 +386,19 @@ fn logs(cx: &Context, history: &History, args: &LogsArgs) -> Result<Code, Failur
     if args.follow {
         return match chosen.as_slice() {
             [step] => follow(cx, history, &run, step),
-            _ => Err(Failure::new("several steps have this name, and one can be followed").with_hint(
-                "give the number of the step",
-            )),
+            _ => Err(Failure::new("several steps have this name, and one can be followed")
+                .with_hint("give the number of the step")),
         };
     }
     let several = chosen.len() > 1;
     for step in chosen {
         let Ok(mut file) = File::open(history.log(&run, step)) else { continue };
         if several {
-            cx.ui.line(&format!("==> {} ({}) <==", step.name, step.state.unwrap_or(State::Running).name()))?;
+            cx.ui.line(&format!(
+                "==> {} ({}) <==",
+                step.name,
+                step.state.unwrap_or(State::Running).name()
+            ))?;
         }
         pass(cx, &mut file)?;
     }
@@ -436,7 +445,9 @@ fn resume(history: &History, args: &RunArgs) -> Result<Code, Failure> {
     let fail = |why: &str| Failure::new(format!("cannot go on with the run {}: {why}", run.id));
     match run.state {
         State::Running => return Err(fail("it is under way")),
-        State::Done => return Err(fail("it is done").with_hint("its command runs it again, with --cache faster")),
+        State::Done => {
+            return Err(fail("it is done").with_hint("its command runs it again, with --cache faster"));
+        }
         _ => {}
     }
     let mut words = run.command.clone();
@@ -457,7 +468,12 @@ mod tests {
     #[test]
     fn steps_are_named_in_several_ways() {
         let step = |number, name: &str| StepRow { number, name: name.into(), ..StepRow::default() };
-        let steps = [step(1, "main/align[0]"), step(2, "main/align[1]"), step(3, "main/sum"), step(4, "main/sub/sum")];
+        let steps = [
+            step(1, "main/align[0]"),
+            step(2, "main/align[1]"),
+            step(3, "main/sum"),
+            step(4, "main/sub/sum"),
+        ];
         for (word, expected) in [
             ("2", vec![2]),
             ("align", vec![1, 2]),

@@ -55,17 +55,18 @@ impl Steps {
         }
         let steps = Arc::downgrade(self);
         // Without it times stand still until something happens.
-        let _ = std::thread::Builder::new().name("isles-view".into()).stack_size(128 << 10).spawn(move || {
-            loop {
-                std::thread::sleep(TICK);
-                let Some(steps) = steps.upgrade() else { return };
-                let mut shown = steps.state();
-                if shown.over {
-                    return;
+        let _ =
+            std::thread::Builder::new().name("isles-view".into()).stack_size(128 << 10).spawn(move || {
+                loop {
+                    std::thread::sleep(TICK);
+                    let Some(steps) = steps.upgrade() else { return };
+                    let mut shown = steps.state();
+                    if shown.over {
+                        return;
+                    }
+                    steps.draw(&mut shown, b"", true);
                 }
-                steps.draw(&mut shown, b"", true);
-            }
-        });
+            });
     }
 
     /// Takes the changing lines away, for good.

@@ -252,8 +252,9 @@ fn inputs_of(cx: &Context, id: &str) -> Result<Value, Failure> {
     let history = isles_flow::history::History::open(&cx.state_dir()?.join("flow"))
         .map_err(|e| Failure::because("cannot go on", &e))?;
     let run = history.find(Some(id)).map_err(|e| Failure::because("cannot go on", &e))?;
-    isles_cwl::outputs::from_json(&run.inputs)
-        .map_err(|e| Failure::new(format!("cannot go on with the run {id}: its inputs are not readable: {e}")))
+    isles_cwl::outputs::from_json(&run.inputs).map_err(|e| {
+        Failure::new(format!("cannot go on with the run {id}: its inputs are not readable: {e}"))
+    })
 }
 
 /// Requirements and hints of the job.
@@ -296,12 +297,9 @@ fn run(
     let retried = |word: &String| match word.as_str() {
         "signal" => vec![FailureKind::Signal],
         "timeout" => vec![FailureKind::TimedOut],
-        "any" => vec![
-            FailureKind::Permanent,
-            FailureKind::Temporary,
-            FailureKind::Signal,
-            FailureKind::TimedOut,
-        ],
+        "any" => {
+            vec![FailureKind::Permanent, FailureKind::Temporary, FailureKind::Signal, FailureKind::TimedOut]
+        }
         _ => vec![FailureKind::Temporary],
     };
     let settings = Arc::new(Settings {
@@ -363,8 +361,7 @@ fn run(
     let out = match relocate::outputs(&out, &outdir, &[&outs.path, &scratch.path], taking) {
         Ok(out) => out,
         Err(e) => {
-            let message =
-                format!("the outputs are there, and cannot be put into '{}'", outdir.display());
+            let message = format!("the outputs are there, and cannot be put into '{}'", outdir.display());
             settings.run.end(State::Failed, None, Some(format!("{message}: {e}")));
             let hint = outs.left(process, &settings).map_or(e.clone(), |hint| format!("{e}\n{hint}"));
             return Err(Failure::new(message).with_hint(hint));
@@ -388,7 +385,13 @@ fn command() -> Vec<String> {
 }
 
 /// The run, written down where that is possible and wanted.
-fn begin(cx: &Context, args: &Args, about: About, view: &Arc<Steps>, ui: &crate::ui::Ui) -> Result<Run, Failure> {
+fn begin(
+    cx: &Context,
+    args: &Args,
+    about: About,
+    view: &Arc<Steps>,
+    ui: &crate::ui::Ui,
+) -> Result<Run, Failure> {
     if args.no_record {
         return Ok(Run::unrecorded(view.clone()));
     }
