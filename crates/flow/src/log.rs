@@ -47,7 +47,7 @@ impl Log {
         if self.file.is_none() {
             self.file = File::create(&self.path).ok();
         }
-        self.broken = !self.file.as_mut().is_some_and(|file| file.write_all(bytes).is_ok());
+        self.broken = self.file.as_mut().is_none_or(|file| file.write_all(bytes).is_err());
     }
 
     /// Writes the end. Says whether there is a log.

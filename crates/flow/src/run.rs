@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -268,12 +268,9 @@ fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String
         };
         take(entry);
         // The first is written at once, so that a run can be seen from its beginning.
-        let end = Instant::now() + TOGETHER;
-        while !first {
-            match entries.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(entry) => take(entry),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
+        let end = Instant::now() + if first { Duration::ZERO } else { TOGETHER };
+        while let Ok(entry) = entries.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            take(entry);
         }
         let write = || {
             database.execute_batch("BEGIN IMMEDIATE")?;
