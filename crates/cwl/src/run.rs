@@ -282,7 +282,7 @@ impl Coordinator {
         let (process, settings) = (process.clone(), self.settings.clone());
         self.submit(need, parent, name, move |doing| {
             let Body::Tool(tool) = &process.body else { return Err(Failure::permanent("no tool")) };
-            run_tool(&process, tool, &given, &needs, &settings, top, allotted.clone(), doing)
+            run_tool(&process, tool, &given, &needs, &settings, top, allotted, doing)
         });
     }
 

@@ -214,7 +214,7 @@ fn key_of(job: &Job<'_>, inputs: &str) -> String {
     let mut files = String::new();
     files::each(job.inputs, &mut |object| {
         let Some(meta) = files::local_path(object).and_then(|path| path.metadata().ok()) else { return };
-        let _ = write!(files, "{} {} {}\n", meta.len(), meta.mtime(), meta.mtime_nsec());
+        let _ = writeln!(files, "{} {} {}", meta.len(), meta.mtime(), meta.mtime_nsec());
     });
     digest([job.process.id.as_bytes(), inputs.as_bytes(), files.as_bytes()])
 }
