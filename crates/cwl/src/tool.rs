@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use isles_flow::run::{Doing, Run, digest};
-use isles_flow::step::{Container, Ended, Executor, ImageSource, Mount, Root, Step};
+use isles_flow::step::{Bounds, Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
 use crate::cache::{Cache, Key};
 use crate::command::{self, Building};
@@ -74,6 +74,11 @@ pub struct Settings {
     pub executor: Arc<dyn Executor>,
     /// Tools that name an image run in it.
     pub containers: bool,
+    /// What a tool writes in its container elsewhere than in its folders is on disk, and not in memory.
+    pub root_on_disk: bool,
+    /// A container has no more memory, or processors, than the tool asked for.
+    pub strict_memory: bool,
+    pub strict_cores: bool,
     /// How long an expression may take.
     pub patience: Duration,
     pub checksums: bool,
@@ -403,7 +408,13 @@ fn run_in(
     let root = match image {
         None => Root::Host,
         Some((image, _)) => {
-            Root::Image(Container { image: image.clone(), mounts, network, scratch: folders.root.clone() })
+            let bounds = Bounds {
+                memory: settings.strict_memory.then_some(job.allotted.ram.max(0) as u64).map(|mib| mib << 20),
+                cores: settings.strict_cores.then_some(job.allotted.cores),
+            };
+            let scratch = settings.root_on_disk.then(|| folders.root.clone());
+            let shared = settings.scratch.join("shared");
+            Root::Image(Container { image: image.clone(), mounts, network, shared, scratch, bounds })
         }
     };
     let step = Step { root, argv, env, folder: folders.out_inside.clone(), stdin, stdout, stderr, limit };

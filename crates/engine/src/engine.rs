@@ -1,6 +1,7 @@
 //! The engine itself: a store, and what this process may do with IDs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use isles_sandbox::identity::{self, Identity};
 use isles_spec::ImageMount;
@@ -8,12 +9,15 @@ use isles_store::{Ownership, Store};
 
 use crate::error::Result;
 use crate::record::some_monitor;
+use crate::step_share::Shared;
 
 /// Runs containers out of one store. Cheap to clone and usable from any thread.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub(crate) store: Store,
     pub(crate) identity: Identity,
+    /// What steps of this process use one after the other.
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Engine {
@@ -43,7 +47,7 @@ impl Engine {
             Identity::Mapped => Ownership::Mapped,
             Identity::Single => Ownership::Single,
         };
-        Ok(Engine { store: Store::open(root, ownership)?, identity })
+        Ok(Engine { store: Store::open(root, ownership)?, identity, shared: Arc::default() })
     }
 
     /// The images, layers and containers that this engine works with.

@@ -70,7 +70,7 @@ pub fn of_step(
             }
             None => hosts(&of_host, hostname, extra, None, None)?,
         };
-        files.push((HOSTS, write(folder, "hosts", &text, READABLE)?));
+        files.push((HOSTS, write_whole(folder, "hosts", &text)?));
     } else if networked {
         files.push((HOSTS, HOSTS.into()));
     }
@@ -79,7 +79,7 @@ pub fn of_step(
             let of_host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
             let dns = Dns { servers: network.resolvers(&of_host), ..Dns::default() };
             let text = resolv_conf(&of_host, &dns, false);
-            files.push((RESOLV_CONF, write(folder, "resolv.conf", &text, READABLE)?));
+            files.push((RESOLV_CONF, write_whole(folder, "resolv.conf", &text)?));
         }
         _ if networked => files.push((RESOLV_CONF, RESOLV_CONF.into())),
         _ => {}
@@ -224,6 +224,17 @@ pub fn write(folder: &Path, name: &str, text: &str, mode: u32) -> Result<PathBuf
     fs::write(&path, text)
         .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
         .map_err(|e| Error::file("write", &path, e))?;
+    Ok(path)
+}
+
+/// The same for a folder that several steps use at once: none sees half of a file, and what is there already stays.
+fn write_whole(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(path);
+    }
+    let beside = write(folder, &format!("{name}.{:?}", std::thread::current().id()), text, READABLE)?;
+    fs::rename(&beside, &path).map_err(|e| Error::file("write", &path, e))?;
     Ok(path)
 }
 

@@ -41,6 +41,7 @@ mod run;
 mod squashfs;
 mod start;
 mod step;
+mod step_share;
 mod terminal;
 mod usage;
 mod user;

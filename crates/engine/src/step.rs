@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use isles_network::user::Service;
 use isles_sandbox::Child;
 use isles_sandbox::beside::Usage;
-use isles_sandbox::setup::RootFs;
+use isles_sandbox::identity::Identity;
+use isles_sandbox::setup::{Namespace, Prepared, PreparedSource, RootFs};
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Device, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
 use isles_store::Merged;
@@ -19,6 +20,7 @@ use crate::host_view::{self, Writable};
 use crate::hosts;
 use crate::plan::{Parts, plan};
 use crate::start::{Fence, null, pipe, spawn};
+use crate::step_share::network_of;
 use crate::user_network::UserNetwork;
 use crate::view::View;
 
@@ -31,6 +33,9 @@ pub enum StepRoot<'a> {
     /// Unpacked layers, base first, below a writable one. The work folder is on the file system of
     /// `upper`; all of it may be gone after a crash of the machine (nothing is synchronised).
     Layers { lowers: &'a [PathBuf], upper: &'a Path, work: &'a Path },
+    /// Unpacked layers, base first, below a writable one in memory, of `size` bytes at most, half of the memory where not
+    /// given. `place` is an empty folder, which may be that of others as well.
+    Memory { lowers: &'a [PathBuf], place: &'a Path, size: Option<u64> },
     /// A folder that is changed in place.
     Directory(&'a Path),
     /// The host's own files, none of which can be written, and at `at` layers as in [`StepRoot::Layers`], which can
@@ -49,7 +54,7 @@ pub enum StepInput<'a> {
 /// The names of hosts that a step knows beside its own and the host's.
 #[derive(Debug, Clone, Copy)]
 pub struct StepNames<'a> {
-    /// A folder for files of the step alone.
+    /// A folder for files of the step, which may be that of other steps as well.
     pub folder: &'a Path,
     /// As `NAME:ADDRESS`.
     pub extra: &'a [String],
@@ -212,12 +217,16 @@ impl Engine {
             let _ = begun.child.kill(libc::SIGKILL);
         }
         let exit = begun.end()?;
+        if let Some(network) = begun.network_left.take() {
+            self.shared.give_back(network);
+        }
         Ok((in_time.then_some(exit), begun.child.usage()))
     }
 
     fn begin_step(&self, step: &Step<'_>, streams: StepStreams) -> Result<Begun> {
         let ownership = self.store.ownership();
         let mut around = Vec::new();
+        let mut prepared = Vec::new();
         let (root, view) = match step.root {
             StepRoot::Host { folder, at, lowers, upper, work } => {
                 let image = Writable { lowers, upper, work, userxattr: ownership.userxattr() };
@@ -237,6 +246,21 @@ impl Engine {
                     foreign: false,
                 };
                 (root, View::from(Merged::open(&layers, ownership)?))
+            }
+            StepRoot::Memory { lowers, place, size } => {
+                let folders = vec!["upper".to_owned(), "work".to_owned()];
+                let source = PreparedSource::Memory { size, folders };
+                prepared.push(Prepared { place: place.to_owned(), source, name: "memory".into() });
+                let root = RootFs::Overlay {
+                    lowers: lowers.to_vec(),
+                    upper: place.join("upper"),
+                    work: place.join("work"),
+                    // Nothing of it is ever synchronised, and the mark of it would cost two folders.
+                    volatile: false,
+                    userxattr: ownership.userxattr(),
+                    foreign: false,
+                };
+                (root, View::from(Merged::open(lowers, ownership)?))
             }
             StepRoot::Directory(path) => {
                 let view = Merged::open(&[path.to_owned()], ownership)?;
@@ -266,7 +290,7 @@ impl Engine {
             workload: &workload,
             image: &image,
             identity: self.identity,
-            prepared: Vec::new(),
+            prepared,
             root,
             read_only_root: of_host,
             untrusted_root: false,
@@ -281,16 +305,35 @@ impl Engine {
         })?;
         let setup = &mut planned.setup;
         setup.namespaces.network_messages = network.as_ref().map(UserNetwork::messages);
+        // Of containers that are as rightless as usual, and see no network.
+        let alone = self.identity == Identity::Root
+            && workload.network == NetworkMode::None
+            && !step.privileged
+            && matches!(setup.namespaces.network, Namespace::New);
+        let mut network_left = None;
+        if alone && let Some(network) = self.shared.network() {
+            network_left = network.try_clone().ok();
+            setup.namespaces.network = Namespace::Join(network);
+        }
+        let unbounded = step.resources.is_empty();
         let fence = match &planned.limits {
+            Some(limits) if unbounded => {
+                self.shared.admit(self, limits, setup)?;
+                Fence::none()
+            }
             Some(limits) => Fence::new(&self.step_group_name()?, limits, false, &mut |_| {})?,
             None => Fence::none(),
         };
         fence.admit(setup)?;
+        let setup = &mut planned.setup;
         setup.stdio.stdin = Some(streams.stdin);
         setup.stdio.stdout = Some(streams.stdout);
         setup.stdio.stderr = Some(streams.stderr);
         let mut child = spawn(setup, &view)?;
         setup.stdio = Default::default();
+        if alone && network_left.is_none() {
+            network_left = network_of(child.pid());
+        }
         let served = match (network, child.network.take()) {
             (Some(network), Some(socket)) => network.made(socket).serve(self).map(Some),
             _ => Ok(None),
@@ -303,7 +346,7 @@ impl Engine {
                 return Err(e);
             }
         };
-        Ok(Begun { child, fence, served })
+        Ok(Begun { child, fence, served, network_left })
     }
 }
 
@@ -321,6 +364,8 @@ struct Begun {
     fence: Fence,
     /// Its network, which is there as long as this is.
     served: Option<Service>,
+    /// That is empty when it has ended.
+    network_left: Option<OwnedFd>,
 }
 
 impl Begun {

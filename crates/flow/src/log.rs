@@ -45,9 +45,14 @@ impl Log {
 
     fn write(&mut self, bytes: &[u8]) {
         if self.file.is_none() {
-            self.file = File::create(&self.path).ok();
+            self.file = File::create(&self.path).or_else(|_| self.in_new_folder()).ok();
         }
         self.broken = self.file.as_mut().is_none_or(|file| file.write_all(bytes).is_err());
+    }
+
+    fn in_new_folder(&self) -> std::io::Result<File> {
+        self.path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        File::create(&self.path)
     }
 
     /// Writes the end. Says whether there is a log.
@@ -75,6 +80,7 @@ mod tests {
         assert!(!Log::new(path.clone()).end());
         assert!(!path.exists());
 
+        let path = folder.path().join("inner/log");
         let mut log = Log::new(path.clone());
         log.add(b"first ");
         for _ in 0..300 {

@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 pub const DATABASE: &str = "runs.db";
 /// How long another writer is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of the write-ahead log that the next who opens it may have to read again.
+const LOG: u64 = 256 << 10;
 /// Changes with the tables.
 const FORM: i64 = 1;
 
@@ -179,6 +181,7 @@ CREATE TABLE runs (
     outdir TEXT NOT NULL, digest TEXT NOT NULL, inputs TEXT NOT NULL, outputs TEXT, message TEXT, graph TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX runs_by_time ON runs (began);
+CREATE INDEX runs_left ON runs (began) WHERE state <> 'done';
 CREATE TABLE steps (
     run TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL, state TEXT NOT NULL,
     began INTEGER NOT NULL, ended INTEGER, exit TEXT, user_seconds REAL NOT NULL, system_seconds REAL NOT NULL,
@@ -332,9 +335,19 @@ pub fn remove_run(database: &mut Connection, run: &str) -> rusqlite::Result<()> 
     transaction.commit()
 }
 
-/// Runs that ended before a time, in milliseconds since 1970, and did not get done.
-pub fn ended_before(database: &Connection, time: i64) -> rusqlite::Result<Vec<String>> {
-    let mut statement =
-        database.prepare("SELECT id FROM runs WHERE coalesce(ended, began) < ?1 AND state <> 'done'")?;
+/// Runs that began before a time, in milliseconds since 1970, and did not get done.
+pub fn left_before(database: &Connection, time: i64) -> rusqlite::Result<Vec<String>> {
+    let mut statement = database.prepare("SELECT id FROM runs WHERE began < ?1 AND state <> 'done'")?;
     statement.query_map([time], |row| row.get(0))?.collect()
+}
+
+/// Moves what is in the write-ahead log into the main file where there is more than a little, so that the next who opens it
+/// has little to read. Where others read or write, one of them will do it.
+pub fn settle(database: &Connection, place: &Path) -> rusqlite::Result<()> {
+    let log = place.join(format!("{DATABASE}-wal"));
+    if log.metadata().is_ok_and(|meta| meta.len() > LOG) {
+        database.busy_timeout(Duration::ZERO)?;
+        database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    }
+    Ok(())
 }

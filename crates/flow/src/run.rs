@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -107,9 +107,7 @@ impl Run {
         };
         let lock = File::create(folder.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        for inner in ["logs", "work"] {
-            std::fs::create_dir(folder.join(inner))?;
-        }
+        std::fs::create_dir(folder.join("work"))?;
         let row = row_of(id, about);
         Ok(Run::over(place, row, folder, lock, 1, HashMap::new(), view))
     }
@@ -139,9 +137,7 @@ impl Run {
         let done = steps.into_iter().filter(|step| matches!(step.state, Some(State::Done | State::Reused)));
         let earlier = done.filter_map(|step| Some(((step.name, step.key), step.outputs?))).collect();
         let row = RunRow { began: before.began, command: before.command, ..row_of(id.to_owned(), about) };
-        for inner in ["logs", "work"] {
-            std::fs::create_dir_all(folder.join(inner)).map_err(|e| fail(&e))?;
-        }
+        std::fs::create_dir_all(folder.join("work")).map_err(|e| fail(&e))?;
         Ok(Run::over(place, row, folder, lock, next, earlier, view))
     }
 
@@ -229,8 +225,6 @@ impl Run {
                 Err(_) => self.view.warns("the record of this run is not whole"),
             }
         }
-        // Empty ones are not worth keeping.
-        let _ = std::fs::remove_dir(record.folder.join("logs"));
     }
 }
 
@@ -258,7 +252,7 @@ fn row_of(id: String, about: About) -> RunRow {
 /// Writes what comes, until nobody is there to send more.
 fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String> {
     let database = record::open(place).map_err(|e| e.to_string())?;
-    let mut first = true;
+    let mut tidied = false;
     while let Ok(entry) = entries.recv() {
         let mut steps = BTreeMap::new();
         let mut last_run = None;
@@ -267,11 +261,13 @@ fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String
             Entry::Run(row) => last_run = Some(row),
         };
         take(entry);
-        // The first is written at once, so that a run can be seen from its beginning.
-        let end = Instant::now() + if first { Duration::ZERO } else { TOGETHER };
-        while let Ok(entry) = entries.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            take(entry);
-        }
+        let end = Instant::now() + TOGETHER;
+        let over = loop {
+            match entries.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(entry) => take(entry),
+                Err(error) => break error == RecvTimeoutError::Disconnected,
+            }
+        };
         let write = || {
             database.execute_batch("BEGIN IMMEDIATE")?;
             for step in steps.values() {
@@ -283,16 +279,16 @@ fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String
             database.execute_batch("COMMIT")
         };
         write().map_err(|e| e.to_string())?;
-        if std::mem::take(&mut first) {
+        if !over && !std::mem::replace(&mut tidied, true) {
             forget_old_work(&database, place);
         }
     }
-    Ok(())
+    record::settle(&database, place).map_err(|e| e.to_string())
 }
 
 /// Removes the work of runs that failed long ago.
 fn forget_old_work(database: &rusqlite::Connection, place: &Path) {
-    let Ok(old) = record::ended_before(database, now() - KEEP_WORK) else { return };
+    let Ok(old) = record::left_before(database, now() - KEEP_WORK) else { return };
     for id in old {
         let folder = place.join(&id);
         let Ok(lock) = File::options().write(true).open(folder.join("lock")) else { continue };

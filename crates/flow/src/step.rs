@@ -33,8 +33,21 @@ pub struct Container {
     pub mounts: Vec<Mount>,
     /// Whether it has a network.
     pub network: bool,
-    /// A folder, which need not be there, for what the program writes elsewhere than in its mounts. The caller removes it.
-    pub scratch: PathBuf,
+    /// A folder, which need not be there, that all steps of a run have. The caller removes it at the end.
+    pub shared: PathBuf,
+    /// One of this step alone, which need not be there, for what the program writes elsewhere than in its mounts. The caller
+    /// removes it. Where none is given, that is kept in memory.
+    pub scratch: Option<PathBuf>,
+    pub bounds: Bounds,
+}
+
+/// What a step may take, where that is enforced.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Bounds {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Processors.
+    pub cores: Option<f64>,
 }
 
 /// A file or folder of the host in a container.

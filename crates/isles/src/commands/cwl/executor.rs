@@ -10,7 +10,7 @@ use isles_build::BuildOptions;
 use isles_engine::{Engine, Exit, StepNames, StepRoot, StepStreams};
 use isles_flow::attend;
 use isles_flow::step::{Container, Ended, Executor, ImageSource, Outcome, Root, Running, Step, on_host};
-use isles_spec::{Mount, MountKind, NetworkMode, Propagation, PullPolicy, Source};
+use isles_spec::{Mount, MountKind, NetworkMode, Propagation, PullPolicy, Resources, Source};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -125,10 +125,19 @@ impl Containers {
                 .ok_or_else(|| format!("the image {} is not ready", container.image))?
         };
         let config = &ready.acquired.image.config.config;
-        let (upper, work) = (container.scratch.join("upper"), container.scratch.join("work"));
-        for folder in [&upper, &work] {
-            std::fs::create_dir_all(folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+        let made = |path: PathBuf| {
+            std::fs::create_dir_all(&path).map_err(|e| format!("cannot make {}: {e}", path.display()))?;
+            Ok::<_, String>(path)
+        };
+        let (names, place) = (container.shared.join("names"), container.shared.join("root"));
+        if !place.exists() {
+            made(names.clone())?;
+            made(place.clone())?;
         }
+        let disk = match &container.scratch {
+            Some(scratch) => Some((made(scratch.join("upper"))?, made(scratch.join("work"))?)),
+            None => None,
+        };
         let mut argv = config.entrypoint.clone().unwrap_or_default();
         argv.extend(step.argv.iter().cloned());
         let mut env = config.env.clone();
@@ -137,13 +146,24 @@ impl Containers {
             env.retain(|entry| !entry.starts_with(&prefix));
             env.push(format!("{name}={value}"));
         }
-        let root = StepRoot::Layers { lowers: &ready.layers, upper: &upper, work: &work };
+        let root = match &disk {
+            Some((upper, work)) => StepRoot::Layers { lowers: &ready.layers, upper, work },
+            None => StepRoot::Memory { lowers: &ready.layers, place: &place, size: None },
+        };
+        let resources = Resources {
+            memory: container.bounds.memory,
+            // Without swap, or the bound would be none.
+            memory_swap: container.bounds.memory.map(u64::cast_signed),
+            nano_cpus: container.bounds.cores.map(|cores| (cores * 1e9) as u64),
+            ..Resources::default()
+        };
         let plan = isles_engine::Step {
             env,
             working_dir: step.folder.clone(),
             mounts: mounts(container),
             network: if container.network { NetworkMode::Default } else { NetworkMode::None },
-            names: Some(StepNames { folder: &container.scratch, extra: &[] }),
+            names: Some(StepNames { folder: &names, extra: &[] }),
+            resources,
             ..isles_engine::Step::new(root, argv)
         };
         let (streams, heard) = streams(step.stdin, step.stdout, step.stderr)

@@ -68,6 +68,16 @@ pub struct Args {
     /// Run tools that name no image in this one.
     #[arg(long, value_name = "IMAGE")]
     default_container: Option<String>,
+    /// Keep what tools write in a container elsewhere than in their folders on disk. It is kept in memory else, half of
+    /// which it may take.
+    #[arg(long)]
+    root_on_disk: bool,
+    /// Let no container have more memory than its tool asked for.
+    #[arg(long)]
+    strict_memory_limit: bool,
+    /// Let no container have more processor time than its tool asked for.
+    #[arg(long)]
+    strict_cpu_limit: bool,
     /// Run steps side by side (they do in any case).
     #[arg(long, hide = true)]
     parallel: bool,
@@ -307,6 +317,9 @@ fn run(
         outs: outs.path.clone(),
         executor: Arc::new(executor),
         containers: !args.no_container,
+        root_on_disk: args.root_on_disk,
+        strict_memory: args.strict_memory_limit,
+        strict_cores: args.strict_cpu_limit,
         patience: Duration::try_from_secs_f64(args.eval_timeout).unwrap_or(Duration::from_secs(60)),
         checksums: !args.no_compute_checksum,
         keep: args.leave_tmpdir,
