@@ -326,3 +326,69 @@ fn a_signal_ends_the_steps_and_leaves_no_folder() {
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "the tool lives");
     assert_eq!(fs::read_dir(desk.path("tmp")).unwrap().count(), 0);
 }
+
+/// A tool whose image is that of [`Desk::busybox`], run ten times.
+fn in_containers(command: &str) -> String {
+    serde_json::json!({
+        "cwlVersion": "v1.2",
+        "class": "Workflow",
+        "requirements": {"ScatterFeatureRequirement": {}},
+        "inputs": {"numbers": "int[]"},
+        "outputs": {"said": {"type": "File[]", "outputSource": "step/said"}},
+        "steps": {"step": {"scatter": "n", "in": {"n": "numbers"}, "out": ["said"], "run": {
+            "class": "CommandLineTool",
+            "requirements": {"DockerRequirement": {"dockerPull": "busybox:desk"}},
+            "hints": {"ResourceRequirement": {"ramMin": 64}},
+            "baseCommand": ["sh", "-c", command],
+            "inputs": {"n": {"type": "int", "inputBinding": {}}},
+            "outputs": {"said": {"type": "stdout"}},
+        }}},
+    })
+    .to_string()
+}
+
+#[test]
+fn containers_of_one_run_see_nothing_of_each_other() {
+    desk::both(|desk| {
+        if !desk::installed("busybox") {
+            return;
+        }
+        desk.busybox(&[]);
+        // Files outside of the mounts, in /dev/shm, processes that stay, names of sockets, addresses.
+        let command = "for f in /etc/left /var/left /dev/shm/left /left; do [ ! -e $f ] || exit 9; echo x > $f; done; \
+                       [ $(ls -d /proc/[0-9]* | wc -l) -le 5 ] || exit 8; [ $(wc -l < /proc/net/unix) = 1 ] || exit 7; \
+                       [ $(wc -l < /proc/net/tcp) = 1 ] || exit 6; nc -l -p 4242 -s 127.0.0.1 >/dev/null 2>&1 & \
+                       sleep 1000 >/dev/null 2>&1 & echo done $0";
+        desk.file("wf.cwl", in_containers(command));
+        desk.file("job.json", "{\"numbers\": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}");
+        for more in [&[][..], &["--root-on-disk"]] {
+            let words = ["isles", "cwl", "run", "-q", "--outdir", "o"];
+            let out = desk.run(&[&words[..], more, &["wf.cwl", "job.json"]].concat()).fine();
+            let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+            let last = out["said"][9]["path"].as_str().unwrap();
+            assert_eq!(fs::read_to_string(last).unwrap(), "done 9\n");
+        }
+        assert_eq!(fs::read_dir(desk.path("tmp")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_bound_of_memory_holds_where_it_is_asked_for() {
+    let root = rustix::process::geteuid().is_root();
+    if !root || !desk::installed("busybox") {
+        return println!("skip: only root makes control groups on every machine");
+    }
+    let desk = Desk::new(false);
+    desk.busybox(&[]);
+    desk.file("wf.cwl", in_containers("dd if=/dev/zero bs=90000000 count=1 2>/dev/null | wc -c"));
+    desk.file("job.json", "{\"numbers\": [1]}");
+    let said = |more: &[&str]| {
+        let words = ["isles", "cwl", "run", "-q", "--outdir", "o"];
+        let out = desk.run(&[&words[..], more, &["wf.cwl", "job.json"]].concat()).fine();
+        let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+        fs::read_to_string(out["said"][0]["path"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(said(&[]), "90000000\n");
+    // The program that needs more is killed, and the last of the pipe counts what came of it.
+    assert_eq!(said(&["--strict-memory-limit"]), "0\n");
+}

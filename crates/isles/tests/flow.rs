@@ -130,15 +130,25 @@ fn waiting(desk: &Desk) -> std::process::Child {
     child
 }
 
+/// Comes back when so many steps of the run are written down.
+fn await_steps(desk: &Desk, count: usize) {
+    let known = || {
+        let said = desk.run(&["isles", "flow", "show", "--format", "json"]);
+        let run: Value = serde_json::from_str(&said.out).unwrap_or_default();
+        run["steps"].as_array().map_or(0, Vec::len)
+    };
+    while known() < count {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_run_that_was_killed_is_known_to_be_cut_off_and_goes_on() {
     let desk = Desk::new(true);
     let mut child = waiting(&desk);
     // The step that is done is written down within moments.
     let state = |desk: &Desk| shown(desk)["state"].as_str().unwrap().to_owned();
-    while shown(&desk)["steps"].as_array().unwrap().len() < 3 {
-        std::thread::yield_now();
-    }
+    await_steps(&desk, 3);
     assert_eq!(state(&desk), "running");
     assert!(desk.run(&["isles", "flow", "resume"]).err.contains("it is under way"));
     let busy = desk.run(&["isles", "flow", "rm", shown(&desk)["id"].as_str().unwrap()]);
@@ -159,6 +169,7 @@ fn a_run_that_was_killed_is_known_to_be_cut_off_and_goes_on() {
 fn a_run_is_ended_from_elsewhere() {
     let desk = Desk::new(true);
     let mut child = waiting(&desk);
+    await_steps(&desk, 3);
     let id = desk.run(&["isles", "flow", "ls", "-q"]).fine();
     assert_eq!(desk.run(&["isles", "flow", "cancel", id.trim()]).fine(), id);
     let mut said = String::new();
