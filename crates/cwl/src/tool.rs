@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use isles_flow::pool::Need;
 use isles_flow::run::{Doing, Run, digest};
 use isles_flow::step::{Bounds, Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
@@ -417,7 +418,9 @@ fn run_in(
             Root::Image(Container { image: image.clone(), mounts, network, shared, scratch, bounds })
         }
     };
-    let step = Step { root, argv, env, folder: folders.out_inside.clone(), stdin, stdout, stderr, limit };
+    let need = Need { cores: job.allotted.cores, mebibytes: job.allotted.ram.max(0) as u64 };
+    let step =
+        Step { root, argv, env, folder: folders.out_inside.clone(), stdin, stdout, stderr, limit, need };
     job.doing.starts(&step.argv, image.map(|(id, docker)| docker.pull.as_deref().unwrap_or(id)));
     let outcome = settings.executor.run(step, &mut |bytes| job.doing.talks(bytes))?;
     job.doing.went(outcome);
@@ -426,6 +429,10 @@ fn run_in(
         Ended::Signal(signal) => {
             let message = format!("it was ended by signal {signal}");
             return Err(Failure { kind: FailureKind::Signal, message });
+        }
+        Ended::Lost => {
+            let message = "the machine that ran it is not heard of any more".into();
+            return Err(Failure { kind: FailureKind::Temporary, message });
         }
         Ended::TimedOut => {
             let seconds = limit.unwrap_or_default().as_secs_f64();

@@ -10,6 +10,7 @@ pub mod history;
 mod log;
 pub mod pool;
 pub mod record;
+pub mod remote;
 pub mod report;
 pub mod run;
 pub mod step;

@@ -353,6 +353,7 @@ impl Doing<'_> {
             Ended::Code(code) => code.to_string(),
             Ended::Signal(signal) => format!("signal {signal}"),
             Ended::TimedOut => "timed out".into(),
+            Ended::Lost => "lost".into(),
         });
         row.user_seconds = outcome.usage.user.as_secs_f64();
         row.system_seconds = outcome.usage.system.as_secs_f64();

@@ -13,8 +13,10 @@ use std::time::Duration;
 pub use isles_sandbox::beside::Usage;
 use isles_sandbox::beside::{self, End};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use serde::{Deserialize, Serialize};
 
 use crate::attend;
+use crate::pool::Need;
 
 /// Where a step's program runs.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ pub struct Container {
 }
 
 /// What a step may take, where that is enforced.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bounds {
     /// Bytes.
     pub memory: Option<u64>,
@@ -51,7 +53,7 @@ pub struct Bounds {
 }
 
 /// A file or folder of the host in a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub source: PathBuf,
     pub target: PathBuf,
@@ -75,15 +77,20 @@ pub struct Step {
     pub stderr: Option<File>,
     /// The longest that the program may run.
     pub limit: Option<Duration>,
+    /// What it was given of the machine's.
+    pub need: Need,
 }
 
 /// How a step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Ended {
     Code(i32),
     Signal(i32),
     /// It ran longer than it may, and was killed.
     TimedOut,
+    /// The machine that ran it is not heard of any more.
+    Lost,
 }
 
 /// How a step went.
@@ -94,7 +101,8 @@ pub struct Outcome {
 }
 
 /// Where images come from that a step names.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ImageSource {
     /// A name, pulled where it is not here.
     Name(String),
@@ -281,6 +289,7 @@ mod tests {
             stdout: Some(File::options().write(true).open("/dev/null").unwrap()),
             stderr: Some(File::options().write(true).open("/dev/null").unwrap()),
             limit: None,
+            need: Need { cores: 1.0, mebibytes: 0 },
         }
     }
 

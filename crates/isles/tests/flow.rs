@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use desk::cluster::{Cluster, has_slurm};
 use desk::{Desk, both};
 use serde_json::Value;
 
@@ -242,4 +243,64 @@ fn the_log_of_a_step_that_says_much_is_bounded() {
     );
     assert!(log.len() < 9_000_000, "{}", log.len());
     assert!(Path::new(&desk.path("home/o/all.txt")).exists());
+}
+
+#[test]
+fn steps_run_in_an_allocation_of_slurm() {
+    let desk = Desk::new(true);
+    workflow(&desk, "cat \"$0\" \"$@\"; echo job $SLURM_JOB_ID >&2");
+    let outside = desk.run(&[&["isles", "cwl", "run", "--executor", "slurm"][..], &RUN[3..]].concat());
+    assert!(outside.err.contains("there is no allocation of Slurm here"), "{}", outside.err);
+    if !has_slurm() {
+        return;
+    }
+    both(|desk| {
+        desk.busybox(&[]);
+        let cluster = Cluster::start(desk);
+        // A step on the host, and one in a container, whose network and files are its own.
+        let text = serde_json::json!({
+            "cwlVersion": "v1.2",
+            "class": "Workflow",
+            "requirements": {"ScatterFeatureRequirement": {}},
+            "inputs": {"names": "string[]"},
+            "outputs": {"all": {"type": "File", "outputSource": "join/o"}},
+            "steps": {
+                "say": {
+                    "scatter": "name", "in": {"name": "names"}, "out": ["o"],
+                    "run": {
+                        "class": "CommandLineTool",
+                        "requirements": {"DockerRequirement": {"dockerPull": "busybox:desk"}},
+                        "baseCommand": ["sh", "-c", "pwd; echo $0; echo heard $0 >&2"],
+                        "inputs": {"name": {"type": "string", "inputBinding": {}}},
+                        "outputs": {"o": {"type": "stdout"}},
+                    },
+                },
+                "join": {
+                    "in": {"fs": "say/o"}, "out": ["o"],
+                    "run": {
+                        "class": "CommandLineTool",
+                        "baseCommand": ["sh", "-c", "cat \"$0\" \"$@\""],
+                        "inputs": {"fs": {"type": "File[]", "inputBinding": {}}},
+                        "outputs": {"o": {"type": "stdout"}},
+                        "stdout": "all.txt",
+                    },
+                },
+            },
+        });
+        desk.file("wf.cwl", text.to_string());
+        let words =
+            [&["timeout", "60", "salloc", "-n1", "-c2"][..], &RUN[..3], &["--executor", "slurm"], &RUN[3..]];
+        let said = desk::Said::of(cluster.command(&words.concat()).output().unwrap());
+        assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+        let expected = "/var/spool/cwl\na <b>\n/var/spool/cwl\nc\n";
+        assert_eq!(fs::read_to_string(desk.path("home/o/all.txt")).unwrap(), expected);
+        assert!(said.err.contains("heard c"), "{}", said.err);
+        let run = shown(desk);
+        assert_eq!(run["state"], "done");
+        assert!(run["steps"].as_array().unwrap().iter().all(|step| step["exit"] == "0"), "{run}");
+        // A step that fails, and one that is killed with all that is asked for it.
+        workflow(desk, "exit 5");
+        let failed = desk::Said::of(cluster.command(&words.concat()).output().unwrap());
+        assert!(failed.err.contains("wf.cwl/join: it ended with exit code 5"), "{}", failed.err);
+    });
 }

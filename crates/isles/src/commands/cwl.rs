@@ -1,7 +1,8 @@
 //! `isles cwl`
 
-mod executor;
+pub mod executor;
 mod run;
+mod slurm;
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};

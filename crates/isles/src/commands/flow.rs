@@ -4,15 +4,18 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use isles_flow::graph::Graph;
 use isles_flow::history::History;
 use isles_flow::record::{RunRow, State, StepRow, now};
-use isles_flow::report;
+use isles_flow::step::Executor;
+use isles_flow::{remote, report};
 use isles_spec::quantity::human_bytes;
 use serde_json::{Value, json};
 
+use crate::commands::cwl::executor::Local;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::age;
@@ -53,6 +56,9 @@ enum Command {
     Report(ReportArgs),
     /// Draw a run's graph, with how far each step is.
     Graph(GraphArgs),
+    /// Run steps that standard input asks for.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -132,6 +138,13 @@ struct GraphArgs {
     dot: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct WorkerArgs {
+    /// Steps may be in containers.
+    #[arg(long)]
+    containers: bool,
+}
+
 fn failed(e: isles_flow::history::Error) -> Failure {
     use isles_flow::history::Error;
     let hint = match &e {
@@ -151,6 +164,13 @@ fn failed(e: isles_flow::history::Error) -> Failure {
 }
 
 pub fn cmd_flow(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    if let Command::Worker(args) = &args.command {
+        let executor: Arc<dyn Executor> = Arc::new(Local::new(cx, args.containers, true)?);
+        return match remote::serve(std::io::stdin(), std::io::stdout(), &executor) {
+            Ok(()) => Ok(Code::SUCCESS),
+            Err(e) => Err(Failure::because("cannot serve as a worker", &e)),
+        };
+    }
     let mut history = History::open(&cx.state_dir()?.join("flow")).map_err(failed)?;
     match &args.command {
         Command::Ls(args) => ls(cx, &history, args),
@@ -187,6 +207,7 @@ pub fn cmd_flow(cx: &Context, args: &Args) -> Result<Code, Failure> {
             }
             Ok(Code::SUCCESS)
         }
+        Command::Worker(_) => Ok(Code::SUCCESS),
         Command::Graph(args) => {
             let run = history.find(args.run.as_deref()).map_err(failed)?;
             let graph: Graph = serde_json::from_str(&run.graph).map_err(|e| {

@@ -2,6 +2,8 @@
 //! ordinary user a mount namespace where he has a name and may open /dev/fuse, as on any desktop.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod cluster;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{TcpListener, TcpStream};

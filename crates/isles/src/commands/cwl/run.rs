@@ -20,11 +20,12 @@ use isles_cwl::value::Value;
 use isles_flow::pool::Limits;
 use isles_flow::record::State;
 use isles_flow::run::{About, Run};
-use isles_flow::step::stop_all;
+use isles_flow::step::{Executor, stop_all};
 use isles_sandbox::signals::{Signals, die_of};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::commands::cwl::executor::Local;
+use crate::commands::cwl::slurm::Slurm;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::steps::Steps;
@@ -81,6 +82,9 @@ pub struct Args {
     /// Run steps side by side (they do in any case).
     #[arg(long, hide = true)]
     parallel: bool,
+    /// Where steps run: on this machine, or on the nodes of the allocation of Slurm that this command is in.
+    #[arg(long, value_name = "WHERE", default_value = "local", value_parser = ["local", "slurm"])]
+    executor: String,
     /// Processors that steps may use together.
     #[arg(long, value_name = "N")]
     max_cores: Option<f64>,
@@ -287,7 +291,7 @@ fn run(
     };
     let containers = !args.no_container && (args.default_container.is_some() || names_images(process));
     // Before any thread is made.
-    let executor = Local::new(cx, containers, args.quiet)?;
+    let local: Arc<dyn Executor> = Arc::new(Local::new(cx, containers, args.quiet)?);
     let stopped = stop_on_signals()?;
     let ui = cx.ui.quieter(args.quiet);
     let view = Steps::new(ui);
@@ -301,9 +305,21 @@ fn run(
         inputs: inputs.spaced_json(),
         graph: draw::graph(process),
     };
+    let here = Limits::of_this_machine();
+    let (executor, here): (Arc<dyn Executor>, Limits) = match args.executor.as_str() {
+        "slurm" => {
+            let slurm = Slurm::start(cx, containers, local)?;
+            let limits = slurm.limits();
+            (Arc::new(slurm), limits)
+        }
+        _ => (local, here),
+    };
     let run = begin(cx, args, about, &view, &ui)?;
-    let scratch = Scratch::new(args.tmpdir_prefix.as_deref(), args.leave_tmpdir)?;
     let outs = Outs::new(args, &run)?;
+    // All nodes see the state directory, and none the temporary folder of another one.
+    let beside = format!("{}/tmp-", outs.path.display());
+    let shared = (args.executor == "slurm").then_some(beside.as_str());
+    let scratch = Scratch::new(args.tmpdir_prefix.as_deref().or(shared), args.leave_tmpdir)?;
     let retried = |word: &String| match word.as_str() {
         "signal" => vec![FailureKind::Signal],
         "timeout" => vec![FailureKind::TimedOut],
@@ -315,7 +331,7 @@ fn run(
     let settings = Arc::new(Settings {
         scratch: scratch.path.clone(),
         outs: outs.path.clone(),
-        executor: Arc::new(executor),
+        executor,
         containers: !args.no_container,
         root_on_disk: args.root_on_disk,
         strict_memory: args.strict_memory_limit,
@@ -332,7 +348,6 @@ fn run(
         next: AtomicU64::new(outs.first),
         spare: Spare::default(),
     });
-    let here = Limits::of_this_machine();
     let limits = Limits {
         cores: args.max_cores.unwrap_or(here.cores),
         mebibytes: args.max_ram.unwrap_or(here.mebibytes),
