@@ -255,7 +255,10 @@ impl Key {
         let binding = |binding: &OutputBinding| {
             let globs: Vec<&str> = binding.glob.iter().map(|g| &*g.source).collect();
             let eval = binding.output_eval.as_ref().map(|e| &*e.source);
-            format!("{globs:?} {} {:?} {eval:?}", binding.load_contents, binding.load_listing)
+            format!(
+                "{globs:?} {} {} {:?} {eval:?}",
+                binding.literal, binding.load_contents, binding.load_listing
+            )
         };
         for output in outputs {
             self.add("output", &format!("{} {}", output.name, output.kind));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::tree::{self, At, Entry, Kind, Node, Sources};
 use crate::value::Value;
+use crate::web::{Web, is_url};
 
 /// Something wrong in a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Documents {
     reading: Vec<PathBuf>,
     /// The folder that the user is in, for names in messages.
     here: PathBuf,
+    /// The way to files of the web, where it may be gone.
+    pub web: Option<Arc<Web>>,
 }
 
 impl Documents {
@@ -105,6 +108,9 @@ impl Documents {
 
     fn text_of(&self, path: &Path, from: At) -> Result<String, Diagnostic> {
         let fail = |what: String| Diagnostic::new(from, what);
+        if let Some(web) = &self.web {
+            web.ensure(path).map_err(fail)?;
+        }
         if self.sources.all().len() >= MOST_DOCUMENTS {
             return Err(fail(format!("more than {MOST_DOCUMENTS} documents")));
         }
@@ -157,6 +163,9 @@ impl Documents {
         let reference = reference.split('#').next().unwrap_or_default();
         if let Some(path) = reference.strip_prefix("file://") {
             return Ok(clean(Path::new(&decoded(path))));
+        }
+        if let Some(web) = self.web.as_ref().filter(|_| is_url(reference)) {
+            return web.place(reference).map_err(|e| Diagnostic::new(at, e));
         }
         if let Some((scheme, _)) = reference.split_once("://") {
             return Err(Diagnostic::new(
@@ -293,11 +302,20 @@ impl Documents {
     }
 
     fn location(&self, text: &str, at: At, path: bool) -> Value {
+        if is_url(text)
+            && let Some(web) = &self.web
+        {
+            // What cannot be had is told by whoever fetches, and refused where it is used.
+            return Value::from(web.get(text).map_or_else(|_| text.to_owned(), |path| location_of(&path)));
+        }
         if !path && (text.contains("://") || text.starts_with("_:")) {
             return Value::from(text);
         }
         let folder = self.sources.folder(at.file);
         let plain = clean(&folder.join(text));
+        if let Some(web) = &self.web {
+            let _ = web.ensure(&plain);
+        }
         let found = if path || plain.exists() { plain } else { clean(&folder.join(decoded(text))) };
         Value::from(location_of(&found))
     }
@@ -335,16 +353,23 @@ pub fn clean(path: &Path) -> PathBuf {
 /// `file://` and the path, with what an IRI may not hold as `%XX`.
 pub fn location_of(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    let mut out = String::from("file://");
-    let bytes = path.as_os_str().as_bytes();
-    let mut put = |b: u8| {
-        if b.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(&b) {
-            out.push(b as char);
+    format!("file://{}", percent(path.as_os_str().as_bytes()))
+}
+
+/// A part of a path as an IRI has it.
+pub fn encoded(text: &str) -> String {
+    percent(text.as_bytes())
+}
+
+fn percent(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for b in bytes {
+        if b.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(b) {
+            out.push(*b as char);
         } else {
             out.push_str(&format!("%{b:02X}"));
         }
-    };
-    bytes.iter().for_each(|b| put(*b));
+    }
     out
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use isles_flow::graph::{Graph, Kind, Node};
 
 use crate::document::location_of;
-use crate::model::{Body, Link, Origin, Process, Step, Workflow};
+use crate::model::{Body, Link, Origin, Output, Parameter, Process, Step, Workflow};
 use crate::tree::Sources;
+use crate::types::Type;
 use crate::value::{Map, Value};
 
 /// Inputs, steps and outputs of a process, and what is connected to what.
@@ -72,6 +73,81 @@ pub fn dependencies(sources: &Sources) -> Value {
         first.insert("secondaryFiles", Value::array(files.into_iter().map(Value::map).collect()));
     }
     Value::map(first)
+}
+
+/// A step of a workflow as a workflow of its own: what the step takes are its inputs, and what it gives its outputs.
+///
+/// # Errors
+/// There is no such step, or the process is no workflow.
+pub fn single_step(process: &Process, name: &str) -> Result<Arc<Process>, String> {
+    let mut step = step_of(process, name)?.clone();
+    let mut inputs = Vec::new();
+    let scattered = step.scatter.clone();
+    for (i, input) in step.inputs.iter_mut().enumerate() {
+        // Where nothing is given there, nothing is missing here.
+        if input.link.sources.is_empty() && input.default.is_none() {
+            continue;
+        }
+        let of_process =
+            step.run.inputs.iter().find(|other| other.name == input.name).map(|other| other.kind.clone());
+        inputs.push(Parameter {
+            name: input.name.clone(),
+            at: input.at,
+            label: None,
+            doc: None,
+            // What it becomes on its way is not what it is here.
+            kind: of_process
+                .filter(|_| input.value_from.is_none() && !scattered.contains(&i))
+                .unwrap_or(Type::Any),
+            default: input.default.clone(),
+            binding: None,
+            secondary_files: Vec::new(),
+            format: Vec::new(),
+            load_contents: false,
+            load_listing: None,
+            streamable: false,
+        });
+        let place = inputs.len() - 1;
+        input.link = Link { sources: vec![(Origin::Input(place), input.at)], ..Link::default() };
+    }
+    let outputs = step.outputs.iter().enumerate().map(|(i, output)| Output {
+        name: output.clone(),
+        at: step.at,
+        label: None,
+        doc: None,
+        kind: Type::Union(Arc::new(vec![Type::Null, Type::Any])),
+        binding: None,
+        secondary_files: Vec::new(),
+        format: None,
+        link: Link { sources: vec![(Origin::Step(0, i), step.at)], ..Link::default() },
+    });
+    let outputs = outputs.collect();
+    Ok(Arc::new(Process {
+        inputs,
+        outputs,
+        body: Body::Workflow(Workflow { steps: vec![step] }),
+        ..process.clone()
+    }))
+}
+
+/// What a step of a workflow runs.
+///
+/// # Errors
+/// As those of [`single_step`].
+pub fn single_process(process: &Process, name: &str) -> Result<Arc<Process>, String> {
+    Ok(step_of(process, name)?.run.clone())
+}
+
+fn step_of<'p>(process: &'p Process, name: &str) -> Result<&'p Step, String> {
+    let Body::Workflow(workflow) = &process.body else {
+        return Err(format!("{} is no workflow, so it has no steps", process.id));
+    };
+    let name = name.rsplit(['#', '/']).next().unwrap_or(name);
+    workflow.steps.iter().find(|step| &*step.id == name).ok_or_else(|| {
+        let near = crate::document::nearest(name, workflow.steps.iter().map(|step| &*step.id));
+        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        format!("{} has no step `{name}`{hint}", process.id)
+    })
 }
 
 /// The workflow with only those outputs, or steps, that are named, and the steps that they need.

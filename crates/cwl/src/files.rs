@@ -115,7 +115,9 @@ fn normalized_object(object: &Value) -> Result<Value, String> {
         Some(location) if location.starts_with("_:") => location,
         Some(location) if location.starts_with('/') => location_of(Path::new(&location)),
         Some(location) if location.contains("://") => {
-            return Err(format!("{location} is not fetched: only files of this machine are read"));
+            return Err(format!(
+                "{location} cannot be had: files of this machine are read, and http(s) ones fetched"
+            ));
         }
         Some(location) => return Err(format!("the location {location:?} is relative")),
         None if file && map.contains("contents") => fresh(),

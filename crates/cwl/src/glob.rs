@@ -13,6 +13,18 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     run(pattern, name)
 }
 
+/// A pattern that matches this name and no other.
+pub fn escaped(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// Without recursion: only the last star is ever tried again, so this takes no more than the product of both lengths.
 fn run(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
@@ -188,6 +200,14 @@ mod tests {
         ];
         for (pattern, name, expected) in table {
             assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_name_matches_itself_alone() {
+        for name in ["a[1].txt", "*", "what?", "back\\slash", "plain"] {
+            assert!(matches(escaped(name).as_bytes(), name.as_bytes()), "{name}");
+            assert!(!matches(escaped(name).as_bytes(), b"a1.txt"), "{name}");
         }
     }
 

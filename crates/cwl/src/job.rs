@@ -18,6 +18,8 @@ pub struct Order {
     /// `cwl:requirements` and `cwl:hints`, as they stand in the file.
     pub requirements: Option<Node>,
     pub hints: Option<Node>,
+    /// `cwl:overrides`.
+    pub overrides: Option<Node>,
     /// `cwl:tool`: what is to be run.
     pub tool: Option<PathBuf>,
 }
@@ -45,6 +47,9 @@ pub fn of_node(documents: &Documents, node: &Node) -> Result<Order, crate::docum
                 order.requirements = Some(entry.value.clone())
             }
             "cwl:hints" => order.hints = Some(entry.value.clone()),
+            "cwl:overrides" | "http://commonwl.org/cwltool#overrides" => {
+                order.overrides = Some(entry.value.clone());
+            }
             "cwl:tool" | "https://w3id.org/cwl/cwl#tool" => {
                 if let Some(text) = entry.value.as_str() {
                     order.tool = Some(documents.locate(text, entry.value.at)?);

@@ -124,6 +124,8 @@ pub struct Output {
 #[derive(Debug, Clone, Default)]
 pub struct OutputBinding {
     pub glob: Vec<Text>,
+    /// They are names, and not patterns.
+    pub literal: bool,
     pub load_contents: bool,
     pub load_listing: Option<Listing>,
     pub output_eval: Option<Text>,

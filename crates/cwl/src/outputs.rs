@@ -187,7 +187,7 @@ impl Collecting<'_> {
                 text.eval(self.scope(&Value::Null)).map_err(|e| format!("the output `{name}`: {e}"))?;
             let mut add = |value: &Value| match value {
                 Value::String(text) => {
-                    patterns.push(text.to_string());
+                    patterns.push(if binding.literal { glob::escaped(text) } else { text.to_string() });
                     Ok(())
                 }
                 // Files and Directories stand for themselves.

@@ -246,12 +246,7 @@ fn image(job: &Job<'_>) -> Result<Option<(String, Docker)>, Failure> {
     let source = match &docker {
         Docker { file: Some((text, _)), .. } => ImageSource::Dockerfile(text.clone()),
         Docker { load: Some(path), .. } => ImageSource::File(path.clone()),
-        Docker { import: Some(address), .. } => {
-            return Err(Failure::unsupported(format!(
-                "{}: `dockerImport` of {address} is not supported: name the image with `dockerPull`",
-                job.process.id
-            )));
-        }
+        Docker { import: Some(address), .. } => ImageSource::Import(address.clone()),
         Docker { pull: Some(name), .. } | Docker { image_id: Some(name), .. } => {
             ImageSource::Name(name.clone())
         }

@@ -110,6 +110,8 @@ pub enum ImageSource {
     File(PathBuf),
     /// The text of a Dockerfile.
     Dockerfile(String),
+    /// An archive of a root file system: a file, or its URL.
+    Import(String),
 }
 
 /// What runs steps. Threads run steps side by side.

@@ -38,6 +38,13 @@ pub struct Acquired {
     _lease: Option<Lease>,
 }
 
+impl Acquired {
+    /// An image that is in the store, and was made a moment ago.
+    pub fn of(image: Image, name: &str) -> Acquired {
+        Acquired { image, name: name.to_owned(), _lease: None }
+    }
+}
+
 /// What a word of the command line leads to, where it is a path.
 pub fn look(word: &str) -> OnDisk {
     let path = Path::new(word);

@@ -392,3 +392,191 @@ fn a_bound_of_memory_holds_where_it_is_asked_for() {
     // The program that needs more is killed, and the last of the pipe counts what came of it.
     assert_eq!(said(&["--strict-memory-limit"]), "0\n");
 }
+
+#[test]
+fn a_stream_may_have_a_name_that_looks_like_a_pattern() {
+    let desk = Desk::new(true);
+    for name in ["a[1].txt", "what?*", "back\\slash"] {
+        desk.file(
+            "t.cwl",
+            serde_json::json!({
+                "cwlVersion": "v1.2", "class": "CommandLineTool", "baseCommand": ["echo", "x"], "inputs": [],
+                "stdout": "$(\"NAME\")".replace("NAME", &name.replace('\\', "\\\\")),
+                "requirements": {"InlineJavascriptRequirement": {}},
+                "outputs": {"o": "stdout"},
+            })
+            .to_string(),
+        );
+        desk.run(&["isles", "cwl", "run", "-q", "--outdir", "o", "t.cwl"]).fine();
+        assert_eq!(fs::read_to_string(desk.path("home/o").join(name)).unwrap(), "x\n");
+    }
+}
+
+/// Says the variable WHO, on the host.
+const SAYS_WHO: &str = "cwlVersion: v1.2\nclass: CommandLineTool\nrequirements: {EnvVarRequirement: {envDef: {WHO: nobody}}}\n\
+                        baseCommand: [sh, -c, 'echo $WHO $0']\ninputs: {n: {type: string, default: x, inputBinding: {}}}\n\
+                        outputs: {o: stdout}\nstdout: who.txt\n";
+
+#[test]
+fn a_job_overrides_what_a_process_requires() {
+    let desk = Desk::new(true);
+    desk.file("who.cwl", SAYS_WHO);
+    desk.file("wf.cwl", "cwlVersion: v1.2\nclass: Workflow\ninputs: []\noutputs: {o: {type: File, outputSource: say/o}}\nsteps:\n  say: {run: who.cwl, in: [], out: [o]}\n");
+    let over = |target: &str, who: &str| {
+        format!(
+            "cwl:overrides:\n  {target}:\n    requirements: {{EnvVarRequirement: {{envDef: {{WHO: {who}}}}}}}\n"
+        )
+    };
+    let run = |words: &[&str]| {
+        let said = desk.run(&[&["isles", "cwl", "run", "-q", "--outdir", "o"][..], words].concat());
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        (fs::read_to_string(desk.path("home/o/who.txt")).unwrap(), said.err)
+    };
+    desk.file("job.yml", over("who.cwl", "somebody"));
+    assert_eq!(run(&["who.cwl", "job.yml"]).0, "somebody x\n");
+    assert_eq!(run(&["wf.cwl", "job.yml"]).0, "somebody x\n");
+    desk.file("job.yml", over("wf.cwl#say", "the-step"));
+    assert_eq!(run(&["wf.cwl", "job.yml"]).0, "the-step x\n");
+    desk.file("over.yml", over("who.cwl", "a-file"));
+    assert_eq!(run(&["--overrides", "over.yml", "who.cwl"]).0, "a-file x\n");
+    desk.file("job.yml", over("other.cwl", "no-one"));
+    let (text, err) = run(&["who.cwl", "job.yml"]);
+    assert_eq!(text, "nobody x\n");
+    assert!(err.contains("other.cwl# is for no process of this run"), "{err}");
+}
+
+#[test]
+fn one_step_of_a_workflow_runs_alone() {
+    let desk = Desk::new(true);
+    desk.file("in.txt", "zero\n");
+    desk.file("ran", "");
+    chain(&desk, "cat $1; echo three");
+    let run =
+        |words: &[&str]| desk.run(&[&["isles", "cwl", "run", "-q", "--outdir", "o"][..], words].concat());
+    run(&["--single-step", "b", "chain.cwl", "--f", "in.txt"]).fine();
+    assert_eq!(fs::read_to_string(desk.path("home/o/two.txt")).unwrap(), "zero\ntwo\n");
+    run(&["--single-process", "c", "chain.cwl", "--f", "in.txt"]).fine();
+    assert_eq!(fs::read_to_string(desk.path("home/o/three.txt")).unwrap(), "zero\nthree\n");
+    assert_eq!(fs::read_to_string(desk.path("home/ran")).unwrap(), "two\nthree\n");
+    assert!(run(&["--single-step", "bb", "chain.cwl"]).err.contains("has no step `bb`; did you mean `b`?"));
+}
+
+#[test]
+fn documents_and_inputs_come_from_the_web() {
+    use std::io::{BufRead, BufReader, Write};
+    let desk = Desk::new(true);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let log = asked.clone();
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let Some(first) = lines.next() else { continue };
+            while lines.next().is_some_and(|line| !line.is_empty()) {}
+            let path = first.split(' ').nth(1).unwrap().to_owned();
+            let text = match path.as_str() {
+                "/flows/wf.cwl" => Some(
+                    "cwlVersion: v1.2\nclass: Workflow\ninputs: {f: File, n: {type: File, default: {class: File, location: data/n.txt}}}\noutputs: {o: {type: File, outputSource: s/o}}\nsteps:\n  s: {run: tools/cat.cwl, in: {f: f, n: n}, out: [o]}\n",
+                ),
+                "/flows/tools/cat.cwl" => Some(
+                    "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: cat\ninputs: {f: {type: File, inputBinding: {}}, n: {type: File, inputBinding: {}}}\noutputs: {o: stdout}\nstdout: all.txt\n",
+                ),
+                "/flows/data/n.txt" => Some("beside\n"),
+                "/x%20y.txt?v=1" => Some("far\n"),
+                _ => None,
+            };
+            log.lock().unwrap().push(path);
+            let answer = match text {
+                Some(text) => format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+                    text.len()
+                ),
+                None => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
+            };
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    desk.file(
+        "job.json",
+        serde_json::json!({"f": {"class": "File", "location": format!("{at}/x%20y.txt?v=1")}}).to_string(),
+    );
+    let wf = format!("{at}/flows/wf.cwl");
+    desk.run(&["isles", "cwl", "run", "-q", "--outdir", "o", &wf, "job.json"]).fine();
+    assert_eq!(fs::read_to_string(desk.path("home/o/all.txt")).unwrap(), "far\nbeside\n");
+    let paths = asked.lock().unwrap().clone();
+    assert_eq!(paths.len(), 4, "each once: {paths:?}");
+    let missing = desk.run(&["isles", "cwl", "run", &format!("{at}/flows/no.cwl")]);
+    assert!(missing.err.contains("no.cwl: the server answers 404"), "{}", missing.err);
+    desk.file(
+        "job.json",
+        serde_json::json!({"f": {"class": "File", "location": format!("{at}/gone")}}).to_string(),
+    );
+    let gone = desk.run(&["isles", "cwl", "run", &wf, "job.json"]);
+    assert_eq!(gone.code, Some(1));
+    assert!(gone.err.contains("/gone cannot be had"), "{}", gone.err);
+}
+
+#[test]
+fn loops_turn_until_they_may_not() {
+    let desk = Desk::new(true);
+    let tool = "{class: ExpressionTool, requirements: {InlineJavascriptRequirement: {}}, inputs: {i: int}, outputs: {o: int}, \
+                expression: '${return {o: inputs.i + 1};}'}";
+    let of = |step: &str, version: &str, kind: &str| {
+        format!(
+            "cwlVersion: {version}\nclass: Workflow\n$namespaces: {{cwltool: 'http://commonwl.org/cwltool#'}}\nrequirements: {{InlineJavascriptRequirement: {{}}, StepInputExpressionRequirement: {{}}, ScatterFeatureRequirement: {{}}}}\ninputs: {{i: int}}\noutputs: {{o: {{type: '{kind}', outputSource: s/o}}}}\nsteps:\n  s:\n    run: {tool}\n    in: {{i: i}}\n    out: [o]\n{step}"
+        )
+    };
+    let run = |text: String, start: &str| {
+        desk.file("loop.cwl", text);
+        desk.run(&["isles", "cwl", "run", "-q", "--enable-dev", "loop.cwl", "--i", start])
+    };
+    let value =
+        |said: desk::Said| serde_json::from_str::<serde_json::Value>(&said.fine()).unwrap()["o"].clone();
+    let loops =
+        |method: &str| format!("    when: $(inputs.i < 5)\n    loop: {{i: o}}\n    outputMethod: {method}\n");
+    let [last, all] = ["last_iteration", "all_iterations"].map(|method| loops(method));
+    assert_eq!(value(run(of(&last, "v1.3.0-dev1", "int?"), "1")), 5);
+    assert_eq!(value(run(of(&last, "v1.3.0-dev1", "int?"), "9")), serde_json::Value::Null);
+    assert_eq!(value(run(of(&all, "v1.3.0-dev1", "int[]"), "2")), serde_json::json!([3, 4, 5]));
+    assert_eq!(value(run(of(&all, "v1.3.0-dev1", "int[]"), "7")), serde_json::json!([]));
+    let skips = "    when: $(inputs.i < 10)\n    loop: {i: {outputSource: o, valueFrom: $(self * 2)}}\n    outputMethod: all_iterations\n";
+    assert_eq!(value(run(of(skips, "v1.3.0-dev1", "int[]"), "1")), serde_json::json!([2, 5]));
+    let extension = "    requirements:\n      cwltool:Loop: {loopWhen: $(inputs.i < 5), loop: {i: o}, outputMethod: all}\n";
+    assert_eq!(value(run(of(extension, "v1.2", "int[]"), "3")), serde_json::json!([4, 5]));
+    // Without the flag neither is known.
+    desk.file("loop.cwl", of(extension, "v1.2", "int"));
+    let unknown = desk.run(&["isles", "cwl", "run", "loop.cwl", "--i", "1"]);
+    assert_eq!(unknown.code, Some(33), "{}", unknown.err);
+    let endless = "    loop: {i: o}\n    outputMethod: last_iteration\n";
+    assert!(
+        run(of(endless, "v1.3.0-dev1", "int"), "1").err.contains("a loop needs `when`, or it never ends")
+    );
+}
+
+#[test]
+fn an_archive_of_files_is_an_image() {
+    if !desk::installed("busybox") {
+        return;
+    }
+    let desk = Desk::new(true);
+    for folder in ["home/root/bin", "home/root/tmp"] {
+        fs::create_dir_all(desk.path(folder)).unwrap();
+    }
+    fs::copy("/bin/busybox", desk.path("home/root/bin/sh")).unwrap();
+    fs::write(desk.path("home/root/mark"), "of the archive\n").unwrap();
+    let tar = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(desk.path("home/root"))
+        .arg("-czf")
+        .arg(desk.path("home/root.tgz"))
+        .arg(".")
+        .status();
+    assert!(tar.unwrap().success());
+    let archive = desk.file("root.tgz.there", "").with_file_name("root.tgz");
+    desk.file("t.cwl", format!("cwlVersion: v1.2\nclass: CommandLineTool\nrequirements: {{DockerRequirement: {{dockerImport: '{}'}}}}\nbaseCommand: [sh, -c, 'read a < /mark; echo $a']\ninputs: []\noutputs: {{o: stdout}}\nstdout: o.txt\n", archive.display()));
+    desk.run(&["isles", "cwl", "run", "-q", "--outdir", "o", "t.cwl"]).fine();
+    assert_eq!(fs::read_to_string(desk.path("home/o/o.txt")).unwrap(), "of the archive\n");
+}

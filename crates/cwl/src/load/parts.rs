@@ -201,6 +201,7 @@ impl Loader {
             glob.extend(self.text(item, version));
         }
         Some(OutputBinding {
+            literal: false,
             glob,
             load_contents: self.boolean(fields.get("loadContents"), "loadContents").unwrap_or(false),
             load_listing: self.listing(fields.get("loadListing")),
@@ -310,7 +311,8 @@ pub(super) fn shorthands(
                 let hash = fingerprint(&[id, &output.name, what]);
                 Text::plain(&format!("{hash:016x}.{what}"))
             });
-            output.binding = Some(OutputBinding { glob: vec![name.clone()], ..OutputBinding::default() });
+            output.binding =
+                Some(OutputBinding { glob: vec![name.clone()], literal: true, ..OutputBinding::default() });
         }
     }
     for input in inputs.iter() {

@@ -49,11 +49,19 @@ pub fn cmd_import(cx: &Context, args: &Args) -> Result<Code, Failure> {
         names: args.name.iter().map(Reference::normalized).collect(),
     };
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
-    let failed = |e: &io::Error| Failure::because(format!("cannot read '{}'", args.file), e);
-    let input: Box<dyn Read> = match args.file.as_str() {
+    let mut input = archive(&args.file, &args.connection)?;
+    let image = isles_build::import(&engine, &mut input, &args.file, &platform, &remarks);
+    cx.ui.line(&image.map_err(|e| failure(&e))?.id().to_string())?;
+    Ok(Code::SUCCESS)
+}
+
+/// What an archive holds, by its file or its URL.
+pub fn archive(file: &str, connection: &Connection) -> Result<impl Read + use<>, Failure> {
+    let failed = |e: &io::Error| Failure::because(format!("cannot read '{file}'"), e);
+    let input: Box<dyn Read> = match file {
         "-" => Box::new(io::stdin()),
         url if url.starts_with("http://") || url.starts_with("https://") => {
-            let answer = Web::new(&args.connection.options()).get(url, Wish::default())?;
+            let answer = Web::new(&connection.options()).get(url, Wish::default())?;
             if answer.status != 200 {
                 return Err(Failure::new(format!(
                     "'{url}' cannot be fetched: the server answers {}",
@@ -65,8 +73,5 @@ pub fn cmd_import(cx: &Context, args: &Args) -> Result<Code, Failure> {
         }
         path => Box::new(File::open(path).map_err(|e| failed(&e))?),
     };
-    let mut input = isles_build::decoder(BufReader::with_capacity(BUFFER, input)).map_err(|e| failed(&e))?;
-    let image = isles_build::import(&engine, &mut input, &args.file, &platform, &remarks);
-    cx.ui.line(&image.map_err(|e| failure(&e))?.id().to_string())?;
-    Ok(Code::SUCCESS)
+    isles_build::decoder(BufReader::with_capacity(BUFFER, input)).map_err(|e| failed(&e))
 }

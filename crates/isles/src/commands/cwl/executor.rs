@@ -6,12 +6,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use isles_build::BuildOptions;
+use isles_build::{BuildOptions, Remarks};
 use isles_engine::{Engine, Exit, StepNames, StepRoot, StepStreams};
 use isles_flow::attend;
 use isles_flow::step::{Container, Ended, Executor, ImageSource, Outcome, Root, Running, Step, on_host};
-use isles_spec::{Mount, MountKind, NetworkMode, Propagation, PullPolicy, Resources, Source};
+use isles_spec::{Mount, MountKind, NetworkMode, Platform, Propagation, PullPolicy, Resources, Source};
 
+use crate::commands::import::archive;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::Connection;
@@ -92,7 +93,16 @@ impl Containers {
             build: BuildOptions::default(),
         };
         let mut folder = None;
+        if let ImageSource::Import(address) = source {
+            let mut input = archive(address, &wishes.connection).map_err(said)?;
+            let platform = Platform::host();
+            let image =
+                isles_build::import(&self.engine, &mut input, address, &platform, &Remarks::default())
+                    .map_err(|e| said(crate::commands::build::failure(&e)))?;
+            return self.keep(Acquired::of(image, address));
+        }
         let source: Source = match source {
+            ImageSource::Import(_) => return Err("an archive is imported, and not acquired".into()),
             ImageSource::Name(name) => {
                 let name = name.strip_prefix("docker://").unwrap_or(name);
                 Source::Name(name.parse().map_err(|e: isles_spec::Error| e.to_string())?)
@@ -108,6 +118,11 @@ impl Containers {
         };
         let acquired = acquire(&self.cx, &self.engine, &source, &wishes).map_err(said)?;
         drop(folder);
+        self.keep(acquired)
+    }
+
+    /// Makes an image ready, and gives its ID.
+    fn keep(&self, acquired: Acquired) -> Result<String, String> {
         let layers = self.engine.store().layers_of(&acquired.image).map_err(|e| e.to_string())?;
         let id = acquired.image.id().to_string();
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);

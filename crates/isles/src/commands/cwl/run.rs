@@ -1,6 +1,7 @@
 //! `isles cwl run`, also as `cwl-runner`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -12,15 +13,18 @@ use isles_cwl::draw;
 use isles_cwl::files;
 use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
-use isles_cwl::model::{Process, Requirement};
+use isles_cwl::model::{Body, Process, Requirement};
+use isles_cwl::overrides::{self, Override};
 use isles_cwl::relocate::{self, Taking};
 use isles_cwl::run::{OnError, names_images};
 use isles_cwl::tool::{self, FailureKind, Ontologies, Retries, Settings, Spare};
 use isles_cwl::value::Value;
+use isles_cwl::web::{Web, is_url};
 use isles_flow::pool::Limits;
 use isles_flow::record::State;
 use isles_flow::run::{About, Run};
 use isles_flow::step::{Executor, stop_all};
+use isles_registry::web::Wish;
 use isles_sandbox::signals::{Signals, die_of};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -28,6 +32,7 @@ use crate::commands::cwl::executor::Local;
 use crate::commands::cwl::slurm::Slurm;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
+use crate::registry::Connection;
 use crate::ui::steps::Steps;
 
 /// The exit code of a process that needs what is not supported, by the conformance tests of CWL.
@@ -112,6 +117,15 @@ pub struct Args {
     /// Run only what this output, or step, of a workflow needs; may be given several times.
     #[arg(long, value_name = "NAME")]
     target: Vec<String>,
+    /// Run one step of a workflow; what it takes is asked for as inputs.
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["target", "single_process"])]
+    single_step: Option<String>,
+    /// Run what a step of a workflow runs.
+    #[arg(long, value_name = "STEP", conflicts_with = "target")]
+    single_process: Option<String>,
+    /// A file whose `cwl:overrides` put requirements in the place of a process's own.
+    #[arg(long, value_name = "FILE")]
+    overrides: Option<PathBuf>,
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -183,10 +197,17 @@ pub struct Args {
 pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let ui = cx.ui.quieter(args.quiet);
     let mut loader = Loader::new(Loading { development: args.enable_dev });
+    loader.documents.web = cx.state_dir().ok().map(|state| Arc::new(web(state.join("cache/web"), ui)));
     let Some((word, rest)) = args.words.split_first() else {
         return Err(Failure::new("no process is named"));
     };
-    let (path, fragment) = split(word);
+    let (path, fragment) = match loader.documents.web.as_ref().filter(|_| is_url(word)) {
+        Some(web) => {
+            let path = web.get(word).map_err(|e| Failure::new(format!("cannot fetch {word}: {e}")))?;
+            (path, word.split_once('#').map(|(_, name)| name.to_owned()))
+        }
+        None => split(word),
+    };
     let mut order = job::Order::default();
     let mut target = (path.clone(), fragment);
     if let Some(tool) = job_with_tool(&mut loader, &path) {
@@ -206,10 +227,11 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         ui.note(&format!("{word} is valid CWL {}", process.version));
         return Ok(Code::SUCCESS);
     }
-    let process = if args.target.is_empty() {
-        process
-    } else {
-        draw::only(&process, &args.target).map_err(Failure::new)?
+    let process = match (&args.single_step, &args.single_process) {
+        (Some(step), _) => draw::single_step(&process, step).map_err(Failure::new)?,
+        (None, Some(step)) => draw::single_process(&process, step).map_err(Failure::new)?,
+        (None, None) if args.target.is_empty() => process,
+        (None, None) => draw::only(&process, &args.target).map_err(Failure::new)?,
     };
     if args.print_dot {
         cx.ui.bytes(draw::graph(&process).dot().as_bytes())?;
@@ -245,8 +267,32 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         None => Vec::new(),
     };
     let asked = (requirements(&order.requirements, true), requirements(&order.hints, false));
+    let mut overrides = match (&order.overrides, &words.job) {
+        (Some(node), Some(job)) => overridden(&mut loader, node, Path::new(job), process.version),
+        _ => Vec::new(),
+    };
+    if let Some(file) = &args.overrides {
+        let read = job::read(&mut loader.documents, file);
+        let order = read.map_err(|e| Failure::new(told(&loader.documents, &e)))?;
+        let node = order
+            .overrides
+            .ok_or_else(|| Failure::new(format!("{} holds no `cwl:overrides`", file.display())))?;
+        overrides.extend(overridden(&mut loader, &node, file, process.version));
+    }
     if !loader.errors.is_empty() {
         return Err(refused(&loader));
+    }
+    let mut packages = BTreeSet::new();
+    software(&process, &mut packages);
+    for name in packages {
+        ui.note(&format!(
+            "`{name}` (SoftwareRequirement) is looked for where the tool runs, and not installed"
+        ));
+    }
+    let (process, unused) = overrides::apply(&process, &overrides, &loader.documents.sources);
+    for i in unused {
+        let (file, name) = (&overrides[i].document, overrides[i].fragment.as_deref().unwrap_or_default());
+        ui.warning(&format!("the override of {}#{name} is for no process of this run", file.display()));
     }
     let written = loader.documents.expanded(&Value::map(order.inputs), process.at);
     let written = match &args.resume {
@@ -256,9 +302,76 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let inputs = files::normalized(&written).map_err(|e| Failure::new(format!("the job: {e}")))?;
     let sources = loader.documents.sources.all();
     let texts = sources.iter().map(|source| source.text.as_bytes());
-    let words = args.target.iter().chain([&process.id]).map(|word| word.as_bytes());
+    let parts = args.single_step.iter().chain(&args.single_process);
+    let words = args.target.iter().chain(parts).chain([&process.id]).map(|word| word.as_bytes());
     let digest = isles_flow::run::digest(texts.take(loaded_from).chain(words));
     run(cx, args, &process, &inputs, &asked, digest)
+}
+
+/// Packages that a process requires, in any of its parts.
+fn software(process: &Process, names: &mut BTreeSet<String>) {
+    let mut of = |list: &[Requirement]| {
+        for requirement in list {
+            if let Requirement::Software(packages) = requirement {
+                names.extend(packages.iter().map(|package| package.name.clone()));
+            }
+        }
+    };
+    of(&process.requirements);
+    if let Body::Workflow(workflow) = &process.body {
+        workflow.steps.iter().for_each(|step| of(&step.requirements));
+        workflow.steps.iter().for_each(|step| software(&step.run, names));
+    }
+}
+
+/// The way to the web: through the same proxies, and with the same trust, as to registries.
+fn web(folder: PathBuf, ui: crate::ui::Ui) -> Web {
+    /// Of one file.
+    const MOST: u64 = 100 << 30;
+    let fetch = move |url: &str, path: &Path| {
+        let get = || -> Result<(), String> {
+            let answer = isles_registry::web::Web::new(&Connection { tls_verify: true }.options())
+                .get(url, Wish::default())
+                .map_err(|e| e.to_string())?;
+            if answer.status != 200 {
+                return Err(format!("the server answers {}", answer.status));
+            }
+            let fail = |e: std::io::Error| e.to_string();
+            let mut file = std::fs::File::create(path).map_err(fail)?;
+            let copied = std::io::copy(&mut answer.reader().take(MOST + 1), &mut file).map_err(fail)?;
+            if copied > MOST {
+                return Err(format!("it is longer than {} GiB", MOST >> 30));
+            }
+            Ok(())
+        };
+        let got = get().map_err(|e| format!("cannot fetch {url}: {e}"));
+        if let Err(e) = &got {
+            ui.warning(e);
+        }
+        got
+    };
+    Web::new(folder, Box::new(fetch))
+}
+
+/// The overrides that stand in a file.
+fn overridden(
+    loader: &mut Loader,
+    node: &isles_cwl::tree::Node,
+    file: &Path,
+    version: isles_cwl::model::Version,
+) -> Vec<Override> {
+    let folder =
+        std::path::absolute(file).ok().and_then(|file| file.parent().map(Path::to_owned)).unwrap_or_default();
+    let mut out = Vec::new();
+    for entry in node.as_map().unwrap_or_default() {
+        let (document, fragment) = overrides::target(&entry.key, &folder);
+        let requirements = match entry.value.get("requirements") {
+            Some(node) => loader.outer_requirements(node, version, true),
+            None => Vec::new(),
+        };
+        out.push(Override { document, fragment, requirements });
+    }
+    out
 }
 
 /// The inputs that a run began with.
@@ -610,7 +723,7 @@ impl Outs {
     /// After a run that did not get done: what is finished of a workflow stays. Says how to go on.
     fn left(self, process: &Process, settings: &Settings) -> Option<String> {
         let id = settings.run.id().map(str::to_owned);
-        let is_workflow = matches!(process.body, isles_cwl::model::Body::Workflow(_));
+        let is_workflow = matches!(process.body, Body::Workflow(_));
         let finished = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
         let goes_on = self.of_run && is_workflow && finished;
         if !goes_on {
