@@ -537,7 +537,7 @@ fn loops_turn_until_they_may_not() {
         |said: desk::Said| serde_json::from_str::<serde_json::Value>(&said.fine()).unwrap()["o"].clone();
     let loops =
         |method: &str| format!("    when: $(inputs.i < 5)\n    loop: {{i: o}}\n    outputMethod: {method}\n");
-    let [last, all] = ["last_iteration", "all_iterations"].map(|method| loops(method));
+    let [last, all] = ["last_iteration", "all_iterations"].map(loops);
     assert_eq!(value(run(of(&last, "v1.3.0-dev1", "int?"), "1")), 5);
     assert_eq!(value(run(of(&last, "v1.3.0-dev1", "int?"), "9")), serde_json::Value::Null);
     assert_eq!(value(run(of(&all, "v1.3.0-dev1", "int[]"), "2")), serde_json::json!([3, 4, 5]));
