@@ -19,6 +19,7 @@ pub mod needs;
 pub mod ontology;
 pub mod outputs;
 pub mod overrides;
+pub mod pack;
 pub mod relocate;
 pub mod run;
 pub mod stage;

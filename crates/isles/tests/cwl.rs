@@ -580,3 +580,31 @@ fn an_archive_of_files_is_an_image() {
     desk.run(&["isles", "cwl", "run", "-q", "--outdir", "o", "t.cwl"]).fine();
     assert_eq!(fs::read_to_string(desk.path("home/o/o.txt")).unwrap(), "of the archive\n");
 }
+
+#[test]
+fn a_packed_document_needs_no_other_and_gives_the_same() {
+    let desk = Desk::new(true);
+    desk.file("in.txt", "zero\n");
+    desk.file("ran", "");
+    chain(&desk, "cat $1; echo three");
+    // A graph that runs a part of its own, the chain of other files, and a process that stands in the step.
+    desk.file("deep/all.cwl", "cwlVersion: v1.2\n$namespaces: {e: 'http://e/'}\n$graph:\n- id: main\n  class: Workflow\n  requirements: {SubworkflowFeatureRequirement: {}, InlineJavascriptRequirement: {expressionLib: [{$include: lib.js}]}}\n  inputs: {f: {type: File, default: {class: File, location: ../in.txt}}}\n  outputs: {n: {type: int, outputSource: count/n}, o: {type: File, outputSource: own/o}}\n  steps:\n    chain: {run: ../chain.cwl, in: {f: f}, out: [o]}\n    own: {run: '#cat', in: {f: chain/o}, out: [o]}\n    count:\n      in: {f: {source: own/o, loadContents: true}}\n      out: [n]\n      run: {class: ExpressionTool, inputs: {f: File}, outputs: {n: int}, expression: '${return {n: lines(inputs.f.contents)};}'}\n- id: cat\n  class: CommandLineTool\n  baseCommand: cat\n  inputs: {f: {type: File, inputBinding: {}}}\n  outputs: {o: stdout}\n  stdout: cat.txt\n");
+    desk.file("deep/lib.js", "function lines(text) { return text.split('\\n').length - 1; }\n");
+    let run =
+        |words: &[&str]| desk.run(&[&["isles", "cwl", "run", "-q", "--outdir", "o"][..], words].concat());
+    let plain = run(&["deep/all.cwl"]).fine();
+    let packed = run(&["--pack", "deep/all.cwl"]).fine();
+    let graph: serde_json::Value = serde_json::from_str(&packed).unwrap();
+    let ids: Vec<&str> =
+        graph["$graph"].as_array().unwrap().iter().map(|p| p["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["main", "chain.cwl", "one.cwl", "two.cwl", "three.cwl", "cat"]);
+    desk.file("elsewhere/packed.json", &packed);
+    for name in ["deep/all.cwl", "deep/lib.js", "chain.cwl", "one.cwl", "two.cwl", "three.cwl"] {
+        fs::remove_file(desk.path("home").join(name)).unwrap();
+    }
+    assert_eq!(run(&["elsewhere/packed.json"]).fine(), plain);
+    assert_eq!(fs::read_to_string(desk.path("home/o/cat.txt")).unwrap(), "zero\none\ntwo\nthree\n");
+    if desk::installed("cwltool") {
+        desk.run(&["cwltool", "--validate", "elsewhere/packed.json"]).fine();
+    }
+}

@@ -180,3 +180,40 @@ fn peer_cwltest_passes_all_of_v1_2() {
     println!("{}", table(&desk, &said));
     assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
 }
+
+#[test]
+fn peer_samtools_and_bowtie2_align_reads_in_a_workflow() {
+    if !desk::installed("cwltool") {
+        return;
+    }
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/lambda");
+    desk::both(|desk| {
+        for name in ["lambda.def", "align.cwl", "cut.cwl"] {
+            desk.file(name, fs::read(examples.join(name)).unwrap());
+        }
+        let built = desk.run(&["isles", "build", "-q", "-t", "lambda:1", "lambda.def"]);
+        if built.err.contains("cannot fetch") {
+            return println!("skip: Debian's packages cannot be fetched here: {}", built.err);
+        }
+        built.fine();
+        // What it is made of is CWL for others as well.
+        desk.run(&["cwltool", "--validate", "align.cwl"]).fine();
+        let out = desk.run(&["isles", "cwl", "run", "-q", "--outdir", "o", "align.cwl"]).fine();
+        let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert!(out["mapped_percent"].as_f64().unwrap() > 90.0, "{out}");
+        let summary = fs::read_to_string(desk.path("home/o/lambda.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(
+            (&summary["reads"], &summary["covered_percent"]),
+            (&20000.into(), &100.into()),
+            "{summary}"
+        );
+        assert!(desk.path("home/o/lambda.bam.bai").exists());
+        // Four parts of the reads, whose order makes no difference.
+        let again = desk
+            .run(&["isles", "cwl", "run", "-q", "--outdir", "p", "align.cwl", "--pairs_per_part", "700"])
+            .fine();
+        let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+        assert_eq!(again["mapped_percent"], out["mapped_percent"]);
+    });
+}

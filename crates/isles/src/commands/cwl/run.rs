@@ -111,6 +111,9 @@ pub struct Args {
     /// Print the graph of the process as an SVG drawing, and run nothing.
     #[arg(long)]
     print_svg: bool,
+    /// Print the process with all that it runs as one document, and run nothing.
+    #[arg(long)]
+    pack: bool,
     /// Print the files that the process is read from, and run nothing.
     #[arg(long)]
     print_deps: bool,
@@ -240,6 +243,16 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     if args.print_svg {
         let drawing = draw::graph(&process).svg(&BTreeMap::new()).map_err(Failure::new)?;
         cx.ui.bytes(drawing.as_bytes())?;
+        return Ok(Code::SUCCESS);
+    }
+    if args.pack {
+        let (path, fragment) = (&target.0, target.1.as_deref());
+        let packed = isles_cwl::pack::pack(&mut loader.documents, path, fragment).map_err(|e| Failure {
+            message: told(&loader.documents, &e),
+            hint: e.hint,
+            ..Failure::default()
+        })?;
+        cx.ui.bytes(packed.pretty_json().as_bytes())?;
         return Ok(Code::SUCCESS);
     }
     if args.print_deps {
