@@ -10,12 +10,14 @@ use crate::Result;
 const HOME: &str = "/var/tmp/isles-peers/python";
 
 /// What is installed, in versions that the tests were written for.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 7] = [
     "cwltool==3.3.20260925135507",
     "cwltest==2.7.20260814150058",
     "snakemake==9.27.1",
     "spython==0.3.14",
     "pytest==8.4.2",
+    "bagit==1.9.0",
+    "rocrate==0.16.0",
 ];
 
 /// The file of a client.

@@ -20,6 +20,7 @@ pub mod ontology;
 pub mod outputs;
 pub mod overrides;
 pub mod pack;
+pub mod provenance;
 pub mod relocate;
 pub mod run;
 pub mod stage;

@@ -608,3 +608,58 @@ fn a_packed_document_needs_no_other_and_gives_the_same() {
         desk.run(&["cwltool", "--validate", "elsewhere/packed.json"]).fine();
     }
 }
+
+#[test]
+fn a_run_is_written_as_a_research_object() {
+    let desk = Desk::new(true);
+    desk.file("in.txt", "zero\n");
+    desk.file("ran", "");
+    chain(&desk, "cat $1; echo three");
+    let words =
+        ["isles", "cwl", "run", "-q", "--outdir", "o", "--provenance", "ro", "chain.cwl", "--f", "in.txt"];
+    desk.run(&words).fine();
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(desk.path("home/ro").join(name)).unwrap()).unwrap()
+    };
+    let job = read("workflow/primary-job.json");
+    let place = job["f"]["location"].as_str().unwrap();
+    assert_eq!(fs::read_to_string(desk.path("home/ro/workflow").join(place)).unwrap(), "zero\n");
+    // What the first step made is what the second used.
+    let prov = read("metadata/provenance/primary.cwlprov.json");
+    let of = |relations: &str, activity: &str| -> Vec<String> {
+        let all = prov[relations].as_object().unwrap().values();
+        let own = all.filter(|relation| relation["prov:activity"] == activity);
+        own.map(|relation| relation["prov:entity"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(of("wasGeneratedBy", "id:step-1"), of("used", "id:step-2"));
+    assert_eq!(of("wasGeneratedBy", "id:step-3"), of("wasGeneratedBy", "id:run"));
+    assert_eq!(of("used", "id:run").len(), 1);
+    let graph = read("ro-crate-metadata.json")["@graph"].clone();
+    let entity = |id: &str| graph.as_array().unwrap().iter().find(|e| e["@id"] == id).unwrap().clone();
+    assert_eq!(entity("#run")["instrument"]["@id"], "workflow/packed.cwl");
+    assert_eq!(entity("#run")["object"].as_array().unwrap().len(), 1);
+    // The document in it runs with the job in it.
+    desk.run(&[
+        "isles",
+        "cwl",
+        "run",
+        "-q",
+        "--outdir",
+        "p",
+        "ro/workflow/packed.cwl",
+        "ro/workflow/primary-job.json",
+    ])
+    .fine();
+    assert_eq!(fs::read_to_string(desk.path("home/p/three.txt")).unwrap(), "zero\none\ntwo\nthree\n");
+    let again = desk.run(&words);
+    assert!(
+        again.err.contains("ro is not empty, and a research object begins with nothing"),
+        "{}",
+        again.err
+    );
+    if desk::installed("bagit.py") {
+        let script = "import bagit, rocrate.rocrate as r; bagit.Bag('ro').validate(); c = r.ROCrate('ro'); \
+                      print(c.mainEntity.id, len(c.mainEntity['input']))";
+        assert_eq!(desk.run(&["python3", "-c", script]).fine(), "workflow/packed.cwl 1\n");
+    }
+}

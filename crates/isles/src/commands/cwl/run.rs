@@ -15,11 +15,13 @@ use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
 use isles_cwl::model::{Body, Process, Requirement};
 use isles_cwl::overrides::{self, Override};
+use isles_cwl::provenance;
 use isles_cwl::relocate::{self, Taking};
 use isles_cwl::run::{OnError, names_images};
 use isles_cwl::tool::{self, FailureKind, Ontologies, Retries, Settings, Spare};
 use isles_cwl::value::Value;
 use isles_cwl::web::{Web, is_url};
+use isles_flow::history::History;
 use isles_flow::pool::Limits;
 use isles_flow::record::State;
 use isles_flow::run::{About, Run};
@@ -152,6 +154,10 @@ pub struct Args {
     #[arg(long, value_name = "WHICH", value_delimiter = ',', default_value = "temporary",
           value_parser = ["temporary", "signal", "timeout", "any"])]
     retry_on: Vec<String>,
+    /// Write the run as a research object into this folder: documents, inputs, outputs and what led to what, as a bag
+    /// (CWLProv, Workflow Run RO-Crate).
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["no_record", "target", "single_step", "single_process"])]
+    provenance: Option<PathBuf>,
     /// Write nothing down of this run for `isles flow`.
     #[arg(long)]
     no_record: bool,
@@ -318,7 +324,15 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let parts = args.single_step.iter().chain(&args.single_process);
     let words = args.target.iter().chain(parts).chain([&process.id]).map(|word| word.as_bytes());
     let digest = isles_flow::run::digest(texts.take(loaded_from).chain(words));
-    run(cx, args, &process, &inputs, &asked, digest)
+    let packed = match &args.provenance {
+        Some(_) => {
+            let (path, fragment) = (&target.0, target.1.as_deref());
+            let packed = isles_cwl::pack::pack(&mut loader.documents, path, fragment);
+            Some(packed.map_err(|e| Failure::new(told(&loader.documents, &e)))?)
+        }
+        None => None,
+    };
+    run(cx, args, &process, &inputs, &asked, (digest, packed))
 }
 
 /// Packages that a process requires, in any of its parts.
@@ -406,7 +420,7 @@ fn run(
     process: &Arc<Process>,
     inputs: &Value,
     asked: &Asked,
-    digest: String,
+    (digest, packed): (String, Option<Value>),
 ) -> Result<Code, Failure> {
     let outdir = std::path::absolute(&args.outdir)
         .map_err(|e| Failure::because(format!("cannot use the folder '{}'", args.outdir.display()), &e))?;
@@ -522,6 +536,18 @@ fn run(
         }
     };
     settings.run.end(State::Done, Some(out.spaced_json()), None);
+    if let (Some(folder), Some(packed), Some(id)) = (&args.provenance, &packed, settings.run.id()) {
+        let failed = |e: &dyn std::fmt::Display| {
+            Failure::new(format!("the run is done, and its provenance cannot be written: {e}"))
+        };
+        let history = History::open(&cx.state_dir()?.join("flow")).map_err(|e| failed(&e))?;
+        let row = history.find(Some(id)).map_err(|e| failed(&e))?;
+        let steps = history.steps(&row).map_err(|e| failed(&e))?;
+        let version = env!("CARGO_PKG_VERSION");
+        let told =
+            provenance::Told { process, packed, inputs, outputs: &out, run: &row, steps: &steps, version };
+        provenance::write(folder, &told).map_err(|e| failed(&e))?;
+    }
     cx.ui.bytes(out.pretty_json().as_bytes())?;
     outs.remove();
     Ok(Code::SUCCESS)
