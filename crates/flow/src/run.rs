@@ -253,9 +253,11 @@ fn row_of(id: String, about: About) -> RunRow {
 fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String> {
     let database = record::open(place).map_err(|e| e.to_string())?;
     let mut tidied = false;
+    // What is not written yet. Where the disk was full, that is tried again with what comes next.
+    let mut steps = BTreeMap::new();
+    let mut last_run = None;
+    let mut written = Ok(());
     while let Ok(entry) = entries.recv() {
-        let mut steps = BTreeMap::new();
-        let mut last_run = None;
         let mut take = |entry: Entry| match entry {
             Entry::Step(step) => drop(steps.insert(step.number, step)),
             Entry::Run(row) => last_run = Some(row),
@@ -278,12 +280,18 @@ fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String
             }
             database.execute_batch("COMMIT")
         };
-        write().map_err(|e| e.to_string())?;
+        written = write();
+        if written.is_ok() {
+            steps.clear();
+            last_run = None;
+        } else if !database.is_autocommit() {
+            let _ = database.execute_batch("ROLLBACK");
+        }
         if !over && !std::mem::replace(&mut tidied, true) {
             forget_old_work(&database, place);
         }
     }
-    record::settle(&database, place).map_err(|e| e.to_string())
+    written.and_then(|()| record::settle(&database, place)).map_err(|e| e.to_string())
 }
 
 /// Removes the work of runs that failed long ago.

@@ -304,3 +304,29 @@ fn steps_run_in_an_allocation_of_slurm() {
         assert!(failed.err.contains("wf.cwl/join: it ended with exit code 5"), "{}", failed.err);
     });
 }
+
+#[test]
+fn a_full_disk_is_told_and_the_next_run_works() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skip: only root mounts a small file system");
+    }
+    let desk = Desk::new(false);
+    desk.file("t.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: [echo, x]\ninputs: []\noutputs: {o: stdout}\nstdout: x.txt\n");
+    // Seen by this script alone. It is filled to its last page, by a tool, and then by somebody else.
+    let script = "mkdir small; mount -t tmpfs -o size=6m none small; run() { isles --root small/state cwl run -q --outdir o $1; echo code $?; }; \
+                  run t.cwl >/dev/null; run wf.cwl >/dev/null; isles --root small/state flow show | grep why; isles --root small/state flow rm -a; \
+                  run t.cwl; dd if=/dev/zero of=small/fill bs=4k 2>/dev/null; run t.cwl; rm small/fill; run t.cwl; isles --root small/state flow ls";
+    workflow(&desk, "head -c 20000000 /dev/zero || exit 9");
+    let text = fs::read_to_string(desk.path("home/wf.cwl")).unwrap();
+    let text =
+        text.replace("\"names\":\"string[]\"", "\"names\":{\"type\":\"string[]\",\"default\":[\"a\"]}");
+    desk.file("wf.cwl", text);
+    let said = desk.run(&["unshare", "--mount", "sh", "-c", script]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let codes: Vec<&str> = said.out.lines().filter(|line| line.starts_with("code ")).collect();
+    assert_eq!(codes, ["code 0", "code 1", "code 0"], "{said:?}");
+    assert!(said.out.contains("why      wf.cwl/join: it ended with exit code 9"), "{said:?}");
+    assert!(said.err.contains("No space left on device"), "{said:?}");
+    assert!(said.err.contains("the record of this run is not whole: database or disk is full"), "{said:?}");
+    assert!(said.out.contains("t.cwl   done"), "{said:?}");
+}

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use super::Isles;
 use super::measure::{Case, Outcome, interleave, timed};
-use super::peers::{busybox_tree, cache, must};
-use super::report::{Section, at_most, contenders, faster, promises};
+use super::peers::{Docker, busybox_tree, cache, must};
+use super::report::{Section, at_most, bound, contenders, faster, promises};
 use crate::{Result, python};
 
 const HELLO: &str = "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: echo\ninputs:\n  message: {type: string, \
@@ -15,6 +15,15 @@ const HELLO: &str = "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: echo
 const SCATTER: &str = "cwlVersion: v1.2\nclass: Workflow\nrequirements: {ScatterFeatureRequirement: {}}\ninputs: {messages: \
                        'string[]'}\noutputs:\n  outs: {type: 'File[]', outputSource: echo/out}\nsteps:\n  echo:\n    run: \
                        hello.cwl\n    scatter: message\n    in: {message: messages}\n    out: [out]\n";
+
+const EXPRESSIONS: usize = 2000;
+const JAVASCRIPT: &str = "cwlVersion: v1.2\nclass: Workflow\nrequirements: {ScatterFeatureRequirement: {}, \
+                          InlineJavascriptRequirement: {}}\ninputs: {messages: 'string[]'}\noutputs:\n  outs: {type: \
+                          'string[]', outputSource: up/out}\nsteps:\n  up:\n    scatter: message\n    in: {message: \
+                          messages}\n    out: [out]\n    run: {class: ExpressionTool, inputs: {message: string}, outputs: \
+                          {out: string}, expression: '${return {out: inputs.message.toUpperCase()};}'}\n";
+const CONTAINED: &str =
+    "class: CommandLineTool\nrequirements: {DockerRequirement: {dockerPull: 'bench:1'}}\n";
 
 /// A program over the peer's library, which has none of its own.
 const RUNNER: &str = r#"use std::path::Path;
@@ -149,11 +158,46 @@ pub fn run(isles: &Isles) -> Result<Section> {
         7,
     )?;
 
+    // One expression for each part of a scatter, against one of a single part.
+    let messages: Vec<String> = (0..EXPRESSIONS).map(|i| format!("\"m{i}\"")).collect();
+    write("many.json", &format!("{{\"messages\": [{}]}}", messages.join(", ")))?;
+    write("few.json", "{\"messages\": [\"m\"]}")?;
+    write("expressions.cwl", JAVASCRIPT)?;
+    let expressions = interleave(
+        vec![
+            Case::new("isles one expression", || fresh(ours("expressions.cwl", "few.json", &[]))),
+            Case::new("isles 2,000 expressions", || fresh(ours("expressions.cwl", "many.json", &[]))),
+        ],
+        5,
+    )?;
+    // The reference runner starts a container of docker's for each step.
+    let docker = Docker::start(&work.join("docker"), &[])?;
+    must(docker.command().arg("import").arg(&tar).arg("bench:1"))?;
+    write("contained.cwl", &HELLO.replacen("class: CommandLineTool\n", CONTAINED, 1))?;
+    write("twenty.cwl", &SCATTER.replace("hello.cwl", "contained.cwl"))?;
+    let messages: Vec<String> = (0..20).map(|i| format!("\"m{i}\"")).collect();
+    write("twenty.json", &format!("{{\"messages\": [{}]}}", messages.join(", ")))?;
+    let host = docker.command();
+    let host = host.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let host: Vec<_> = host.collect();
+    let with_docker = interleave(
+        vec![
+            Case::new("isles 20 steps in containers", || fresh(ours("twenty.cwl", "twenty.json", &[]))),
+            Case::new("cwltool 20 steps with docker", || {
+                let mut command = reference("twenty.cwl", "twenty.json");
+                command.envs(host.iter().cloned());
+                fresh(command)
+            }),
+        ],
+        3,
+    )?;
+    drop(docker);
+
     let mut text = String::from(
         "`echo` as a tool, and scattered over a hundred and a thousand strings, without containers; the same with each step \
          in a container of one static busybox.\n\n",
     );
-    for outcomes in [&hello, &hundred, &thousand, &contained, &validated] {
+    for outcomes in [&hello, &hundred, &thousand, &contained, &with_docker, &expressions, &validated] {
         let first = outcomes.first().map(|outcome| outcome.name.clone()).unwrap_or_default();
         text += &contenders(outcomes, &first);
         text += "\n";
@@ -163,6 +207,18 @@ pub fn run(isles: &Isles) -> Result<Section> {
     rows.extend(at_most(&hundred, "isles 100 steps", "commonwl 100 steps", 0.4));
     rows.extend(at_most(&thousand, "isles 1,000 steps", "commonwl 1,000 steps", 0.3));
     rows.extend(at_most(&contained, "isles 100 steps in containers", "isles 100 steps on the host", 1.5));
+    rows.extend(faster(&with_docker, "isles 20 steps in containers", "cwltool 20 steps with docker", 40.0));
+    let of = |outcomes: &[Outcome], name: &str| outcomes.iter().position(|outcome| outcome.name == name);
+    if let (Some(ours), Some(peer)) =
+        (of(&thousand, "isles 1,000 steps"), of(&thousand, "commonwl 1,000 steps"))
+    {
+        let times = thousand[ours].peak() as f64 / thousand[peer].peak().max(1) as f64;
+        rows.push(bound("peak memory at 1,000 steps, of commonwl's", times, 1.0, "×"));
+    }
+    if let [few, many] = &expressions[..] {
+        let each = (many.wall() - few.wall()).max(0.0) * 1000.0 / (EXPRESSIONS - 1) as f64;
+        rows.push(bound("a step that is a JavaScript expression", each, 0.2, "ms"));
+    }
     rows.extend(faster(&validated, "isles validates 50 steps", "cwltool validates 50 steps", 30.0));
     text += &promises(&rows);
     Ok(Section { name: "cwl", title: "Tools and workflows of CWL", text })
