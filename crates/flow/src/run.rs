@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ring::digest::{Context, SHA256};
+use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::graph::Graph;
@@ -270,17 +271,7 @@ fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String
                 Err(error) => break error == RecvTimeoutError::Disconnected,
             }
         };
-        let write = || {
-            database.execute_batch("BEGIN IMMEDIATE")?;
-            for step in steps.values() {
-                record::write_step(&database, run, step)?;
-            }
-            if let Some(row) = &last_run {
-                record::write_run(&database, row)?;
-            }
-            database.execute_batch("COMMIT")
-        };
-        written = write();
+        written = write(&database, run, &steps, last_run.as_deref());
         if written.is_ok() {
             steps.clear();
             last_run = None;
@@ -294,8 +285,24 @@ fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String
     written.and_then(|()| record::settle(&database, place)).map_err(|e| e.to_string())
 }
 
+fn write(
+    database: &Connection,
+    run: &str,
+    steps: &BTreeMap<u64, Box<StepRow>>,
+    last: Option<&RunRow>,
+) -> rusqlite::Result<()> {
+    database.execute_batch("BEGIN IMMEDIATE")?;
+    for step in steps.values() {
+        record::write_step(database, run, step)?;
+    }
+    if let Some(row) = last {
+        record::write_run(database, row)?;
+    }
+    database.execute_batch("COMMIT")
+}
+
 /// Removes the work of runs that failed long ago.
-fn forget_old_work(database: &rusqlite::Connection, place: &Path) {
+fn forget_old_work(database: &Connection, place: &Path) {
     let Ok(old) = record::left_before(database, now() - KEEP_WORK) else { return };
     for id in old {
         let folder = place.join(&id);
