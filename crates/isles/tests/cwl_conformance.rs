@@ -217,3 +217,21 @@ fn peer_samtools_and_bowtie2_align_reads_in_a_workflow() {
         assert_eq!(again["mapped_percent"], out["mapped_percent"]);
     });
 }
+
+#[test]
+fn peer_cwltest_passes_on_the_host_where_tests_allow_it() {
+    println!("as an ordinary user, with --no-container");
+    let Some(desk) = prepared(true) else { return };
+    // It requires a container, as others do, and is itself among what every runner is required to do.
+    let mut without = "cwloutput_nolimit".to_owned();
+    if !desk.path("home/suite/tests/underscore.js").exists() {
+        println!("skip: npm gives no underscore 1.7.0, so without the test that reads it");
+        without += ",initworkdir_expreng_requirements";
+    }
+    let said = desk.script(&format!("{TESTED} {AT_ONCE} -S {without} -- --no-container"));
+    println!("{}", table(&desk, &said));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    let refused = said.out.lines().chain(said.err.lines()).find(|line| line.contains("unsupported features"));
+    let count = refused.and_then(|line| line.split(", ").last()?.split(' ').next()?.parse::<u32>().ok());
+    assert!(count.is_some_and(|count| count < 20), "all but those that require a container: {refused:?}");
+}
