@@ -575,17 +575,20 @@ fn begin(
     if args.no_record {
         return Ok(Run::unrecorded(view.clone()));
     }
-    let place = cx.state_dir()?.join("flow");
+    let without = |why: &str| {
+        ui.warning(&format!("nothing is written down of this run: {why}"));
+        Run::unrecorded(view.clone())
+    };
+    let place = match cx.state_dir() {
+        Ok(state) => state.join("flow"),
+        Err(e) if args.resume.is_some() => return Err(e),
+        Err(e) => return Ok(without(&e.message)),
+    };
     if let Some(id) = &args.resume {
         return Run::resume(&place, id, about, view.clone()).map_err(Failure::new);
     }
-    match Run::begin(&place, about, view.clone()) {
-        Ok(run) => Ok(run),
-        Err(e) => {
-            ui.warning(&format!("nothing is written down of this run: cannot use {}: {e}", place.display()));
-            Ok(Run::unrecorded(view.clone()))
-        }
-    }
+    let begun = Run::begin(&place, about, view.clone());
+    Ok(begun.unwrap_or_else(|e| without(&format!("cannot use {}: {e}", place.display()))))
 }
 
 /// From here on signals that end a program end the steps first; the number of the one that came is told.
