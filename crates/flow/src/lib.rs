@@ -6,6 +6,7 @@
 
 pub mod attend;
 pub mod graph;
+pub mod guard;
 pub mod history;
 mod log;
 pub mod pool;

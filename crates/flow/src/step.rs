@@ -145,6 +145,12 @@ pub fn stop_all() {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|number| end(*number));
 }
 
+/// Process groups of the host that steps run in.
+pub fn groups() -> Vec<i32> {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.iter().filter(|number| **number < 0).map(|number| -number).collect()
+}
+
 /// A step that runs, ended by [`stop_all`] as long as this is there.
 pub struct Running(i32);
 

@@ -272,7 +272,7 @@ fn a_run_that_was_killed_goes_on_and_repeats_nothing() {
     fs::File::open(&gate).unwrap().read_exact(&mut [0]).unwrap();
     let _ = child.kill();
     child.wait().unwrap();
-    // A tool of the host outlives the runner that was killed: this one is told to end.
+    // It has not run for long enough to have a guard: this one is told to end.
     let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
     while rustix::fs::open(&gate, flags, rustix::fs::Mode::empty()).is_err() {
         std::thread::yield_now();

@@ -167,6 +167,43 @@ fn a_run_that_was_killed_is_known_to_be_cut_off_and_goes_on() {
 }
 
 #[test]
+fn tools_of_the_host_do_not_outlive_a_run_that_is_killed() {
+    let desk = Desk::new(true);
+    let mut child = waiting(&desk);
+    // The number of the tool: what sleeps in a group of its own below the run.
+    let children = |of: u32| -> Vec<(u32, String)> {
+        let all = fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        all.filter_map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let parent: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            (parent == of).then_some((pid, words.replace('\0', " ")))
+        })
+        .collect()
+    };
+    let find = |part: &str| loop {
+        if let Some((pid, _)) = children(child.id()).into_iter().find(|(_, words)| words.contains(part)) {
+            return pid;
+        }
+        std::thread::yield_now();
+    };
+    let tool = find("sleep 1000");
+    find("flow guard");
+    let _ = child.kill();
+    child.wait().unwrap();
+    let lives = || {
+        let stat = fs::read_to_string(format!("/proc/{tool}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    while lives() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_run_is_ended_from_elsewhere() {
     let desk = Desk::new(true);
     let mut child = waiting(&desk);

@@ -11,7 +11,7 @@ use isles_flow::graph::Graph;
 use isles_flow::history::History;
 use isles_flow::record::{RunRow, State, StepRow, now};
 use isles_flow::step::Executor;
-use isles_flow::{remote, report};
+use isles_flow::{guard, remote, report};
 use isles_spec::quantity::human_bytes;
 use serde_json::{Value, json};
 
@@ -59,6 +59,9 @@ enum Command {
     /// Run steps that standard input asks for.
     #[command(hide = true)]
     Worker(WorkerArgs),
+    /// Kill the process groups that standard input named last.
+    #[command(hide = true)]
+    Guard(GuardArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -145,6 +148,12 @@ struct WorkerArgs {
     containers: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct GuardArgs {
+    /// Those that run now.
+    groups: String,
+}
+
 fn failed(e: isles_flow::history::Error) -> Failure {
     use isles_flow::history::Error;
     let hint = match &e {
@@ -170,6 +179,10 @@ pub fn cmd_flow(cx: &Context, args: &Args) -> Result<Code, Failure> {
             Ok(()) => Ok(Code::SUCCESS),
             Err(e) => Err(Failure::because("cannot serve as a worker", &e)),
         };
+    }
+    if let Command::Guard(args) = &args.command {
+        guard::serve(&args.groups, std::io::stdin().lock());
+        return Ok(Code::SUCCESS);
     }
     let mut history = History::open(&cx.state_dir()?.join("flow")).map_err(failed)?;
     match &args.command {
@@ -207,7 +220,7 @@ pub fn cmd_flow(cx: &Context, args: &Args) -> Result<Code, Failure> {
             }
             Ok(Code::SUCCESS)
         }
-        Command::Worker(_) => Ok(Code::SUCCESS),
+        Command::Worker(_) | Command::Guard(_) => Ok(Code::SUCCESS),
         Command::Graph(args) => {
             let run = history.find(args.run.as_deref()).map_err(failed)?;
             let graph: Graph = serde_json::from_str(&run.graph).map_err(|e| {

@@ -436,6 +436,7 @@ fn run(
     let ui = cx.ui.quieter(args.quiet);
     let view = Steps::new(ui);
     view.tick();
+    isles_flow::guard::start(&["flow", "guard"]);
     let about = About {
         kind: "cwl",
         name: process.id.clone(),
