@@ -1,5 +1,6 @@
 //! Which endpoint a request is for (distribution-spec, "Endpoints"), and its query.
 
+use isles_spec::percent::{decode_strict, encode};
 use isles_store::{is_repository_name, is_tag};
 
 /// What a path leads to. Parts that are not valid are kept as they came, for the answer to say so.
@@ -118,19 +119,8 @@ fn page(rest: &str) -> Route {
 
 /// Text whose `%` sequences are replaced; nothing where that is no UTF-8 or has control characters.
 fn decoded(text: &str, plus: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(b) = rest.next() {
-        bytes.push(match b {
-            b'%' => {
-                let digit = |b: Option<u8>| char::from(b?).to_digit(16);
-                (digit(rest.next())? * 16 + digit(rest.next())?) as u8
-            }
-            b'+' if plus => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok().filter(|t| !t.chars().any(char::is_control))
+    let bytes = if plus { decode_strict(&text.replace('+', " ")) } else { decode_strict(text) };
+    String::from_utf8(bytes?).ok().filter(|t| !t.chars().any(char::is_control))
 }
 
 /// The parameters of a query, in their order.
@@ -160,15 +150,7 @@ impl Query {
 
 /// Text as part of a query.
 pub fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/' | b':') {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
+    encode(text, b"/:")
 }
 
 #[cfg(test)]

@@ -49,15 +49,7 @@ pub(crate) fn with_query(url: &Uri, key: &str, value: &str) -> Option<Uri> {
 /// Percent-encodes everything but unreserved characters and those that registries expect bare in a query
 /// (`:` and `/` of scopes and digests).
 pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',') {
-            out.push(char::from(b));
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
+    isles_spec::percent::encode(text, b":/,")
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod mount;
 pub mod nearest;
 mod network_use;
 mod nullable;
+pub mod percent;
 pub mod platform;
 pub mod port;
 pub mod progress;
