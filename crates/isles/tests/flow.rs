@@ -56,8 +56,12 @@ fn shown(desk: &Desk) -> Value {
     serde_json::from_str(&desk.run(&["isles", "flow", "show", "--format", "json"]).fine()).unwrap()
 }
 
+/// What ran, in the order of the alphabet: steps of a scatter run side by side.
 fn ran(desk: &Desk) -> String {
-    fs::read_to_string(desk.path("home/ran")).unwrap()
+    let text = fs::read_to_string(desk.path("home/ran")).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
