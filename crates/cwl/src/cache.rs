@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use isles_spec::digest::hex;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::document::{location_of, path_of};
 use crate::files;
 use crate::model::{Field, Output, OutputBinding};
-use crate::outputs::{self, digest_of_file, from_json, hex};
+use crate::outputs::{self, digest_of_file, from_json};
 use crate::stage::{Content, Plan};
 use crate::tool;
 use crate::value::{Map, Value};

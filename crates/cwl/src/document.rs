@@ -8,6 +8,8 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use isles_spec::percent;
+
 use crate::tree::{self, At, Entry, Kind, Node, Sources};
 use crate::value::Value;
 use crate::web::{Web, is_url};
@@ -353,48 +355,20 @@ pub fn clean(path: &Path) -> PathBuf {
 /// `file://` and the path, with what an IRI may not hold as `%XX`.
 pub fn location_of(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    format!("file://{}", percent(path.as_os_str().as_bytes()))
+    format!("file://{}", percent::encode(path.as_os_str().as_bytes(), BARE))
 }
+
+/// What of a path stands in an IRI as it is, beside the unreserved characters (RFC 3987, section 2.2).
+const BARE: &[u8] = b"/:@!$&'()*+,;=";
 
 /// A part of a path as an IRI has it.
 pub fn encoded(text: &str) -> String {
-    percent(text.as_bytes())
-}
-
-fn percent(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for b in bytes {
-        if b.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(b) {
-            out.push(*b as char);
-        } else {
-            out.push_str(&format!("%{b:02X}"));
-        }
-    }
-    out
+    percent::encode(text, BARE)
 }
 
 /// Text with each `%XX` as its byte, where the result is UTF-8.
 pub fn decoded(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
-    }
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let digit = |i: usize| bytes.get(i).and_then(|b| (*b as char).to_digit(16));
-        match (bytes[i], digit(i + 1), digit(i + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                i += 3;
-            }
-            (b, ..) => {
-                out.push(b);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(percent::decode(text)).unwrap_or_else(|_| text.to_owned())
 }
 
 /// The path of a `file://` location.

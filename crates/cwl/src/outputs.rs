@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use isles_spec::digest::hex;
+
 use crate::document::{decoded, location_of};
 use crate::expression::Scope;
 use crate::files;
@@ -454,10 +456,6 @@ pub(crate) fn digest_of_file(
             Err(e) => return Err(fail(e)),
         }
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The value with a checksum and a size for each File, in listings and secondary files, too.

@@ -14,13 +14,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use isles_flow::record::{RunRow, StepRow};
+use isles_spec::digest::hex;
 use isles_spec::time::rfc3339_nanoseconds;
 use ring::digest::SHA1_FOR_LEGACY_USE_ONLY as SHA1;
 use serde_json::{Value as Json, json};
 
 use crate::document::path_of;
 use crate::model::Process;
-use crate::outputs::{digest_of_file, hex};
+use crate::outputs::digest_of_file;
 use crate::value::Value;
 
 /// What is told of a run.

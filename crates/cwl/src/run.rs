@@ -709,7 +709,7 @@ fn attempts(
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&doing)))
             .unwrap_or_else(|_| Err(Failure::permanent("a bug of this program ended it")));
         doing.end(match &result {
-            Ok(value) => Ok(value.spaced_json()),
+            Ok(value) => Ok(settings.run.id().map(|_| value.spaced_json()).unwrap_or_default()),
             Err(failure) => Err(&failure.message),
         });
         let Err(failure) = &result else { return result };

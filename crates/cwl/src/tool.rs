@@ -173,19 +173,9 @@ struct Folders {
 /// Runs a tool, and gives its output object.
 pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
     let settings = job.settings;
-    let inputs = job.inputs.spaced_json();
-    // One that changes its inputs is not known again by them.
-    let key = if job.needs.in_place() { String::new() } else { key_of(job, &inputs) };
-    if !key.is_empty()
-        && let Some(text) = job.doing.run().earlier(&job.doing.name(), &key)
-        && let Ok(object) = outputs::from_json(text)
-        && outputs::whole(&object)
-    {
-        job.doing.made_of(inputs, key);
-        job.doing.reused();
+    if let Some(object) = earlier(job) {
         return Ok(object);
     }
-    job.doing.made_of(inputs, key);
     let image = image(job)?;
     let null = Value::Null;
     let scope = Scope { inputs: job.inputs, this: &null, runtime: &null, js: job.needs.js() };
@@ -213,6 +203,23 @@ pub fn run(job: &Job<'_>) -> Result<Value, Failure> {
         }
     }
     result
+}
+
+/// What this step gave when it was done earlier in this run. Where there is no record, nothing is known, and nothing made for
+/// it.
+fn earlier(job: &Job<'_>) -> Option<Value> {
+    let run = job.doing.run();
+    run.id()?;
+    let inputs = job.inputs.spaced_json();
+    // One that changes its inputs is not known again by them.
+    let key = if job.needs.in_place() { String::new() } else { key_of(job, &inputs) };
+    let known = run.earlier(&job.doing.name(), &key).filter(|_| !key.is_empty());
+    let object = known.and_then(|text| outputs::from_json(text).ok()).filter(outputs::whole);
+    job.doing.made_of(inputs, key);
+    if object.is_some() {
+        job.doing.reused();
+    }
+    object
 }
 
 /// What a step of a run is known again by: the process, its inputs, and what their files are at this moment.
@@ -587,24 +594,7 @@ pub fn remove(path: &Path) -> std::io::Result<()> {
         Err(_) => {}
         Ok(()) => return Ok(()),
     }
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            open_up(path);
-            std::fs::remove_dir_all(path)
-        }
-        other => other,
-    }
-}
-
-fn open_up(path: &Path) {
-    let Ok(kind) = path.symlink_metadata() else { return };
-    if !kind.is_dir() {
-        return;
-    }
-    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        open_up(&entry.path());
-    }
+    isles_flow::history::remove(path)
 }
 
 /// InitialWorkDirRequirement.

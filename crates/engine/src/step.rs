@@ -217,13 +217,10 @@ impl Engine {
             let _ = begun.child.kill(libc::SIGKILL);
         }
         let exit = begun.end()?;
-        if let Some(network) = begun.network_left.take() {
-            self.shared.give_back(network);
-        }
         Ok((in_time.then_some(exit), begun.child.usage()))
     }
 
-    fn begin_step(&self, step: &Step<'_>, streams: StepStreams) -> Result<Begun> {
+    fn begin_step(&self, step: &Step<'_>, streams: StepStreams) -> Result<Begun<'_>> {
         let ownership = self.store.ownership();
         let mut around = Vec::new();
         let mut prepared = Vec::new();
@@ -346,7 +343,7 @@ impl Engine {
                 return Err(e);
             }
         };
-        Ok(Begun { child, fence, served, network_left })
+        Ok(Begun { engine: self, child, fence, served, network_left })
     }
 }
 
@@ -359,7 +356,8 @@ pub struct StepStreams {
 }
 
 /// A step that runs.
-struct Begun {
+struct Begun<'e> {
+    engine: &'e Engine,
     child: Child,
     fence: Fence,
     /// Its network, which is there as long as this is.
@@ -368,10 +366,13 @@ struct Begun {
     network_left: Option<OwnedFd>,
 }
 
-impl Begun {
+impl Begun<'_> {
     fn end(&mut self) -> Result<Exit> {
         let status = self.child.wait().map_err(|e| Error::system("wait for the step", e))?;
         self.served = None;
+        if let Some(network) = self.network_left.take() {
+            self.engine.shared.give_back(network);
+        }
         self.fence.remove()?;
         Ok(status.into())
     }

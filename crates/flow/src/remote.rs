@@ -21,6 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use isles_spec::digest::hex;
 use serde::{Deserialize, Serialize};
 
 use crate::pool::Need;
@@ -76,10 +77,6 @@ impl Reply {
             Reply::Talk { number, .. } | Reply::Done { number, .. } | Reply::Failed { number, .. } => *number,
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn of_hex(text: &str) -> Vec<u8> {

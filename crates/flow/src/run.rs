@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use isles_spec::digest::hex;
 use ring::digest::{Context, SHA256};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
@@ -98,7 +99,7 @@ impl Run {
         let (id, folder) = loop {
             let mut random = [0u8; 6];
             io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut random)?;
-            let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            let id = hex(&random);
             let folder = place.join(&id);
             match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => break (id, folder),
@@ -308,7 +309,7 @@ fn forget_old_work(database: &Connection, place: &Path) {
         let folder = place.join(&id);
         let Ok(lock) = File::options().write(true).open(folder.join("lock")) else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = std::fs::remove_dir_all(folder.join("work"));
+            let _ = crate::history::remove(&folder.join("work"));
         }
     }
 }
@@ -320,7 +321,7 @@ pub fn digest<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> String {
         context.update(&(text.len() as u64).to_le_bytes());
         context.update(text);
     }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(context.finish().as_ref())
 }
 
 /// A step that runs. Belongs to the thread that runs it.

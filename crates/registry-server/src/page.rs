@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use isles_spec::Digest;
 use isles_spec::image::{ImageConfig, Index, Manifest, media_type};
+use isles_spec::markup::escaped;
 use isles_spec::quantity::human_bytes;
 use isles_store::{Hosted, HostedManifest, is_tag};
 
@@ -22,21 +23,6 @@ td.n,th.n{text-align:right}code,pre{font:14px/1.4 ui-monospace,monospace;backgro
 overflow-wrap:anywhere}pre{padding:.6rem .8rem;overflow-x:auto}nav{margin-bottom:1rem}.dim{color:#5a6875}\
 @media(prefers-color-scheme:dark){body{color:#dbe3ea;background:#12181d}a{color:#7cb8f2}\
 th,td{border-color:#2c363e}code,pre{background:#1d262d}.dim{color:#93a1ad}}";
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 fn html(title: &str, body: &str) -> Reply {
     let title = escaped(title);

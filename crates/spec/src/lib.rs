@@ -11,6 +11,7 @@ pub mod digest;
 pub mod error;
 pub mod image;
 mod log_options;
+pub mod markup;
 pub mod mount;
 pub mod nearest;
 mod network_use;

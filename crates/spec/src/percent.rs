@@ -4,9 +4,10 @@
 //! UTF-8 from one reader to another; both are the caller's to say.
 
 /// Encodes every byte but the unreserved characters and those in `bare`.
-pub fn encode(text: &str, bare: &[u8]) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
+pub fn encode(text: impl AsRef<[u8]>, bare: &[u8]) -> String {
+    let bytes = text.as_ref();
+    let mut out = String::with_capacity(bytes.len());
+    for &b in bytes {
         if b.is_ascii_alphanumeric() || b"-._~".contains(&b) || (b.is_ascii() && bare.contains(&b)) {
             out.push(char::from(b));
         } else {

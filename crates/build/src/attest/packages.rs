@@ -167,8 +167,7 @@ pub fn url(
 
 /// Percent-encoded as package URLs want it: what is not plain, but for the colon.
 pub fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_~:".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    isles_spec::percent::encode(text, b":")
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Bars {
 }
 
 /// Moves the cursor up over `lines` and clears from there.
-fn erase(lines: usize) -> Vec<u8> {
+pub(super) fn erase(lines: usize) -> Vec<u8> {
     if lines == 0 { Vec::new() } else { format!("\x1b[{lines}A\x1b[J").into_bytes() }
 }
 
@@ -130,7 +130,7 @@ fn draw(state: &mut State, text: &mut Vec<u8>) {
 }
 
 /// Progress that cannot be shown is not worth a failure.
-fn put(text: &[u8]) {
+pub(super) fn put(text: &[u8]) {
     let _ = io::stderr().lock().write_all(text);
 }
 

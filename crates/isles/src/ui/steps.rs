@@ -2,7 +2,7 @@
 //! each beginning and end.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use isles_flow::record::State;
 use isles_flow::run::View;
 
 use super::Ui;
+use super::progress::{erase, put};
 
 /// The terminal is drawn again at most, and on a quiet run at least, this often.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -155,17 +156,6 @@ pub fn time(time: Duration) -> String {
         10..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
-fn erase(lines: usize) -> Vec<u8> {
-    if lines == 0 { Vec::new() } else { format!("\x1b[{lines}A\x1b[J").into_bytes() }
-}
-
-/// What cannot be shown is not worth a failure.
-fn put(text: &[u8]) {
-    if !text.is_empty() {
-        let _ = io::stderr().lock().write_all(text);
     }
 }
 
