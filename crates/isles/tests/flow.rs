@@ -268,6 +268,11 @@ fn other_documents_are_not_gone_on_with_and_records_can_be_left_out() {
     let out = desk.run(&[&["isles", "--root", "not-a-folder", "cwl", "run"][..], &RUN[3..]].concat());
     assert_eq!(out.code, Some(0), "{}", out.err);
     assert!(out.err.contains("nothing is written down of this run"), "{}", out.err);
+    // What is made from the record is refused then, before anything runs.
+    let provenance = ["isles", "--root", "not-a-folder", "cwl", "run", "--provenance", "ro"];
+    let out = desk.run(&[&provenance[..], &RUN[3..]].concat());
+    assert_eq!(out.code, Some(1));
+    assert!(out.err.contains("made from its record, and none can be kept"), "{}", out.err);
 }
 
 #[test]

@@ -456,6 +456,10 @@ fn run(
         _ => (local, here),
     };
     let run = begin(cx, args, about, &view, &ui)?;
+    if args.provenance.is_some() && run.id().is_none() {
+        return Err(Failure::new("the provenance of a run is made from its record, and none can be kept")
+            .with_hint("name a folder that can be written to with --root or ISLES_ROOT"));
+    }
     let outs = Outs::new(args, &run)?;
     // All nodes see the state directory, and none the temporary folder of another one.
     let beside = format!("{}/tmp-", outs.path.display());
