@@ -263,7 +263,7 @@ impl Key {
         };
         for output in outputs {
             self.add("output", &format!("{} {}", output.name, output.kind));
-            self.add("record", &crate::types::bindings_of(&output.kind, &binding));
+            self.add("record", &crate::type_system::bindings_of(&output.kind, &binding));
             self.add("binding", &output.binding.as_ref().map(binding).unwrap_or_default());
             for one in &output.secondary_files {
                 self.add(

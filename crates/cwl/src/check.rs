@@ -9,7 +9,7 @@ use crate::model::{
     Requirement, ScatterMethod, Step, Workflow,
 };
 use crate::tree::At;
-use crate::types::{Fit, Type, fit};
+use crate::type_system::{Fit, Type, fit};
 
 /// What a process inherits from the workflows around it.
 #[derive(Clone, Copy, Default)]

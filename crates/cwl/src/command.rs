@@ -5,7 +5,7 @@
 
 use crate::expression::{Failed, Scope};
 use crate::model::{Argument, Field, Process, Tool};
-use crate::types::{Binding, Type};
+use crate::type_system::{Binding, Type};
 use crate::value::Value;
 
 /// A part of the key. Numbers come before names.

@@ -8,7 +8,7 @@ use isles_flow::graph::{Graph, Kind, Node};
 use crate::document::location_of;
 use crate::model::{Body, Link, Origin, Output, Parameter, Process, Step, Workflow};
 use crate::tree::Sources;
-use crate::types::Type;
+use crate::type_system::Type;
 use crate::value::{Map, Value};
 
 /// Inputs, steps and outputs of a process, and what is connected to what.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::document::{decoded, location_of, path_of};
 use crate::expression::{Failed, Scope};
 use crate::model::{Field, Listing, Version};
-use crate::types::{SecondaryFile, Type};
+use crate::type_system::{SecondaryFile, Type};
 use crate::value::{Map, Value};
 
 /// What loadContents reads.

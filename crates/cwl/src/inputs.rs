@@ -94,5 +94,5 @@ pub fn loaded(
         ontology: &ontology,
     };
     let wanted = Wanted { secondary_files: &[], format: &[], load_contents, listing };
-    preparing.prepare(value, &crate::types::Type::Any, wanted, "the input")
+    preparing.prepare(value, &crate::type_system::Type::Any, wanted, "the input")
 }

@@ -8,7 +8,7 @@ use crate::document::{Documents, location_of, nearest};
 use crate::model::{Parameter, Process};
 use crate::outputs::from_json;
 use crate::tree::{At, Node};
-use crate::types::Type;
+use crate::type_system::Type;
 use crate::value::{Map, Value};
 
 /// A job: inputs, and what it says beside them.

@@ -15,7 +15,7 @@ use crate::document::{Diagnostic, Documents, by_id, clean, nearest};
 use crate::expression::{Escapes, Text};
 use crate::model::{Body, Field, Listing, Process, Tool, Version};
 use crate::tree::{At, Entry, Kind, Node};
-use crate::types::Type;
+use crate::type_system::Type;
 use crate::value::Value;
 
 /// Processes within processes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::expression::{Failed, Scope, Text};
 use crate::tree::At;
-use crate::types::{Binding, SecondaryFile, Type};
+use crate::type_system::{Binding, SecondaryFile, Type};
 use crate::value::Value;
 
 /// The version of the language that a document is written in.

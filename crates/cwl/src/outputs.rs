@@ -11,7 +11,7 @@ use crate::files;
 use crate::glob;
 use crate::model::{Field, Listing, OutputBinding, Process, Version};
 use crate::stage::Views;
-use crate::types::{SecondaryFile, Type};
+use crate::type_system::{SecondaryFile, Type};
 use crate::value::{Map, Value};
 
 /// Bytes of `cwl.output.json`.

@@ -14,16 +14,14 @@ use isles_flow::run::Doing;
 use crate::expression::{Scope, Text};
 use crate::files;
 use crate::inputs;
-use crate::model::{
-    Body, Link, LinkMerge, Origin, PickValue, Process, Requirement, ScatterMethod, Step, StepInput, Tool,
-    Version, Workflow,
+use crate::links::{
+    goes, linked, nested, next_inputs, parts, places, skipped, step_inputs, with_values_from,
 };
+use crate::model::{Body, Origin, Process, Requirement, ScatterMethod, Tool, Workflow};
 use crate::needs::Needs;
 use crate::tool::{self, Failure, Job, Settings};
 use crate::value::{Map, Value};
 
-/// Parts of one scatter.
-const MOST_PARTS: usize = 10_000_000;
 /// Iterations of a loop.
 const MOST_ITERATIONS: usize = 1_000_000;
 
@@ -400,7 +398,7 @@ impl Coordinator {
         };
         frame.step_needs[place] = Some(needs);
         let parent = Parent { frame: Some(id), slot: place };
-        let inputs = step_inputs(step, frame, process.version);
+        let inputs = step_inputs(step, |origin| frame.origin(origin), process.version);
         let inputs = match inputs {
             Ok(inputs) => inputs,
             Err(message) => {
@@ -776,168 +774,6 @@ fn run_expression(
     Ok(Value::map(out))
 }
 
-/// The inputs of a step: sources, then defaults.
-fn step_inputs(step: &Step, frame: &WorkflowFrame, version: Version) -> Result<Map, String> {
-    let mut map = Map::new();
-    for input in &step.inputs {
-        let mut value = if input.link.sources.is_empty() {
-            Value::Null
-        } else {
-            linked(&input.link, |origin| frame.origin(origin))
-                .map_err(|e| format!("the input `{}`: {e}", input.name))?
-        };
-        if value.is_null()
-            && let Some(default) = &input.default
-        {
-            value = files::normalized(default)?;
-        }
-        let value = inputs::loaded(&value, input.load_contents, input.load_listing, version)?;
-        map.insert(input.name.clone(), value);
-    }
-    Ok(map)
-}
-
-/// What a link gives: one value, or several merged, of which some may be picked.
-fn linked(link: &Link, value_of: impl Fn(Origin) -> Value) -> Result<Value, String> {
-    let mut values: Vec<Value> = link.sources.iter().map(|(origin, _)| value_of(*origin)).collect();
-    let merged = values.len() > 1 || (link.list && link.merge.is_some());
-    let value = match (merged, link.merge) {
-        (true, Some(LinkMerge::Flattened)) => {
-            let mut all = Vec::new();
-            for value in values {
-                match value {
-                    Value::Array(items) => all.extend(items.iter().cloned()),
-                    one => all.push(one),
-                }
-            }
-            Value::array(all)
-        }
-        (true, _) => Value::array(values),
-        (false, _) => values.pop().unwrap_or(Value::Null),
-    };
-    let (Some(pick), Value::Array(items)) = (link.pick, &value) else { return Ok(value) };
-    let mut some = items.iter().filter(|v| !v.is_null());
-    match pick {
-        PickValue::FirstNonNull => {
-            some.next().cloned().ok_or_else(|| "all sources are null, and one must not be".into())
-        }
-        PickValue::TheOnlyNonNull => match (some.next(), some.next()) {
-            (Some(one), None) => Ok(one.clone()),
-            (None, _) => Err("all sources are null, and one must not be".into()),
-            (Some(_), Some(_)) => Err("several sources are not null, and only one may be".into()),
-        },
-        PickValue::AllNonNull => Ok(Value::array(some.cloned().collect())),
-    }
-}
-
-/// `valueFrom` of each input, all of which see the inputs as they were before.
-fn with_values_from(inputs: &[StepInput], map: Map, needs: &Needs) -> Result<Map, String> {
-    if inputs.iter().all(|input| input.value_from.is_none()) {
-        return Ok(map);
-    }
-    let before = Value::map(map.clone());
-    let null = Value::Null;
-    let mut out = map;
-    for input in inputs {
-        let Some(text) = &input.value_from else { continue };
-        let this = before.get(&input.name).unwrap_or(&null);
-        let scope = Scope { inputs: &before, this, runtime: &null, js: needs.js() };
-        let value = text.eval(scope).map_err(|e| format!("the input `{}`: {e}", input.name))?;
-        out.insert(input.name.clone(), value);
-    }
-    Ok(out)
-}
-
-/// Whether a step runs: what `when` says.
-fn goes(when: Option<&Text>, inputs: &Map, needs: &Needs) -> Result<bool, String> {
-    let Some(text) = when else { return Ok(true) };
-    let inputs = Value::map(inputs.clone());
-    let scope = Scope { inputs: &inputs, this: &Value::Null, runtime: &Value::Null, js: needs.js() };
-    match text.eval(scope).map_err(|e| format!("`when`: {e}"))? {
-        Value::Bool(yes) => Ok(yes),
-        other => Err(format!("`when` gives {}, and must give true or false", other.kind_name())),
-    }
-}
-
-/// Outputs of a step that does not run.
-fn skipped(step: &Step) -> Value {
-    Value::map(step.outputs.iter().map(|output| (output.clone(), Value::Null)).collect())
-}
-
-/// Inputs of the next turn of a loop.
-fn next_inputs(
-    inputs: &[StepInput],
-    step: &Step,
-    before: &Map,
-    last: &Value,
-    needs: &Needs,
-) -> Result<Map, String> {
-    let mut map = before.clone();
-    for input in inputs {
-        let value = if input.link.sources.is_empty() {
-            before.get(&input.name).cloned().unwrap_or(Value::Null)
-        } else {
-            linked(&input.link, |origin| match origin {
-                Origin::Own(i) => {
-                    let name = step.outputs.get(i).cloned().unwrap_or_default();
-                    last.get(&name).cloned().unwrap_or(Value::Null)
-                }
-                _ => Value::Null,
-            })?
-        };
-        let value = match (&input.default, value) {
-            (Some(default), Value::Null) => default.clone(),
-            (_, value) => value,
-        };
-        map.insert(input.name.clone(), value);
-    }
-    with_values_from(inputs, map, needs)
-}
-
-/// How many parts a scatter has.
-fn parts(method: ScatterMethod, lists: &[(Arc<str>, Arc<Vec<Value>>)]) -> Result<usize, String> {
-    let total = match method {
-        ScatterMethod::Dot => {
-            let first = lists.first().map_or(0, |(_, items)| items.len());
-            if let Some((name, items)) = lists.iter().find(|(_, items)| items.len() != first) {
-                return Err(format!(
-                    "dotproduct needs lists of one length: `{}` has {first} items and `{name}` has {}",
-                    lists[0].0,
-                    items.len()
-                ));
-            }
-            Some(first)
-        }
-        _ => lists.iter().try_fold(1usize, |n, (_, items)| n.checked_mul(items.len())),
-    };
-    match total {
-        Some(total) if total <= MOST_PARTS => Ok(total),
-        _ => Err(format!("the scatter would have more than {MOST_PARTS} parts")),
-    }
-}
-
-/// The place in each list of a part.
-fn places(method: ScatterMethod, lists: &[(Arc<str>, Arc<Vec<Value>>)], part: usize) -> Vec<usize> {
-    if method == ScatterMethod::Dot {
-        return vec![part; lists.len()];
-    }
-    let mut rest = part;
-    let mut out = vec![0; lists.len()];
-    for (place, (_, items)) in out.iter_mut().zip(lists).rev() {
-        *place = rest % items.len();
-        rest /= items.len();
-    }
-    out
-}
-
-/// Values in lists within lists.
-fn nested(lengths: &[usize], values: &mut dyn Iterator<Item = Value>) -> Value {
-    match lengths {
-        [] => values.next().unwrap_or(Value::Null),
-        [length, rest @ ..] => Value::array((0..*length).map(|_| nested(rest, values)).collect()),
-    }
-}
-
 /// Whether a process has anything to do with containers, in any of its parts.
 pub fn names_images(process: &Process) -> bool {
     let of = |list: &[crate::model::Requirement]| {
@@ -951,26 +787,4 @@ pub fn names_images(process: &Process) -> bool {
             }
             _ => false,
         }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_and_places_of_scatters() {
-        let list = |n: i64| Arc::new((0..n).map(Value::Int).collect::<Vec<_>>());
-        let lists = vec![("a".into(), list(2)), ("b".into(), list(3))];
-        assert!(parts(ScatterMethod::Dot, &lists).is_err());
-        assert_eq!(parts(ScatterMethod::Flat, &lists), Ok(6));
-        assert_eq!(places(ScatterMethod::Flat, &lists, 4), [1, 1]);
-        let mut values = (0..6).map(Value::Int);
-        let nested = nested(&[2, 3], &mut values);
-        assert_eq!(nested.spaced_json(), "[[0, 1, 2], [3, 4, 5]]");
-        let mut none = std::iter::empty();
-        assert_eq!(super::nested(&[2, 0], &mut none).spaced_json(), "[[], []]");
-        let big = list(100_000);
-        let lists = vec![("a".into(), big.clone()), ("b".into(), big)];
-        assert!(parts(ScatterMethod::Nested, &lists).is_err());
-    }
 }

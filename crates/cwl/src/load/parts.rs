@@ -8,7 +8,7 @@ use crate::document::Diagnostic;
 use crate::expression::Text;
 use crate::model::{Field, Link, Output, OutputBinding, Parameter, Tool, Version};
 use crate::tree::{Entry, Kind, Node};
-use crate::types::{Binding, SecondaryFile, Type};
+use crate::type_system::{Binding, SecondaryFile, Type};
 use crate::value::Value;
 
 impl Loader {

@@ -6,7 +6,7 @@ use super::{Fields, Loader, short};
 use crate::document::{Diagnostic, nearest};
 use crate::model::Version;
 use crate::tree::{At, Kind, Node};
-use crate::types::{ArrayType, EnumType, RecordField, RecordType, Type};
+use crate::type_system::{ArrayType, EnumType, RecordField, RecordType, Type};
 
 const PRIMITIVES: [&str; 10] =
     ["null", "boolean", "int", "long", "float", "double", "string", "File", "Directory", "Any"];
@@ -285,7 +285,7 @@ impl Loader {
         fields: Fields<'_>,
         version: Version,
         side: Side,
-    ) -> Option<crate::types::Binding> {
+    ) -> Option<crate::type_system::Binding> {
         match side {
             Side::Input => fields.get("inputBinding").and_then(|n| self.binding(n, version)),
             Side::Output => None,
