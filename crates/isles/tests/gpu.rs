@@ -137,7 +137,10 @@ fn drivers_and_devices_of_vendors_reach_containers() {
             ("apptainer exec --rocm b.sif rocminfo".into(), "rocminfo of the host\n"),
             ("apptainer exec --nv b.sif sh -c 'test -e /var/run/nvidia-persistenced/socket'".into(), ""),
             (format!("apptainer exec --contain b.sif sh -c '{nodes}' || true"), ""),
-            (format!("apptainer exec --nv --contain b.sif sh -c '{nodes}'"), "nvidia-uvm\nnvidia0\nnvidiactl\n"),
+            (
+                format!("apptainer exec --nv --contain b.sif sh -c '{nodes}'"),
+                "nvidia-uvm\nnvidia0\nnvidiactl\n",
+            ),
             (format!("apptainer exec --rocm --contain b.sif sh -c '{nodes}'"), "kfd\nrenderD128\n"),
             ("apptainer exec --nv --contain b.sif sh -c 'head -c 3 /dev/nvidiactl | wc -c'".into(), "3\n"),
             (
