@@ -17,6 +17,7 @@ use crate::identity_files;
 use crate::launch::Launch;
 use crate::parse::Values;
 use crate::place::{Home, isles_path};
+use crate::talk::Talk;
 
 /// Files of variables, of hosts and the like.
 const LARGEST: u64 = 16 << 20;
@@ -64,7 +65,7 @@ pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> R
     current_folder(launch, &binds, &mut out.mounts);
     names(launch, contents, writable, &mut out.mounts)?;
     out.binds_at = out.mounts.len();
-    for bind in &binds {
+    for bind in &parents_first(binds, &launch.cx.talk) {
         if bind.destination == Path::new("/dev") && bind.source == Path::new("/dev") {
             out.whole_dev = true;
             continue;
@@ -76,6 +77,24 @@ pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> R
         out.mounts.push(of_bind(bind)?);
     }
     Ok(out)
+}
+
+/// Binds as they are mounted: one into a folder after that folder's own, in whatever order they were given. Of two with
+/// the same destination the first counts.
+fn parents_first(binds: Vec<Bind>, talk: &Talk) -> Vec<Bind> {
+    let mut out: Vec<Bind> = Vec::with_capacity(binds.len());
+    for bind in binds {
+        if out.iter().any(|known| known.destination == bind.destination) {
+            let (source, destination) = (bind.source.display(), bind.destination.display());
+            talk.warning(&format!(
+                "While bind mounting '{source}:{destination}': destination is already in the mount point list"
+            ));
+        } else {
+            out.push(bind);
+        }
+    }
+    out.sort_by_key(|bind| bind.destination.components().count());
+    out
 }
 
 /// A library that is lent under its own name (`--containlibs`).
@@ -320,4 +339,24 @@ fn of_image(bind: &Bind) -> Result<Mount, Failure> {
     let inside = bind.image_path.clone().unwrap_or_else(|| "/".into());
     let kind = MountKind::Image { image, inside };
     Ok(Mount { destination: bind.destination.clone(), kind, read_only: bind.read_only, optional: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::talk::Level;
+
+    #[test]
+    fn folders_are_bound_before_what_is_in_them() {
+        let talk = Talk::new(Level::Fatal, false);
+        for (words, order) in [
+            (&["/a:/x/y", "/b:/x"][..], &["/b", "/a"][..]),
+            (&["/a:/x", "/b:/x/y", "/c:/w"], &["/a", "/c", "/b"]),
+            (&["/a:/x", "/b:/x", "/c:/x/"], &["/a"]),
+        ] {
+            let binds = words.iter().flat_map(|word| bind::binds(word).unwrap()).collect();
+            let sources: Vec<_> = parents_first(binds, &talk).into_iter().map(|b| b.source).collect();
+            assert_eq!(sources, order.iter().map(PathBuf::from).collect::<Vec<_>>(), "{words:?}");
+        }
+    }
 }
