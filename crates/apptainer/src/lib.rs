@@ -16,6 +16,7 @@ mod columns;
 mod command;
 mod commands;
 mod contents;
+mod control_list;
 mod environment;
 mod ext3;
 mod failure;

@@ -54,6 +54,13 @@ impl Values {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
+    /// Takes over what was given before a command's own name, where it was not given again behind it.
+    pub fn inherit(&mut self, before: Values) {
+        for (name, given) in before.given {
+            self.given.entry(name).or_insert(given);
+        }
+    }
+
     /// Sets or adds to a flag, as one mention on the command line does.
     pub fn set(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
         let elements = match flag.kind {

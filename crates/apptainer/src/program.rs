@@ -81,7 +81,7 @@ fn run(words: &[String], host: &Host<'_>) -> u8 {
     if let Err(error) = command.arity.check(arguments.len()) {
         return misused(&path, &error, false);
     }
-    let flags = command.all_flags();
+    let flags = flags_of(&path);
     for flag in flags.iter().filter(|flag| values.has(flag)) {
         if let Some(instead) = flag.deprecated {
             talk.warning(&format!("Flag --{} has been deprecated, {instead}", flag.name));
@@ -103,10 +103,16 @@ fn run(words: &[String], host: &Host<'_>) -> u8 {
     }
 }
 
+/// The flags of a command, and of the groups that it is in.
+fn flags_of(path: &[&'static Command]) -> Vec<&'static crate::flag::Flag> {
+    path.iter().skip(1).flat_map(|command| command.all_flags()).collect()
+}
+
 /// Goes down from the root to the command that the words name, and reads its flags. `None` where the words made no
 /// sense, which was said; no values where help was asked for and given.
 #[allow(clippy::type_complexity)]
 fn descend(path: &mut Vec<&'static Command>, mut rest: Vec<String>) -> Option<(Option<Values>, Vec<String>)> {
+    let mut before = Values::default();
     loop {
         let group = *path.last()?;
         let Some(command) = rest.first().and_then(|word| find(group, word)) else {
@@ -120,12 +126,15 @@ fn descend(path: &mut Vec<&'static Command>, mut rest: Vec<String>) -> Option<(O
         };
         path.push(command);
         rest.remove(0);
-        let flags = command.all_flags();
-        match parse(&flags, &rest, command.interspersed) {
-            Ok(Parsed::Line(values, arguments)) if command.commands.is_empty() => {
+        match parse(&flags_of(path), &rest, command.interspersed) {
+            Ok(Parsed::Line(mut values, arguments)) if command.commands.is_empty() => {
+                values.inherit(before);
                 return Some((Some(values), arguments));
             }
-            Ok(Parsed::Line(_, arguments)) => rest = arguments,
+            Ok(Parsed::Line(values, arguments)) => {
+                before = values;
+                rest = arguments;
+            }
             Ok(Parsed::Help) => {
                 told(&help::full(path));
                 return Some((None, Vec::new()));

@@ -8,6 +8,7 @@ use isles_registry::{Client, ClientOptions, Credentials, Daemon, Library, Librar
 use isles_spec::Progress;
 
 use crate::action_flags as flags;
+use crate::ask;
 use crate::command::Context;
 use crate::failure::Failure;
 use crate::remotes::Remotes;
@@ -33,16 +34,20 @@ pub fn options(cx: &Context<'_>) -> Result<ClientOptions, Failure> {
     let values = cx.values;
     let tls_verify = !(values.is(&flags::NO_HTTPS) || values.is(&flags::NOHTTPS));
     let mut options = ClientOptions { tls_verify, ..ClientOptions::default() };
-    if values.is(&flags::DOCKER_LOGIN) {
-        let instead = "log in first, with `apptainer registry login`";
-        return Err(Failure::unsupported("--docker-login", instead));
-    }
     if let Some(path) = values.word(&flags::AUTHFILE) {
         options.credentials = Credentials::file(path);
     }
     let (name, word) = (values.word(&flags::DOCKER_USERNAME), values.word(&flags::DOCKER_PASSWORD));
     if name.is_some() || word.is_some() {
         let (user, password) = (name.unwrap_or_default().to_owned(), word.unwrap_or_default().to_owned());
+        options.credentials = Credentials::fixed(Login::Password { user, password });
+    }
+    if values.is(&flags::DOCKER_LOGIN) {
+        let user = ask::line("Enter Docker Username: ")?;
+        let password = ask::secret("Enter Docker Password: ")?;
+        if user.is_empty() || password.is_empty() {
+            return Err(Failure::new("--docker-login needs a name and a password"));
+        }
         options.credentials = Credentials::fixed(Login::Password { user, password });
     }
     Ok(options)

@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 use crate::failure::Failure;
 use crate::keys::settings_folder;
 
-const SYSTEM: &str = "/etc/apptainer/remote.yaml";
+/// The machine's file.
+pub const SYSTEM: &str = "/etc/apptainer/remote.yaml";
 const LIMIT: u64 = 1 << 20;
 /// The endpoint that there is without any settings, which serves no library.
 const DEFAULT: &str = "DefaultRemote";
@@ -30,8 +31,24 @@ pub struct Remotes {
     pub active: String,
     #[serde(rename = "Remotes")]
     pub all: BTreeMap<String, Remote>,
+    #[serde(rename = "Credentials", skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+    /// The file, where it is not the caller's usual one.
+    #[serde(skip)]
+    place: Option<PathBuf>,
+}
+
+/// A login at a key server, or at a registry, as versions before 1.3 kept it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Credential {
+    #[serde(rename = "URI")]
+    pub uri: String,
+    /// What stands in the header `Authorization`.
+    pub auth: String,
+    pub insecure: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -113,7 +130,18 @@ fn read(path: &Path) -> Result<Remotes, Failure> {
 impl Remotes {
     /// The machine's and the caller's, and the default one where there are none.
     pub fn load() -> Result<Remotes, Failure> {
+        Remotes::load_with(None)
+    }
+
+    /// Those of one file alone, to change it.
+    pub fn of_file(path: &Path) -> Result<Remotes, Failure> {
+        Ok(Remotes { place: Some(path.to_owned()), ..read(path)? })
+    }
+
+    /// The same with another file than the caller's usual one.
+    pub fn load_with(place: Option<&Path>) -> Result<Remotes, Failure> {
         let mut all = read(Path::new(SYSTEM))?;
+        all.place = place.map(Path::to_owned);
         all.all.values_mut().for_each(|remote| remote.system = true);
         if all.all.is_empty() {
             let server = Keyserver { uri: DEFAULT_SERVER.to_owned(), external: true, ..Keyserver::default() };
@@ -126,7 +154,7 @@ impl Remotes {
             all.all.insert(DEFAULT.to_owned(), remote);
             DEFAULT.clone_into(&mut all.active);
         }
-        let own = read(&own_path()?)?;
+        let own = read(&all.path()?)?;
         for (name, remote) in own.all {
             // What the caller's file says of the machine's endpoints are logins and key servers.
             match all.all.get_mut(&name) {
@@ -136,25 +164,45 @@ impl Remotes {
                         known.keyservers = remote.keyservers;
                     }
                 }
-                None => drop(all.all.insert(name, Remote { system: false, ..remote })),
+                // One that was the machine's is gone with it.
+                None if remote.system => {}
+                None => drop(all.all.insert(name, remote)),
             }
         }
-        if !own.active.is_empty() && all.all.contains_key(&own.active) {
+        // Where the machine has one that is to be the only one, the caller has no choice.
+        let only = all.all.iter().find(|(_, remote)| remote.system && remote.exclusive);
+        if let Some((name, _)) = only {
+            all.active.clone_from(name);
+        } else if !own.active.is_empty() && all.all.contains_key(&own.active) {
             all.active = own.active;
         }
+        all.credentials = own.credentials;
         all.rest = own.rest;
         Ok(all)
     }
 
-    /// Replaces the caller's file in one step.
+    fn path(&self) -> Result<PathBuf, Failure> {
+        self.place.clone().map_or_else(own_path, Ok)
+    }
+
+    /// The login at a server that is named by a URL.
+    pub fn login(&self, uri: &str) -> Option<&str> {
+        let plain = |uri: &str| uri.trim_end_matches('/').to_owned();
+        let found = self.credentials.iter().find(|known| plain(&known.uri) == plain(uri));
+        found.map(|known| known.auth.as_str()).filter(|auth| !auth.is_empty())
+    }
+
+    /// Replaces the file in one step: the caller's, for their eyes only, or the machine's, for everybody's.
     pub fn save(&self) -> Result<(), Failure> {
-        let path = own_path()?;
+        let path = self.path()?;
         let failed = |e: io::Error| Failure::because(format!("cannot write {}", path.display()), &e);
-        let folder = settings_folder()?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let public = path == Path::new(SYSTEM);
+        let (file_mode, folder_mode) = if public { (0o644, 0o755) } else { (0o600, 0o700) };
+        fs::DirBuilder::new().recursive(true).mode(folder_mode).create(&folder).map_err(failed)?;
         let text = serde_yaml_ng::to_string(self).map_err(|e| failed(io::Error::other(e)))?;
         let beside = folder.join(format!(".new-{}", isles_store::random_name()));
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&beside);
+        let file = File::options().write(true).create_new(true).mode(file_mode).open(&beside);
         let written = file.and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.sync_data()?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use isles_engine::image_file::{self, Form};
 use isles_spec::{FileSystemKind, Root};
 
+use crate::control_list::ControlList;
 use crate::failure::Failure;
 use crate::image::Image;
 
@@ -128,6 +129,7 @@ impl Takes {
 pub struct Site {
     /// Name and value, in the order of the file.
     said: Vec<(String, String)>,
+    control_list: Option<ControlList>,
 }
 
 /// The file that counts: the one that is named, or the first of the usual ones that is there.
@@ -169,12 +171,12 @@ impl Site {
     /// The settings of the machine, or of the file that is named.
     pub fn load(named: Option<&Path>) -> Result<Site, Failure> {
         let (path, text) = read(named)?;
-        if let Some(folder) = path.parent() {
-            refuse_control_list(&folder.join("ecl.toml"))?;
-        }
-        Site::parse(&text).map_err(|why| {
+        let site = Site::parse(&text).map_err(|why| {
             Failure::new(format!("while parsing configuration file {}: {why}", path.display()))
-        })
+        })?;
+        // It lies beside the file with the settings.
+        let list = path.parent().map(|folder| ControlList::load(&folder.join("ecl.toml"))).transpose()?;
+        Ok(Site { control_list: list.flatten(), ..site })
     }
 
     fn parse(text: &str) -> Result<Site, String> {
@@ -189,7 +191,7 @@ impl Site {
             takes.check(value).map_err(|why| format!("line {number}: '{name}': {why}"))?;
             said.push((name.to_owned(), value.to_owned()));
         }
-        Ok(Site { said })
+        Ok(Site { said, control_list: None })
     }
 
     /// What is said of a directive: several values of a list, of others the last one.
@@ -227,11 +229,14 @@ impl Site {
         said.then(|| self.one("sessiondir max size").parse::<u64>().ok().map(|mega| mega << 20)).flatten()
     }
 
-    /// Whether users may run an image of this kind. Root may run all of them.
+    /// Whether an image may run: the control list is for everybody, kinds of images for users other than root.
     ///
     /// # Errors
-    /// They may not.
+    /// It may not.
     pub fn check(&self, image: &Image, root: bool) -> Result<(), Failure> {
+        if let Some(list) = &self.control_list {
+            list.check(image)?;
+        }
         let form = || image.file.as_ref().and_then(|file| image_file::form(file).ok().flatten());
         let (kind, name) = match &image.root {
             Root::Directory(_) => ("dir", "sandbox"),
@@ -251,49 +256,9 @@ impl Site {
     }
 }
 
-/// A site that lets only signed images run says so in an execution control list, which nothing here reads. Where one
-/// counts, running images all the same would undo what was decided.
-fn refuse_control_list(path: &Path) -> Result<(), Failure> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Failure::because(format!("while loading {}", path.display()), &e)),
-    };
-    let words = |line: &str| line.split('#').next().unwrap_or_default().replace(char::is_whitespace, "");
-    if text.lines().any(|line| words(line) == "activated=true") {
-        let what = format!("the execution control list {}", path.display());
-        return Err(Failure::unsupported(
-            what,
-            "this site lets only images run that it lists; ask who keeps the list",
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_control_list_that_counts_is_not_passed_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ecl.toml");
-        assert!(refuse_control_list(&path).is_ok());
-        for (text, counts) in [
-            ("activated = false\n", false),
-            ("# activated = true\n", false),
-            ("activated = true # on\n", true),
-            ("legacyinsecure=false\n\tactivated=true\n", true),
-        ] {
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(refuse_control_list(&path).is_err(), counts, "{text}");
-        }
-        // It lies beside the file with the settings.
-        let settings = folder.path().join("apptainer.conf");
-        std::fs::write(&settings, "mount home = no\n").unwrap();
-        let refused = Site::load(Some(&settings)).unwrap_err();
-        assert!(refused.line().contains("ecl.toml is not supported"), "{}", refused.line());
-    }
 
     #[test]
     fn what_a_file_says() {

@@ -338,8 +338,8 @@ fn caches_logins_and_overlays() {
         assert_eq!(shelf.apptainer(&["plugin", "list"]).fine(), "There are no plugins installed.\n");
         shelf.apptainer(&["plugin", "install", "x"]).fails(255, &["a plugin is not supported"]);
         shelf
-            .apptainer(&["config", "fakeroot", "--add", "me"])
-            .fails(255, &["config fakeroot is not supported", "usermod"]);
+            .apptainer(&["config", "fakeroot", "--add", "nosuchuser"])
+            .fails(255, &["there is no user 'nosuchuser'"]);
         assert!(shelf.apptainer(&["capability", "avail", "cap_chown"]).fine().starts_with("CAP_CHOWN:"));
     }
     let Some(registry) = Registry::start(true) else { return };

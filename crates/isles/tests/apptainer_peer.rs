@@ -477,3 +477,49 @@ fn instances_from_start_to_stop() {
     let Some(peers) = Peers::with_images() else { return };
     peers.compare(INSTANCES);
 }
+
+/// The commands of the real one below these words, with all that are below them.
+fn commands_of(peers: &Peers, words: &str, out: &mut Vec<String>) {
+    let help = peers.real(&format!("apptainer help {words}")).out;
+    let list = help.lines().skip_while(|line| !line.starts_with("Available Commands:")).skip(1);
+    for line in list.take_while(|line| !line.is_empty()) {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        if name != "help" {
+            let command = format!("{words} {name}").trim().to_owned();
+            out.push(command.clone());
+            commands_of(peers, &command, out);
+        }
+    }
+}
+
+/// Every flag of every command of the real one is understood, or the command says what it does not do.
+#[test]
+fn all_flags_of_the_real_one_are_known() {
+    let Some(peers) = Peers::new() else { return };
+    let mut commands = Vec::new();
+    commands_of(&peers, "", &mut commands);
+    assert!(commands.len() > 90, "{commands:?}");
+    let (mut count, mut unknown) = (0, Vec::new());
+    for command in &commands {
+        let help = peers.real(&format!("apptainer help {command}")).out;
+        let options = help.lines().skip_while(|line| !line.starts_with("Options:")).skip(1);
+        // What continues a description stands further to the right.
+        let flags = options.take_while(|line| !line.is_empty()).filter_map(|line| {
+            let begins = !line.starts_with("         ");
+            line.split_whitespace().take(2).find(|word| begins && word.starts_with("--"))
+        });
+        let flags: Vec<&str> = flags.filter(|flag| *flag != "--help").collect();
+        count += flags.len();
+        let script = format!(
+            "for flag in {}; do apptainer {command} $flag=1 --help 2>&1 > /dev/null | grep -e 'unknown flag' -e \
+             'unknown command'; done; true",
+            flags.join(" ")
+        );
+        unknown.extend(peers.ours(&script).out.lines().map(|line| format!("{command}: {line}")));
+        let said = peers.ours(&format!("apptainer {command} --help"));
+        let refused = said.code == Some(255) && said.err.contains("is not supported");
+        assert!(said.code == Some(0) || refused, "{command}: {said:?}");
+    }
+    assert!(count > 350, "{count}");
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}

@@ -1,6 +1,8 @@
 //! Key servers: public keys by fingerprint, by name, and sent there (HKP, draft-gallagher-openpgp-hkp, which keeps what
 //! draft-shaw-openpgp-hkp-00 said).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ureq::Body;
 use ureq::http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 
@@ -18,6 +20,7 @@ const PORT: u16 = 11371;
 pub struct KeyServer {
     http: Http,
     base: Uri,
+    authorization: Option<HeaderValue>,
 }
 
 impl KeyServer {
@@ -44,7 +47,43 @@ impl KeyServer {
         if base.host().is_none_or(str::is_empty) {
             return Err(odd());
         }
-        Ok(KeyServer { http: Http::new(options), base })
+        Ok(KeyServer { http: Http::new(options), base, authorization: None })
+    }
+
+    /// With a login: what stands in the header `Authorization`, which no other server gets to see.
+    ///
+    /// # Errors
+    /// It cannot stand in a header.
+    pub fn with_authorization(mut self, authorization: &str) -> Result<KeyServer> {
+        let mut value = HeaderValue::from_str(authorization).map_err(|_| {
+            protocol(&self.base, "the login for it has characters that no header can have".to_owned())
+        })?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
+    }
+
+    /// What stands in that header for a name and a password, or for a token, which has no name.
+    pub fn authorization(user: &str, password: &str) -> String {
+        match user {
+            "" => format!("Bearer {password}"),
+            _ => format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
+        }
+    }
+
+    /// Whether the server takes the login.
+    ///
+    /// # Errors
+    /// It refuses it, or does not answer.
+    pub fn check_login(&self) -> Result<()> {
+        let url = self.url("")?;
+        let none = HeaderMap::new();
+        let response =
+            self.http.exchange(&Method::GET, &url, &none, self.authorization.as_ref(), Payload::None)?;
+        match response.status().is_success() {
+            true => Ok(()),
+            false => Err(self.refused("take", response)),
+        }
     }
 
     /// The host, for messages.
@@ -71,8 +110,13 @@ impl KeyServer {
         headers.insert(header::CONTENT_TYPE, form);
         let url = self.url("pks/add")?;
         // It is not sent twice: a server may have taken it in spite of a broken answer.
-        let response =
-            self.http.exchange(&Method::POST, &url, &headers, None, Payload::Bytes(body.as_bytes()))?;
+        let response = self.http.exchange(
+            &Method::POST,
+            &url,
+            &headers,
+            self.authorization.as_ref(),
+            Payload::Bytes(body.as_bytes()),
+        )?;
         match response.status().as_u16() {
             200..=299 => {
                 let text = self.body(response)?;
@@ -86,8 +130,13 @@ impl KeyServer {
         let url = self.url(&format!("pks/lookup?{query}"))?;
         let mut attempt = 0;
         loop {
-            let failure = match self.http.exchange(&Method::GET, &url, &HeaderMap::new(), None, Payload::None)
-            {
+            let failure = match self.http.exchange(
+                &Method::GET,
+                &url,
+                &HeaderMap::new(),
+                self.authorization.as_ref(),
+                Payload::None,
+            ) {
                 Ok(response) if response.status() == 200 => return self.body(response).map(Some),
                 Ok(response) if response.status() == 404 => return Ok(None),
                 Ok(response) => {
@@ -126,7 +175,8 @@ impl KeyServer {
         let said = crate::error::one_line(&String::from_utf8_lossy(&said)).trim().to_owned();
         let reason = status.canonical_reason().unwrap_or_default().to_owned();
         let message = if said.is_empty() || said.len() > 200 { reason } else { said };
-        let (host, object) = (self.host(), "a key".to_owned());
+        let object = if operation == "take" { "the login" } else { "a key" }.to_owned();
+        let host = self.host();
         Error::Refused { host, operation, object, status: status.as_u16(), message }
     }
 }

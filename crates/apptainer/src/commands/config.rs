@@ -19,26 +19,7 @@ static DRY_RUN: Flag = Flag::switch("dry-run", "print the file that would be wri
 pub static COMMAND: Command = Command {
     usage: "config",
     short: "The configuration of Apptainer on this machine",
-    commands: &[&FAKEROOT, &GLOBAL],
-    ..Command::EMPTY
-};
-
-static ADD: Flag = Flag::switch("add", "add a user").short('a');
-static REMOVE: Flag = Flag::switch("remove", "remove a user").short('r');
-static ENABLE: Flag = Flag::switch("enable", "enable a user").short('e');
-static DISABLE: Flag = Flag::switch("disable", "disable a user").short('d');
-
-static FAKEROOT: Command = Command {
-    usage: "fakeroot",
-    short: "Not supported",
-    // They are known, so that the command is refused and not they.
-    flags: &[&[&ADD, &REMOVE, &ENABLE, &DISABLE]],
-    arity: Arity::AtLeast(0),
-    interspersed: true,
-    run: |_| {
-        let instead = "--fakeroot needs no setup; a range of IDs is given with `usermod --add-subuids 100000-165535 USER`";
-        Err(Failure::unsupported("config fakeroot", instead))
-    },
+    commands: &[&super::fakeroot::COMMAND, &GLOBAL],
     ..Command::EMPTY
 };
 
@@ -120,7 +101,8 @@ fn without(text: &str, name: &str, value: Option<&str>) -> String {
     text.lines().filter(|line| !is_it(line)).map(|line| format!("{line}\n")).collect()
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces a file in one step, with the rights that it has.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent)?;
     let beside = parent.join(format!(".new-{}", isles_store::random_name()));

@@ -145,7 +145,7 @@ fn keyring(cx: &Context<'_>) -> Result<Keys, Failure> {
 }
 
 /// The key server that the flags, or else the settings of the endpoint in use, choose.
-pub fn server(cx: &Context<'_>) -> Result<String, Failure> {
+fn server(cx: &Context<'_>) -> Result<String, Failure> {
     if let Some(url) = cx.values.word(&URL) {
         return Ok(url.to_owned());
     }
@@ -156,8 +156,14 @@ pub fn server(cx: &Context<'_>) -> Result<String, Failure> {
     remote.keyservers()?.into_iter().next().ok_or_else(none)
 }
 
-fn connect(cx: &Context<'_>) -> Result<KeyServer, Failure> {
-    Ok(KeyServer::new(&ClientOptions::default(), &server(cx)?)?)
+/// The key server to ask, with the login that is kept for it.
+pub fn connect(cx: &Context<'_>) -> Result<KeyServer, Failure> {
+    let uri = server(cx)?;
+    let key_server = KeyServer::new(&ClientOptions::default(), &uri)?;
+    match Remotes::load()?.login(&uri) {
+        Some(auth) => Ok(key_server.with_authorization(auth)?),
+        None => Ok(key_server),
+    }
 }
 
 fn newpair(cx: &Context<'_>) -> Result<u8, Failure> {

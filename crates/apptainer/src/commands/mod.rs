@@ -7,9 +7,11 @@ pub mod build;
 pub mod cache;
 pub mod config;
 pub mod delete;
+pub mod fakeroot;
 pub mod inspect;
 pub mod instance;
 pub mod key;
+pub mod keyserver;
 pub mod overlay;
 pub mod pull;
 pub mod push;
@@ -38,6 +40,7 @@ pub static ROOT: Command = Command {
         &cache::COMMAND,
         &refused::CAPABILITY,
         &refused::CHECKPOINT,
+        &refused::COMPLETION,
         &refused::CONFGEN,
         &config::COMMAND,
         &delete::COMMAND,
@@ -45,14 +48,14 @@ pub static ROOT: Command = Command {
         &inspect::COMMAND,
         &instance::COMMAND,
         &key::COMMAND,
-        &remote::KEYSERVER,
+        &keyserver::COMMAND,
         &refused::OCI,
         &overlay::COMMAND,
         &refused::PLUGIN,
         &pull::COMMAND,
         &push::COMMAND,
         &registry::COMMAND,
-        &remote::REMOTE,
+        &remote::COMMAND,
         &action::RUN,
         &run_help::COMMAND,
         &search::COMMAND,
@@ -68,7 +71,7 @@ pub static ROOT: Command = Command {
 };
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub fn now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

@@ -21,6 +21,9 @@ use super::sign::prefixed;
 
 pub static ARCH: Flag =
     Flag::text("arch", "name", "the architecture (default that of this machine)").env(&["PULL_ARCH"]);
+static VARIANT: Flag = Flag::text("arch-variant", "name", "the variant of the architecture, for example v7")
+    .env(&["PULL_ARCH_VARIANT"]);
+static SANDBOX: Flag = Flag::switch("sandbox", "make a folder; not supported here").env(&["PULL_SANDBOX"]);
 pub static LIBRARY: Flag = Flag::text("library", "url", "the library to speak with").env(&["LIBRARY"]);
 pub static UNSIGNED: Flag =
     Flag::switch("allow-unsigned", "do not look for signatures").short('U').env(&["ALLOW_UNSIGNED"]);
@@ -40,7 +43,19 @@ pub static COMMAND: Command = Command {
            and https:// are fetched as they are.",
     examples: "apptainer pull docker://debian:12\napptainer pull mine.sif oras://localhost:5000/image:tag",
     flags: &[
-        &[&UNSIGNED, &ARCH, &DIR, &DISABLE_CACHE, &FORCE, &LIBRARY, &NAME, &NO_CLEANUP, &REPRODUCIBLE],
+        &[
+            &UNSIGNED,
+            &ARCH,
+            &DIR,
+            &DISABLE_CACHE,
+            &FORCE,
+            &LIBRARY,
+            &NAME,
+            &NO_CLEANUP,
+            &REPRODUCIBLE,
+            &SANDBOX,
+            &VARIANT,
+        ],
         REGISTRY,
     ],
     arity: Arity::Between(1, 2),
@@ -72,6 +87,10 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
     })?;
     if rest.is_empty() {
         return Err(Failure::new(format!("Bad URI {uri}")));
+    }
+    if cx.values.is(&SANDBOX) {
+        let instead = format!("`apptainer build --sandbox FOLDER {uri}` makes a folder");
+        return Err(Failure::unsupported("pull --sandbox", instead));
     }
     let name = cx.values.word(&NAME).or(named).map_or_else(|| usual_name(scheme, rest), str::to_owned);
     let path = cx.values.word(&DIR).map_or_else(PathBuf::new, PathBuf::from).join(name);
@@ -127,14 +146,14 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
 /// The platform that is asked for, or this machine's.
 pub fn platform(cx: &Context<'_>) -> Result<Platform, Failure> {
     let host = Platform::host();
-    match cx.values.word(&ARCH) {
-        Some(arch) if arch != host.architecture => {
-            // As `docker --platform` takes it: `arm/v7` is an architecture with its variant.
-            let text = format!("linux/{arch}");
-            Ok(text.parse::<Platform>()?)
-        }
-        _ => Ok(host),
+    let (arch, variant) = (cx.values.word(&ARCH), cx.values.word(&VARIANT));
+    if variant.is_none() && arch.is_none_or(|arch| arch == host.architecture) {
+        return Ok(host);
     }
+    // As `docker --platform` takes it: `arm/v7` is an architecture with its variant, which may be said without the v.
+    let arch = arch.unwrap_or(&host.architecture);
+    let variant = variant.map(|v| if v.starts_with('v') { format!("/{v}") } else { format!("/v{v}") });
+    Ok(format!("linux/{arch}{}", variant.unwrap_or_default()).parse::<Platform>()?)
 }
 
 /// What a file is called that nobody gave a name: `debian_12.sif`.

@@ -40,13 +40,13 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
             .with_hint("say where it goes, for example oras://localhost:5000/image:tag")
     })?;
     let path = Path::new(file);
+    if scheme != "library" && cx.values.has(&DESCRIPTION) {
+        let instead = "descriptions are kept by libraries; an image can have one as a label";
+        return Err(Failure::unsupported(format!("--description with {scheme}://"), instead));
+    }
     let open = || File::open(path).map_err(|e| Failure::because(format!("cannot open {file}"), &e));
     match scheme {
         "oras" => {
-            if cx.values.has(&DESCRIPTION) {
-                let instead = "the manifest of a SIF file in a registry has no place for it here";
-                return Err(Failure::unsupported("--description with oras://", instead));
-            }
             Sif::from_file(open()?, file.as_str())?;
             let engine = cx.engine()?;
             let reference = Reference::parse(rest)?;

@@ -15,6 +15,7 @@ const fn refused(
     Command { usage, short: "Not supported", flags, arity, interspersed: true, run, ..Command::EMPTY }
 }
 
+static OUT: Flag = Flag::text("out", "path", "of the plugin").short('o');
 static USER: Flag = Flag::text("user", "name", "of a user").short('u').env(&["CAP_USER"]);
 static GROUP: Flag = Flag::text("group", "name", "of a group").short('g').env(&["CAP_GROUP"]);
 
@@ -42,13 +43,13 @@ static PLUGIN_LIST: Command = Command {
     ..Command::EMPTY
 };
 
-static PLUGIN_COMPILE: Command = refused("compile", &[], no_plugins);
-static PLUGIN_CREATE: Command = refused("create", &[], no_plugins);
-static PLUGIN_DISABLE: Command = refused("disable", &[], no_plugins);
-static PLUGIN_ENABLE: Command = refused("enable", &[], no_plugins);
-static PLUGIN_INSPECT: Command = refused("inspect", &[], no_plugins);
-static PLUGIN_INSTALL: Command = refused("install", &[], no_plugins);
-static PLUGIN_UNINSTALL: Command = refused("uninstall", &[], no_plugins);
+static PLUGIN_COMPILE: Command = refused("compile", &[&[&OUT]], no_plugins);
+static PLUGIN_CREATE: Command = refused_whole("create", no_plugins);
+static PLUGIN_DISABLE: Command = refused_whole("disable", no_plugins);
+static PLUGIN_ENABLE: Command = refused_whole("enable", no_plugins);
+static PLUGIN_INSPECT: Command = refused_whole("inspect", no_plugins);
+static PLUGIN_INSTALL: Command = refused_whole("install", no_plugins);
+static PLUGIN_UNINSTALL: Command = refused_whole("uninstall", no_plugins);
 
 fn no_plugins(_: &Context<'_>) -> Result<u8, Failure> {
     let instead = "plugins are parts of Apptainer's own program, written in Go; this is another program";
@@ -67,6 +68,10 @@ pub static OCI: Command = refused_whole("oci", |_| {
 pub static CHECKPOINT: Command = refused_whole("checkpoint", |_| {
     let instead = "run DMTCP inside the container, with its files bound or installed there";
     Err(Failure::unsupported("apptainer checkpoint", instead))
+});
+pub static COMPLETION: Command = refused_whole("completion", |_| {
+    let instead = "`isles completion SHELL` writes the completions of `isles`";
+    Err(Failure::unsupported("apptainer completion", instead))
 });
 pub static TAG: Command = refused_whole("tag", |_| {
     let instead =

@@ -11,18 +11,21 @@ use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::reach;
 
-static USERNAME: Flag = Flag::text("username", "name", "the user's name").short('u').env(&["LOGIN_USERNAME"]);
-static PASSWORD: Flag =
+pub static USERNAME: Flag =
+    Flag::text("username", "name", "the user's name").short('u').env(&["LOGIN_USERNAME"]);
+pub static PASSWORD: Flag =
     Flag::text("password", "word", "the password or token").short('p').env(&["LOGIN_PASSWORD"]);
-static STDIN: Flag = Flag::switch("password-stdin", "read the password from standard input");
-static INSECURE: Flag = Flag::switch("insecure", "without TLS, or without a trusted certificate")
+pub static STDIN: Flag = Flag::switch("password-stdin", "read the password from standard input");
+pub static INSECURE: Flag = Flag::switch("insecure", "without TLS, or without a trusted certificate")
     .short('i')
     .env(&["LOGIN_INSECURE"]);
 static AUTHFILE: Flag = Flag::text("authfile", "path", "keep the login in this file").env(&["AUTH_FILE"]);
+static CONFIG: Flag = Flag::text("config", "path", "the same as --authfile").short('c');
 
 pub static COMMAND: Command = Command {
     usage: "registry",
     short: "Manage logins at registries",
+    flags: &[&[&CONFIG]],
     commands: &[&LIST, &LOGIN, &LOGOUT],
     ..Command::EMPTY
 };
@@ -75,7 +78,8 @@ static LIST: Command = Command {
 };
 
 fn credentials(cx: &Context<'_>) -> Credentials {
-    cx.values.word(&AUTHFILE).map_or_else(Credentials::from_environment, Credentials::file)
+    let named = cx.values.word(&AUTHFILE).or_else(|| cx.values.word(&CONFIG));
+    named.map_or_else(Credentials::from_environment, Credentials::file)
 }
 
 /// The host in a URI such as `docker://docker.io` or `oras://localhost:5000`.
@@ -98,6 +102,20 @@ fn host(uri: &str) -> Result<&str, Failure> {
     Ok(host)
 }
 
+/// The password that is given, comes in, or is typed.
+pub fn password(cx: &Context<'_>) -> Result<String, Failure> {
+    match cx.values.text(&PASSWORD) {
+        Some(password) => Ok(password.to_owned()),
+        None if cx.values.is(&STDIN) => {
+            let mut text = String::new();
+            let read = io::stdin().lock().take(64 << 10).read_to_string(&mut text);
+            read.map_err(|e| Failure::because("cannot read the password", &e))?;
+            Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        None => ask::secret("Password / Token: "),
+    }
+}
+
 fn login(cx: &Context<'_>) -> Result<u8, Failure> {
     let registry = host(&cx.arguments[0])?;
     let user = match cx.values.text(&USERNAME) {
@@ -107,16 +125,7 @@ fn login(cx: &Context<'_>) -> Result<u8, Failure> {
         }
         None => ask::line("Username: ")?,
     };
-    let password = match cx.values.text(&PASSWORD) {
-        Some(password) => password.to_owned(),
-        None if cx.values.is(&STDIN) => {
-            let mut text = String::new();
-            let read = io::stdin().lock().take(64 << 10).read_to_string(&mut text);
-            read.map_err(|e| Failure::because("cannot read the password", &e))?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
-        None => ask::secret("Password / Token: ")?,
-    };
+    let password = password(cx)?;
     if user.is_empty() || password.is_empty() {
         return Err(Failure::new("a name and a password are needed"));
     }

@@ -1,6 +1,8 @@
-//! `apptainer remote …` and `apptainer keyserver …`: places with a library and key servers.
+//! `apptainer remote …`: places with a library and key servers.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use isles_registry::ClientOptions;
 use isles_registry::web::{Web, Wish};
@@ -11,19 +13,26 @@ use crate::command::{Arity, Command, Context};
 use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::keys::{lock, settings_folder};
-use crate::remotes::{Keyserver, Remote, Remotes};
+use crate::remotes::{Remote, Remotes, SYSTEM};
 
-static INSECURE: Flag =
+use super::registry::{INSECURE as INSECURE_LOGIN, PASSWORD, STDIN, USERNAME};
+
+pub static INSECURE: Flag =
     Flag::switch("insecure", "speak plain HTTP with it").short('i').env(&["ADD_INSECURE"]);
 static NO_LOGIN: Flag = Flag::switch("no-login", "do not ask for a token");
 static NO_DEFAULT: Flag = Flag::switch("no-default", "do not use it from now on").short('n');
 static TOKENFILE: Flag = Flag::text("tokenfile", "path", "the file with the token");
-static ORDER: Flag = Flag::number("order", "its place in the list, from 1 on").short('o');
+pub static CONFIG: Flag =
+    Flag::text("config", "path", "the file of endpoints (default ~/.apptainer/remote.yaml)").short('c');
+static GLOBAL: Flag = Flag::switch("global", "change the endpoints of the machine").short('g');
+static EXCLUSIVE: Flag =
+    Flag::switch("exclusive", "let nobody use another one (root only; means --global)").short('e');
 
-pub static REMOTE: Command = Command {
+pub static COMMAND: Command = Command {
     usage: "remote",
     short: "Manage remote endpoints, which have a library and key servers",
-    commands: &[&ADD, &LIST, &LOGIN, &LOGOUT, &REMOVE, &STATUS, &USE],
+    flags: &[&[&CONFIG]],
+    commands: &[&ADD, &GET_LOGIN_PASSWORD, &LIST, &LOGIN, &LOGOUT, &REMOVE, &STATUS, &USE],
     ..Command::EMPTY
 };
 
@@ -31,7 +40,7 @@ static ADD: Command = Command {
     usage: "add [add options...] <remote_name> <remote_URI>",
     short: "Add an endpoint",
     examples: "apptainer remote add --no-login mine cloud.example.org",
-    flags: &[&[&INSECURE, &NO_DEFAULT, &NO_LOGIN, &TOKENFILE]],
+    flags: &[&[&GLOBAL, &INSECURE, &NO_DEFAULT, &NO_LOGIN, &TOKENFILE]],
     arity: Arity::Exactly(2),
     interspersed: true,
     run: add,
@@ -39,14 +48,16 @@ static ADD: Command = Command {
 };
 
 static REMOVE: Command = Command {
-    usage: "remove <remote_name>",
+    usage: "remove [remove options...] <remote_name>",
     short: "Remove an endpoint",
+    flags: &[&[&GLOBAL]],
     arity: Arity::Exactly(1),
+    interspersed: true,
     run: |cx| {
         let name = &cx.arguments[0];
-        change(|remotes| {
+        change(cx, |remotes| {
             let (_, remote) = remotes.chosen(Some(name))?;
-            if remote.system {
+            if remote.system && !is_global(cx) {
                 return Err(Failure::new(format!("{name} is global, and not yours to remove")));
             }
             remotes.all.remove(name);
@@ -62,13 +73,31 @@ static REMOVE: Command = Command {
 };
 
 static USE: Command = Command {
-    usage: "use <remote_name>",
+    usage: "use [use options...] <remote_name>",
     short: "Use an endpoint from now on",
+    flags: &[&[&EXCLUSIVE, &GLOBAL]],
     arity: Arity::Exactly(1),
+    interspersed: true,
     run: |cx| {
         let name = &cx.arguments[0];
-        change(|remotes| {
+        change(cx, |remotes| {
             remotes.chosen(Some(name))?;
+            if is_global(cx) {
+                let exclusive = cx.values.is(&EXCLUSIVE);
+                remotes
+                    .all
+                    .iter_mut()
+                    .for_each(|(other, remote)| remote.exclusive = exclusive && other == name);
+            } else if let Some((only, _)) = remotes.all.iter().find(|(_, r)| r.system && r.exclusive)
+                && only != name
+            {
+                return Err(Failure::new(format!(
+                    "could not use {name}: remote {only} has been set exclusive"
+                ))
+                .with_hint(
+                    "the administrator of this machine has chosen so, in /etc/apptainer/remote.yaml",
+                ));
+            }
             remotes.active.clone_from(name);
             Ok(())
         })?;
@@ -83,7 +112,7 @@ static LIST: Command = Command {
     short: "List the endpoints",
     arity: Arity::Exactly(0),
     run: |cx| {
-        let remotes = Remotes::load()?;
+        let remotes = loaded(cx)?;
         let words = |words: [&str; 6]| words.map(str::to_owned).to_vec();
         let mut lines = vec![words(["NAME", "URI", "DEFAULT?", "GLOBAL?", "EXCLUSIVE?", "SECURE?"])];
         let mark = |yes| if yes { "✓" } else { "" };
@@ -101,13 +130,17 @@ static LIST: Command = Command {
 static LOGIN: Command = Command {
     usage: "login [login options...] [remote_name]",
     short: "Keep a token for an endpoint",
-    flags: &[&[&TOKENFILE]],
+    flags: &[&[&INSECURE_LOGIN, &PASSWORD, &STDIN, &TOKENFILE, &USERNAME]],
     arity: Arity::Between(0, 1),
     interspersed: true,
     run: |cx| {
-        let name = Remotes::load()?.chosen(cx.arguments.first().map(String::as_str))?.0.to_owned();
+        if let Some(flag) = [&USERNAME, &PASSWORD, &STDIN].into_iter().find(|flag| cx.values.has(flag)) {
+            let instead = "an endpoint takes a token: --tokenfile; registries have `registry login`, key servers `keyserver login`";
+            return Err(Failure::unsupported(format!("remote login --{}", flag.name), instead));
+        }
+        let name = loaded(cx)?.chosen(cx.arguments.first().map(String::as_str))?.0.to_owned();
         let token = token(cx)?;
-        change(|remotes| {
+        change(cx, |remotes| {
             if let Some(remote) = remotes.all.get_mut(&name) {
                 remote.token = token;
             }
@@ -119,13 +152,25 @@ static LOGIN: Command = Command {
     ..Command::EMPTY
 };
 
+static GET_LOGIN_PASSWORD: Command = Command {
+    usage: "get-login-password",
+    short: "Not supported",
+    arity: Arity::AtLeast(0),
+    run: |_| {
+        let instead =
+            "it is a password for the registry of one commercial service; log in with `registry login`";
+        Err(Failure::unsupported("remote get-login-password", instead))
+    },
+    ..Command::EMPTY
+};
+
 static LOGOUT: Command = Command {
     usage: "logout [remote_name]",
     short: "Forget the token for an endpoint",
     arity: Arity::Between(0, 1),
     run: |cx| {
-        let name = Remotes::load()?.chosen(cx.arguments.first().map(String::as_str))?.0.to_owned();
-        change(|remotes| {
+        let name = loaded(cx)?.chosen(cx.arguments.first().map(String::as_str))?.0.to_owned();
+        change(cx, |remotes| {
             if let Some(remote) = remotes.all.get_mut(&name) {
                 remote.token.clear();
             }
@@ -142,7 +187,7 @@ static STATUS: Command = Command {
     short: "Ask the services of an endpoint whether they are there",
     arity: Arity::Between(0, 1),
     run: |cx| {
-        let remotes = Remotes::load()?;
+        let remotes = loaded(cx)?;
         let (name, remote) = remotes.chosen(cx.arguments.first().map(String::as_str))?;
         cx.talk.info("Checking status of remote.");
         let services = remote.services()?;
@@ -160,149 +205,40 @@ static STATUS: Command = Command {
     ..Command::EMPTY
 };
 
-pub static KEYSERVER: Command = Command {
-    usage: "keyserver",
-    short: "Manage the key servers of remote endpoints",
-    commands: &[&KEYSERVER_ADD, &KEYSERVER_LIST, &KEYSERVER_LOGIN, &KEYSERVER_LOGOUT, &KEYSERVER_REMOVE],
-    ..Command::EMPTY
-};
-
-static KEYSERVER_ADD: Command = Command {
-    usage: "add [add options...] [remote_name] <keyserver_url>",
-    short: "Ask a key server, too",
-    flags: &[&[&INSECURE, &ORDER]],
-    arity: Arity::Between(1, 2),
-    interspersed: true,
-    run: |cx| {
-        let (remote, uri) = named(cx)?;
-        let (insecure, order) = (cx.values.is(&INSECURE), cx.values.number(&ORDER));
-        with_servers(remote, |servers| {
-            if servers.iter().any(|server| server.uri == uri && !server.skip) {
-                return Err(Failure::new(format!("{uri} is there already")));
-            }
-            servers.retain(|server| server.uri != uri);
-            let place = match order {
-                None => servers.len(),
-                Some(order) => usize::try_from(order - 1)
-                    .ok()
-                    .filter(|place| *place <= servers.len())
-                    .ok_or_else(|| {
-                        Failure::new(format!("--order {order} is no place from 1 to {}", servers.len() + 1))
-                    })?,
-            };
-            servers.insert(place, Keyserver { uri: uri.to_owned(), skip: false, external: true, insecure });
-            Ok(())
-        })?;
-        Ok(0)
-    },
-    ..Command::EMPTY
-};
-
-static KEYSERVER_REMOVE: Command = Command {
-    usage: "remove [remote_name] <keyserver_url>",
-    short: "Do not ask a key server any more",
-    arity: Arity::Between(1, 2),
-    run: |cx| {
-        let (remote, uri) = named(cx)?;
-        with_servers(remote, |servers| {
-            let before = servers.len();
-            servers.retain(|server| server.uri != uri);
-            match servers.len() {
-                0 => {
-                    Err(Failure::new(format!("{uri} is the only key server"))
-                        .with_hint("add another one first"))
-                }
-                after if after == before => Err(Failure::new(format!("{uri} is not among the key servers"))
-                    .with_hint("`keyserver list` shows them")),
-                _ => Ok(()),
-            }
-        })?;
-        Ok(0)
-    },
-    ..Command::EMPTY
-};
-
-static KEYSERVER_LIST: Command = Command {
-    usage: "list [remote_name]",
-    short: "List key servers",
-    arity: Arity::Between(0, 1),
-    run: |cx| {
-        let remotes = Remotes::load()?;
-        let only = cx.arguments.first();
-        if let Some(name) = only {
-            remotes.chosen(Some(name))?;
-        }
-        let mut text = String::new();
-        for (name, remote) in remotes.all.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
-            let system = if remote.system { "*" } else { "" };
-            let default = if *name == remotes.active { "^" } else { "" };
-            text.push_str(&format!("\n{name} {system}{default}\n"));
-            let servers = remote.keyservers.iter().filter(|server| !server.skip);
-            let lines: Vec<Vec<String>> = (1..)
-                .zip(servers)
-                .map(|(n, server)| {
-                    let secure = if server.insecure { "" } else { "🔒" };
-                    vec![" ".to_owned(), format!("#{n}"), server.uri.clone(), secure.to_owned()]
-                })
-                .collect();
-            text.push_str(&aligned(&lines, 2));
-        }
-        cx.print(text + "\n(* = system endpoint, ^ = default endpoint)\n")?;
-        Ok(0)
-    },
-    ..Command::EMPTY
-};
-
-static KEYSERVER_LOGIN: Command = Command {
-    usage: "login <keyserver_url>",
-    short: "Not supported",
-    arity: Arity::AtLeast(0),
-    run: no_login,
-    ..Command::EMPTY
-};
-
-static KEYSERVER_LOGOUT: Command = Command {
-    usage: "logout <keyserver_url>",
-    short: "Not supported",
-    arity: Arity::AtLeast(0),
-    run: no_login,
-    ..Command::EMPTY
-};
-
-fn no_login(_: &Context<'_>) -> Result<u8, Failure> {
-    Err(Failure::unsupported(
-        "a login at a key server",
-        "key servers of the HKP kind take and give keys without one",
-    ))
+/// Whether the machine's endpoints are meant.
+fn is_global(cx: &Context<'_>) -> bool {
+    cx.values.is(&GLOBAL) || cx.values.is(&EXCLUSIVE)
 }
 
-/// Changes the settings as they are now.
-fn change(how: impl FnOnce(&mut Remotes) -> Result<(), Failure>) -> Result<(), Failure> {
-    let _lock = lock(&settings_folder()?)?;
-    let mut remotes = Remotes::load()?;
+/// The endpoints, with those of the file that is named.
+pub fn loaded(cx: &Context<'_>) -> Result<Remotes, Failure> {
+    Remotes::load_with(cx.values.word(&CONFIG).map(Path::new))
+}
+
+/// Changes the settings as they are now: the caller's, or with --global the machine's.
+pub fn change(
+    cx: &Context<'_>,
+    how: impl FnOnce(&mut Remotes) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let system = Path::new(SYSTEM);
+    let (folder, place) = match (is_global(cx), cx.values.word(&CONFIG)) {
+        (true, Some(_)) => return Err(Failure::new("--global and --config exclude each other")),
+        (true, None) => (system.parent().map_or_else(PathBuf::new, Path::to_owned), Some(system)),
+        (false, None) => (settings_folder()?, None),
+        (false, Some(path)) => {
+            let folder = Path::new(path).parent().filter(|folder| *folder != Path::new(""));
+            (folder.unwrap_or(Path::new(".")).to_owned(), Some(Path::new(path)))
+        }
+    };
+    if is_global(cx) {
+        // For everybody to read.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder);
+        made.map_err(|e| Failure::because(format!("cannot make {}", folder.display()), &e))?;
+    }
+    let _lock = lock(&folder)?;
+    let mut remotes = if is_global(cx) { Remotes::of_file(system)? } else { Remotes::load_with(place)? };
     how(&mut remotes)?;
     remotes.save()
-}
-
-fn with_servers(
-    remote: Option<&str>,
-    how: impl FnOnce(&mut Vec<Keyserver>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    change(|remotes| {
-        let name = remotes.chosen(remote)?.0.to_owned();
-        remotes.all.get_mut(&name).map_or(Ok(()), |remote| how(&mut remote.keyservers))
-    })
-}
-
-/// An endpoint, where one is named, and a key server.
-fn named<'a>(cx: &'a Context<'_>) -> Result<(Option<&'a str>, &'a str), Failure> {
-    let (remote, uri) = match cx.arguments {
-        [uri] => (None, uri),
-        [remote, uri] => (Some(remote.as_str()), uri),
-        _ => return Err(Failure::usage("accepts between 1 and 2 arg(s)")),
-    };
-    isles_registry::KeyServer::new(&ClientOptions::default(), uri)?;
-    Ok((remote, uri.trim_end_matches('/')))
 }
 
 fn add(cx: &Context<'_>) -> Result<u8, Failure> {
@@ -321,7 +257,7 @@ fn add(cx: &Context<'_>) -> Result<u8, Failure> {
         return Err(Failure::new("http URI requires --insecure").with_hint("or write https://"));
     }
     let token = if cx.values.is(&NO_LOGIN) { String::new() } else { token(cx)? };
-    change(|remotes| {
+    change(cx, |remotes| {
         if remotes.all.contains_key(name) {
             return Err(Failure::new(format!("{name} is already a remote")));
         }

@@ -5,7 +5,6 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use isles_openpgp::{Certificate, Key};
-use isles_registry::{ClientOptions, KeyServer};
 use isles_sif::{Checked, Kinds, Link, Problem, PublicKey, Report, Selection, Sif, Trust};
 use serde::Serialize;
 
@@ -177,7 +176,7 @@ fn judged(
             return Ok(report);
         }
         asked.push(key.clone());
-        let server = KeyServer::new(&ClientOptions::default(), &super::key::server(cx)?)?;
+        let server = super::key::connect(cx)?;
         match server.get(key) {
             Ok(Some(bytes)) => {
                 let found = Certificate::read(&bytes).unwrap_or_default();
