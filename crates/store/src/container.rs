@@ -153,15 +153,26 @@ impl Store {
         let mut removed = Vec::new();
         for id in self.containers()? {
             let Ok(mut container) = self.container(&id) else { continue };
-            if container.path.join("ephemeral").exists() && container.try_lock()? {
-                container.remove()?;
-                removed.push(id);
+            if !container.path.join("ephemeral").exists() {
+                continue;
+            }
+            match container.try_lock() {
+                Ok(true) => {
+                    container.remove()?;
+                    removed.push(id);
+                }
+                Ok(false) => {}
+                // Somebody else has removed it just now.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
             }
         }
         for name in crate::refs::names_in(&self.root.join("containers"))? {
             let path = self.root.join("containers").join(&name);
             if name.starts_with(".new-") && !is_locked(&path.join("lock")) {
-                crate::remove::tree(&path)?;
+                // It may be one that is not locked yet. Its maker moves it to its place or finds it gone, and makes
+                // another; were it emptied where it is, the container would be there with a part of its files.
+                self.discard_dir(&path)?;
             }
         }
         crate::gc::clear_tmp(self, false)?;

@@ -416,3 +416,38 @@ fn downloads_are_whole_or_not_there() {
     let left: usize = left.map(|work| std::fs::read_dir(work.path()).map_or(0, |d| d.count())).sum();
     assert_eq!(left, 0, "nothing of what failed is left");
 }
+
+#[test]
+fn a_collector_never_takes_a_part_of_a_container_that_is_being_made() {
+    let home = Home::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    home.store.collect().unwrap();
+                }
+            });
+        }
+        let makers: Vec<_> = (0..2)
+            .map(|maker| {
+                let store = &home.store;
+                scope.spawn(move || {
+                    for n in 0..400 {
+                        let made = store.create_container(&format!("c{maker}-{n}"), &[], true).unwrap();
+                        for name in ["lock", "upper", "work", "holds", "ephemeral"] {
+                            if !made.path().join(name).exists() {
+                                return Err(format!("container {n} has no '{name}'"));
+                            }
+                        }
+                        made.remove().unwrap();
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let results: Vec<_> = makers.into_iter().map(|maker| maker.join().unwrap()).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(results, [Ok(()), Ok(())]);
+    });
+}
