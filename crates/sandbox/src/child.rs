@@ -64,6 +64,8 @@ pub(crate) struct Ends {
     pub go: i32,
     /// A byte goes here when a gate is reached; the terminal goes here as well. -1 where nobody listens.
     pub news: i32,
+    /// The parent's memory is also the child's, until that runs its program.
+    pub shares_memory: bool,
 }
 
 /// The whole start, in order.
@@ -77,6 +79,12 @@ pub(crate) fn start(plan: &Plan<'_>, ends: &Ends) -> ! {
 }
 
 fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
+    // First of all, so that the rest of the start counts and is bounded as well.
+    for group in &plan.setup.cgroup.v1_procs {
+        use std::os::fd::AsRawFd;
+        // 0 is whoever writes. What counts is the right of whoever has opened the file (cgroups(7)).
+        sys::write_all(group.as_raw_fd(), b"0").at(Step::EnterCgroup)?;
+    }
     if plan.parent_helps() {
         wait_for_go(ends)?;
     }
@@ -98,7 +106,11 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
     }
     // Nobody of the container may look into this process, or trace it, while it is half way in (CVE-2019-5736).
     // Not earlier: the files of /proc/self, the maps among them, would be root's.
-    p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Prepare)?;
+    // In the caller's memory, and as the caller, there is nobody else who could; root stays hidden from then on, since a
+    // child may have become somebody else in the same memory.
+    if !(ends.shares_memory && plan.maps_by_child) {
+        p::prctl(libc::PR_SET_DUMPABLE, 0).at(Step::Prepare)?;
+    }
     if plan.setup.new_keyring {
         // Without keyrings in the kernel there is nothing to share either. 1 is KEYCTL_JOIN_SESSION_KEYRING.
         // SAFETY: a null name asks for an anonymous keyring.

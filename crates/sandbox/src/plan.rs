@@ -11,7 +11,7 @@ use isles_spec::{IdMapping, Propagation};
 use crate::error::{SpawnError, Step};
 use crate::interpreter::{self, Registrations};
 use crate::prepared::{self, PlannedPrepared};
-use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
+use crate::setup::{MountFlags, MountSource, Namespace, PreparedSource, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
 use crate::sys::process::CLONE_NEWTIME;
 
@@ -130,6 +130,8 @@ pub(crate) struct Plan<'a> {
     pub maps: Option<(Vec<u8>, Vec<u8>)>,
     /// The maps have one line of one ID, the caller's: the child may write them itself.
     pub maps_by_child: bool,
+    /// The child is in the host's user namespace, as the caller is.
+    pub in_initial_userns: bool,
     pub become_root: bool,
     pub prepared: Vec<PlannedPrepared>,
     pub root: PlannedRoot,
@@ -412,6 +414,7 @@ impl<'a> Plan<'a> {
             joins_pid,
             maps,
             maps_by_child,
+            in_initial_userns: !in_own_userns,
             become_root,
             prepared,
             root,
@@ -589,7 +592,32 @@ fn cgroup_layout() -> Result<CgroupMount, SpawnError> {
 impl Plan<'_> {
     /// Whether the child waits for the parent before anything else.
     pub(crate) fn parent_helps(&self) -> bool {
-        (self.maps.is_some() && !self.maps_by_child) || !self.setup.cgroup.v1_procs.is_empty()
+        self.maps.is_some() && !self.maps_by_child
+    }
+
+    /// Whether the start may run in the caller's own memory while the calling thread waits ([`crate::spawn`]): it needs
+    /// nothing of that thread, ends in a program, and is seen by nobody of the container meanwhile.
+    pub(crate) fn may_share_memory(&self) -> bool {
+        let gate = &self.setup.gate;
+        let waits = self.parent_helps()
+            || gate.before_root
+            || gate.before_exec.is_some()
+            || self.interpreters.maps.is_some()
+            || self.process.seccomp.iter().any(|filter| filter.listens())
+            || self.setup.prepared.iter().any(|p| matches!(p.source, PreparedSource::Fuse { .. }));
+        let unseen = self.flags & libc::CLONE_NEWPID as u64 != 0;
+        // Root of another namespace would no longer own its files in /proc, when its memory has been closed to others.
+        let closes = self.maps_by_child || self.in_initial_userns;
+        // An init is no program, and a time namespace wants memory of its own (clone(2)).
+        cfg!(target_arch = "x86_64") && unseen && closes && !waits && !self.process.init && self.time_offsets.is_none()
+    }
+
+    /// Whether the namespaces to enter are such that a thread enters, and leaves again, without the rest of the process.
+    pub(crate) fn joins_as_thread(&self) -> bool {
+        let of_thread = |kind: i32| {
+            [libc::CLONE_NEWIPC, libc::CLONE_NEWUTS, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP].contains(&kind)
+        };
+        self.joins_pid.is_none() && self.joins.iter().all(|(_, kind)| of_thread(*kind))
     }
 
     pub(crate) fn joins_user(&self) -> bool {

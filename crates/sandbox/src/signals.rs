@@ -55,6 +55,29 @@ impl Signals {
     }
 }
 
+/// All signals blocked in this thread, until this is dropped.
+pub(crate) struct Blocked(libc::sigset_t);
+
+impl Blocked {
+    pub(crate) fn all() -> Blocked {
+        // SAFETY: both sets live, and the one that blocks is filled before it is used.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+            Blocked(before)
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that the kernel gave.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// Ends this process by a signal, whatever was done about it before, and without a dump of its memory. Returns where the
 /// signal ends nothing.
 pub fn die_of(signal: i32) {

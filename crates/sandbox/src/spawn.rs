@@ -1,5 +1,6 @@
 //! The parent's side of a start: one clone3, the help that only it can give, and the verdict of the child.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -8,6 +9,7 @@ use crate::child::{self, Ends, Failure};
 use crate::error::{SpawnError, Step};
 use crate::plan::Plan;
 use crate::setup::Setup;
+use crate::signals;
 use crate::sys::process::{self as p, Side};
 use crate::sys::{self, Errno, Fd};
 use crate::terminal;
@@ -156,7 +158,8 @@ fn reap_measured(pid: i32, flags: i32, usage: &mut Usage) -> io::Result<Option<E
 /// Starts a process tree and comes back when the program runs: its execve(2) has succeeded.
 ///
 /// The caller stays as it is, whatever namespaces are made or joined, and may have threads. [`Pending`] is the same
-/// with halts on the way.
+/// with halts on the way. Where nothing of the start needs the calling thread it is made in the caller's own memory, as
+/// with vfork(2), which takes a quarter less time. Root's memory is closed to others from then on (PR_SET_DUMPABLE).
 ///
 /// # Errors
 /// The step that failed, what it was about, and the kernel's error. Nothing of the container is left then;
@@ -201,7 +204,8 @@ impl<'a> Pending<'a> {
         } else {
             None
         };
-        let joins = !plan.joins.is_empty() || plan.joins_pid.is_some();
+        let joins = !plan.joins_as_thread();
+        let shares_memory = !joins && plan.may_share_memory();
         let listens = setup.process.seccomp.iter().any(|f| f.listens());
         let late = plan.interpreters.maps.is_some();
         let networked = setup.namespaces.network_messages.is_some();
@@ -214,24 +218,35 @@ impl<'a> Pending<'a> {
             report: report_write.0,
             go: go.as_ref().map_or(-1, |(read, _)| read.0),
             news: news.as_ref().map_or(-1, |(_, child)| child.0),
+            shares_memory,
         };
         let cgroup = setup.cgroup.v2.as_ref().map(AsRawFd::as_raw_fd);
         let (pid, pidfd) = if joins {
             through_another(&plan, &ends, cgroup, &report_read)?
         } else {
-            match p::clone3(plan.flags, cgroup).map_err(fail(Step::Clone))? {
-                Side::Child => {
-                    // The parent's ends must not stay open here, or its death would go unnoticed.
-                    close_parents_ends(
-                        &report_read,
-                        go.as_ref().map(|(_, w)| w),
-                        news.as_ref().map(|(p, _)| p),
-                    );
-                    child::start(&plan, &ends)
-                }
-                Side::Parent { pid, pidfd } => (pid, pidfd),
-            }
+            let parents_ends = [Some(&report_read), go.as_ref().map(|(_, w)| w), news.as_ref().map(|(p, _)| p)];
+            let begin = || -> Infallible {
+                // They must not stay open here, or the parent's death would go unnoticed.
+                close_all(&parents_ends);
+                child::start(&plan, &ends)
+            };
+            let elsewhere = Elsewhere::enter(&plan)?;
+            let made = if shares_memory {
+                in_own_memory(plan.flags, cgroup, &begin)
+            } else {
+                p::clone3(plan.flags, cgroup).map(|side| match side {
+                    Side::Child => match begin() {},
+                    Side::Parent { pid, pidfd } => (pid, pidfd),
+                })
+            };
+            drop(elsewhere);
+            made.map_err(fail(Step::Clone))?
         };
+        if shares_memory {
+            // All that there was to say is said. Another child that is being made may hold the pipe a while longer.
+            // SAFETY: fcntl(2) with numbers has no memory effects.
+            unsafe { libc::fcntl(report_read.0, libc::F_SETFL, libc::O_NONBLOCK) };
+        }
         let pidfd_raw = pidfd.0;
         std::mem::forget(pidfd);
         drop(report_write);
@@ -258,7 +273,7 @@ impl<'a> Pending<'a> {
         self.pid
     }
 
-    /// What only the parent may do: the maps of a user namespace, and the groups of cgroup v1.
+    /// What only the parent may do: the maps of a user namespace.
     fn help(&mut self) -> Result<(), SpawnError> {
         if !self.plan.parent_helps() {
             return Ok(());
@@ -267,11 +282,6 @@ impl<'a> Pending<'a> {
             && !self.plan.maps_by_child
         {
             write_maps(self.pid, uids, gids)?;
-        }
-        let pid = self.pid.to_string();
-        for group in &self.plan.setup.cgroup.v1_procs {
-            sys::write_all(group.as_raw_fd(), pid.as_bytes())
-                .map_err(|Errno(e)| SpawnError::new(Step::EnterCgroup, "", e))?;
         }
         self.proceed()
     }
@@ -372,7 +382,7 @@ impl<'a> Pending<'a> {
             let mut have = 0;
             while have < bytes.len() {
                 match sys::read(self.report.0, &mut bytes[have..]) {
-                    Ok(0) => break,
+                    Ok(0) | Err(Errno(libc::EAGAIN)) => break,
                     Ok(n) => have += n,
                     Err(Errno(e)) => return Err(SpawnError::new(Step::Prepare, "", e)),
                 }
@@ -420,11 +430,84 @@ fn owned(fd: Fd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
-fn close_parents_ends(report: &Fd, go: Option<&Fd>, news: Option<&Fd>) {
-    for fd in [Some(report), go, news].into_iter().flatten() {
+fn close_all(ends: &[Option<&Fd>]) {
+    for fd in ends.iter().flatten() {
         // SAFETY: close(2) of a number has no memory effects; the child never drops the owners of these.
         unsafe { libc::close(fd.0) };
     }
+}
+
+/// The namespaces that the child is to be in, while the calling thread is in them itself: a child is made where its maker
+/// is. They are left again when this is dropped.
+struct Elsewhere {
+    own: Vec<(Fd, i32)>,
+}
+
+impl Elsewhere {
+    fn enter(plan: &Plan<'_>) -> Result<Elsewhere, SpawnError> {
+        let mut elsewhere = Elsewhere { own: Vec::with_capacity(plan.joins.len()) };
+        for (index, (fd, kind)) in plan.joins.iter().enumerate() {
+            let fail = |Errno(errno): Errno| {
+                plan.explain(Failure { step: Step::JoinNamespace, errno, index: index as u32 })
+            };
+            let name = match *kind {
+                libc::CLONE_NEWIPC => c"thread-self/ns/ipc",
+                libc::CLONE_NEWUTS => c"thread-self/ns/uts",
+                libc::CLONE_NEWNET => c"thread-self/ns/net",
+                _ => c"thread-self/ns/cgroup",
+            };
+            let own = sys::openat(plan.proc.as_raw_fd(), name, libc::O_RDONLY, 0).map_err(fail)?;
+            p::setns(*fd, *kind).map_err(fail)?;
+            elsewhere.own.push((own, *kind));
+        }
+        Ok(elsewhere)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        for (own, kind) in self.own.drain(..).rev() {
+            if p::setns(own.0, kind).is_err() {
+                // In a container's namespaces this process must not go on.
+                std::process::abort();
+            }
+        }
+    }
+}
+
+/// Makes a child in this process's own memory, and comes back when it runs its program or has given up.
+#[cfg(target_arch = "x86_64")]
+fn in_own_memory<F: Fn() -> Infallible>(flags: u64, cgroup: Option<i32>, begin: &F) -> sys::Result<(i32, Fd)> {
+    use std::cell::RefCell;
+    use std::ffi::c_void;
+
+    use crate::sys::stack::Stack;
+
+    unsafe extern "C" fn enter<F: Fn() -> Infallible>(begin: *const c_void) -> ! {
+        // SAFETY: it is the address of an `F`, and whoever owns that waits.
+        let begin = unsafe { &*begin.cast::<F>() };
+        match begin() {}
+    }
+
+    thread_local! {
+        static STACK: RefCell<Option<Stack>> = const { RefCell::new(None) };
+    }
+
+    STACK.with_borrow_mut(|kept| {
+        let stack = match kept {
+            Some(stack) => stack,
+            None => kept.insert(Stack::new()?),
+        };
+        let _blocked = signals::Blocked::all();
+        // SAFETY: the entry takes what it is given. The child writes to its own stack, to descriptors and to this
+        // thread's errno; signals are blocked, and it lets go of them when no handler is left.
+        unsafe { p::clone_sharing(flags, cgroup, stack, enter::<F>, std::ptr::from_ref(begin).cast()) }
+    })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn in_own_memory<F: Fn() -> Infallible>(_: u64, _: Option<i32>, _: &F) -> sys::Result<(i32, Fd)> {
+    Err(Errno(libc::ENOSYS))
 }
 
 /// A start that joins namespaces: a short-lived process enters them and makes the child, which becomes the

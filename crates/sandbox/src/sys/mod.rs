@@ -4,6 +4,8 @@
 
 pub mod mount;
 pub mod process;
+#[cfg(target_arch = "x86_64")]
+pub mod stack;
 
 use std::ffi::CStr;
 
