@@ -1,11 +1,13 @@
 //! Workflows as graphs (DOT), as lists of files, and cut down to what some outputs need.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use isles_flow::graph::{Graph, Kind, Node};
 
 use crate::document::location_of;
+use crate::files;
 use crate::model::{Body, Link, Origin, Output, Parameter, Process, Step, Workflow};
 use crate::tree::Sources;
 use crate::type_system::Type;
@@ -57,14 +59,41 @@ pub fn graph(process: &Process) -> Graph {
 }
 
 /// The documents that a process was loaded from, as a File with the others beside it.
-pub fn dependencies(sources: &Sources) -> Value {
+pub fn dependencies(sources: &Sources, base: Option<&Path>) -> Value {
     let files = sources.all().iter().map(|source| {
-        let map: Map = [("class", Value::from("File")), ("location", location_of(&source.path).into())]
-            .into_iter()
-            .collect();
-        map
+        let location = within(&location_of(&source.path), base);
+        [("class", Value::from("File")), ("location", location.into())].into_iter().collect::<Map>()
     });
-    let mut files: Vec<Map> = files.collect();
+    one_with_others(files.collect())
+}
+
+/// The files and folders that a job names, in the same form.
+pub fn input_dependencies(job: &Value, base: Option<&Path>) -> Value {
+    let mut found = Vec::new();
+    files::each(job, &mut |file| {
+        let text = |key: &str| file.get(key).and_then(Value::as_str);
+        if let (Some(class), Some(location)) = (text("class"), text("location").or(text("path"))) {
+            let location = match location.starts_with('/') {
+                true => location_of(Path::new(location)),
+                false => location.to_owned(),
+            };
+            let location = within(&location, base);
+            found.push([("class", Value::from(class)), ("location", location.into())].into_iter().collect());
+        }
+    });
+    let mut map: Map = [("class", Value::from("File"))].into_iter().collect();
+    map.insert("secondaryFiles", Value::array(found.into_iter().map(Value::map).collect()));
+    Value::map(map)
+}
+
+/// A location below a folder is named from there.
+fn within(location: &str, base: Option<&Path>) -> String {
+    let Some(base) = base else { return location.to_owned() };
+    let folder = format!("{}/", location_of(base).trim_end_matches('/'));
+    location.strip_prefix(&folder).unwrap_or(location).to_owned()
+}
+
+fn one_with_others(mut files: Vec<Map>) -> Value {
     if files.is_empty() {
         return Value::Null;
     }
@@ -73,6 +102,18 @@ pub fn dependencies(sources: &Sources) -> Value {
         first.insert("secondaryFiles", Value::array(files.into_iter().map(Value::map).collect()));
     }
     Value::map(first)
+}
+
+/// What [`only`] may be asked for, by kind, as the reference runner lists it.
+pub fn targets(process: &Process) -> Value {
+    let names = |names: Vec<&str>| Value::array(names.into_iter().map(Value::from).collect());
+    let mut map = Map::default();
+    map.insert("outputs", names(process.outputs.iter().map(|output| &*output.name).collect()));
+    map.insert("inputs", names(process.inputs.iter().map(|input| &*input.name).collect()));
+    if let Body::Workflow(workflow) = &process.body {
+        map.insert("steps", names(workflow.steps.iter().map(|step| &*step.id).collect()));
+    }
+    Value::map(map)
 }
 
 /// A step of a workflow as a workflow of its own: what the step takes are its inputs, and what it gives its outputs.

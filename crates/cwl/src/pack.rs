@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::document::{Diagnostic, Documents, by_id, location_of};
+use crate::model::{Body, Process};
 use crate::tree::{At, Entry, Kind, Node};
 use crate::value::{Map, Value};
 
@@ -65,6 +66,67 @@ pub fn pack(
     }
     out.insert("$graph", graph);
     Ok(Value::map(out))
+}
+
+/// A packed workflow without the steps and outputs that a part of it ([`crate::draw::only`]) has not, and without processes
+/// that nothing in it runs.
+pub fn reduced(packed: &Value, part: &Process) -> Value {
+    let Body::Workflow(workflow) = &part.body else { return packed.clone() };
+    let Some(graph) = packed.get("$graph").and_then(Value::as_array) else { return packed.clone() };
+    let outputs: Vec<&str> = part.outputs.iter().map(|output| &*output.name).collect();
+    let steps: Vec<&str> = workflow.steps.iter().map(|step| &*step.id).collect();
+    let mut graph = graph.to_vec();
+    if let Some(main) = graph.first_mut().and_then(Value::as_map_mut) {
+        for (key, names) in [("outputs", &outputs), ("steps", &steps)] {
+            if let Some(value) = main.get_mut(key) {
+                *value = chosen(value, names);
+            }
+        }
+    }
+    // Whoever is run is named by a `run: '#name'`.
+    let mut wanted = vec![false; graph.len()];
+    let mut open = vec![0];
+    while let Some(i) = open.pop() {
+        if !std::mem::replace(&mut wanted[i], true) {
+            let mut named = Vec::new();
+            runs(&graph[i], &mut named);
+            let of = |name: &String| graph.iter().position(|p| p.get("id").and_then(Value::as_str) == Some(name));
+            open.extend(named.iter().filter_map(of));
+        }
+    }
+    let graph = graph.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(process, _)| process);
+    let mut out = packed.as_map().cloned().unwrap_or_default();
+    out.insert("$graph", Value::array(graph.collect()));
+    Value::map(out)
+}
+
+/// The entries of a list or a map of named things that have one of the names.
+fn chosen(value: &Value, names: &[&str]) -> Value {
+    let is = |id: &str| names.contains(&id.rsplit(['/', '#']).next().unwrap_or(id));
+    match (value.as_map(), value.as_array()) {
+        (Some(map), _) => {
+            let kept = map.iter().filter(|(key, _)| is(key));
+            Value::map(kept.map(|(key, value)| (key, value.clone())).collect())
+        }
+        (_, Some(list)) => {
+            let kept = list.iter().filter(|item| item.get("id").and_then(Value::as_str).is_some_and(is));
+            Value::array(kept.cloned().collect())
+        }
+        _ => value.clone(),
+    }
+}
+
+/// The names of what a process runs.
+fn runs(value: &Value, names: &mut Vec<String>) {
+    if let Some(map) = value.as_map() {
+        for (key, value) in map.iter() {
+            match (key, value.as_str()) {
+                ("run", Some(name)) => names.push(name.to_owned()),
+                _ => runs(value, names),
+            }
+        }
+    }
+    value.as_array().into_iter().flatten().for_each(|item| runs(item, names));
 }
 
 impl Packer<'_> {

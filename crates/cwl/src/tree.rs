@@ -194,7 +194,7 @@ pub fn parse(text: &str, file: u32) -> Result<Node, Malformed> {
         let (event, span) = event.map_err(|e| {
             let mark = e.marker();
             let at = At { file, line: mark.line() as u32, column: mark.col() as u32 + 1 };
-            Malformed { at, message: format!("not YAML: {}", describe(&e)) }
+            Malformed { at, message: format!("not YAML: {}", describe(&e, text)) }
         })?;
         let at = At { file, line: span.start.line() as u32, column: span.start.col() as u32 + 1 };
         builder.event(event, at)?;
@@ -202,10 +202,23 @@ pub fn parse(text: &str, file: u32) -> Result<Node, Malformed> {
     Ok(builder.root.unwrap_or(Node::null(At { file, line: 1, column: 1 })))
 }
 
-/// What the parser says, or what it does not say where the nesting is beyond its own bound.
-fn describe(error: &granit_parser::ScanError) -> String {
-    let text = error.info().to_string();
-    if text.is_empty() { "nested too deep".to_owned() } else { text }
+/// What the parser says, or what it has no words for: a nesting beyond its own bound, and what follows a value within
+/// brackets, which is mostly the `[]` of a type.
+fn describe(error: &granit_parser::ScanError, text: &str) -> String {
+    const DEEP: usize = 32;
+    let said = error.info().to_string();
+    if !said.is_empty() {
+        return said;
+    }
+    let depth = text.chars().take(error.marker().index()).fold(0usize, |depth, c| match c {
+        '[' | '{' => depth + 1,
+        ']' | '}' => depth.saturating_sub(1),
+        _ => depth,
+    });
+    if depth > DEEP {
+        return "nested too deep".to_owned();
+    }
+    "this does not belong here; within { } and [ ], a text with brackets or commas is put into quotes".to_owned()
 }
 
 /// A collection that is not closed yet.
@@ -490,6 +503,7 @@ mod tests {
             (bomb, "nodes, aliases written out"),
             ("a: &a [*a]", "alias"),
             ("a: [", "not YAML"),
+            ("a: {b: File[]}", "a text with brackets or commas is put into quotes"),
             ("--- 1\n--- 2\n", "a second document"),
         ];
         for (text, part) in table {

@@ -32,7 +32,8 @@ pub fn attend(
 ) -> bool {
     let end = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut pipe = pipe.map(File::from);
-    let mut buffer = if pipe.is_some() { vec![0; PIECE] } else { Vec::new() };
+    // Made when there is something to read: most programs say nothing.
+    let mut buffer = Vec::new();
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
         let wait = left.map(|left| Timespec {
@@ -48,21 +49,24 @@ pub fn attend(
             Err(_) => return true,
         }
         let ended = !fds[0].revents().is_empty();
-        let written = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        let of_pipe = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
         drop(fds);
-        if written
+        if !of_pipe.is_empty()
             && let Some(from) = &mut pipe
-            && !pass(from, &mut buffer, talk)
         {
-            pipe = None;
+            // All writers may be gone, and what they wrote still be there.
+            let passed = of_pipe.contains(PollFlags::IN).then(|| pass(from, &mut buffer, talk));
+            if passed.is_none_or(|n| n == Some(0)) {
+                pipe = None;
+            }
         }
         if ended {
             // What it wrote last. Twice what fits, so that one who goes on writing is not read for ever.
             for _ in 0..2 {
-                if let Some(from) = &mut pipe
-                    && !pass(from, &mut buffer, talk)
-                {
-                    pipe = None;
+                let Some(from) = &mut pipe else { break };
+                let waits = rustix::io::ioctl_fionread(&*from).is_ok_and(|n| n > 0);
+                if !waits || pass(from, &mut buffer, talk).is_none_or(|n| n == 0) {
+                    break;
                 }
             }
             return true;
@@ -70,14 +74,17 @@ pub fn attend(
     }
 }
 
-/// Hands on one piece. False at the end of the pipe.
-fn pass(from: &mut File, buffer: &mut [u8], talk: &mut dyn FnMut(&[u8])) -> bool {
+/// Hands on one piece, and says how long it was: nothing at the end of the pipe, and `None` where there is nothing yet.
+fn pass(from: &mut File, buffer: &mut Vec<u8>, talk: &mut dyn FnMut(&[u8])) -> Option<usize> {
+    buffer.resize(PIECE, 0);
     match from.read(buffer) {
-        Ok(0) => false,
         Ok(n) => {
-            talk(&buffer[..n]);
-            true
+            if n > 0 {
+                talk(&buffer[..n]);
+            }
+            Some(n)
         }
-        Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => None,
+        Err(_) => Some(0),
     }
 }

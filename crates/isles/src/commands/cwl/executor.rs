@@ -26,6 +26,7 @@ pub struct Local {
 struct Containers {
     cx: Context,
     engine: Engine,
+    pull: PullPolicy,
     /// One at a time, so that an image that a thousand steps name is fetched once.
     known: Mutex<HashMap<ImageSource, Result<String, String>>>,
     ready: Mutex<HashMap<String, Arc<Ready>>>,
@@ -39,11 +40,11 @@ struct Ready {
 
 impl Local {
     /// With containers the engine is opened, which must be before any thread is made.
-    pub fn new(cx: &Context, containers: bool, quiet: bool) -> Result<Local, Failure> {
+    pub fn new(cx: &Context, containers: bool, quiet: bool, pull: PullPolicy) -> Result<Local, Failure> {
         let containers = if containers {
             let cx = Context::new(cx.ui.quieter(quiet), cx.root.clone());
             let engine = cx.engine()?;
-            Some(Containers { cx, engine, known: Mutex::default(), ready: Mutex::default() })
+            Some(Containers { cx, engine, pull, known: Mutex::default(), ready: Mutex::default() })
         } else {
             None
         };
@@ -88,7 +89,7 @@ impl Containers {
         };
         let wishes = Wishes {
             platform: None,
-            pull: PullPolicy::Missing,
+            pull: self.pull,
             connection: Connection { tls_verify: true },
             build: BuildOptions::default(),
         };

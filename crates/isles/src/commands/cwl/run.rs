@@ -13,7 +13,7 @@ use isles_cwl::draw;
 use isles_cwl::files;
 use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
-use isles_cwl::model::{Body, Process, Requirement};
+use isles_cwl::model::{Body, Process, Requirement, Version};
 use isles_cwl::overrides::{self, Override};
 use isles_cwl::provenance;
 use isles_cwl::relocate::{self, Taking};
@@ -31,6 +31,7 @@ use isles_sandbox::signals::{Signals, die_of};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::commands::cwl::executor::Local;
+use crate::commands::cwl::reference::{Reference, is_process};
 use crate::commands::cwl::slurm::Slurm;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -99,7 +100,7 @@ pub struct Args {
     #[arg(long, value_name = "MIB")]
     max_ram: Option<u64>,
     /// Steps at once.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", alias = "parallel-max")]
     max_jobs: Option<usize>,
     /// Say what is wrong with the process, and run nothing.
     #[arg(long)]
@@ -132,7 +133,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     overrides: Option<PathBuf>,
     /// Say nothing but errors.
-    #[arg(short, long)]
+    #[arg(short, long, alias = "no-warnings")]
     quiet: bool,
     /// Say more.
     #[arg(long)]
@@ -193,10 +194,12 @@ pub struct Args {
     enable_dev: bool,
     #[arg(long, hide = true)]
     enable_ext: bool,
+    #[command(flatten)]
+    reference: Reference,
     /// The document, with #NAME for one process of several; then a job file, and inputs as options.
     #[arg(
         value_name = "PROCESS [JOB] [INPUTS]",
-        required = true,
+        required_unless_present_any = ["print_supported_versions", "version"],
         trailing_var_arg = true,
         allow_hyphen_values = true
     )]
@@ -205,11 +208,26 @@ pub struct Args {
 
 pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let ui = cx.ui.quieter(args.quiet);
+    args.reference.check(&ui)?;
+    if args.reference.version {
+        cx.ui.line(&format!("isles {}", env!("CARGO_PKG_VERSION")))?;
+        return Ok(Code::SUCCESS);
+    }
+    if args.reference.print_supported_versions {
+        let versions = [Version::V1_0, Version::V1_1, Version::V1_2, Version::V1_3];
+        for version in versions.iter().filter(|v| args.enable_dev || **v != Version::V1_3) {
+            cx.ui.line(&version.to_string())?;
+        }
+        return Ok(Code::SUCCESS);
+    }
     let mut loader = Loader::new(Loading { development: args.enable_dev });
     loader.documents.web = cx.state_dir().ok().map(|state| Arc::new(web(state.join("cache/web"), ui)));
     let Some((word, rest)) = args.words.split_first() else {
         return Err(Failure::new("no process is named"));
     };
+    let options = <Args as clap::Args>::augment_args(clap::Command::new("run"));
+    let names = options.get_arguments().filter_map(|option| Some(format!("--{}", option.get_long()?)));
+    is_process(word, &names.collect::<Vec<_>>())?;
     let (path, fragment) = match loader.documents.web.as_ref().filter(|_| is_url(word)) {
         Some(web) => {
             let path = web.get(word).map_err(|e| Failure::new(format!("cannot fetch {word}: {e}")))?;
@@ -251,18 +269,28 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         cx.ui.bytes(drawing.as_bytes())?;
         return Ok(Code::SUCCESS);
     }
-    if args.pack {
+    if args.pack || args.reference.print_subgraph {
         let (path, fragment) = (&target.0, target.1.as_deref());
         let packed = isles_cwl::pack::pack(&mut loader.documents, path, fragment).map_err(|e| Failure {
             message: told(&loader.documents, &e),
             hint: e.hint,
             ..Failure::default()
         })?;
+        let packed = match args.reference.print_subgraph {
+            true => isles_cwl::pack::reduced(&packed, &process),
+            false => packed,
+        };
         cx.ui.bytes(packed.pretty_json().as_bytes())?;
         return Ok(Code::SUCCESS);
     }
     if args.print_deps {
-        cx.ui.bytes(draw::dependencies(&loader.documents.sources).pretty_json().as_bytes())?;
+        let base = base_of_deps(args, &target.0);
+        let files = draw::dependencies(&loader.documents.sources, base.as_deref());
+        cx.ui.bytes(files.pretty_json().as_bytes())?;
+        return Ok(Code::SUCCESS);
+    }
+    if args.reference.print_targets {
+        cx.ui.bytes(draw::targets(&process).pretty_json().as_bytes())?;
         return Ok(Code::SUCCESS);
     }
     if args.make_template {
@@ -270,7 +298,7 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Ok(Code::SUCCESS);
     }
     let words = job::words(&process, rest).map_err(Failure::new)?;
-    if words.help {
+    if words.help || args.reference.tool_help {
         let command = format!("isles cwl run {word}");
         cx.ui.bytes(job::help(&process, &command).as_bytes())?;
         return Ok(Code::SUCCESS);
@@ -278,6 +306,12 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     // What came from standard input cannot be read again.
     if let Some(path) = words.job.as_ref().filter(|path| args.resume.is_none() || *path != "-") {
         order = read_job(&mut loader, path, args.basedir.as_deref())?;
+    }
+    if args.reference.print_input_deps {
+        let written = loader.documents.expanded(&Value::map(order.inputs), process.at);
+        let base = base_of_deps(args, words.job.as_deref().map_or(Path::new("."), Path::new));
+        cx.ui.bytes(draw::input_dependencies(&written, base.as_deref()).pretty_json().as_bytes())?;
+        return Ok(Code::SUCCESS);
     }
     job::fill(&process, &words, &mut order.inputs).map_err(Failure::new)?;
     unknown_inputs(&process, &order.inputs, &ui);
@@ -333,6 +367,15 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         None => None,
     };
     run(cx, args, &process, &inputs, &asked, (digest, packed))
+}
+
+/// The folder that printed names of files begin in, where they are not whole.
+fn base_of_deps(args: &Args, document: &Path) -> Option<PathBuf> {
+    let folder = std::env::current_dir().unwrap_or_default();
+    match args.reference.relative_deps.as_deref()? {
+        "cwd" => Some(folder),
+        _ => folder.join(document).parent().map(Path::to_owned),
+    }
 }
 
 /// Packages that a process requires, in any of its parts.
@@ -431,7 +474,7 @@ fn run(
     };
     let containers = !args.no_container && (args.default_container.is_some() || names_images(process));
     // Before any thread is made.
-    let local: Arc<dyn Executor> = Arc::new(Local::new(cx, containers, args.quiet)?);
+    let local: Arc<dyn Executor> = Arc::new(Local::new(cx, containers, args.quiet, args.reference.pull())?);
     let stopped = stop_on_signals()?;
     let ui = cx.ui.quieter(args.quiet);
     let view = Steps::new(ui);
@@ -486,7 +529,7 @@ fn run(
         keep: args.leave_tmpdir,
         environment: environment(args),
         default_container: args.default_container.clone(),
-        ontologies: Ontologies::default(),
+        ontologies: if args.reference.skip_schemas { Ontologies::none() } else { Ontologies::default() },
         cache,
         retries: Retries { times: args.retries, on: args.retry_on.iter().flat_map(retried).collect() },
         run,
@@ -552,6 +595,14 @@ fn run(
         let told =
             provenance::Told { process, packed, inputs, outputs: &out, run: &row, steps: &steps, version };
         provenance::write(folder, &told).map_err(|e| failed(&e))?;
+    }
+    if let Some(path) = &args.reference.write_summary {
+        std::fs::write(path, out.pretty_json()).map_err(|e| {
+            Failure::because(
+                format!("the run is done, and its outputs cannot be written to '{}'", path.display()),
+                &e,
+            )
+        })?;
     }
     cx.ui.bytes(out.pretty_json().as_bytes())?;
     outs.remove();
