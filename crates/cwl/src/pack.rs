@@ -90,7 +90,11 @@ pub fn reduced(packed: &Value, part: &Process) -> Value {
         if !std::mem::replace(&mut wanted[i], true) {
             let mut named = Vec::new();
             runs(&graph[i], &mut named);
-            let of = |name: &String| graph.iter().position(|p| p.get("id").and_then(Value::as_str) == Some(name));
+            let plain = |name: &str| name.trim_start_matches('#').to_owned();
+            let of = |name: &String| {
+                let id = |process: &Value| process.get("id").and_then(Value::as_str).map(plain);
+                graph.iter().position(|process| id(process) == Some(plain(name)))
+            };
             open.extend(named.iter().filter_map(of));
         }
     }

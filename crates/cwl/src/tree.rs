@@ -218,7 +218,8 @@ fn describe(error: &granit_parser::ScanError, text: &str) -> String {
     if depth > DEEP {
         return "nested too deep".to_owned();
     }
-    "this does not belong here; within { } and [ ], a text with brackets or commas is put into quotes".to_owned()
+    "this does not belong here; within { } and [ ], a text with brackets or commas is put into quotes"
+        .to_owned()
 }
 
 /// A collection that is not closed yet.

@@ -164,7 +164,10 @@ fn documents_and_jobs_tell_what_they_are_made_of() {
     let whole = json(&run(&["--print-deps", "two.cwl"]));
     assert!(whole["location"].as_str().unwrap().starts_with("file:///"), "{whole}");
 
-    desk.file("cat.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: cat\ninputs: {f: 'File[]'}\noutputs: []\n");
+    desk.file(
+        "cat.cwl",
+        "cwlVersion: v1.2\nclass: CommandLineTool\nbaseCommand: cat\ninputs: {f: 'File[]'}\noutputs: []\n",
+    );
     desk.file("job.yml", "f: [{class: File, location: in/a.txt}, {class: File, path: b.txt}]\n");
     let deps = json(&run(&["--print-input-deps", "--relative-deps", "cwd", "cat.cwl", "job.yml"]));
     let named: Vec<_> = deps["secondaryFiles"].as_array().unwrap().iter().map(|f| &f["location"]).collect();
@@ -172,7 +175,8 @@ fn documents_and_jobs_tell_what_they_are_made_of() {
 
     let part = run(&["--print-subgraph", "--target", "b", "two.cwl"]);
     let graph = json(&part)["$graph"].clone();
-    let ids: Vec<_> = graph.as_array().unwrap().iter().map(|process| process["id"].as_str().unwrap()).collect();
+    let ids: Vec<_> =
+        graph.as_array().unwrap().iter().map(|process| process["id"].as_str().unwrap()).collect();
     assert!(ids.contains(&"main") && ids.len() == 2, "{ids:?}");
     assert!(part.contains("two") && !part.contains("\"one\""), "{part}");
     desk.file("part.cwl", &part);
@@ -195,8 +199,10 @@ fn peer_cwltool_has_no_option_that_is_not_in_the_table() {
         names
     });
     let words = own.flat_map(|line| line.split(|c: char| c.is_whitespace() || ",[]|()=.'`".contains(c)));
-    let theirs: BTreeSet<&str> =
-        words.filter(|word| word.starts_with("--") && word.len() > 3).map(|word| word.trim_end_matches(':')).collect();
+    let theirs: BTreeSet<&str> = words
+        .filter(|word| word.starts_with("--") && word.len() > 3)
+        .map(|word| word.trim_end_matches(':'))
+        .collect();
     assert!(theirs.len() > 60, "{help}");
     let ours: BTreeSet<&str> =
         UNDERSTOOD.iter().chain(REFUSED).map(|options| options[0]).chain(TESTED.iter().copied()).collect();

@@ -3,7 +3,8 @@
 //! The one idea is **plan, then act**. A [`Setup`] says everything about a container: its root file system, mounts,
 //! namespaces, limits and process. [`spawn`] first makes a flat plan of it, in which every string is terminated and every
 //! decision taken; then one clone3(2) makes the process with all its namespaces, already in its control group. That
-//! process carries the plan out step by step and becomes the program. In between it allocates nothing, takes no lock
+//! process carries the plan out step by step and becomes the program. Where nothing of that needs the calling thread, it
+//! does so in the caller's own memory, and that thread waits, as with vfork(2). In between it allocates nothing, takes no lock
 //! and looks nothing up, so the caller may have threads; what fails comes back as a [`Step`] and the kernel's error.
 //! The steps are listed in the order in which they happen in one function, `steps` in `child.rs`.
 //!

@@ -609,13 +609,19 @@ impl Plan<'_> {
         // Root of another namespace would no longer own its files in /proc, when its memory has been closed to others.
         let closes = self.maps_by_child || self.in_initial_userns;
         // An init is no program, and a time namespace wants memory of its own (clone(2)).
-        cfg!(target_arch = "x86_64") && unseen && closes && !waits && !self.process.init && self.time_offsets.is_none()
+        cfg!(target_arch = "x86_64")
+            && unseen
+            && closes
+            && !waits
+            && !self.process.init
+            && self.time_offsets.is_none()
     }
 
     /// Whether the namespaces to enter are such that a thread enters, and leaves again, without the rest of the process.
     pub(crate) fn joins_as_thread(&self) -> bool {
         let of_thread = |kind: i32| {
-            [libc::CLONE_NEWIPC, libc::CLONE_NEWUTS, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP].contains(&kind)
+            [libc::CLONE_NEWIPC, libc::CLONE_NEWUTS, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP]
+                .contains(&kind)
         };
         self.joins_pid.is_none() && self.joins.iter().all(|(_, kind)| of_thread(*kind))
     }

@@ -224,7 +224,8 @@ impl<'a> Pending<'a> {
         let (pid, pidfd) = if joins {
             through_another(&plan, &ends, cgroup, &report_read)?
         } else {
-            let parents_ends = [Some(&report_read), go.as_ref().map(|(_, w)| w), news.as_ref().map(|(p, _)| p)];
+            let parents_ends =
+                [Some(&report_read), go.as_ref().map(|(_, w)| w), news.as_ref().map(|(p, _)| p)];
             let begin = || -> Infallible {
                 // They must not stay open here, or the parent's death would go unnoticed.
                 close_all(&parents_ends);
@@ -477,7 +478,11 @@ impl Drop for Elsewhere {
 
 /// Makes a child in this process's own memory, and comes back when it runs its program or has given up.
 #[cfg(target_arch = "x86_64")]
-fn in_own_memory<F: Fn() -> Infallible>(flags: u64, cgroup: Option<i32>, begin: &F) -> sys::Result<(i32, Fd)> {
+fn in_own_memory<F: Fn() -> Infallible>(
+    flags: u64,
+    cgroup: Option<i32>,
+    begin: &F,
+) -> sys::Result<(i32, Fd)> {
     use std::cell::RefCell;
     use std::ffi::c_void;
 

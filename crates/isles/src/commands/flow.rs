@@ -174,7 +174,8 @@ fn failed(e: isles_flow::history::Error) -> Failure {
 
 pub fn cmd_flow(cx: &Context, args: &Args) -> Result<Code, Failure> {
     if let Command::Worker(args) = &args.command {
-        let executor: Arc<dyn Executor> = Arc::new(Local::new(cx, args.containers, true, isles_spec::PullPolicy::Missing)?);
+        let executor: Arc<dyn Executor> =
+            Arc::new(Local::new(cx, args.containers, true, isles_spec::PullPolicy::Missing)?);
         return match remote::serve(std::io::stdin(), std::io::stdout(), &executor) {
             Ok(()) => Ok(Code::SUCCESS),
             Err(e) => Err(Failure::because("cannot serve as a worker", &e)),

@@ -207,6 +207,8 @@ pub fn is_process(word: &str, known: &[String]) -> Result<(), Failure> {
     let failure = Failure::new(format!("`isles cwl run` has no option '{name}'"));
     Err(match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => failure.with_hint(format!("did you mean '{near}'?")),
-        None => failure.with_hint("options of the process stand behind it; `isles cwl run --help` lists these"),
+        None => {
+            failure.with_hint("options of the process stand behind it; `isles cwl run --help` lists these")
+        }
     })
 }
