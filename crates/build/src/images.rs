@@ -34,8 +34,16 @@ pub fn named(build: &Build<'_>, name: &str, platform: &Platform) -> Result<Image
             }
             other => other?,
         },
-        PullPolicy::Always => match Reference::parse(name) {
-            Ok(reference) if reference.digest().is_none() => pull(build, name, platform)?,
+        PullPolicy::Always | PullPolicy::Newer => match Reference::parse(name) {
+            Ok(reference) if reference.digest().is_none() => match pull(build, name, platform) {
+                Err(Error::Registry(e))
+                    if build.options.pull == PullPolicy::Newer
+                        && matches!(*e, isles_registry::Error::Unreachable { .. }) =>
+                {
+                    local().map_err(|_| Error::Registry(e))?
+                }
+                pulled => pulled?,
+            },
             _ => local()?,
         },
     };
@@ -61,8 +69,9 @@ pub fn named_or_other(build: &Build<'_>, name: &str, platform: &Platform) -> Res
             return named(build, name, &found);
         }
         // What the registry was to be asked for is not taken from here.
-        let here =
-            (build.options.pull != PullPolicy::Always).then(|| only_other(build.store, name)).flatten();
+        let here = (!matches!(build.options.pull, PullPolicy::Always | PullPolicy::Newer))
+            .then(|| only_other(build.store, name))
+            .flatten();
         match here {
             Some(image) => hold(build, image),
             None => Err(error),

@@ -352,6 +352,57 @@ fn what_is_refused() {
     }
 }
 
+/// What comes where something else is: a file or a link takes the place of a file or a link, folders are merged, and
+/// what would make a folder go is refused, as BuildKit refuses it. With --link the new layer has no idea of what it
+/// hides.
+#[test]
+fn what_is_there_already() {
+    let world = world();
+    let base = "FROM base\nRUN ln -s /data/real /open/ln && echo old > /open/f && mkdir /open/d && echo kept > /open/d/old\n";
+    if !world.can_run() {
+        return;
+    }
+    symlink("f", world.context().join("ln2")).unwrap();
+    world
+        .write("file-over-dir/d", "new")
+        .write("dir-over-file/f/x", "new")
+        .write("dir-over-link/ln/x", "new");
+    world.write("file-over-link/ln", "new").write("file-over-file/f", "new").write("dir-over-dir/d/x", "new");
+    for name in ["d", "f", "ln"] {
+        let folder = world.context().join(format!("link-over-{name}"));
+        std::fs::create_dir(&folder).unwrap();
+        symlink("elsewhere", folder.join(name)).unwrap();
+    }
+    for (name, path, plain, link) in [
+        ("file-over-file", "/open/f", Some("\"new\""), "\"new\""),
+        ("file-over-link", "/open/ln", Some("\"new\""), "\"new\""),
+        ("file-over-dir", "/open/d", None, "\"new\""),
+        ("link-over-f", "/open/f", Some("-> elsewhere"), "-> elsewhere"),
+        ("link-over-ln", "/open/ln", Some("-> elsewhere"), "-> elsewhere"),
+        ("link-over-d", "/open/d", None, "-> elsewhere"),
+        ("dir-over-file", "/open/f/x", None, "\"new\""),
+        ("dir-over-link", "/open/ln/x", None, "\"new\""),
+        ("dir-over-dir", "/open/d/x", Some("\"new\""), "\"new\""),
+    ] {
+        let text = |flag: &str| format!("{base}COPY {flag}{name} /open/\n");
+        match plain {
+            Some(expected) => {
+                let all = world.list(&world.image(&text("")));
+                assert!(all[path].ends_with(expected), "{name}: {}", all[path]);
+                assert!(all.contains_key("/open/d/old"), "{name}");
+            }
+            None => {
+                let said = support::describe(&world.build(&text("")).unwrap_err());
+                assert!(said.contains("directory") && said.contains("RUN"), "{name}: {said}");
+            }
+        }
+        let all = world.list(&world.image(&text("--link ")));
+        assert!(all[path].ends_with(link), "{name} --link: {}", all[path]);
+        let merged = path.starts_with("/open/d/") || !path.starts_with("/open/d");
+        assert_eq!(all.contains_key("/open/d/old"), merged, "{name} --link");
+    }
+}
+
 #[test]
 fn stages_that_cannot_be_meant() {
     let world = world();

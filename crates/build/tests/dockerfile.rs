@@ -573,6 +573,13 @@ fn an_agent_is_lent() {
     let cached = "FROM base\nRUN --mount=type=cache,target=/c touch /c/x\nRUN --mount=type=cache,target=/c ls /c > /out\n";
     assert_eq!(ran(&world, cached, &named), "x\n");
     assert_eq!(ran(&world, &cached.replace("touch /c/x", "true"), &world.options()), "");
+    // Steps that are made anew find what the others left in their caches: that is no result of a step.
+    let counted = "FROM base\nRUN --mount=type=cache,target=/n echo x >> /n/x && cat /n/x > /out\n";
+    let anew = BuildOptions { no_cache: true, ..world.options() };
+    assert_eq!(ran(&world, counted, &world.options()), "x\n");
+    assert_eq!(ran(&world, counted, &world.options()), "x\n");
+    assert_eq!(ran(&world, counted, &anew), "x\nx\n");
+    assert_eq!(ran(&world, counted, &anew), "x\nx\nx\n");
     let ask = "/ctx/program --exact in_a_step_the_agent_is_asked >&2";
     for (instruction, expected) in [
         (

@@ -96,6 +96,7 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
             };
             let policy = match wishes.pull {
                 PullPolicy::Always => Policy::Always,
+                PullPolicy::Newer => Policy::Newer,
                 PullPolicy::Missing => Policy::Missing,
                 PullPolicy::Never => Policy::Never,
             };
@@ -174,7 +175,7 @@ fn build(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Res
 
 fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) -> Result<Image, Failure> {
     let here = match wishes.pull {
-        PullPolicy::Always => None,
+        PullPolicy::Always | PullPolicy::Newer => None,
         PullPolicy::Missing | PullPolicy::Never => {
             match store.resolve(&reference.familiar(), wishes.platform.as_ref()) {
                 Ok(image) => Some(image),
@@ -191,8 +192,17 @@ fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) ->
         return whole(cx, store, image);
     }
     let platform = wishes.platform.clone().unwrap_or_else(Platform::host);
-    let pulled = wishes.connection.client().pull(store, reference, &platform, &Bars::new(&cx.ui))?;
-    Ok(pulled.image)
+    match wishes.connection.client().pull(store, reference, &platform, &Bars::new(&cx.ui)) {
+        Err(isles_registry::Error::Unreachable { host, cause, .. }) if wishes.pull == PullPolicy::Newer => {
+            let Ok(image) = store.resolve(&reference.familiar(), Some(&platform)) else {
+                return Err(Failure::new(format!("cannot reach {host}: {cause}"))
+                    .with_hint("the image is not here either"));
+            };
+            cx.ui.warning(&format!("cannot reach {host}: {cause}; using the image that is here"));
+            whole(cx, store, image)
+        }
+        pulled => Ok(pulled?.image),
+    }
 }
 
 /// Unpacked for another kind of user, or damaged and repaired: what the blobs have is made again.

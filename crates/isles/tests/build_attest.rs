@@ -188,10 +188,64 @@ fn packages_and_origin() {
         }
         // Names of kinds that are not read are not left out in silence.
         fs::create_dir_all(shelf.path("tree/var/lib/rpm")).unwrap();
+        fs::write(shelf.path("tree/var/lib/rpm/Packages"), "x").unwrap();
+        build(&["--sbom"]).fails(1, &["rpm/Packages", "Berkeley", "--sbom"]);
+        fs::remove_file(shelf.path("tree/var/lib/rpm/Packages")).unwrap();
         fs::write(shelf.path("tree/var/lib/rpm/rpmdb.sqlite"), "x").unwrap();
-        build(&["--sbom"]).fails(1, &["rpmdb.sqlite", "--sbom"]);
+        build(&["--sbom"]).fails(1, &["rpmdb.sqlite", "no table of packages", "--sbom"]);
         build(&["--sbom", "--sbom=false"]).fails(2, &["--sbom"]);
         build(&["--attest", "type=sbom", "--sbom=false"]).fine();
         build(&["--attest", "type=tape"]).fails(1, &["tape"]);
+    }
+}
+
+const SPEC: &str = "Name: isle\nVersion: 1.2\nRelease: 3\nEpoch: 4\nSummary: x\nLicense: MIT AND ISC\nBuildArch: noarch\n\
+                    Vendor: Ada\n%description\nx\n%files\n%package more\nSummary: y\n%description more\ny\n%files more\n";
+
+/// Databases that rpm itself has written, of both kinds that it writes.
+#[test]
+fn packages_of_rpm_are_listed() {
+    let shelf = &both()[0];
+    for program in ["rpm", "rpmbuild"] {
+        if shelf.peer(program, &["--version"]).is_none() {
+            return;
+        }
+    }
+    fs::write(shelf.path("isle.spec"), SPEC).unwrap();
+    let top = format!("_topdir {}", shelf.path("top").display());
+    shelf.peer("rpmbuild", &["-bb", "--quiet", "--define", &top, "isle.spec"]).unwrap().fine();
+    for (backend, file) in [("sqlite", "rpmdb.sqlite"), ("ndb", "Packages.db")] {
+        let root = shelf.path(&format!("tree-{backend}"));
+        let database = root.join("var/lib/rpm");
+        fs::create_dir_all(&database).unwrap();
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::write(root.join("etc/os-release"), "ID=fedora\nVERSION_ID=40\n").unwrap();
+        let (path, backend_is) = (database.display().to_string(), format!("_db_backend {backend}"));
+        let common = ["--dbpath", &path, "--define", &backend_is];
+        let packages =
+            ["top/RPMS/noarch/isle-1.2-3.noarch.rpm", "top/RPMS/noarch/isle-more-1.2-3.noarch.rpm"];
+        let install = [&common[..], &["-i", "--justdb", "--nodeps", "--noscripts"], &packages].concat();
+        let mut said = shelf.peer("rpm", &install).unwrap();
+        if said.err.contains("use Alien") {
+            // Debian's wants to be told that it is meant.
+            said = shelf.peer("rpm", &[&install[..], &["--force-debian"]].concat()).unwrap();
+        }
+        if said.code != Some(0) || !database.join(file).exists() {
+            println!("skip: this rpm does not write {backend}: {}", said.err);
+            continue;
+        }
+        shelf.share(&format!("tree-{backend}"));
+        fs::write(shelf.path("rpm.Dockerfile"), format!("FROM scratch\nCOPY tree-{backend} /\n")).unwrap();
+        let out = format!("type=local,dest=out-{backend}");
+        shelf.isles(&["build", "-q", "--sbom", "-f", "rpm.Dockerfile", "-o", &out, "."]).fine();
+        let said = json(&shelf.path(&format!("out-{backend}")).join("sbom.spdx.json"));
+        let text = said.to_string();
+        for url in [
+            "pkg:rpm/fedora/isle@1.2-3?arch=noarch&epoch=4&distro=fedora-40",
+            "pkg:rpm/fedora/isle-more@1.2-3?arch=noarch&epoch=4&distro=fedora-40",
+        ] {
+            assert!(text.contains(url), "{backend}: {url} in {text}");
+        }
+        assert!(text.contains("MIT AND ISC"), "{text}");
     }
 }

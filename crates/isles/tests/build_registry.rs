@@ -88,6 +88,12 @@ fn when_base_images_are_pulled() {
             let again = build(&[]);
             assert_eq!((again.out.as_str(), again.err.as_str()), (newer.as_str(), "nothing changed\n"));
             build(&["--pull"]).fails(1, &[&format!("cannot reach {gone}"), &format!("{file}:")]);
+            assert_eq!(build(&["--pull=newer"]).fine(), newer);
+            // There is no program in it, which is found out after the image was found.
+            let said = isles(&["run", "--rm", "--pull", "newer", &format!("{gone}/base:1"), "/nothing"]);
+            said.fails(127, &[&format!("cannot reach {gone}"), "using the image that is here", "/nothing"]);
+            let said = isles(&["run", "--rm", "--pull", "newer", &format!("{gone}/other:1"), "/nothing"]);
+            said.fails(125, &[&format!("cannot reach {gone}"), "not here either"]);
             assert!(build(&["--no-cache"]).fine().starts_with("sha256:"));
         }
     }

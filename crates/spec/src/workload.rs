@@ -648,6 +648,8 @@ pub enum PullPolicy {
     #[default]
     Missing,
     Always,
+    /// As `Always`, but what is here is used where the registry cannot be reached.
+    Newer,
     Never,
 }
 

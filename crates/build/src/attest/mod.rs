@@ -6,6 +6,7 @@ mod node;
 mod packages;
 mod provenance;
 mod python;
+mod rpm;
 mod spdx;
 
 use isles_spec::Error as Spelling;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use isles_store::{FileKind, Merged};
 
-use super::{apk, dpkg, node, python};
+use super::{apk, dpkg, node, python, rpm};
 use crate::error::{Error, Result};
 
 /// Databases and descriptions of packages are not larger than this.
@@ -14,20 +14,10 @@ const LIMIT: u64 = 64 << 20;
 const DEPTH: usize = 60;
 /// What a container shows here is not the image's.
 const FOREIGN: [&str; 3] = ["proc", "sys", "dev"];
-/// The databases of rpm, in its three formats.
-const RPM: [&str; 6] = [
-    "/var/lib/rpm/rpmdb.sqlite",
-    "/var/lib/rpm/Packages",
-    "/var/lib/rpm/Packages.db",
-    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
-    "/usr/lib/sysimage/rpm/Packages",
-    "/usr/lib/sysimage/rpm/Packages.db",
-];
-
 /// One package that is installed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
-    /// `deb`, `apk`, `pypi` or `npm`, as package URLs have them.
+    /// `deb`, `rpm`, `apk`, `pypi` or `npm`, as package URLs have them.
     pub kind: &'static str,
     pub name: String,
     pub version: String,
@@ -52,11 +42,6 @@ pub struct Distribution {
 /// # Errors
 /// The tree has packages of a kind that is not read: leaving them out would be a false statement.
 pub fn find(view: &Merged) -> Result<Vec<Package>> {
-    if let Some(database) = RPM.iter().find(|p| view.exists(Path::new(p))) {
-        let message =
-            format!("cannot attest the packages of an image with '{database}': rpm's database is not read");
-        return Err(isles_spec::Error::new(message).with_hint("build it without --sbom").into());
-    }
     let distribution = distribution(view)?;
     let mut found = BTreeSet::new();
     if let Some(text) = text(view, Path::new("/var/lib/dpkg/status"))? {
@@ -80,6 +65,7 @@ pub fn find(view: &Merged) -> Result<Vec<Package>> {
             found.extend(apk::installed(&text, &distribution));
         }
     }
+    found.extend(rpm::installed(view, &distribution)?);
     walk(view, Path::new("/"), 0, &mut found)?;
     Ok(found.into_iter().collect())
 }

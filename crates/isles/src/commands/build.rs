@@ -206,9 +206,10 @@ impl Args {
 fn pull_policy(word: &str) -> Result<PullPolicy, String> {
     match word {
         "always" | "true" => Ok(PullPolicy::Always),
+        "newer" => Ok(PullPolicy::Newer),
         "missing" | "false" => Ok(PullPolicy::Missing),
         "never" => Ok(PullPolicy::Never),
-        _ => Err("known are always, missing and never".into()),
+        _ => Err("known are always, newer, missing and never".into()),
     }
 }
 

@@ -311,9 +311,10 @@ pub struct Args {
     /// Take the image for this platform: linux/arm64.
     #[arg(long, value_name = "PLATFORM", help_heading = "Image")]
     platform: Option<String>,
-    /// When to ask the registry.
+    /// When to ask the registry: always; always, but use what is here where it cannot be reached (newer); where the image is
+    /// missing; or never.
     #[arg(long, value_name = "POLICY", default_value = "missing", help_heading = "Image",
-          value_parser = ["always", "missing", "never"])]
+          value_parser = ["always", "newer", "missing", "never"])]
     pull: String,
     #[command(flatten, next_help_heading = "Image")]
     connection: Connection,
@@ -606,6 +607,7 @@ fn wishes(args: &Args) -> Result<Wishes, Failure> {
         platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
         pull: match args.pull.as_str() {
             "always" => PullPolicy::Always,
+            "newer" => PullPolicy::Newer,
             "never" => PullPolicy::Never,
             _ => PullPolicy::Missing,
         },
