@@ -75,9 +75,13 @@ pub fn acquire(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) 
             let found = store.import_oci_dir(&lease, path, tag.as_deref(), &Bars::new(&cx.ui))?;
             (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
         }
-        Source::OciLayout { path, tag }
-        | Source::OciArchive { path, tag }
-        | Source::DockerArchive { path, name: tag } => {
+        Source::OciArchive { path, tag } => {
+            let lease = store.lease()?;
+            let (mut file, bars) = (open(path)?, Bars::new(&cx.ui));
+            let found = store.import_from_archive(&lease, &mut file, tag.as_deref(), &bars)?;
+            (choose(&name, found, wishes.platform.as_ref())?, Some(lease))
+        }
+        Source::OciLayout { path, tag } | Source::DockerArchive { path, name: tag } => {
             let lease = store.lease()?;
             let mut file = open(path)?;
             let mut found = store.import_archive(&lease, &mut file, &Bars::new(&cx.ui))?;

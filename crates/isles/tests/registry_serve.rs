@@ -4,40 +4,9 @@
 mod shelf;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
 
-use shelf::{Said, Shelf, both, layout, noise, tar};
-
-/// A server of the shelf's own program, ended with the test.
-struct Served {
-    child: Child,
-    address: String,
-}
-
-impl Served {
-    fn start(shelf: &Shelf, state: &str, args: &[&str]) -> Served {
-        let all = [&["registry", "serve", "--listen", "127.0.0.1:0"], args].concat();
-        let mut child = shelf.command_in(state, &all).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = loop {
-            let line = lines.next().expect("the server ended").unwrap();
-            if let Some((_, url)) = line.split_once(" on http") {
-                break url.split_once("://").unwrap().1.to_owned();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Served { child, address }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use shelf::{Liar, Said, Served, both, layout, noise, tar};
 
 fn layers() -> Vec<Vec<u8>> {
     vec![tar(&[("a", &noise(3 << 20, 1))]), tar(&[("b", b"small")])]
@@ -241,6 +210,36 @@ fn sif_files_and_many_clients_at_once() {
             .collect();
         pulls.into_iter().for_each(|pull| drop(Said::fine(pull.join().unwrap())));
     });
+}
+
+#[test]
+fn a_search_lists_repositories_and_tags() {
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "server", &[]);
+    layout(&shelf.path("layout"), "lab:1", &[tar(&[("b", b"small")])]);
+    for name in ["course/lab:1", "course/lab:v2", "course/other:1", "tool:v1"] {
+        let to = format!("docker://{}/{name}", server.address);
+        shelf.isles(&["copy", "-q", "oci:layout", &to]).fine();
+    }
+    let host = &server.address;
+    let search = |args: &[&str]| shelf.isles(&[&["search", "-q"], args].concat()).fine();
+    let all = format!("{host}/course/lab\n{host}/course/other\n{host}/tool\n");
+    assert_eq!(search(&[&format!("{host}/")]), all);
+    assert_eq!(search(&[&format!("{host}/lab")]), format!("{host}/course/lab\n"));
+    assert_eq!(search(&[&format!("{host}/course/*"), "--limit", "1"]), format!("{host}/course/lab\n"));
+    assert_eq!(
+        search(&[&format!("{host}/"), "-f", "tag=v*", "-f", "name=**lab"]),
+        format!("{host}/course/lab\n")
+    );
+    assert_eq!(search(&[&format!("{host}/course/lab"), "--list-tags"]), "1\nv2\n");
+    let json = shelf.isles(&["search", "--format", "json", &format!("{host}/tool")]).fine();
+    assert!(json.contains(&format!("\"{host}/tool\"")), "{json}");
+    assert_eq!(search(&[&format!("{host}/nothing")]), "");
+    shelf.isles(&["search", "debian"]).fails(1, &["names no registry", "REGISTRY/TERM"]);
+    shelf.isles(&["search", "-f", "stars=3", "x.example/a"]).fails(2, &["stars"]);
+    // A page after the other, and a registry that lists nothing.
+    let liar = Liar::start();
+    shelf.isles(&["search", &format!("{}/", liar.address)]).fails(1, &["does not list its repositories"]);
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Access {
     /// Whether there are users at all; without, everybody may do everything unless rules say otherwise.
     pub users: bool,
     pub anonymous_pull: bool,
+    /// Prefixes of repositories that only some may have anything of, whatever else is said.
+    pub closed: Vec<(String, Vec<String>)>,
 }
 
 impl Access {
@@ -58,6 +60,15 @@ impl Access {
 
     /// Whether `user` (nobody in particular where `None`) may do this with a repository.
     pub fn allows(&self, user: Option<&str>, repository: &str, action: Action) -> bool {
+        let below = |prefix: &str| {
+            prefix.is_empty() || repository.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let shut = |(prefix, users): &(String, Vec<String>)| {
+            below(prefix) && !users.iter().any(|who| self.is(who, user))
+        };
+        if self.closed.iter().any(shut) {
+            return false;
+        }
         if self.is_open() || (self.anonymous_pull && action == Action::Pull) {
             return true;
         }
@@ -120,6 +131,24 @@ mod tests {
     }
 
     #[test]
+    fn closed_prefixes() {
+        let closed = vec![("paid".into(), vec!["ann".into()])];
+        let access = Access { closed, users: true, anonymous_pull: true, ..Access::default() };
+        for (user, repository, yes) in [
+            (Some("ann"), "paid/x", true),
+            (Some("bob"), "paid/x", false),
+            (None, "paid/x/y", false),
+            (None, "paidx", true),
+            (None, "other/paid/x", true),
+        ] {
+            assert_eq!(access.allows(user, repository, Action::Pull), yes, "{user:?} {repository}");
+        }
+        let closed = vec![(String::new(), vec!["*".into()])];
+        let all = Access { closed, ..Access::default() };
+        assert!(!all.allows(None, "x", Action::Pull) && all.allows(Some("u"), "x", Action::Pull));
+    }
+
+    #[test]
     fn rules() {
         use Action::{Delete, Pull, Push};
         let access = Access {
@@ -132,6 +161,7 @@ mod tests {
             groups: BTreeMap::from([("staff".into(), vec!["ann".into()])]),
             users: true,
             anonymous_pull: false,
+            closed: Vec::new(),
         };
         for (user, repository, action, yes) in [
             (None, "course/a", Pull, true),

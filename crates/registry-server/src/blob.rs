@@ -1,11 +1,14 @@
 //! Blobs: whole, in part, or only whether they are here (distribution-spec, "Pulling blobs").
 
+use std::sync::Arc;
+
 use hyper::{Method, header};
 use isles_spec::Digest;
 use isles_store::Hosted;
 
 use crate::handle::{Asked, failed};
-use crate::reply::Reply;
+use crate::mirror::Flight;
+use crate::reply::{Reply, ReplyBody};
 
 /// Reads a digest of a path or a query.
 pub fn digest_of(text: &str) -> Result<Digest, Reply> {
@@ -59,6 +62,25 @@ pub fn is_known(asked: &Asked, digest: &Digest) -> bool {
 
 pub fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
+}
+
+/// The answer with a blob that a mirror is fetching. Nothing where it was waited for, as for a part of it.
+pub fn coming(asked: &Asked, digest: &str, flight: Arc<Flight>) -> Option<Reply> {
+    let digest = digest.parse::<Digest>().ok()?;
+    let part = asked.header(header::RANGE).is_some() || asked.header(header::IF_NONE_MATCH).is_some();
+    if part && asked.method != Method::HEAD {
+        flight.wait();
+        return None;
+    }
+    let mut reply = Reply::new(200)
+        .with("docker-content-digest", digest.to_string())
+        .with("etag", etag(&digest))
+        .with("cache-control", "max-age=31536000")
+        .with("accept-ranges", "bytes")
+        .with("content-type", "application/octet-stream");
+    reply.length = Some(flight.size);
+    reply.body = ReplyBody::Flight(flight);
+    Some(reply)
 }
 
 pub fn get(asked: &Asked, hosted: &Hosted, digest: &str) -> Result<Reply, Reply> {

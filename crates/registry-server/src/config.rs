@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use isles_spec::{Reference, quantity};
+use isles_spec::{Platform, Reference, quantity};
 use serde::{Deserialize, Deserializer};
 
 use crate::access::{Access, Rule};
@@ -92,6 +92,15 @@ pub struct MirrorConfig {
     pub fresh: Option<Duration>,
     /// Never ask; only what is here.
     pub offline: bool,
+    /// Of images for several platforms, only those for these are fetched; all where empty.
+    #[serde(deserialize_with = "platforms")]
+    pub platforms: Vec<Platform>,
+    /// The login at the upstream, and the file with its password. What it opens is for `users` only.
+    pub username: Option<String>,
+    #[serde(rename = "password-file")]
+    pub password_file: Option<PathBuf>,
+    /// Who may have anything of this mirror, where it has a login: names, `@group`, `*` for whoever has logged in.
+    pub users: Vec<String>,
 }
 
 impl std::str::FromStr for MirrorConfig {
@@ -113,6 +122,13 @@ impl MirrorConfig {
     fn check(&self) -> std::result::Result<(), String> {
         if !self.prefix.is_empty() && !isles_store::is_repository_name(&self.prefix) {
             return Err(format!("'{}' is no name of repositories", self.prefix));
+        }
+        if self.username.is_some() != self.password_file.is_some() {
+            return Err("a login has a username and a password-file".into());
+        }
+        // What one login opens is not for everybody who asks here.
+        if self.username.is_some() && self.users.is_empty() {
+            return Err("a mirror with a login says in users whom it is for".into());
         }
         let host = self.upstream.split('/').next().unwrap_or_default();
         if !host.contains(['.', ':']) && host != "localhost" {
@@ -137,6 +153,11 @@ pub struct Collect {
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
     quantity::parse_bytes(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn platforms<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Platform>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Duration>, D::Error> {
@@ -176,8 +197,9 @@ impl Config {
 
     fn parse(text: &str) -> std::result::Result<Config, String> {
         let config: Config = basic_toml::from_str(text).map_err(|e| e.to_string())?;
-        for rule in &config.access {
-            for group in rule.users.iter().filter_map(|u| u.strip_prefix('@')) {
+        let rules = config.access.iter().map(|rule| &rule.users);
+        for users in rules.chain(config.mirror.iter().map(|mirror| &mirror.users)) {
+            for group in users.iter().filter_map(|u| u.strip_prefix('@')) {
                 if !config.groups.contains_key(group) {
                     return Err(format!("there is no group '{group}'"));
                 }
@@ -194,6 +216,12 @@ impl Config {
             groups: self.groups.clone(),
             users: self.htpasswd.is_some(),
             anonymous_pull: self.anonymous_pull,
+            closed: self
+                .mirror
+                .iter()
+                .filter(|m| !m.users.is_empty())
+                .map(|m| (m.prefix.clone(), m.users.clone()))
+                .collect(),
         }
     }
 
@@ -246,6 +274,10 @@ mod tests {
             prefix = "hub"
             upstream = "docker.io"
             fresh = "10m"
+            platforms = ["linux/amd64"]
+            username = "lab"
+            password-file = "/etc/isles/hub"
+            users = ["@staff"]
             [collect]
             every = "1h"
             "#,
@@ -270,6 +302,9 @@ mod tests {
             "[collect]\nevery = \"soon\"",
             "[[mirror]]\nprefix = \"hub\"",
             "[[mirror]]\nprefix = \"UP\"\nupstream = \"docker.io\"",
+            "[[mirror]]\nupstream = \"docker.io\"\nusername = \"a\"\npassword-file = \"b\"",
+            "[[mirror]]\nupstream = \"docker.io\"\nusername = \"a\"\nusers = [\"*\"]",
+            "[[mirror]]\nupstream = \"docker.io\"\nusers = [\"@nobody\"]",
             "[tls]\ncert = \"a\"",
             "=",
         ] {

@@ -12,6 +12,7 @@ use isles_store::{Error as StoreError, Hosted};
 use crate::access::Action;
 use crate::identity::{self, Who};
 use crate::log::Line;
+use crate::mirror::Fetched;
 use crate::reply::{Outgoing, Reply};
 use crate::route::{Query, Route};
 use crate::server::Server;
@@ -120,6 +121,13 @@ pub async fn answer(
             Ok(who) => {
                 user.clone_from(&who.user);
                 let headers = parts.headers;
+                let route = match (query.get("ns"), route.repository()) {
+                    (Some(namespace), Some(name)) => match server.mirrors.here(namespace, name) {
+                        Some(here) => route.of_repository(&here),
+                        None => route,
+                    },
+                    _ => route,
+                };
                 let asked = Asked { method: parts.method.clone(), route, query, headers, who, base };
                 dispatch(&server, asked, body).await
             }
@@ -208,8 +216,14 @@ fn without_body(server: &Server, asked: &Asked, hosted: Option<Hosted>) -> Resul
     let read = asked.is_read();
     if let (Some(hosted), true) = (&hosted, read) {
         match &asked.route {
-            Route::Manifest(_, name) => server.mirrors.manifest(&server.store, hosted, name),
-            Route::Blob(_, digest) => server.mirrors.blob(hosted, digest),
+            Route::Manifest(_, name) => server.mirrors.manifest(&server.store, hosted, name)?,
+            Route::Blob(_, digest) => {
+                if let Fetched::Coming(flight) = server.mirrors.blob(hosted, digest)?
+                    && let Some(reply) = blob::coming(asked, digest, flight)
+                {
+                    return Ok(reply);
+                }
+            }
             _ => {}
         }
     }

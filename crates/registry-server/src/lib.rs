@@ -38,6 +38,7 @@ mod upload;
 pub use access::{Access, Action, Rule};
 pub use config::{Config, MirrorConfig, Quota, Retention, TlsConfig, parse_duration};
 pub use error::{Error, Result};
+pub use glob::fits;
 pub use log::LogTo;
 pub use retention::collect;
 pub use server::Server;

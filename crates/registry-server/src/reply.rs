@@ -14,6 +14,7 @@ use hyper::{Response, StatusCode, header};
 use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
+use crate::mirror::Flight;
 
 /// Bytes that are read from a file at once.
 const CHUNK: u64 = 256 << 10;
@@ -34,6 +35,8 @@ pub enum ReplyBody {
     Bytes(Bytes),
     /// These bytes of a file: where it begins, and how many.
     File(File, u64, u64),
+    /// A blob that is still being fetched.
+    Flight(Arc<Flight>),
 }
 
 impl Reply {
@@ -79,6 +82,7 @@ impl Reply {
         let (size, content) = match self.body {
             ReplyBody::Bytes(bytes) => (bytes.len() as u64, Content::Bytes(Some(bytes))),
             ReplyBody::File(file, from, count) => (count, Content::file(file, from, count)),
+            ReplyBody::Flight(flight) => (flight.size, Content::Flight { flight, at: 0, waiting: None }),
         };
         let content = if head { Content::Bytes(None) } else { content };
         let body = Outgoing { content, left: if head { 0 } else { size }, metrics: metrics.clone() };
@@ -96,18 +100,19 @@ impl Reply {
 }
 
 /// The body of an answer on its way.
-#[derive(Debug)]
 pub struct Outgoing {
     content: Content,
     left: u64,
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug)]
 enum Content {
     Bytes(Option<Bytes>),
     File { file: Arc<File>, at: u64, end: u64, reading: Option<JoinHandle<io::Result<Bytes>>> },
+    Flight { flight: Arc<Flight>, at: u64, waiting: Option<Waiting> },
 }
+
+type Waiting = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
 impl Content {
     fn file(file: File, from: u64, count: u64) -> Content {
@@ -190,6 +195,21 @@ impl Body for Outgoing {
                 // The next ones are read while these are sent.
                 *reading = read_ahead(file, *at, *end);
                 bytes
+            }
+            Content::Flight { flight, at, waiting } => {
+                if *at >= flight.size {
+                    return Poll::Ready(None);
+                }
+                let next = waiting.get_or_insert_with(|| Box::pin(flight.clone().next(*at)));
+                let bytes = ready!(next.as_mut().poll(cx));
+                *waiting = None;
+                match bytes {
+                    Ok(bytes) => {
+                        *at += bytes.len() as u64;
+                        bytes
+                    }
+                    Err(e) => return Poll::Ready(Some(Err(e))),
+                }
             }
         };
         self.left = self.left.saturating_sub(bytes.len() as u64);

@@ -61,6 +61,18 @@ impl Route {
         }
     }
 
+    /// The same endpoint of another repository.
+    pub fn of_repository(self, name: &str) -> Route {
+        let name = name.to_owned();
+        match self {
+            Route::Tags(_) => Route::Tags(name),
+            Route::Manifest(_, what) => Route::Manifest(name, what),
+            Route::Blob(_, what) => Route::Blob(name, what),
+            Route::Referrers(_, what) => Route::Referrers(name, what),
+            other => other,
+        }
+    }
+
     /// A word for the log and the metrics.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -72,7 +72,7 @@ impl Server {
         Ok(Server {
             tokens: Tokens::new(&secret(&store)?),
             access: config.access(),
-            mirrors: Mirrors::new(&config.mirror),
+            mirrors: Mirrors::new(&config.mirror)?,
             passwords,
             store,
             config,

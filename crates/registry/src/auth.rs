@@ -55,6 +55,11 @@ impl Scope {
         Scope { repository: String::new(), scopes: Vec::new() }
     }
 
+    /// The list of all repositories (distribution's token specification, "Resource Scope Grammar").
+    pub fn catalog() -> Self {
+        Scope { repository: String::new(), scopes: vec!["registry:catalog:*".into()] }
+    }
+
     fn add(&mut self, scope: String) {
         if !scope.is_empty() && !self.scopes.contains(&scope) {
             self.scopes.push(scope);

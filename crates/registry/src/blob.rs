@@ -2,7 +2,7 @@
 //! (distribution-spec, "Pulling blobs"; RFC 9110, section 14).
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use isles_spec::image::Descriptor;
@@ -68,6 +68,18 @@ impl<'a> Download<'a> {
             notice,
             state: RefCell::default(),
         }
+    }
+
+    /// Forgets what went wrong before: the next [`Download::open`] is a first one.
+    pub fn afresh(&self) -> &Self {
+        *self.state.borrow_mut() = State::default();
+        self
+    }
+
+    /// The blob from `offset` on as one stream, over as many connections as it takes. What it fails with for good is
+    /// an [`Error`] of this crate.
+    pub fn stream(&self, offset: u64) -> Stream<'_> {
+        Stream { download: self, incoming: None, at: offset }
     }
 
     /// Opens the blob at `offset`. Called again after a failure, it waits a little, and gives up after a
@@ -217,16 +229,35 @@ impl Read for Incoming<'_> {
     }
 }
 
+/// A blob that comes over as many connections as it takes.
+pub(crate) struct Stream<'a> {
+    download: &'a Download<'a>,
+    incoming: Option<Incoming<'a>>,
+    at: u64,
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let incoming = match &mut self.incoming {
+                Some(incoming) => incoming,
+                None => self.incoming.insert(self.download.open(self.at).map_err(io::Error::other)?),
+            };
+            match incoming.read(buffer) {
+                Ok(n) => {
+                    self.at += n as u64;
+                    return Ok(n);
+                }
+                // The download knows why, and whether it is worth another try.
+                Err(_) => self.incoming = None,
+            }
+        }
+    }
+}
+
 impl Client {
-    /// Fetches a blob of the reference's repository into `out`, over as many connections as it takes. Returns its
-    /// bytes; whether they have the digest is for the caller to check.
-    pub fn blob(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-        limit: u64,
-        out: &mut dyn Write,
-    ) -> Result<u64> {
+    /// The size of a blob of the reference's repository.
+    pub fn blob_size(&self, reference: &Reference, digest: &Digest) -> Result<u64> {
         let repository = self.source(reference)?;
         let object = format!("blob {digest}");
         let scope = Scope::of(&repository.name, "pull");
@@ -234,30 +265,39 @@ impl Client {
         let call = Call::get(url, &scope, "pull", &object).method(Method::HEAD);
         let response = repository.expect(call, &[200])?;
         let size = text_of(response.headers(), &header::CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok());
-        let size = size.ok_or_else(|| Error::Protocol {
+        size.ok_or_else(|| Error::Protocol {
             host: repository.registry.clone(),
             why: format!("it does not say how large {object} is"),
-        })?;
-        if size > limit {
-            return Err(Error::TooLarge { host: repository.registry.clone(), object, limit });
-        }
+        })
+    }
+
+    /// Fetches a blob of the reference's repository, of which `size` is known, from `offset` on into `out`, over as many
+    /// connections as it takes. Whether the bytes have the digest is for the caller to check.
+    pub fn blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: u64,
+        offset: u64,
+        out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<()> {
+        let repository = self.source(reference)?;
         let blob = Descriptor::new("application/octet-stream", digest.clone(), size);
         let shared = Shared::default();
         let download = Download::new(&repository, &blob, &shared, &|_| {});
+        let mut stream = download.stream(offset);
         let mut buffer = vec![0; COPY];
-        let mut done = 0;
-        while done < size {
-            let mut incoming = download.open(done)?;
-            while let Ok(n) = incoming.read(&mut buffer) {
-                if n == 0 {
-                    break;
-                }
-                out.write_all(&buffer[..n])
-                    .map_err(|e| repository.broken(format!("keeping {object}"), e.to_string()))?;
-                done += n as u64;
+        loop {
+            let n = stream.read(&mut buffer).map_err(|e| {
+                e.downcast::<Error>()
+                    .unwrap_or_else(|e| repository.broken(format!("fetching blob {digest}"), sentence(&e)))
+            })?;
+            if n == 0 {
+                return Ok(());
             }
+            out(&buffer[..n])
+                .map_err(|e| repository.broken(format!("keeping blob {digest}"), e.to_string()))?;
         }
-        Ok(done)
     }
 }
 

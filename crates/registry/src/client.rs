@@ -185,7 +185,7 @@ pub(crate) fn object_name(reference: &Reference) -> String {
 }
 
 /// A reference to something in a registry that a person named alone.
-fn any_in(registry: &str) -> Result<Reference> {
+pub(crate) fn any_in(registry: &str) -> Result<Reference> {
     let bare = registry.trim_start_matches("https://").trim_start_matches("http://");
     let host = bare.split('/').next().unwrap_or_default();
     let named = host.contains(['.', ':']) || host == "localhost";

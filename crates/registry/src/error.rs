@@ -29,6 +29,8 @@ pub enum Error {
     Unauthorized { host: String, operation: &'static str, object: String, signed_in: bool },
     #[error("{host} denies us to {operation} {object}: {message}")]
     Denied { host: String, operation: &'static str, object: String, message: String },
+    #[error("{host} does not list its repositories")]
+    NoCatalog { host: String },
     #[error("{host} has no {object}")]
     NotFound { host: String, object: String },
     #[error("{host} takes no more requests for now: {message}")]
@@ -99,6 +101,9 @@ impl Hint for Error {
                 )
             }
             Error::NotFound { .. } => "check the spelling of the name and the tag".into(),
+            Error::NoCatalog { .. } => {
+                "many registries that are open to everybody do not; look on the registry's own page".into()
+            }
             Error::TooManyRequests { retry_after: Some(wait), .. } => {
                 format!("try again in {} seconds; signing in usually raises the limit", wait.as_secs().max(1))
             }

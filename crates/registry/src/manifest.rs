@@ -4,11 +4,11 @@
 use isles_spec::image::{Descriptor, Index, Manifest, media_type};
 use isles_spec::{Algorithm, Digest, Platform, Reference};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256, Sha512};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 
 use crate::auth::Scope;
 use crate::client::{Call, Repository, object_name};
+pub(crate) use crate::hash::digest_of;
 use crate::http::{read_bounded, sentence, text_of};
 use crate::{Client, Error, Result};
 
@@ -71,6 +71,20 @@ impl Client {
         self.source(reference)?.manifest(reference)
     }
 
+    /// The platforms for which a name has an image; the host's where it stands for one image only.
+    pub fn platforms(&self, reference: &Reference) -> Result<Vec<Platform>> {
+        let found = self.manifest(reference)?;
+        if !media_type::is_index(&found.media_type) {
+            return Ok(vec![Platform::host()]);
+        }
+        let index: Index = serde_json::from_slice(&found.bytes).map_err(|e| Error::NotAnImage {
+            object: object_name(reference),
+            why: format!("its index is not valid: {e}"),
+        })?;
+        let said = index.manifests.into_iter().filter_map(|d| d.platform);
+        Ok(said.filter(|p| p.os != "unknown").collect())
+    }
+
     /// Fetches the manifest that a name stands for on a platform.
     pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
         self.source(reference)?.resolve(reference, platform)
@@ -131,43 +145,9 @@ impl Repository<'_> {
                 let host = self.registry.clone();
                 return Err(Error::Mismatch { host, object, expected, actual: digest });
             }
-            let media_type = self.kind(&object, &announced, &bytes)?;
+            let media_type = kind_of(&object, &announced, &bytes)?;
             return Ok(Document { digest, media_type, bytes });
         }
-    }
-
-    /// What kind of document these bytes are; one that could be read as two kinds is refused.
-    fn kind(&self, object: &str, announced: &str, bytes: &[u8]) -> Result<String> {
-        let odd = |why: String| Error::NotAnImage { object: object.to_owned(), why };
-        let shape: Shape =
-            serde_json::from_slice(bytes).map_err(|e| odd(format!("its manifest is not valid: {e}")))?;
-        if SCHEMA_1.contains(&announced) || shape.schema_version == 1 || shape.fs_layers.is_some() {
-            return Err(Error::Schema1 { object: object.to_owned() });
-        }
-        let looks_like_index = match (shape.manifests.is_some(), shape.layers.is_some()) {
-            (true, true) => {
-                return Err(odd("its manifest could also be read as an index".into()));
-            }
-            (index, _) => index,
-        };
-        let known = |t: &str| media_type::is_index(t) || media_type::is_manifest(t);
-        let own = shape.media_type.as_deref();
-        let kind = match own {
-            Some(own) if known(announced) && own != announced => {
-                return Err(odd(format!("it is announced as {announced} but calls itself {own}")));
-            }
-            Some(own) => own,
-            None if known(announced) => announced,
-            None if looks_like_index => media_type::OCI_INDEX,
-            None => media_type::OCI_MANIFEST,
-        };
-        if !known(kind) {
-            return Err(odd(format!("its media type is {}", crate::error::one_line(kind))));
-        }
-        if media_type::is_index(kind) != looks_like_index {
-            return Err(odd(format!("its content is not of the type {kind}")));
-        }
-        Ok(kind.to_owned())
     }
 
     pub(crate) fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
@@ -202,9 +182,43 @@ impl Repository<'_> {
     }
 }
 
+/// What kind of document these bytes are; one that could be read as two kinds is refused.
+pub(crate) fn kind_of(object: &str, announced: &str, bytes: &[u8]) -> Result<String> {
+    let odd = |why: String| Error::NotAnImage { object: object.to_owned(), why };
+    let shape: Shape =
+        serde_json::from_slice(bytes).map_err(|e| odd(format!("its manifest is not valid: {e}")))?;
+    if SCHEMA_1.contains(&announced) || shape.schema_version == 1 || shape.fs_layers.is_some() {
+        return Err(Error::Schema1 { object: object.to_owned() });
+    }
+    let looks_like_index = match (shape.manifests.is_some(), shape.layers.is_some()) {
+        (true, true) => {
+            return Err(odd("its manifest could also be read as an index".into()));
+        }
+        (index, _) => index,
+    };
+    let known = |t: &str| media_type::is_index(t) || media_type::is_manifest(t);
+    let own = shape.media_type.as_deref();
+    let kind = match own {
+        Some(own) if known(announced) && own != announced => {
+            return Err(odd(format!("it is announced as {announced} but calls itself {own}")));
+        }
+        Some(own) => own,
+        None if known(announced) => announced,
+        None if looks_like_index => media_type::OCI_INDEX,
+        None => media_type::OCI_MANIFEST,
+    };
+    if !known(kind) {
+        return Err(odd(format!("its media type is {}", crate::error::one_line(kind))));
+    }
+    if media_type::is_index(kind) != looks_like_index {
+        return Err(odd(format!("its content is not of the type {kind}")));
+    }
+    Ok(kind.to_owned())
+}
+
 /// The entry of an index that serves a platform best. Entries that do not say their platform count only
 /// where nothing else fits, as their configuration then decides.
-fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
+pub(crate) fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
     let usable =
         |d: &&Descriptor| media_type::is_manifest(&d.media_type) || media_type::is_index(&d.media_type);
     let rank = |d: &&Descriptor| {
@@ -237,7 +251,7 @@ fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
         .map(|(_, d)| d)
 }
 
-fn platforms_of(index: &Index) -> String {
+pub(crate) fn platforms_of(index: &Index) -> String {
     let mut names: Vec<String> = index
         .manifests
         .iter()
@@ -292,13 +306,6 @@ fn accept_all(headers: &mut HeaderMap) {
 fn content_type<T>(response: &Response<T>) -> String {
     let text = text_of(response.headers(), &header::CONTENT_TYPE).unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-pub(crate) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    match algorithm {
-        Algorithm::Sha256 => Digest::from_bytes(algorithm, &Sha256::digest(bytes)),
-        Algorithm::Sha512 => Digest::from_bytes(algorithm, &Sha512::digest(bytes)),
-    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use std::path::Path;
 use isles_spec::image::{Descriptor, Manifest, media_type};
 use isles_spec::{Algorithm, Digest, Platform, Progress, Reference};
 use isles_store::Store;
-use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::blob::{Download, Shared};
 use crate::client::object_name;
+use crate::hash::Hash;
 use crate::push::Push;
 use crate::{Client, Error, Result};
 
@@ -147,7 +147,7 @@ impl Client {
         };
         let bytes = serde_json::to_vec(&manifest)
             .map_err(|e| Error::NotAnImage { object: path.display().to_string(), why: e.to_string() })?;
-        push.document(media_type::OCI_MANIFEST, &bytes, &target)
+        push.sender.document(media_type::OCI_MANIFEST, &bytes, &target)
     }
 }
 
@@ -158,37 +158,22 @@ pub(crate) struct Checked<'f> {
     pub written: u64,
 }
 
-enum Hash {
-    Sha256(Sha256),
-    Sha512(Sha512),
-}
-
 impl<'f> Checked<'f> {
     /// Empties the file.
     pub fn new(file: &'f mut File, algorithm: Algorithm) -> Result<Checked<'f>> {
         file.rewind().and_then(|()| file.set_len(0)).map_err(|e| failed("empty", Path::new(TARGET), &e))?;
-        let hash = match algorithm {
-            Algorithm::Sha256 => Hash::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Hash::Sha512(Sha512::new()),
-        };
-        Ok(Checked { file, hash, written: 0 })
+        Ok(Checked { file, hash: Hash::new(algorithm), written: 0 })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| failed("write", Path::new(TARGET), &e))?;
-        match &mut self.hash {
-            Hash::Sha256(hash) => hash.update(bytes),
-            Hash::Sha512(hash) => hash.update(bytes),
-        }
+        self.hash.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())
     }
 
     pub fn digest(self) -> Digest {
-        match self.hash {
-            Hash::Sha256(hash) => Digest::from_bytes(Algorithm::Sha256, &hash.finalize()),
-            Hash::Sha512(hash) => Digest::from_bytes(Algorithm::Sha512, &hash.finalize()),
-        }
+        self.hash.digest()
     }
 }
 

@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// A file without a name on the store's file system, or one in `tmp/` where there is no such thing.
-    fn unnamed(&self) -> Result<Unnamed> {
+    pub(crate) fn unnamed(&self) -> Result<Unnamed> {
         let tmp = self.dir("tmp")?;
         match rustix::fs::open(&tmp, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from(0o600)) {
             Ok(fd) => Ok(Unnamed { file: File::from(fd), path: None, store: self.clone() }),
@@ -140,7 +140,7 @@ fn blob_name(digest: &Digest) -> String {
 
 /// A file that is not visible until it is published under its digest.
 #[derive(Debug)]
-struct Unnamed {
+pub(crate) struct Unnamed {
     file: File,
     /// Set where the file system has no unnamed files.
     path: Option<PathBuf>,
@@ -148,7 +148,11 @@ struct Unnamed {
 }
 
 impl Unnamed {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).at("write a blob in", &self.store.root)
     }
 

@@ -14,7 +14,7 @@ use crate::error::At;
 use crate::hash::{Hasher, digest_of};
 use crate::layer::to_json;
 use crate::tar::{Entry, Kind, Writer};
-use crate::{Error, Image, Result, Store};
+use crate::{Error, Image, LayoutWriter, Result, Store};
 
 const BUFFER: usize = 256 << 10;
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -45,10 +45,10 @@ pub enum LayoutPlace<'a> {
 /// One image of Docker's `manifest.json`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
+pub(crate) struct DockerImage {
+    pub config: String,
+    pub repo_tags: Vec<String>,
+    pub layers: Vec<String>,
 }
 
 /// A manifest that can be written: every blob it names is at hand.
@@ -67,8 +67,8 @@ impl Store {
         out: &mut dyn Write,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let mut archive = Archive { writer: Writer::new(out), written: HashSet::new(), progress, id: 0 };
-        archive.id = progress.begin("writing the archive", None);
+        let mut archive = Archive::new(out);
+        let id = progress.begin("writing the archive", None);
         let mut index = empty_index();
         let mut docker = Vec::new();
         archive.bytes("oci-layout", LAYOUT)?;
@@ -89,7 +89,7 @@ impl Store {
                     ExportFormat::OciArchive => Box::new(self.open_blob(&layer.digest)?),
                     ExportFormat::DockerArchive => self.open_layer_tar(diff_id)?,
                 };
-                archive.blob(&layer.digest, layer.size, &mut *data)?;
+                archive.blob(&layer.digest, layer.size, &mut *data, &mut |n| progress.advance(id, n))?;
             }
             let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
             archive.blob_bytes(&digest, &portable.bytes)?;
@@ -106,7 +106,7 @@ impl Store {
             archive.bytes("manifest.json", &to_json(&docker)?)?;
         }
         archive.writer.finish().map_err(written)?.flush().map_err(written)?;
-        progress.end(archive.id, "written");
+        progress.end(id, "written");
         Ok(())
     }
 
@@ -131,18 +131,76 @@ impl Store {
             for (image, names) in images {
                 let portable = self.portable(image)?;
                 let config = self.read_document(image.id())?;
-                self.blob_into(dir, image.id(), &mut &config[..])?;
+                blob_into(dir, image.id(), &mut &config[..])?;
                 for layer in &portable.manifest.layers {
-                    self.blob_into(dir, &layer.digest, &mut self.open_blob(&layer.digest)?)?;
+                    blob_into(dir, &layer.digest, &mut self.open_blob(&layer.digest)?)?;
                     progress.advance(id, layer.size);
                 }
                 let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
-                self.blob_into(dir, &digest, &mut &portable.bytes[..])?;
+                blob_into(dir, &digest, &mut &portable.bytes[..])?;
                 let descriptor = Descriptor::new(&portable.media_type, digest, portable.bytes.len() as u64);
                 add(index, &descriptor, image, names);
             }
             Ok(())
         })
+    }
+
+    /// Writes an image into a layout that holds nothing else new. Returns what the layout lists.
+    pub fn write_image(
+        &self,
+        image: &Image,
+        name: Option<&str>,
+        writer: LayoutWriter,
+        progress: &dyn Progress,
+    ) -> Result<Descriptor> {
+        let portable = self.portable(image)?;
+        let id = progress.begin("writing the layout", None);
+        for layer in &portable.manifest.layers {
+            if !writer.has(&layer.digest) {
+                writer.blob(layer, &mut self.open_blob(&layer.digest)?)?;
+                progress.advance(id, layer.size);
+            }
+        }
+        let config = self.read_document(image.id())?;
+        if !writer.has(image.id()) {
+            let config_type = &portable.manifest.config.media_type;
+            let descriptor = Descriptor::new(config_type, image.id().clone(), config.len() as u64);
+            writer.blob(&descriptor, &mut &config[..])?;
+        }
+        let digest = digest_of(image.manifest_digest.algorithm(), &portable.bytes);
+        let mut root = Descriptor::new(&portable.media_type, digest, portable.bytes.len() as u64);
+        if !writer.has(&root.digest) {
+            writer.blob(&root, &mut &portable.bytes[..])?;
+        }
+        root.platform = Some(image.config.platform());
+        name.map(|name| root.annotations.insert(REF_NAME.into(), name.to_owned()));
+        writer.finish(std::slice::from_ref(&root))?;
+        progress.end(id, "written");
+        Ok(root)
+    }
+
+    /// Writes a document with everything that it names into a layout that holds nothing else new.
+    pub fn write_document(
+        &self,
+        document: &Descriptor,
+        name: Option<&str>,
+        writer: LayoutWriter,
+        progress: &dyn Progress,
+    ) -> Result<Descriptor> {
+        let mut parts = Vec::new();
+        self.parts_of(document, &mut HashSet::new(), &mut parts, 0)?;
+        let id = progress.begin("writing the layout", None);
+        for part in &parts {
+            if !writer.has(&part.digest) {
+                writer.blob(part, &mut self.open_blob(&part.digest)?)?;
+                progress.advance(id, part.size);
+            }
+        }
+        let mut root = document.clone();
+        name.map(|name| root.annotations.insert(REF_NAME.into(), name.to_owned()));
+        writer.finish(std::slice::from_ref(&root))?;
+        progress.end(id, "written");
+        Ok(root)
     }
 
     /// Writes manifests and indexes, each with everything that it names, as an OCI layout. The descriptors
@@ -163,19 +221,19 @@ impl Store {
                 self.documents_into(roots, &parts, dir, progress).map_err(|e| e.or_outside(&self.root))
             }
             LayoutPlace::Archive(out) => {
-                let mut archive =
-                    Archive { writer: Writer::new(out), written: HashSet::new(), progress, id: 0 };
-                archive.id = progress.begin("writing the archive", None);
+                let mut archive = Archive::new(out);
+                let id = progress.begin("writing the archive", None);
                 archive.bytes("oci-layout", LAYOUT)?;
                 archive.folder("blobs")?;
                 archive.folder("blobs/sha256")?;
                 for part in &parts {
-                    archive.blob(&part.digest, part.size, &mut self.open_blob(&part.digest)?)?;
+                    let mut data = self.open_blob(&part.digest)?;
+                    archive.blob(&part.digest, part.size, &mut data, &mut |n| progress.advance(id, n))?;
                 }
                 let index = Index { manifests: roots.to_vec(), ..empty_index() };
                 archive.bytes("index.json", &to_json(&index)?)?;
                 archive.writer.finish().map_err(written)?.flush().map_err(written)?;
-                progress.end(archive.id, "written");
+                progress.end(id, "written");
                 Ok(())
             }
         }
@@ -190,18 +248,10 @@ impl Store {
     ) -> Result<()> {
         layout_in(dir, progress, |index, id| {
             for part in parts {
-                self.blob_into(dir, &part.digest, &mut self.open_blob(&part.digest)?)?;
+                blob_into(dir, &part.digest, &mut self.open_blob(&part.digest)?)?;
                 progress.advance(id, part.size);
             }
-            let name = |d: &Descriptor| d.annotations.get(REF_NAME).cloned();
-            for root in roots {
-                let replaced = |d: &Descriptor| match name(root) {
-                    Some(own) => name(d).as_ref() == Some(&own),
-                    None => d.digest == root.digest && name(d).is_none(),
-                };
-                index.manifests.retain(|d| !replaced(d));
-                index.manifests.push(root.clone());
-            }
+            roots.iter().for_each(|root| list_in(index, root));
             Ok(())
         })
     }
@@ -271,27 +321,27 @@ impl Store {
         }
         rewritten(manifest)
     }
+}
 
-    /// Copies a blob into a layout, checking it on the way.
-    fn blob_into(&self, dir: &Path, digest: &Digest, data: &mut dyn Read) -> Result<()> {
-        let path = dir.join(blob_name(digest));
-        if path.exists() {
-            return Ok(());
-        }
-        let folder = dir.join("blobs").join(digest.algorithm().name());
-        fs::create_dir_all(&folder).at("create", &folder)?;
-        let temporary = folder.join(format!(".new-{}", crate::atomic::random_name()));
-        let result = (|| {
-            let mut file = fs::File::create_new(&temporary).at("create", &temporary)?;
-            copy_checked(digest, data, |bytes| file.write_all(bytes).at("write", &temporary))?;
-            file.sync_data().at("write", &temporary)?;
-            fs::rename(&temporary, &path).at("write", &path)
-        })();
-        if result.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        result
+/// Copies a blob into a layout, checking it on the way.
+pub(crate) fn blob_into(dir: &Path, digest: &Digest, data: &mut dyn Read) -> Result<()> {
+    let path = dir.join(blob_name(digest));
+    if path.exists() {
+        return Ok(());
     }
+    let folder = dir.join("blobs").join(digest.algorithm().name());
+    fs::create_dir_all(&folder).at("create", &folder)?;
+    let temporary = folder.join(format!(".new-{}", crate::atomic::random_name()));
+    let result = (|| {
+        let mut file = fs::File::create_new(&temporary).at("create", &temporary)?;
+        copy_checked(digest, data, |bytes| file.write_all(bytes).at("write", &temporary))?;
+        file.sync_data().at("write", &temporary)?;
+        fs::rename(&temporary, &path).at("write", &path)
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
 }
 
 fn rewritten(mut manifest: Manifest) -> Result<Portable> {
@@ -301,36 +351,44 @@ fn rewritten(mut manifest: Manifest) -> Result<Portable> {
 }
 
 /// An archive being written, in which every blob stands once.
-struct Archive<'a> {
-    writer: Writer<&'a mut dyn Write>,
-    written: HashSet<Digest>,
-    progress: &'a dyn Progress,
-    id: u64,
+pub(crate) struct Archive<W> {
+    pub writer: Writer<W>,
+    pub written: HashSet<Digest>,
 }
 
-impl Archive<'_> {
+impl<W: Write> Archive<W> {
+    pub fn new(out: W) -> Self {
+        Archive { writer: Writer::new(out), written: HashSet::new() }
+    }
+
     /// skopeo gives folders that an archive only implies to root, and fails where it is not root.
-    fn folder(&mut self, name: &str) -> Result<()> {
+    pub fn folder(&mut self, name: &str) -> Result<()> {
         let path = name.as_bytes().to_vec();
         let entry = Entry { path, kind: Kind::Dir, mode: 0o755, ..Entry::default() };
         self.writer.begin(&entry).map_err(written)
     }
 
-    fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.begin(name, bytes.len() as u64)?;
         self.writer.data(bytes).map_err(written)
     }
 
-    fn blob_bytes(&mut self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+    pub fn blob_bytes(&mut self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         if self.written.insert(digest.clone()) { self.bytes(&blob_name(digest), bytes) } else { Ok(()) }
     }
 
-    fn blob(&mut self, digest: &Digest, size: u64, data: &mut dyn Read) -> Result<()> {
+    pub fn blob(
+        &mut self,
+        digest: &Digest,
+        size: u64,
+        data: &mut dyn Read,
+        done: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         self.written.insert(digest.clone());
         self.begin(&blob_name(digest), size)?;
-        let (writer, progress, id) = (&mut self.writer, self.progress, self.id);
+        let writer = &mut self.writer;
         copy_checked(digest, data, |bytes| {
-            progress.advance(id, bytes.len() as u64);
+            done(bytes.len() as u64);
             writer.data(bytes).map_err(written)
         })?;
         match self.writer.remaining() {
@@ -394,15 +452,35 @@ fn add(index: &mut Index, manifest: &Descriptor, image: &Image, names: &[Referen
     }
     for name in named {
         let mut descriptor = descriptor.clone();
-        // The first is what podman and skopeo read, the second what containerd and Docker do.
-        descriptor.annotations.insert(REF_NAME.into(), name.clone());
-        descriptor.annotations.insert("io.containerd.image.name".into(), name);
+        name_it(&mut descriptor, &name);
         index.manifests.push(descriptor);
     }
 }
 
+/// Gives an entry of an index a whole name.
+pub(crate) fn name_it(entry: &mut Descriptor, name: &str) {
+    // The first is what podman and skopeo read, the second what containerd and Docker do.
+    entry.annotations.insert(REF_NAME.into(), name.to_owned());
+    entry.annotations.insert("io.containerd.image.name".into(), name.to_owned());
+}
+
+/// Lists a document in the index of a layout, in place of what had its name.
+pub(crate) fn list_in(index: &mut Index, root: &Descriptor) {
+    let name = |d: &Descriptor| d.annotations.get(REF_NAME).cloned();
+    let replaced = |d: &Descriptor| match name(root) {
+        Some(own) => name(d).as_ref() == Some(&own),
+        None => d.digest == root.digest && name(d).is_none(),
+    };
+    index.manifests.retain(|d| !replaced(d));
+    index.manifests.push(root.clone());
+}
+
+pub(crate) fn layout_bytes() -> &'static [u8] {
+    LAYOUT
+}
+
 /// Adds to the OCI layout in a folder, which is made where there is none: its index changes when all else is there.
-fn layout_in(
+pub(crate) fn layout_in(
     dir: &Path,
     progress: &dyn Progress,
     fill: impl FnOnce(&mut Index, u64) -> Result<()>,
@@ -427,7 +505,7 @@ fn read_index(path: &Path) -> Result<Index> {
     }
 }
 
-fn empty_index() -> Index {
+pub(crate) fn empty_index() -> Index {
     Index {
         schema_version: 2,
         media_type: Some(media_type::OCI_INDEX.into()),
@@ -439,11 +517,11 @@ fn empty_index() -> Index {
 }
 
 /// Names as Docker's list has them.
-fn tags(names: &[Reference]) -> Vec<String> {
+pub(crate) fn tags(names: &[Reference]) -> Vec<String> {
     names.iter().filter(|n| n.digest().is_none()).map(|n| n.normalized().familiar()).collect()
 }
 
-fn blob_name(digest: &Digest) -> String {
+pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 

@@ -46,11 +46,22 @@ impl Store {
         archive: &mut (dyn Read + Send),
         progress: &dyn Progress,
     ) -> Result<Vec<Imported>> {
+        self.import_from_archive(lease, archive, None, progress)
+    }
+
+    /// As [`Store::import_archive`]; of an OCI layout only the image with the name or tag `select`.
+    pub fn import_from_archive(
+        &self,
+        lease: &Lease,
+        archive: &mut (dyn Read + Send),
+        select: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Imported>> {
         let files = self.read_archive(lease, archive, progress)?;
         let import = Import { store: self, lease, progress, from: From::Store };
         let names = files.docker_names();
         if let Some(index) = files.documents.get(&b"index.json"[..]) {
-            return import.index(index, None, &names);
+            return import.index(index, select, &names);
         }
         match files.documents.get(&b"manifest.json"[..]) {
             Some(manifest) => import.docker(manifest, &files),
@@ -229,12 +240,12 @@ impl Files {
 /// One image of Docker's `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
+pub(crate) struct DockerImage {
+    pub config: String,
     #[serde(default)]
-    repo_tags: Option<Vec<String>>,
+    pub repo_tags: Option<Vec<String>>,
     #[serde(default)]
-    layers: Option<Vec<String>>,
+    pub layers: Option<Vec<String>>,
 }
 
 /// Where blobs come from.
@@ -430,7 +441,7 @@ impl Import<'_> {
     /// A document by digest, checked.
     fn document(&self, digest: &Digest) -> Result<Vec<u8>> {
         let From::Dir(fd, dir) = &self.from else { return self.store.read_document(digest) };
-        let file = open_blob(fd, dir, digest)?;
+        let file = open_in_layout(fd, dir, digest)?;
         let bytes = bounded(file, self.store.limits.document, &digest.to_string())?;
         let actual = crate::hash::digest_of(digest.algorithm(), &bytes);
         if actual != *digest {
@@ -447,7 +458,7 @@ impl Import<'_> {
         let mut open = |offset: u64| -> io::Result<Box<dyn Read>> {
             let mut file = match &self.from {
                 From::Store => self.store.open_blob(&blob.digest),
-                From::Dir(fd, dir) => open_blob(fd, dir, &blob.digest),
+                From::Dir(fd, dir) => open_in_layout(fd, dir, &blob.digest),
             }
             .map_err(io::Error::other)?;
             file.seek(SeekFrom::Start(offset))?;
@@ -457,7 +468,7 @@ impl Import<'_> {
         if !self.store.has_layer(diff_id) && !self.store.has_blob(&blob.digest) {
             match &self.from {
                 From::Store => return Err(Error::NoBlob { digest: blob.digest.clone() }),
-                From::Dir(fd, dir) => drop(open_blob(fd, dir, &blob.digest)?),
+                From::Dir(fd, dir) => drop(open_in_layout(fd, dir, &blob.digest)?),
             }
         }
         // Nobody waits for what is here.
@@ -475,7 +486,8 @@ struct Walk {
     out: Vec<Imported>,
 }
 
-fn open_blob(fd: &OwnedFd, dir: &Path, digest: &Digest) -> Result<File> {
+/// Opens a blob of a layout in a folder.
+pub(crate) fn open_in_layout(fd: &OwnedFd, dir: &Path, digest: &Digest) -> Result<File> {
     let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
     match crate::sys::open_in_root(fd.as_fd(), name.as_bytes(), OFlags::RDONLY, false) {
         Ok(fd) => Ok(File::from(fd)),
@@ -484,7 +496,7 @@ fn open_blob(fd: &OwnedFd, dir: &Path, digest: &Digest) -> Result<File> {
     }
 }
 
-fn bounded(file: File, limit: usize, object: &str) -> Result<Vec<u8>> {
+pub(crate) fn bounded(file: File, limit: usize, object: &str) -> Result<Vec<u8>> {
     let limit = limit as u64;
     let bytes = crate::read_bounded(file, limit).at("read", Path::new(object))?;
     let what = "the document's size".to_owned();
@@ -492,13 +504,13 @@ fn bounded(file: File, limit: usize, object: &str) -> Result<Vec<u8>> {
 }
 
 /// The digest that a path in an OCI layout stands for.
-fn blob_digest(path: &[u8]) -> Option<Digest> {
+pub(crate) fn blob_digest(path: &[u8]) -> Option<Digest> {
     let rest = std::str::from_utf8(path).ok()?.strip_prefix("blobs/")?;
     rest.replacen('/', ":", 1).parse().ok()
 }
 
 /// A link's target as a path in the archive.
-fn relative(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn relative(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<&[u8]> =
         if target.starts_with(b"/") { Vec::new() } else { base.split(|b| *b == b'/').collect() };
     for part in target.split(|b| *b == b'/') {
@@ -519,7 +531,7 @@ fn names_of(descriptor: &Descriptor) -> Vec<Reference> {
     full.or(short).and_then(|name| name.parse().ok()).into_iter().collect()
 }
 
-fn is_called(descriptor: &Descriptor, select: &str) -> bool {
+pub(crate) fn is_called(descriptor: &Descriptor, select: &str) -> bool {
     let wanted = select.parse::<Reference>().ok().map(|r| r.normalized());
     let names = names_of(descriptor);
     descriptor.annotations.get(REF_NAME).is_some_and(|n| n == select)

@@ -66,10 +66,14 @@ enum Command {
   keep-last = 10
   max-age = \"30d\"
   untagged = \"1d\"
-  [[mirror]]                          # kept when asked for; asked upstream without credentials
+  [[mirror]]                          # kept when asked for
   prefix = \"hub\"                     # hub/library/debian is docker.io/library/debian
   upstream = \"docker.io\"
   fresh = \"10m\"                      # for how long a tag is believed
+  platforms = [\"linux/amd64\"]        # nothing is fetched for others
+  username = \"lab\"                   # asked upstream without a login where missing
+  password-file = \"/etc/isles/hub\"
+  users = [\"@staff\"]                 # whom a mirror with a login is for
   [quota]
   repository = \"20g\"
   total = \"500g\"

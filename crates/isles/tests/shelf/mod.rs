@@ -251,6 +251,35 @@ impl Drop for Registry {
     }
 }
 
+/// A registry of the shelf's own program, ended with the test.
+pub struct Served {
+    child: Child,
+    pub address: String,
+}
+
+impl Served {
+    pub fn start(shelf: &Shelf, state: &str, args: &[&str]) -> Served {
+        let all = [&["registry", "serve", "--listen", "127.0.0.1:0"], args].concat();
+        let mut child = shelf.command_in(state, &all).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().expect("the server ended").unwrap();
+            if let Some((_, url)) = line.split_once(" on http") {
+                break url.split_once("://").unwrap().1.to_owned();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        Served { child, address }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// What a [`Liar`] answers: status, content type, body.
 pub type Answer = (u16, String, Vec<u8>);
 

@@ -38,7 +38,11 @@ impl Registry {
 
     /// Another server over the same store.
     pub fn twin(&self) -> String {
-        let config = Config { listen: vec!["127.0.0.1:0".into()], ..Config::default() };
+        self.twin_with(Config::default())
+    }
+
+    pub fn twin_with(&self, config: Config) -> String {
+        let config = Config { listen: vec!["127.0.0.1:0".into()], ..config };
         serve(store(self.dir.path()), config, &LogTo::Nowhere)
     }
 

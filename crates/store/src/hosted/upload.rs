@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use isles_spec::{Algorithm, Digest};
@@ -53,6 +53,31 @@ pub(super) fn is_id(id: &str) -> bool {
 impl Hosted {
     fn upload_path(&self, id: &str) -> Option<PathBuf> {
         is_id(id).then(|| self.dir.join("uploads").join(id))
+    }
+
+    /// The one upload of a blob that this registry brings here by itself, begun or gone on with; waits while another
+    /// process does that. What came before is checked with the rest at the end.
+    pub fn fetching(&self, digest: &Digest) -> Result<Upload> {
+        let folder = self.folder("uploads")?;
+        let id: String = digest.hex().chars().take(ID).collect();
+        let path = folder.join(&id);
+        loop {
+            let file = File::options()
+                .read(true)
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(&path)
+                .at("create", &path)?;
+            flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
+            // Whoever had the lock may have made the blob of it.
+            let ours = file.metadata().at("read", &path)?;
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == ours.ino() && there.dev() == ours.dev()) {
+                let size = ours.len();
+                let hash = (size == 0).then(|| RunningHash::new(digest.algorithm()));
+                return Ok(Upload { hosted: self.clone(), id, path, file, size, hash });
+            }
+        }
     }
 
     /// Begins a push of a blob.
@@ -119,6 +144,11 @@ impl Upload {
     /// Bytes that have come.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Another descriptor of what has come, for readers at any place.
+    pub fn reader(&self) -> Result<File> {
+        self.file.try_clone().at("read", &self.path)
     }
 
     /// What the next request may go on with.

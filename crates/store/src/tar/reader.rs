@@ -50,6 +50,11 @@ impl<R: BufRead> Reader<R> {
         self.entries
     }
 
+    /// The stream that is read; between entries it stands at the data of the last one.
+    pub(crate) fn input(&self) -> &R {
+        &self.input
+    }
+
     /// The stream behind the archive, to read what follows it.
     pub fn into_inner(self) -> R {
         self.input

@@ -19,6 +19,11 @@ impl<W: Write> Writer<W> {
         Writer { output, remaining: 0, padding: 0, entries: 0 }
     }
 
+    /// What is written to.
+    pub fn output(&self) -> &W {
+        &self.output
+    }
+
     /// Entries begun so far.
     pub fn entries(&self) -> u64 {
         self.entries
