@@ -253,6 +253,10 @@ pub enum Requirement {
     MultipleInput,
     StepInputExpression,
     Mpi(Field),
+    /// Inputs whose values are written down nowhere (`cwltool:Secrets`).
+    Secrets(Vec<String>),
+    /// Bytes of `/dev/shm` (`cwltool:ShmSize`).
+    ShmSize(u64),
     /// Something that is not known here.
     Unknown(String, At),
 }

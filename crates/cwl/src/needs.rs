@@ -167,6 +167,14 @@ impl Needs {
         }
     }
 
+    /// Bytes of `/dev/shm`; those of every container where not given.
+    pub fn shm_size(&self) -> Option<u64> {
+        self.find(|r| match r {
+            Requirement::ShmSize(bytes) => Some(*bytes),
+            _ => None,
+        })
+    }
+
     /// Processes of MPIRequirement.
     pub fn processes(&self, scope: Scope<'_>) -> Result<Option<i64>, String> {
         let Some(field) = self.field(|r| match r {

@@ -421,6 +421,7 @@ fn run_in(
             let bounds = Bounds {
                 memory: settings.strict_memory.then_some(job.allotted.ram.max(0) as u64).map(|mib| mib << 20),
                 cores: settings.strict_cores.then_some(job.allotted.cores),
+                shm: job.needs.shm_size(),
             };
             let scratch = settings.root_on_disk.then(|| folders.root.clone());
             let shared = settings.scratch.join("shared");

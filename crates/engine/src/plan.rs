@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use isles_sandbox::capability::CapabilitySet;
 use isles_sandbox::cgroup::Limits;
@@ -270,7 +271,7 @@ fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Resul
     let security = &workload.security;
     let choice = if security.privileged { &SeccompChoice::Unconfined } else { &security.seccomp };
     let mut profile = match choice {
-        SeccompChoice::Default => seccomp::default_profile(bounding)?,
+        SeccompChoice::Default => return Ok(vec![default_filter(bounding, emulate)?]),
         SeccompChoice::Profile(path) => {
             let text = read_bounded(path, PROFILE_LIMIT)?;
             seccomp::Profile::from_json(&text, &seccomp::Host::here(bounding)?)?
@@ -285,6 +286,24 @@ fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Resul
         profile.emulate_owners();
     }
     Ok(vec![seccomp::compile(&profile)?])
+}
+
+/// The filter of the default profile. The last one is kept: the steps of a workflow have all the same.
+fn default_filter(bounding: CapabilitySet, emulate: bool) -> Result<Bpf> {
+    static LAST: Mutex<Option<((CapabilitySet, bool), Bpf)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, filter)) = &*last
+        && *of == (bounding, emulate)
+    {
+        return Ok(filter.clone());
+    }
+    let mut profile = seccomp::default_profile(bounding)?;
+    if emulate {
+        profile.emulate_owners();
+    }
+    let filter = seccomp::compile(&profile)?;
+    *last = Some(((bounding, emulate), filter.clone()));
+    Ok(filter)
 }
 
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {

@@ -124,6 +124,11 @@ impl History {
         flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }
 
+    /// The folder with all that a run left.
+    pub fn folder(&self, run: &RunRow) -> PathBuf {
+        self.place.join(&run.id)
+    }
+
     /// Asks the process of a run to end it.
     ///
     /// # Errors

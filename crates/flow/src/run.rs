@@ -56,7 +56,12 @@ pub struct About {
     /// JSON.
     pub inputs: String,
     pub graph: Graph,
+    /// Texts in whose place something else is written down.
+    pub secrets: Vec<String>,
 }
+
+/// What is written down in the place of a secret.
+pub const SECRET: &str = "(secret)";
 
 /// A run that this process does.
 pub struct Run {
@@ -65,6 +70,7 @@ pub struct Run {
     next: AtomicU64,
     /// By name and key: outputs of steps that are done already.
     earlier: HashMap<(String, String), String>,
+    secrets: Vec<String>,
 }
 
 struct Record {
@@ -87,7 +93,7 @@ enum Entry {
 impl Run {
     /// A run that leaves no record.
     pub fn unrecorded(view: Arc<dyn View>) -> Run {
-        Run { view, record: None, next: AtomicU64::new(1), earlier: HashMap::new() }
+        Run { view, record: None, next: AtomicU64::new(1), earlier: HashMap::new(), secrets: Vec::new() }
     }
 
     /// Begins a run whose record is in `place`.
@@ -110,8 +116,9 @@ impl Run {
         let lock = File::create(folder.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         std::fs::create_dir(folder.join("work"))?;
+        let secrets = as_written(&about.secrets);
         let row = row_of(id, about);
-        Ok(Run::over(place, row, folder, lock, 1, HashMap::new(), view))
+        Ok(Run::over(place, row, (folder, lock), (1, HashMap::new()), secrets, view))
     }
 
     /// Goes on with a run that failed, was stopped, or whose process is no more.
@@ -138,21 +145,22 @@ impl Run {
         let next = steps.iter().map(|step| step.number + 1).max().unwrap_or(1);
         let done = steps.into_iter().filter(|step| matches!(step.state, Some(State::Done | State::Reused)));
         let earlier = done.filter_map(|step| Some(((step.name, step.key), step.outputs?))).collect();
+        let secrets = as_written(&about.secrets);
         let row = RunRow { began: before.began, command: before.command, ..row_of(id.to_owned(), about) };
         std::fs::create_dir_all(folder.join("work")).map_err(|e| fail(&e))?;
-        Ok(Run::over(place, row, folder, lock, next, earlier, view))
+        Ok(Run::over(place, row, (folder, lock), (next, earlier), secrets, view))
     }
 
     fn over(
         place: &Path,
-        row: RunRow,
-        folder: PathBuf,
-        lock: File,
-        next: u64,
-        earlier: HashMap<(String, String), String>,
+        mut row: RunRow,
+        (folder, lock): (PathBuf, File),
+        (next, earlier): (u64, HashMap<(String, String), String>),
+        secrets: Vec<String>,
         view: Arc<dyn View>,
     ) -> Run {
         let (sender, receiver) = channel();
+        hide_in_run(&mut row, &secrets);
         let _ = sender.send(Entry::Run(Box::new(row.clone())));
         let (place, id) = (place.to_owned(), row.id.clone());
         let thread = std::thread::Builder::new()
@@ -160,7 +168,7 @@ impl Run {
             .spawn(move || keep(&place, &id, &receiver));
         let journal = thread.ok().map(|thread| Journal { sender, thread });
         let record = Record { row, folder, _lock: lock, journal: Mutex::new(journal) };
-        Run { view, record: Some(record), next: AtomicU64::new(next), earlier }
+        Run { view, record: Some(record), next: AtomicU64::new(next), earlier, secrets }
     }
 
     pub fn id(&self) -> Option<&str> {
@@ -202,8 +210,12 @@ impl Run {
         Doing { run: self, row: RefCell::new(row), log: RefCell::new(log) }
     }
 
-    fn send(&self, entry: Entry) {
+    fn send(&self, mut entry: Entry) {
         let Some(record) = &self.record else { return };
+        match &mut entry {
+            Entry::Step(row) => hide_in_step(row, &self.secrets),
+            Entry::Run(row) => hide_in_run(row, &self.secrets),
+        }
         let journal = record.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(journal) = journal.as_ref() {
             // Whoever writes has met an error, which is told at the end.
@@ -227,6 +239,41 @@ impl Run {
                 Err(_) => self.view.warns("the record of this run is not whole"),
             }
         }
+    }
+}
+
+/// Secrets as they may stand in a text: as they are, and as JSON has them. The longest first, of which others may be parts.
+fn as_written(secrets: &[String]) -> Vec<String> {
+    let quoted = |text: &String| {
+        let json = serde_json::to_string(text).unwrap_or_default();
+        json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).map(str::to_owned)
+    };
+    let mut all: Vec<String> = secrets.iter().flat_map(|text| [Some(text.clone()), quoted(text)]).flatten().collect();
+    all.retain(|text| !text.is_empty());
+    all.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    all.dedup();
+    all
+}
+
+fn hide<'a>(texts: impl Iterator<Item = &'a mut String>, secrets: &[String]) {
+    for text in texts {
+        for secret in secrets.iter().filter(|secret| text.contains(secret.as_str())).collect::<Vec<_>>() {
+            *text = text.replace(secret.as_str(), SECRET);
+        }
+    }
+}
+
+fn hide_in_run(row: &mut RunRow, secrets: &[String]) {
+    if !secrets.is_empty() {
+        let of_run = row.outputs.iter_mut().chain(&mut row.message).chain([&mut row.inputs]);
+        hide(of_run.chain(&mut row.command), secrets);
+    }
+}
+
+fn hide_in_step(row: &mut StepRow, secrets: &[String]) {
+    if !secrets.is_empty() {
+        let of_step = row.inputs.iter_mut().chain(&mut row.outputs).chain(&mut row.message);
+        hide(of_step.chain(&mut row.command), secrets);
     }
 }
 

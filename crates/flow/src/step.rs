@@ -50,6 +50,9 @@ pub struct Bounds {
     pub memory: Option<u64>,
     /// Processors.
     pub cores: Option<f64>,
+    /// Bytes of `/dev/shm`.
+    #[serde(default)]
+    pub shm: Option<u64>,
 }
 
 /// A file or folder of the host in a container.
@@ -235,7 +238,8 @@ pub fn on_host(step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, Strin
     let pid = beside::start(&plan).map_err(fail)?;
     drop(said);
     let running = Running::group(pid);
-    let (mut timed_out, mut attended) = (false, false);
+    let mut timed_out = false;
+    let mut attended = false;
     if (heard.is_some() || step.limit.is_some())
         && let Some(process) = Pid::from_raw(pid)
         && let Ok(fd) = pidfd_open(process, PidfdFlags::empty())
@@ -244,7 +248,8 @@ pub fn on_host(step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, Strin
         attended = true;
     }
     // Its descendants end with it, as in a container. Its number is its own until it is waited for.
-    if attended && let Some(group) = Pid::from_raw(pid) {
+    let ended = attended || beside::await_end(pid).is_ok();
+    if ended && let Some(group) = Pid::from_raw(pid) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let ended = beside::wait(pid);
@@ -333,6 +338,22 @@ mod tests {
             !state.is_empty() && !state.contains(") Z ")
         };
         while lives() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn descendants_end_also_where_all_streams_are_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let out = Step {
+            stdout: Some(File::create(&path).unwrap()),
+            ..step(&["sh", "-c", "sleep 1000 & echo $!"])
+        };
+        assert_eq!(ended(out), Ok(Ended::Code(0)));
+        let left = std::fs::read_to_string(&path).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", left.trim())).unwrap_or_default();
+        while !state().is_empty() && !state().contains(") Z ") {
             std::thread::yield_now();
         }
     }

@@ -117,6 +117,24 @@ pub fn start(program: &Program<'_>) -> io::Result<i32> {
     Ok(pid)
 }
 
+/// Waits until a program that [`start`] gave has ended, and leaves its number to it: it is still to be waited for.
+///
+/// # Errors
+/// There is no such child.
+pub fn await_end(pid: i32) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid siginfo, and the call fills it.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        while libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, libc::WEXITED | libc::WNOWAIT) < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Waits for a program that [`start`] gave.
 ///
 /// # Errors

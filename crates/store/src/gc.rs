@@ -525,7 +525,7 @@ impl Sizes {
 }
 
 /// Bytes on disk of a tree; files with several names count once. What cannot be read counts nothing.
-pub(crate) fn disk_bytes(path: &Path) -> u64 {
+pub fn disk_bytes(path: &Path) -> u64 {
     let mut seen = HashSet::new();
     let mut todo = vec![path.to_owned()];
     let mut bytes = 0;

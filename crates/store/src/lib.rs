@@ -75,7 +75,7 @@ pub use container::Container;
 pub use decompress::Encoding;
 pub use error::{Error, Result};
 pub use export::{ExportFormat, LayoutPlace};
-pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine};
+pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine, disk_bytes};
 pub use hash::{digest_of as digest_of_bytes, digest_of_file};
 pub use hosted::{
     Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedProblem, HostedReport, HostedUsage,

@@ -12,7 +12,7 @@ use crate::tree::{Kind, Node};
 use crate::value::Value;
 
 /// Classes with the version that brought them.
-const KNOWN: [(&str, Version); 18] = [
+const KNOWN: [(&str, Version); 20] = [
     ("InlineJavascriptRequirement", Version::V1_0),
     ("SchemaDefRequirement", Version::V1_0),
     ("DockerRequirement", Version::V1_0),
@@ -31,6 +31,8 @@ const KNOWN: [(&str, Version); 18] = [
     ("ToolTimeLimit", Version::V1_1),
     ("LoadListingRequirement", Version::V1_1),
     ("MPIRequirement", Version::V1_0),
+    ("Secrets", Version::V1_0),
+    ("ShmSize", Version::V1_0),
 ];
 
 /// What v1.0 gave every process without being asked: the network, and full listings.
@@ -90,7 +92,7 @@ impl Loader {
                 name
                 @ ("WorkReuse" | "NetworkAccess" | "InplaceUpdateRequirement" | "LoadListingRequirement"),
             ) => name,
-            Some("MPIRequirement") => "MPIRequirement",
+            Some(name @ ("MPIRequirement" | "Secrets" | "ShmSize")) => name,
             Some(_) => return Some(Requirement::Unknown(class.to_owned(), item.at)),
             None => class.rsplit('#').next().unwrap_or(class),
         };
@@ -269,6 +271,27 @@ impl Loader {
             "LoadListingRequirement" => {
                 fields(self, &["loadListing"]);
                 Requirement::LoadListing(self.listing(get("loadListing")).unwrap_or(Listing::No))
+            }
+            "Secrets" => {
+                fields(self, &["secrets"]);
+                let names = self.strings(get("secrets"), "secrets");
+                let plain = |name: String| name.rsplit(['/', '#']).next().unwrap_or_default().to_owned();
+                Requirement::Secrets(names.into_iter().map(plain).collect())
+            }
+            "ShmSize" => {
+                fields(self, &["shmSize"]);
+                let size = get("shmSize").and_then(Node::as_str).map(isles_spec::quantity::parse_bytes);
+                match size {
+                    Some(Ok(bytes)) => Requirement::ShmSize(bytes),
+                    Some(Err(e)) => {
+                        self.error(item.at, format!("`shmSize`: {e}"));
+                        return None;
+                    }
+                    None => {
+                        self.error(item.at, "ShmSize needs a `shmSize` such as 128m");
+                        return None;
+                    }
+                }
             }
             _ => {
                 fields(self, &["processes"]);

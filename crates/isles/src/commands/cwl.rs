@@ -1,6 +1,7 @@
 //! `isles cwl`
 
 pub mod executor;
+mod folders;
 mod reference;
 mod run;
 mod slurm;

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use isles_flow::history::History;
+use isles_flow::record::State;
 use isles_spec::Digest;
 use isles_spec::quantity::human_bytes;
-use isles_store::{DiskUsage, PruneOptions, Store, UsageLine};
+use isles_store::{DiskUsage, PruneOptions, Store, UsageLine, disk_bytes};
 use serde::Serialize;
 
 use crate::commands::images::id;
@@ -48,7 +50,8 @@ pub fn cmd_df(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let idle = store.volumes()?.into_iter().filter(|volume| !users.contains_key(volume.name()));
     let reclaimable = idle.map(|volume| volume.disk_bytes()).sum();
     let volumes = UsageLine { reclaimable, ..usage.volumes };
-    let rows = rows(store, &usage, volumes)?;
+    let mut rows = rows(store, &usage, volumes)?;
+    rows.extend(runs(cx)?);
     cx.ui.rows(&args.format, &rows, |rows| {
         let mut table = Table::new(&["TYPE", "TOTAL", "SIZE", "RECLAIMABLE"]);
         for row in rows {
@@ -98,6 +101,28 @@ fn rows(store: &Store, usage: &DiskUsage, volumes: UsageLine) -> Result<Vec<Row>
         });
     }
     Ok(rows)
+}
+
+/// What runs of workflows left: their records, and steps that are not done again.
+fn runs(cx: &Context) -> Result<Option<Row>, Failure> {
+    let state = cx.state_dir()?;
+    let place = state.join("flow");
+    if !place.exists() {
+        return Ok(None);
+    }
+    let history = History::open(&place).map_err(|e| Failure::because("cannot look at the runs", &e))?;
+    let runs = history.runs().map_err(|e| Failure::because("cannot look at the runs", &e))?;
+    let bytes = disk_bytes(&place) + disk_bytes(&state.join("cache/steps")) + disk_bytes(&state.join("cache/web"));
+    let over = runs.iter().filter(|run| run.state != State::Running);
+    let reclaimable = over.map(|run| disk_bytes(&history.folder(run))).sum();
+    Ok(Some(Row {
+        kind: "Workflow Runs",
+        total: runs.len() as u64,
+        size: human_bytes(bytes),
+        reclaimable: human_bytes(reclaimable),
+        bytes,
+        reclaimable_bytes: reclaimable,
+    }))
 }
 
 /// Every image with what it shares with others.

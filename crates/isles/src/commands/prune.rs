@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use isles_engine::{Engine, Status};
 use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
-use isles_store::{PruneOptions, Pruned};
+use isles_flow::history::History;
+use isles_flow::record::State;
+use isles_store::{PruneOptions, Pruned, disk_bytes};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -31,6 +33,9 @@ pub struct Args {
     /// Also volumes that nobody named and no container has.
     #[arg(long)]
     volumes: bool,
+    /// Also what is left of workflow runs that are over: records, logs, and work that could be gone on with.
+    #[arg(long)]
+    runs: bool,
     /// So much of the build cache and of downloads stays, last used first [default: 20g or a tenth of the disk,
     /// whichever is less; with -a nothing].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
@@ -55,6 +60,7 @@ struct Outcome {
     images: Vec<String>,
     containers: Vec<String>,
     volumes: Vec<String>,
+    runs: Vec<String>,
     layers: Vec<String>,
     blobs: Vec<String>,
     build_records: usize,
@@ -93,9 +99,10 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     let (volumes, of_volumes) =
         if args.volumes { volumes(&engine, args.dry_run)? } else { Default::default() };
+    let (runs, of_runs) = if args.runs { runs(cx, grace, args.dry_run)? } else { Default::default() };
     let mut pruned = store.prune(&options)?;
-    pruned.freed += of_containers + of_volumes;
-    report(cx, args, pruned, containers, volumes)?;
+    pruned.freed += of_containers + of_volumes + of_runs;
+    report(cx, args, pruned, (containers, volumes, runs))?;
     Ok(Code::SUCCESS)
 }
 
@@ -107,6 +114,9 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
     }
     if args.volumes {
         what.push("all volumes without a name and a container");
+    }
+    if args.runs {
+        what.push("what is left of all workflow runs that are over");
     }
     what.push(if args.all { "all build cache" } else { "build cache above its budget" });
     cx.ui.confirmed(&format!("this removes {}", what.join(", ")))
@@ -149,12 +159,38 @@ fn volumes(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure
     Ok((idle.into_iter().map(|volume| volume.record.name).collect(), bytes))
 }
 
+/// Forgets workflow runs that ended longer ago than `grace`. Returns their IDs and what they took.
+fn runs(cx: &Context, grace: Duration, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
+    let failed = |e| Failure::because("cannot remove the runs", &e);
+    let mut history = History::open(&cx.state_dir()?.join("flow")).map_err(failed)?;
+    let before = isles_flow::record::now() - i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+    let (mut ids, mut bytes) = (Vec::new(), 0);
+    for run in history.runs().map_err(failed)? {
+        if run.state == State::Running || run.ended.unwrap_or(run.began) > before {
+            continue;
+        }
+        let size = disk_bytes(&history.folder(&run));
+        match if dry_run { Ok(()) } else { history.remove(&run) } {
+            Ok(()) => {
+                bytes += size;
+                ids.push(run.id);
+            }
+            // Somebody goes on with it since it was listed.
+            Err(isles_flow::history::Error::UnderWay(_)) => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Ok((ids, bytes))
+}
+
+/// What was removed: containers, volumes, runs.
+type Removed = (Vec<String>, Vec<String>, Vec<String>);
+
 fn report(
     cx: &Context,
     args: &Args,
     pruned: Pruned,
-    containers: Vec<String>,
-    volumes: Vec<String>,
+    (containers, volumes, runs): Removed,
 ) -> Result<(), Failure> {
     let texts = |digests: &[isles_spec::Digest]| digests.iter().map(ToString::to_string).collect();
     let outcome = Outcome {
@@ -163,6 +199,7 @@ fn report(
         images: pruned.images,
         containers,
         volumes,
+        runs,
         build_records: pruned.build_records,
         downloads: pruned.downloads,
         cache_mounts: pruned.cache_mounts,
@@ -181,6 +218,9 @@ fn report(
     }
     for volume in &outcome.volumes {
         cx.ui.line(&format!("volume {volume}"))?;
+    }
+    for run in &outcome.runs {
+        cx.ui.line(&format!("run {run}"))?;
     }
     for (n, thing) in [
         (outcome.layers.len(), "layer"),

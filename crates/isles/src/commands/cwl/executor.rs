@@ -180,6 +180,7 @@ impl Containers {
             network: if container.network { NetworkMode::Default } else { NetworkMode::None },
             names: Some(StepNames { folder: &names, extra: &[] }),
             resources,
+            shm_size: container.bounds.shm,
             ..isles_engine::Step::new(root, argv)
         };
         let (streams, heard) = streams(step.stdin, step.stdout, step.stderr)

@@ -18,7 +18,7 @@ use isles_cwl::overrides::{self, Override};
 use isles_cwl::provenance;
 use isles_cwl::relocate::{self, Taking};
 use isles_cwl::run::{OnError, names_images};
-use isles_cwl::tool::{self, FailureKind, Ontologies, Retries, Settings, Spare};
+use isles_cwl::tool::{FailureKind, Ontologies, Retries, Settings, Spare};
 use isles_cwl::value::Value;
 use isles_cwl::web::{Web, is_url};
 use isles_flow::history::History;
@@ -31,6 +31,7 @@ use isles_sandbox::signals::{Signals, die_of};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::commands::cwl::executor::Local;
+use crate::commands::cwl::folders::{Outs, Scratch};
 use crate::commands::cwl::reference::{Reference, is_process};
 use crate::commands::cwl::slurm::Slurm;
 use crate::context::Context;
@@ -444,11 +445,24 @@ fn overridden(
     out
 }
 
+/// The texts of inputs that are to be written down nowhere.
+fn secrets(process: &Process, inputs: &Value) -> Vec<String> {
+    let named = process.requirements.iter().chain(&process.hints).filter_map(|r| match r {
+        Requirement::Secrets(names) => Some(names),
+        _ => None,
+    });
+    named.flatten().filter_map(|name| Some(inputs.get(name)?.as_str()?.to_owned())).collect()
+}
+
 /// The inputs that a run began with.
 fn inputs_of(cx: &Context, id: &str) -> Result<Value, Failure> {
     let history = isles_flow::history::History::open(&cx.state_dir()?.join("flow"))
         .map_err(|e| Failure::because("cannot go on", &e))?;
     let run = history.find(Some(id)).map_err(|e| Failure::because("cannot go on", &e))?;
+    if run.inputs.contains(isles_flow::run::SECRET) {
+        return Err(Failure::new(format!("cannot go on with the run {id}: it has secret inputs, which nobody knows any more"))
+            .with_hint("start it anew; with --cache, what was done is not done again"));
+    }
     isles_cwl::outputs::from_json(&run.inputs).map_err(|e| {
         Failure::new(format!("cannot go on with the run {id}: its inputs are not readable: {e}"))
     })
@@ -488,7 +502,11 @@ fn run(
         digest,
         inputs: inputs.spaced_json(),
         graph: draw::graph(process),
+        secrets: secrets(process, inputs),
     };
+    if args.provenance.is_some() && !about.secrets.is_empty() {
+        return Err(Failure::new("the process has secret inputs (cwltool:Secrets), and --provenance would write them down"));
+    }
     let here = Limits::of_this_machine();
     let (executor, here): (Arc<dyn Executor>, Limits) = match args.executor.as_str() {
         "slurm" => {
@@ -503,7 +521,8 @@ fn run(
         return Err(Failure::new("the provenance of a run is made from its record, and none can be kept")
             .with_hint("name a folder that can be written to with --root or ISLES_ROOT"));
     }
-    let outs = Outs::new(args, &run)?;
+    let kept = args.leave_tmpdir || args.leave_outputs;
+    let outs = Outs::new(args.tmp_outdir_prefix.as_deref(), kept, &run)?;
     // All nodes see the state directory, and none the temporary folder of another one.
     let beside = format!("{}/tmp-", outs.path.display());
     let shared = (args.executor == "slurm").then_some(beside.as_str());
@@ -755,102 +774,4 @@ fn environment(args: &Args) -> Vec<(String, String)> {
         }
     }
     out
-}
-
-/// Makes a folder whose name begins as it is asked.
-fn folder_at(prefix: Option<&str>) -> Result<PathBuf, Failure> {
-    let prefix = match prefix {
-        Some(prefix) => prefix.to_owned(),
-        None => format!("{}/isles-cwl-", std::env::temp_dir().display()),
-    };
-    let prefix = std::path::absolute(&prefix).map_or(prefix, |p| p.display().to_string());
-    for n in 0..10_000u32 {
-        let path = PathBuf::from(format!("{prefix}{}-{n}", std::process::id()));
-        match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => {
-                return Err(Failure::because(format!("cannot make the folder '{}'", path.display()), &e));
-            }
-        }
-    }
-    Err(Failure::new(format!("there is no free name at '{prefix}'")))
-}
-
-/// The folder in which steps have what they need while they run; gone at the end.
-struct Scratch {
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Scratch {
-    fn new(prefix: Option<&str>, keep: bool) -> Result<Scratch, Failure> {
-        Ok(Scratch { path: folder_at(prefix)?, keep })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if !self.keep {
-            let _ = tool::remove(&self.path);
-        }
-    }
-}
-
-/// The folder in which steps have their outputs.
-struct Outs {
-    path: PathBuf,
-    keep: bool,
-    /// It is a part of the run's record, so it can be gone on with.
-    of_run: bool,
-    /// The first number of a step's folder.
-    first: u64,
-}
-
-impl Outs {
-    fn new(args: &Args, run: &Run) -> Result<Outs, Failure> {
-        let keep = args.leave_tmpdir || args.leave_outputs;
-        if let (None, Some(path)) = (&args.tmp_outdir_prefix, run.work()) {
-            let first = first_free(&path)
-                .map_err(|e| Failure::because(format!("cannot use the folder '{}'", path.display()), &e))?;
-            return Ok(Outs { path, keep, of_run: true, first });
-        }
-        Ok(Outs { path: folder_at(args.tmp_outdir_prefix.as_deref())?, keep, of_run: false, first: 0 })
-    }
-
-    /// After a run that did not get done: what is finished of a workflow stays. Says how to go on.
-    fn left(self, process: &Process, settings: &Settings) -> Option<String> {
-        let id = settings.run.id().map(str::to_owned);
-        let is_workflow = matches!(process.body, Body::Workflow(_));
-        let finished = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
-        let goes_on = self.of_run && is_workflow && finished;
-        if !goes_on {
-            self.remove();
-        }
-        let id = id.filter(|_| is_workflow)?;
-        Some(if goes_on {
-            format!(
-                "`isles flow resume {id}` goes on with what is missing; `isles flow show {id}` shows its steps"
-            )
-        } else {
-            format!("`isles flow show {id}` shows its steps")
-        })
-    }
-
-    fn remove(self) {
-        if !self.keep {
-            let _ = tool::remove(&self.path);
-        }
-    }
-}
-
-/// The first number that no folder of a step has.
-fn first_free(work: &Path) -> std::io::Result<u64> {
-    let mut first = 0;
-    for entry in std::fs::read_dir(work)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.split_once('.')?.0.parse::<u64>().ok());
-        first = first.max(number.map_or(0, |n| n + 1));
-    }
-    Ok(first)
 }
