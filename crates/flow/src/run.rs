@@ -248,7 +248,8 @@ fn as_written(secrets: &[String]) -> Vec<String> {
         let json = serde_json::to_string(text).unwrap_or_default();
         json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).map(str::to_owned)
     };
-    let mut all: Vec<String> = secrets.iter().flat_map(|text| [Some(text.clone()), quoted(text)]).flatten().collect();
+    let mut all: Vec<String> =
+        secrets.iter().flat_map(|text| [Some(text.clone()), quoted(text)]).flatten().collect();
     all.retain(|text| !text.is_empty());
     all.sort_by_key(|text| std::cmp::Reverse(text.len()));
     all.dedup();

@@ -125,7 +125,8 @@ pub fn await_end(pid: i32) -> io::Result<()> {
     // SAFETY: all zeroes is a valid siginfo, and the call fills it.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        while libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, libc::WEXITED | libc::WNOWAIT) < 0 {
+        while libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, libc::WEXITED | libc::WNOWAIT) < 0
+        {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);

@@ -112,7 +112,8 @@ fn runs(cx: &Context) -> Result<Option<Row>, Failure> {
     }
     let history = History::open(&place).map_err(|e| Failure::because("cannot look at the runs", &e))?;
     let runs = history.runs().map_err(|e| Failure::because("cannot look at the runs", &e))?;
-    let bytes = disk_bytes(&place) + disk_bytes(&state.join("cache/steps")) + disk_bytes(&state.join("cache/web"));
+    let bytes =
+        disk_bytes(&place) + disk_bytes(&state.join("cache/steps")) + disk_bytes(&state.join("cache/web"));
     let over = runs.iter().filter(|run| run.state != State::Running);
     let reclaimable = over.map(|run| disk_bytes(&history.folder(run))).sum();
     Ok(Some(Row {

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use isles_engine::{Engine, Status};
-use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
 use isles_flow::history::History;
 use isles_flow::record::State;
+use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
 use isles_store::{PruneOptions, Pruned, disk_bytes};
 use serde::Serialize;
 

@@ -460,8 +460,10 @@ fn inputs_of(cx: &Context, id: &str) -> Result<Value, Failure> {
         .map_err(|e| Failure::because("cannot go on", &e))?;
     let run = history.find(Some(id)).map_err(|e| Failure::because("cannot go on", &e))?;
     if run.inputs.contains(isles_flow::run::SECRET) {
-        return Err(Failure::new(format!("cannot go on with the run {id}: it has secret inputs, which nobody knows any more"))
-            .with_hint("start it anew; with --cache, what was done is not done again"));
+        return Err(Failure::new(format!(
+            "cannot go on with the run {id}: it has secret inputs, which nobody knows any more"
+        ))
+        .with_hint("start it anew; with --cache, what was done is not done again"));
     }
     isles_cwl::outputs::from_json(&run.inputs).map_err(|e| {
         Failure::new(format!("cannot go on with the run {id}: its inputs are not readable: {e}"))
@@ -505,7 +507,9 @@ fn run(
         secrets: secrets(process, inputs),
     };
     if args.provenance.is_some() && !about.secrets.is_empty() {
-        return Err(Failure::new("the process has secret inputs (cwltool:Secrets), and --provenance would write them down"));
+        return Err(Failure::new(
+            "the process has secret inputs (cwltool:Secrets), and --provenance would write them down",
+        ));
     }
     let here = Limits::of_this_machine();
     let (executor, here): (Arc<dyn Executor>, Limits) = match args.executor.as_str() {
