@@ -126,6 +126,12 @@ impl Hint for Error {
     }
 }
 
+impl From<isles_sif::Error> for Error {
+    fn from(error: isles_sif::Error) -> Error {
+        isles_store::Error::from(error).into()
+    }
+}
+
 /// What the last words of common programs mean for whoever wrote the step.
 const LAST_WORDS: [(&str, &str); 9] = [
     ("Do you want to continue?", "nobody can answer during a build: write apt-get install -y"),

@@ -320,7 +320,7 @@ fn archives_are_not_for_terminals() {
     drop(user);
     shelf.isles(&["save", "--format", "oci-dir", "app:1"]).fails(1, &["a folder cannot be written"]);
     // Nothing is left of a file that could not be completed.
-    shelf.isles(&["save", "-o", "nodir/x.tar", "app:1"]).fails(1, &["cannot write nodir/x.tar"]);
+    shelf.isles(&["save", "-o", "nodir/x.tar", "app:1"]).fails(1, &["cannot create nodir/x.tar"]);
     fs::remove_dir_all(shelf.path("state/blobs")).unwrap();
     shelf.isles(&["save", "-o", "x.tar", "app:1"]).fails(1, &["is not in the local store"]);
     assert!(

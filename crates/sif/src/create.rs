@@ -37,7 +37,7 @@ impl<'a> NewSif<'a> {
 
     /// Makes the file at `path`, in place of what may be there.
     pub fn create(self, path: &Path) -> Result<()> {
-        create_whole(path, |file| self.write(file, &path.display().to_string()))
+        create_whole(path, PROGRAM, |file| self.write(file, &path.display().to_string()))
     }
 
     /// Writes the file into one that is open and empty; `name` is what messages call it.
@@ -86,37 +86,41 @@ impl<'a> NewSif<'a> {
     }
 }
 
-/// Makes a file that can be run: it has its name when `write` is done with it and it is on the disk, and replaces what
-/// had the name before. Where the file system can, nothing is left of one that does not get so far.
+/// Who may do what with a SIF file, less the umask: it can be run.
+pub const PROGRAM: u32 = 0o755;
+
+/// Makes a file: it has its name when `write` is done with it and it is on the disk, and replaces what had the name
+/// before. Where the file system can, nothing is left of one that does not get so far.
 pub fn create_whole<E: From<Error>>(
     path: &Path,
+    mode: u32,
     write: impl FnOnce(&File) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let beside = path.with_file_name(format!(".new-{}", isles_spec::digest::hex(&random_uuid()?)));
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let (file, has_name) = match rustix::fs::open(parent, flags, Mode::from_raw_mode(0o755)) {
+    let (file, has_name) = match rustix::fs::open(parent, flags, Mode::from_raw_mode(mode)) {
         Ok(file) => (File::from(file), false),
         // Some file systems, NFS among them, have no files without names.
         Err(_) => {
             let mut options = File::options();
-            let file = options.read(true).write(true).create_new(true).mode(0o755).open(&beside);
+            let file = options.read(true).write(true).create_new(true).mode(mode).open(&beside);
             (file.map_err(Error::at("create", path))?, true)
         }
     };
-    let made = write(&file).and_then(|()| Ok(publish(&file, has_name, &beside, path)?));
+    let made = write(&file).and_then(|()| Ok(publish(&file, mode & 0o700, has_name, &beside, path)?));
     if made.is_err() {
         let _ = fs::remove_file(&beside);
     }
     made
 }
 
-fn publish(file: &File, has_name: bool, beside: &Path, path: &Path) -> Result<()> {
+fn publish(file: &File, of_owner: u32, has_name: bool, beside: &Path, path: &Path) -> Result<()> {
     let failed = Error::at("write", path);
     let done = (|| {
-        // The caller's umask takes nothing from the owner, who is to be able to run it.
+        // The caller's umask takes nothing from the owner, who is to be able to run an image.
         let mode = file.metadata()?.permissions().mode();
-        file.set_permissions(fs::Permissions::from_mode(mode | 0o700))?;
+        file.set_permissions(fs::Permissions::from_mode(mode | of_owner))?;
         file.sync_data()?;
         if !has_name {
             let own = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use isles_spec::{Digest, Hint, Platform};
+use rustix::io::Errno;
 
 /// The result of store operations.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -114,6 +115,14 @@ impl Hint for Error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "the store belongs to another user; choose your own with --root or ISLES_ROOT".into()
             }
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                "nothing can be written there; choose another place with --root or ISLES_ROOT".into()
+            }
+            Error::Io { doing: "lock", source, .. } if lacks_locks(source) => {
+                "this file system keeps no locks, on which all state depends; choose a folder on another one with --root \
+                 or ISLES_ROOT"
+                    .into()
+            }
             Error::Denied { .. } => "check the owner and the permissions of the path and of the folders above it".into(),
             Error::NoImage { name } => {
                 format!("fetch it with `isles pull {name}`; `isles images` lists what is here")
@@ -149,6 +158,13 @@ impl Hint for Error {
         };
         Some(hint)
     }
+}
+
+/// What flock(2) fails with where a file system has no locks, as some of a network.
+fn lacks_locks(e: &io::Error) -> bool {
+    [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS]
+        .iter()
+        .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Shortens `result.map_err(|e| Error::io(doing, path, e))`.

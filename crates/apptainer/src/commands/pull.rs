@@ -254,7 +254,7 @@ fn choose(text: &str, found: Vec<Imported>, platform: &Platform) -> Result<Image
 
 /// A file that appears under its name when it is complete.
 fn fetched(path: &Path, fetch: impl FnOnce(&mut File) -> Result<(), Failure>) -> Result<(), Failure> {
-    isles_sif::create_whole(path, |file| {
+    isles_sif::create_whole(path, isles_sif::PROGRAM, |file| {
         let copy = file.try_clone();
         fetch(&mut copy.map_err(|e| Failure::because(format!("cannot write {}", path.display()), &e))?)
     })

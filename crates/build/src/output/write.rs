@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use isles_registry::Client;
 use isles_spec::image::Descriptor;
@@ -293,20 +293,9 @@ pub fn into_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) 
         write(&mut out)?;
         return out.flush().map_err(Error::io("write", path));
     }
-    let part: PathBuf = {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", isles_store::random_name()));
-        path.with_file_name(name)
-    };
-    // A link that somebody laid there is not followed.
-    let file = File::create_new(&part).map_err(Error::io("create", &part))?;
-    let mut out = BufWriter::new(&file);
-    let result = write(&mut out)
-        .and_then(|()| out.flush().map_err(Error::io("write", &part)))
-        .and_then(|()| file.sync_data().map_err(Error::io("write", &part)))
-        .and_then(|()| fs::rename(&part, path).map_err(Error::io("write", path)));
-    if result.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    result
+    isles_sif::create_whole(path, 0o666, |file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush().map_err(Error::io("write", path))
+    })
 }

@@ -111,7 +111,7 @@ fn into_file(
     match name {
         Address::Sif(address) => {
             let bars = Bars::new(&cx.ui.quieter(args.quiet));
-            isles_sif::create_whole(file, |whole| {
+            isles_sif::create_whole(file, isles_sif::PROGRAM, |whole| {
                 let copy = whole.try_clone();
                 let mut copy =
                     copy.map_err(|e| Failure::because(format!("cannot write {}", file.display()), &e))?;

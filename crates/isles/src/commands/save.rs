@@ -151,17 +151,9 @@ pub fn into_file(
         let file = File::options().write(true).open(path).map_err(failed)?;
         return write(&mut BufWriter::new(file));
     }
-    let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.part", isles_store::random_name()));
-    let temporary = path.with_file_name(temporary);
-    // A link that somebody laid there is not followed.
-    let result = File::create_new(&temporary).map_err(failed).and_then(|file| {
-        write(&mut BufWriter::new(&file))?;
-        file.sync_data().and_then(|()| fs::rename(&temporary, path)).map_err(failed)
-    });
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result
+    isles_sif::create_whole(path, 0o666, |file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush().map_err(failed)
+    })
 }
