@@ -8,7 +8,7 @@ use isles_registry::{
     Client, ClientOptions, Copied, CopyFrom, CopyOptions, CopyTo, Credentials, Login, copy,
     copy_to_docker_archive,
 };
-use isles_sif::create_whole;
+use isles_sif::{PROGRAM, create_whole};
 use isles_spec::image::Descriptor;
 use isles_spec::{Platform, PullPolicy, Reference, Source};
 use isles_store::{DockerArchiveWriter, ExportFormat, Image, Layout, LayoutWriter, Lease, Store};
@@ -306,7 +306,7 @@ fn by_the_store(cx: &Context, engine: &Engine, args: &Args, bars: &Bars) -> Resu
     if let (Place::Remote(SifAddress::Registry(name)), Place::Sif(file)) = (&args.from, &args.to) {
         let platform = args.platform.clone().unwrap_or_else(Platform::host);
         let mut found = None;
-        create_whole(file, |whole| {
+        create_whole(file, PROGRAM, |whole| {
             let copy = whole.try_clone();
             let mut copy =
                 copy.map_err(|e| Failure::because(format!("cannot write {}", file.display()), &e))?;
