@@ -351,6 +351,53 @@ fn steps_run_in_an_allocation_of_slurm() {
     });
 }
 
+/// Three nodes, of which one loses its worker while a step runs there.
+#[test]
+fn steps_run_on_all_nodes_of_an_allocation_and_elsewhere_when_one_is_lost() {
+    if !has_slurm() {
+        return;
+    }
+    let desk = Desk::new(true);
+    let cluster = Cluster::of(&desk, 3, 1);
+    // The worker is the tool's parent, and Slurm has told it where it is.
+    let script = "node=$(tr '\\0' '\\n' < /proc/$PPID/environ | grep ^SLURMD_NODENAME=); \
+                  case $node in *2) if mkdir $0/lost 2>/dev/null; then kill -9 $PPID; sleep 100; fi;; esac; \
+                  sleep 0.3; echo $node";
+    let text = serde_json::json!({
+        "cwlVersion": "v1.2",
+        "class": "Workflow",
+        "requirements": {"ScatterFeatureRequirement": {}},
+        "inputs": {"names": "string[]"},
+        "outputs": {"all": {"type": "File[]", "outputSource": "say/o"}},
+        "steps": {
+            "say": {
+                "scatter": "name", "in": {"name": "names"}, "out": ["o"],
+                "run": {
+                    "class": "CommandLineTool", "baseCommand": ["sh", "-c", script],
+                    "inputs": {"name": {"type": "string", "inputBinding": {}}},
+                    "outputs": {"o": {"type": "stdout"}}, "stdout": "o.txt",
+                },
+            },
+        },
+    });
+    desk.file("wf.cwl", text.to_string());
+    let place = desk.path("home").display().to_string();
+    desk.file("job.json", serde_json::json!({"names": vec![place; 9]}).to_string());
+    let words = ["timeout", "60", "salloc", "-N3", "isles", "cwl", "run", "--executor", "slurm"];
+    let more = ["--retries", "3", "--outdir", "o", "wf.cwl", "job.json"];
+    let said = desk::Said::of(cluster.command(&[&words[..], &more].concat()).output().unwrap());
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    let out: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let nodes: std::collections::BTreeSet<String> = out["all"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| fs::read_to_string(file["path"].as_str().unwrap()).unwrap())
+        .collect();
+    assert!(desk.path("home/lost").exists(), "no step came to the second node: {nodes:?}");
+    assert!(nodes.len() == 2 && nodes.iter().all(|node| !node.trim().ends_with('2')), "{nodes:?}");
+}
+
 #[test]
 fn a_full_disk_is_told_and_the_next_run_works() {
     if !rustix::process::geteuid().is_root() {
