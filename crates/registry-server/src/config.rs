@@ -32,6 +32,9 @@ pub struct Config {
     pub quota: Quota,
     pub mirror: Vec<MirrorConfig>,
     pub collect: Collect,
+    /// A connection on which nothing moves for so long is closed; a minute where missing.
+    #[serde(deserialize_with = "duration")]
+    pub idle: Option<Duration>,
 }
 
 /// Certificates.
@@ -60,6 +63,9 @@ pub struct Retention {
     /// Older ones go, unless they are among the newest.
     #[serde(deserialize_with = "duration")]
     pub max_age: Option<Duration>,
+    /// So do those that nobody has pulled for so long, unless they are younger.
+    #[serde(deserialize_with = "duration")]
+    pub unpulled: Option<Duration>,
     /// Manifests without a tag go after this time.
     #[serde(deserialize_with = "duration")]
     pub untagged: Option<Duration>,
@@ -74,6 +80,9 @@ pub struct Quota {
     /// In one repository.
     #[serde(deserialize_with = "bytes")]
     pub repository: Option<u64>,
+    /// That one user has brought, in whatever repositories.
+    #[serde(deserialize_with = "bytes")]
+    pub user: Option<u64>,
     /// In all repositories, what several have counted once.
     #[serde(deserialize_with = "bytes")]
     pub total: Option<u64>,
@@ -268,8 +277,10 @@ mod tests {
             keep-last = 3
             max-age = "30d"
             untagged = "1d"
+            unpulled = "90d"
             [quota]
             repository = "10g"
+            user = "1g"
             [[mirror]]
             prefix = "hub"
             upstream = "docker.io"

@@ -36,7 +36,7 @@ mod token;
 mod upload;
 
 pub use access::{Access, Action, Rule};
-pub use config::{Config, MirrorConfig, Quota, Retention, TlsConfig, parse_duration};
+pub use config::{Collect, Config, MirrorConfig, Quota, Retention, TlsConfig, parse_duration};
 pub use error::{Error, Result};
 pub use glob::fits;
 pub use log::LogTo;

@@ -44,6 +44,10 @@ pub fn get(server: &Server, asked: &Asked, hosted: &Hosted, name: &str) -> Resul
     }
     // A document that was damaged on the disk is not handed on.
     let bytes = server.store.read_document(&digest).map_err(|e| failed(&e))?;
+    if asked.method == hyper::Method::GET {
+        // Retention may ask for it; a disk that is full is no reason not to serve.
+        let _ = hosted.note_pull(&digest);
+    }
     Ok(reply(200).bytes(&manifest.media_type, bytes))
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use isles_spec::Digest;
 use isles_spec::quantity::human_bytes;
-use isles_store::{Hosted, HostedCollected, HostedPolicy, Store};
+use isles_store::{Hosted, HostedCollected, HostedPolicy, HostedTag, Store};
 
 use crate::Result;
 use crate::config::Retention;
@@ -36,23 +37,20 @@ pub fn has_immutable(rules: &[Retention]) -> bool {
 }
 
 /// The tags that go, of those of a repository with their times, the newest first. Of each line's tags the newest stay
-/// as far as it says so, and of the others those that are young enough; a line that says neither keeps all.
-fn expired(
-    rules: &[Retention],
-    repository: &str,
-    tags: &[(String, SystemTime)],
-    now: SystemTime,
-) -> Vec<String> {
+/// as far as it says so, and of the others those that are young enough or in use; a line that says nothing keeps all.
+fn expired(rules: &[Retention], repository: &str, tags: &[HostedTag], now: SystemTime) -> Vec<String> {
     let mut seen = vec![0usize; rules.len()];
     let mut gone = Vec::new();
-    for (tag, time) in tags {
+    for HostedTag { tag, pushed, pulled } in tags {
         let Some(rule) = rule(rules, repository, tag).filter(|r| !r.immutable) else { continue };
         let place = rules.iter().position(|r| std::ptr::eq(r, rule)).unwrap_or_default();
         seen[place] += 1;
         let among_newest = rule.keep_last.is_some_and(|n| seen[place] <= n);
-        let young = rule.max_age.is_some_and(|age| now.duration_since(*time).unwrap_or_default() < age);
-        let says = rule.keep_last.is_some() || rule.max_age.is_some();
-        if says && !among_newest && !young {
+        let within = |time: SystemTime, age: Duration| now.duration_since(time).unwrap_or_default() < age;
+        let young = rule.max_age.is_some_and(|age| within(*pushed, age));
+        let used = rule.unpulled.is_some_and(|age| within(pulled.unwrap_or(*pushed).max(*pushed), age));
+        let says = rule.keep_last.is_some() || rule.max_age.is_some() || rule.unpulled.is_some();
+        if says && !among_newest && !young && !used {
             gone.push(tag.clone());
         }
     }
@@ -102,12 +100,18 @@ pub async fn collect_now_and_then(server: Arc<Server>) {
 }
 
 /// Refuses a push where the quotas are used up.
-pub fn room(server: &Server, hosted: &Hosted) -> std::result::Result<(), Reply> {
-    room_for(server, hosted, 1)
+pub fn room(server: &Server, hosted: &Hosted, user: Option<&str>) -> std::result::Result<(), Reply> {
+    room_for(server, hosted, user, None, 1)
 }
 
-/// Refuses a push for which the quotas leave too little.
-pub fn room_for(server: &Server, hosted: &Hosted, bytes: u64) -> std::result::Result<(), Reply> {
+/// Refuses a push for which the quotas leave too little. What is pushed is no second time a user's.
+pub fn room_for(
+    server: &Server,
+    hosted: &Hosted,
+    user: Option<&str>,
+    blob: Option<&Digest>,
+    bytes: u64,
+) -> std::result::Result<(), Reply> {
     let full = |what: &str, limit: u64| {
         Err(Reply::error(403, "DENIED", format!("{what} may have {} and is full", human_bytes(limit))))
     };
@@ -116,6 +120,12 @@ pub fn room_for(server: &Server, hosted: &Hosted, bytes: u64) -> std::result::Re
         let used = hosted.usage().map_err(|e| failed(&e))?.bytes;
         if used.saturating_add(bytes) > limit {
             return full(&format!("'{}'", hosted.name()), limit);
+        }
+    }
+    if let (Some(limit), Some(user)) = (quota.user, user) {
+        let used = server.store.credited(user, blob).map_err(|e| failed(&e))?;
+        if used.saturating_add(bytes) > limit {
+            return full(&format!("the user '{user}'"), limit);
         }
     }
     if let Some(limit) = quota.total {
@@ -149,9 +159,13 @@ mod tests {
     #[test]
     fn which_tags_go() {
         let now = SystemTime::now();
-        let tags: Vec<(String, SystemTime)> =
+        let tags: Vec<HostedTag> =
             [("ci-5", 1), ("v2", 2), ("ci-4", 10), ("ci-3", 20), ("v1", 400), ("x", 500)]
-                .map(|(tag, age)| (tag.to_owned(), now - days(age)))
+                .map(|(tag, age)| HostedTag {
+                    tag: tag.to_owned(),
+                    pushed: now - days(age),
+                    pulled: (tag == "v1").then(|| now - days(3)),
+                })
                 .to_vec();
         let rule = |tags: &str| Retention { tags: Some(tags.into()), ..Retention::default() };
         let all = || Retention::default();
@@ -170,6 +184,9 @@ mod tests {
             ),
             (vec![Retention { repositories: Some("other/**".into()), keep_last: Some(0), ..all() }], vec![]),
             (vec![Retention { keep_last: Some(0), ..rule("x") }], vec!["x"]),
+            (vec![Retention { unpulled: Some(days(15)), ..all() }], vec!["ci-3", "x"]),
+            (vec![Retention { unpulled: Some(days(3)), ..all() }], vec!["ci-4", "ci-3", "v1", "x"]),
+            (vec![Retention { unpulled: Some(days(15)), keep_last: Some(4), ..all() }], vec!["x"]),
         ] {
             assert_eq!(expired(&rules, "r", &tags, now), gone, "{rules:?}");
         }

@@ -316,11 +316,12 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let server = server.clone();
         async move { Ok::<_, Infallible>(handle::answer(server, request, peer, tls).await) }
     });
+    let patience = server.config.idle.unwrap_or(PATIENCE);
     let connection = http1::Builder::new()
         .timer(Clock)
-        .header_read_timeout(HEADERS)
+        .header_read_timeout(HEADERS.min(patience))
         .max_buf_size(BUFFER)
-        .serve_connection(Patient::new(stream, PATIENCE), service);
+        .serve_connection(Patient::new(stream, patience), service);
     let mut connection = pin!(connection);
     // An error is the client's going away, or its breaking the protocol; either way there is nobody to tell.
     if let First::B(_) = first(connection.as_mut(), stopped.changed()).await {

@@ -71,9 +71,9 @@ pub async fn begin(
     if let Some(reply) = mounted {
         return Ok(reply);
     }
-    let (shared, here) = (server.clone(), hosted.clone());
+    let (shared, question, here) = (server.clone(), asked.clone(), hosted.clone());
     let upload = blocking(move || {
-        retention::room(&shared, &here)?;
+        retention::room(&shared, &here, question.who.user.as_deref())?;
         here.start_upload(algorithm).map_err(|e| failed(&e))
     })
     .await??;
@@ -86,7 +86,7 @@ pub async fn begin(
     };
     let id = upload.id().to_owned();
     match receive(server, &hosted, upload, body).await {
-        (Some(upload), Ok(())) => finish(server, hosted, upload, &digest.to_string()).await,
+        (Some(upload), Ok(())) => finish(server, asked, hosted, upload, &digest.to_string()).await,
         (_, result) => {
             // Nobody has heard of this upload, so nobody can go on with it.
             let cancelled = blocking(move || hosted.cancel_upload(&id)).await;
@@ -169,7 +169,7 @@ pub async fn go_on(
             let digest = digest_of(digest)?.to_string();
             let upload = resume(server, asked, &hosted, id, &body).await?;
             match receive(server, &hosted, upload, body).await {
-                (Some(upload), Ok(())) => finish(server, hosted, upload, &digest).await,
+                (Some(upload), Ok(())) => finish(server, asked, hosted, upload, &digest).await,
                 (upload, result) => {
                     if let Some(hash) = upload.and_then(Upload::pause) {
                         server.keep_hash(id, hash);
@@ -304,12 +304,20 @@ fn not_written(error: &std::io::Error) -> Reply {
     }
 }
 
-async fn finish(server: &Arc<Server>, hosted: Hosted, upload: Upload, digest: &str) -> Result<Reply, Reply> {
+async fn finish(
+    server: &Arc<Server>,
+    asked: &Arc<Asked>,
+    hosted: Hosted,
+    upload: Upload,
+    digest: &str,
+) -> Result<Reply, Reply> {
     let expected = digest_of(digest)?;
-    let (shared, here) = (server.clone(), hosted.clone());
+    let (shared, question, here) = (server.clone(), asked.clone(), hosted.clone());
     blocking(move || {
-        retention::room_for(&shared, &here, upload.size())?;
-        upload.finish(&expected).map_err(|e| failed(&e))
+        let user = question.who.user.as_deref();
+        retention::room_for(&shared, &here, user, Some(&expected), upload.size())?;
+        upload.finish(&expected).map_err(|e| failed(&e))?;
+        user.map_or(Ok(()), |user| here.credit(&expected, user)).map_err(|e| failed(&e))
     })
     .await??;
     Ok(created(&hosted, digest))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use isles_registry_server::{Action, Config, Quota, Retention, Rule, TlsConfig};
+use isles_registry_server::{Action, Collect, Config, Quota, Retention, Rule, TlsConfig};
 use talk::{Answer, OCI, Registry, manifest, sha256};
 
 /// As `htpasswd -nbB -C 4` prints it for the password "secret".
@@ -187,7 +187,7 @@ fn tags_that_never_change() {
 
 #[test]
 fn quotas() {
-    let quota = Quota { repository: Some(10), total: Some(15) };
+    let quota = Quota { repository: Some(10), total: Some(15), user: None };
     let r = Registry::with(|_| Config { quota, ..Config::default() });
     let push = |repository: &str, bytes: &[u8]| {
         let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(bytes));
@@ -200,6 +200,52 @@ fn quotas() {
     push("b", b"vwxyz").is(201);
     assert_eq!(push("c", b"!").is(403).code(), "DENIED");
     assert_eq!(push("d", &[b'x'; 100]).is(403).code(), "DENIED");
+}
+
+#[test]
+fn a_user_may_bring_so_much() {
+    let quota = Quota { user: Some(10), ..Quota::default() };
+    let r =
+        Registry::with(|dir| Config { quota, htpasswd: users(dir, &["ann", "bob"]), ..Config::default() });
+    let push = |user: &str, repository: &str, bytes: &[u8]| {
+        let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(bytes));
+        r.send("POST", &path, &[("Authorization", &basic(user, "secret"))], bytes)
+    };
+    push("ann", "a", b"12345678").is(201);
+    // The same in another repository is no second time.
+    push("ann", "b", b"12345678").is(201);
+    let refused = push("ann", "c", b"abc").is(403);
+    assert!(String::from_utf8_lossy(&refused.body).contains("'ann'"), "{refused:?}");
+    push("bob", "c", b"abc").is(201);
+    push("ann", "c", b"ab").is(201);
+    push("ann", "c", b"!").is(403);
+}
+
+#[test]
+fn what_nothing_needs_goes_while_the_server_serves() {
+    let zero = Some(std::time::Duration::ZERO);
+    let every = Some(std::time::Duration::from_millis(50));
+    let collect = Collect { every, grace: zero };
+    let rule =
+        Retention { tags: Some("ci-*".into()), keep_last: Some(1), untagged: zero, ..Retention::default() };
+    let r = Registry::with(|_| Config { collect, retention: vec![rule], ..Config::default() });
+    // Under a lease of its own grace nothing may go in the midst of a push: the image is there in the end.
+    let kept = r.store().hosted("a").unwrap();
+    for n in 0..3 {
+        let layer = format!("layer {n}");
+        // A blob without a manifest may be gone before its manifest comes; a client then pushes it again.
+        while r.ask("GET", &format!("/v2/a/manifests/ci-{n}")).status != 200 {
+            let (config, blob) = (r.blob("a", b"{}"), r.blob("a", layer.as_bytes()));
+            r.manifest("a", &format!("ci-{n}"), OCI, &manifest(&config, &[&blob], "")).is(201);
+        }
+    }
+    // The last tag stays; the others go, and their layers with them.
+    while kept.tags().unwrap().len() > 1 || kept.blobs().unwrap().contains(&sha256(b"layer 0")) {
+        std::thread::yield_now();
+    }
+    assert_eq!(kept.tags().unwrap(), ["ci-2"]);
+    r.ask("GET", "/v2/a/manifests/ci-2").is(200);
+    r.ask("GET", &format!("/v2/a/blobs/{}", sha256(b"layer 0"))).is(404);
 }
 
 #[test]

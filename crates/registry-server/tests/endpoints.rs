@@ -373,7 +373,7 @@ fn pages_for_people() {
     assert!(text("/", 200).contains("<a href=\"/r/course/lab\">course/lab</a>"));
     assert!(text("/r/course/lab", 200).contains("/r/course/lab:v1"));
     let page = text("/r/course/lab:v2", 200);
-    assert!(page.contains(&format!("docker pull {}/course/lab:v2", r.address)));
+    assert!(page.contains(&format!("isles copy docker://{}/course/lab:v2", r.address)));
     assert!(page.contains("RUN &lt;script&gt;alert(1)") && !page.contains("<script>"));
     assert!(text(&format!("/r/course/lab@{digest}"), 200).contains(&digest.to_string()));
     text("/r/none", 404);

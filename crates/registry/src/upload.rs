@@ -218,7 +218,11 @@ impl<'s> Sender<'s> {
                 return Err(error);
             }
             attempt += 1;
-            let Some(wait) = self.repository.retry().wait(attempt, None) else { return Err(error) };
+            let asked = match &error {
+                Error::TooManyRequests { retry_after, .. } => *retry_after,
+                _ => None,
+            };
+            let Some(wait) = self.repository.retry().wait(attempt, asked) else { return Err(error) };
             self.progress.status(id, &format!("retry {attempt}: {error}"));
             std::thread::sleep(wait);
             if let Some((next, offset)) = self.arrived(&place, object, scope)

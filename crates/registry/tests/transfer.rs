@@ -490,6 +490,58 @@ fn an_upload_goes_on_where_it_broke() {
 }
 
 #[test]
+fn an_upload_waits_as_long_as_the_registry_says() {
+    for (asked, fine) in [("0", true), ("3600", false)] {
+        let sample = Sample::large(200_000, 13);
+        let (here, name) = filled(&sample);
+        let receiver = Arc::new(Receiver::default());
+        let (inner, refused) = (receiver.clone(), AtomicUsize::new(0));
+        let fake = Fake::start(move |r| {
+            if r.method == "PUT" && r.body.len() > 100_000 && refused.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Reply::new(429, "").with("Retry-After", asked);
+            }
+            inner.answer(r)
+        });
+        match push(&here, &name, &fake) {
+            Ok(pushed) => assert!(fine && pushed.uploaded == 2),
+            Err(Error::TooManyRequests { retry_after, .. }) => {
+                assert!(!fine && retry_after.is_some_and(|wait| wait.as_secs() == 3600));
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+#[test]
+fn a_copy_goes_on_where_its_source_broke() {
+    let sample = Sample::large(2_000_000, 14);
+    let (inner, broken) = (sample.clone(), AtomicUsize::new(0));
+    let source = Fake::start(move |r| {
+        let reply = inner.answer(r);
+        if is_layer(r, &inner) && r.method == "GET" && broken.fetch_add(1, Ordering::SeqCst) == 0 {
+            return reply.cut(1_000_000, End::Reset);
+        }
+        reply
+    });
+    let receiver = Arc::new(Receiver::default());
+    let inner = receiver.clone();
+    let target = Fake::start(move |r| inner.answer(r));
+    let here = here();
+    let (from, to) = (source.name("a/b:1"), target.name("new:1"));
+    let (from, to) = (Reference::parse(&from).unwrap(), Reference::parse(&to).unwrap());
+    let copied = isles_registry::copy(
+        isles_registry::CopyFrom::Registry(&here.client, &from),
+        isles_registry::CopyTo::Registry(&here.client, &to),
+        &isles_registry::CopyOptions::default(),
+        &Quiet,
+    )
+    .unwrap();
+    assert_eq!(copied.target.digest.to_string(), sample.digest);
+    assert_eq!(receiver.blobs.lock().unwrap()[&sample.layers[0]], sample.blobs[&sample.layers[0]]);
+    assert!(source.requests().iter().any(|r| is_layer(r, &sample) && r.range().is_some_and(|at| at > 0)));
+}
+
+#[test]
 fn a_sibling_repository_lends_its_blobs() {
     let sample = Sample::small();
     let receiver = Arc::new(Receiver::default());

@@ -72,6 +72,9 @@ pub struct DiskUsage {
     pub images: UsageLine,
     pub blobs: UsageLine,
     pub layers: UsageLine,
+    /// Repositories that a registry serves; their bytes are those that no image needs. `isles registry gc` knows which
+    /// of them could go.
+    pub served: UsageLine,
     pub containers: UsageLine,
     /// Volumes; who uses them the store does not know, so none counts as reclaimable.
     pub volumes: UsageLine,
@@ -230,7 +233,8 @@ impl Store {
         let mut sizes = Sizes::default();
         let (none, nothing) = (HashSet::new(), HashSet::new());
         let reach = self.mark(&Roots { dropped: &none, evicted: Some(&nothing) })?;
-        let images = self.mark(&Roots { dropped: &none, evicted: None })?;
+        let mut images = self.mark_local(&Roots { dropped: &none, evicted: None })?;
+        let served = self.hosted_blobs()?;
         let mut usage = DiskUsage::default();
         usage.images.count = self.images()?.len() as u64;
         for digest in self.all_blobs()? {
@@ -239,6 +243,12 @@ impl Store {
             usage.blobs.bytes += bytes;
             usage.blobs.reclaimable += if reach.blobs.contains(&digest) { 0 } else { bytes };
             usage.images.bytes += if images.blobs.contains(&digest) { bytes } else { 0 };
+            let only_served = served.contains(&digest) && !images.blobs.contains(&digest);
+            usage.served.bytes += if only_served { bytes } else { 0 };
+        }
+        for name in self.hosted_names()? {
+            usage.served.count += 1;
+            usage.served.bytes += self.hosted(&name)?.usage()?.uploads;
         }
         for (digest, path) in self.all_layers()? {
             let bytes = sizes.layer(&path);
@@ -258,6 +268,8 @@ impl Store {
             usage.volumes.count += 1;
             usage.volumes.bytes += volume.disk_bytes();
         }
+        // What is served counts there, not in a cache.
+        images.blobs.extend(served);
         let mut counted = Reach::default();
         for item in self.cached()? {
             let more = match &item.kind {
@@ -364,7 +376,14 @@ impl Store {
     }
 
     pub(crate) fn mark(&self, roots: &Roots<'_>) -> Result<Reach> {
-        let mut reach = Reach { blobs: self.hosted_blobs()?, ..Reach::default() };
+        let mut reach = self.mark_local(roots)?;
+        reach.blobs.extend(self.hosted_blobs()?);
+        Ok(reach)
+    }
+
+    /// As [`Store::mark`], without what a registry serves.
+    fn mark_local(&self, roots: &Roots<'_>) -> Result<Reach> {
+        let mut reach = Reach::default();
         let mut held = self.leased()?;
         held.extend(self.held_by_containers()?);
         if let Some(evicted) = roots.evicted {

@@ -45,23 +45,33 @@ pub fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     hasher.finish()
 }
 
-/// The SHA-256 digest and the size of a whole file, which is at its beginning afterwards.
-pub fn digest_of_file(file: &mut File) -> io::Result<(Digest, u64)> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; BUFFER];
+/// The digest and the size of what is left of a stream; `told` hears of the bytes as they pass.
+pub(crate) fn digest_of_stream(
+    input: &mut dyn Read,
+    algorithm: Algorithm,
+    buffer: &mut [u8],
+    told: &mut dyn FnMut(u64),
+) -> io::Result<(Digest, u64)> {
+    let mut hasher = Hasher::new(algorithm);
     let mut size = 0;
-    file.rewind()?;
     loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
+        match input.read(buffer) {
+            Ok(0) => return Ok((hasher.finish(), size)),
             Ok(n) => {
                 hasher.update(&buffer[..n]);
                 size += n as u64;
+                told(n as u64);
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
+}
+
+/// The SHA-256 digest and the size of a whole file, which is at its beginning afterwards.
+pub fn digest_of_file(file: &mut File) -> io::Result<(Digest, u64)> {
     file.rewind()?;
-    Ok((hasher.finish(), size))
+    let found = digest_of_stream(file, Algorithm::Sha256, &mut vec![0; BUFFER], &mut |_| {})?;
+    file.rewind()?;
+    Ok(found)
 }

@@ -78,8 +78,8 @@ pub use export::{ExportFormat, LayoutPlace};
 pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine, disk_bytes};
 pub use hash::{digest_of as digest_of_bytes, digest_of_file};
 pub use hosted::{
-    Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedProblem, HostedReport, HostedUsage,
-    NewManifest, Offer, RunningHash, TagsLock, Upload, is_repository_name, is_tag,
+    Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedProblem, HostedReport, HostedTag,
+    HostedUsage, NewManifest, Offer, RunningHash, TagsLock, Upload, is_repository_name, is_tag,
 };
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;

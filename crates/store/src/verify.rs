@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use isles_spec::{Digest, Progress, Reference};
 
 use crate::error::At;
-use crate::hash::Hasher;
+use crate::hash::digest_of_stream;
 use crate::{Error, LayerInfo, Lease, Result, Store};
 
 const BUFFER: usize = 256 << 10;
@@ -235,21 +235,15 @@ impl Verification<'_> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.at("open", path)?,
         };
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    hasher.update(&buffer[..n]);
-                    self.bytes.fetch_add(n as u64, Ordering::Relaxed);
-                    self.progress.advance(id, n as u64);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Ok(Some(format!("{kind} cannot be read: {e}"))),
-            }
-        }
-        let actual = hasher.finish();
+        let mut told = |n| {
+            self.bytes.fetch_add(n, Ordering::Relaxed);
+            self.progress.advance(id, n);
+        };
+        let read = digest_of_stream(&mut file, digest.algorithm(), &mut vec![0; BUFFER], &mut told);
+        let actual = match read {
+            Ok((actual, _)) => actual,
+            Err(e) => return Ok(Some(format!("{kind} cannot be read: {e}"))),
+        };
         Ok((actual != *digest).then(|| format!("{kind} has the content of {actual}")))
     }
 

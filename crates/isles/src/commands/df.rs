@@ -82,13 +82,15 @@ fn rows(store: &Store, usage: &DiskUsage, volumes: UsageLine) -> Result<Vec<Row>
     let mut rows = Vec::new();
     for (kind, line) in [
         ("Images", images),
+        ("Registry", usage.served),
         ("Containers", usage.containers),
         ("Local Volumes", volumes),
         ("Build Cache", usage.build_cache),
         ("Downloads", usage.downloads),
         ("Leftovers", leftovers),
     ] {
-        if kind == "Leftovers" && line.bytes == 0 {
+        let unusual = matches!(kind, "Leftovers" | "Registry");
+        if unusual && line.bytes == 0 && line.count == 0 {
             continue;
         }
         rows.push(Row {

@@ -65,6 +65,7 @@ enum Command {
   repositories = \"ci/**\"
   keep-last = 10
   max-age = \"30d\"
+  unpulled = \"90d\"                  # what was pulled since stays
   untagged = \"1d\"
   [[mirror]]                          # kept when asked for
   prefix = \"hub\"                     # hub/library/debian is docker.io/library/debian
@@ -76,6 +77,7 @@ enum Command {
   users = [\"@staff\"]                 # whom a mirror with a login is for
   [quota]
   repository = \"20g\"
+  user = \"5g\"                        # what one user has pushed
   total = \"500g\"
   [collect]
   every = \"6h\"

@@ -13,8 +13,17 @@ use crate::gc::Sizes;
 use crate::refs::names_in;
 use crate::{Pruned, Result, Store};
 
+/// A tag, and when something was done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostedTag {
+    pub tag: String,
+    pub pushed: SystemTime,
+    /// When what it stands for was last pulled, to the hour.
+    pub pulled: Option<SystemTime>,
+}
+
 /// Chooses tags of a repository, by its name and theirs.
-type Expired<'a> = dyn Fn(&str, &[(String, SystemTime)]) -> Vec<String> + 'a;
+type Expired<'a> = dyn Fn(&str, &[HostedTag]) -> Vec<String> + 'a;
 
 /// What a collection takes away from repositories.
 #[derive(Clone, Copy)]
@@ -147,15 +156,16 @@ impl Hosted {
 
     /// Removes the tags that are to go. Returns what the others stand for.
     fn retain_tags(&self, policy: &HostedPolicy<'_>, done: &mut HostedCollected) -> Result<HashSet<Digest>> {
-        let mut tags: Vec<(String, SystemTime)> = Vec::new();
+        let mut tags: Vec<HostedTag> = Vec::new();
         for tag in self.tags()? {
-            let time = self.tagged(&tag).unwrap_or_else(SystemTime::now);
-            tags.push((tag, time));
+            let pushed = self.tagged(&tag).unwrap_or_else(SystemTime::now);
+            let pulled = self.tag(&tag)?.and_then(|target| self.pulled(&target));
+            tags.push(HostedTag { tag, pushed, pulled });
         }
-        tags.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        tags.sort_by(|a, b| b.pushed.cmp(&a.pushed).then_with(|| a.tag.cmp(&b.tag)));
         let expired: HashSet<String> = (policy.expired)(&self.name, &tags).into_iter().collect();
         let mut targets = HashSet::new();
-        for (tag, _) in &tags {
+        for HostedTag { tag, .. } in &tags {
             if !expired.contains(tag) {
                 targets.extend(self.tag(tag)?);
                 continue;

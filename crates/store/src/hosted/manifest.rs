@@ -159,6 +159,7 @@ impl Hosted {
         if let Some(subject) = &record.subject {
             remove(&self.referrers_dir(subject).join(leaf(digest)))?;
         }
+        remove(&self.dir.join("pulled").join(leaf(digest)))?;
         remove(&self.manifest_record(digest))
     }
 

@@ -7,7 +7,9 @@
 //! registry/<repository>/               a slash is written `+`
 //!     tags/<tag>                       the digest of a manifest or an index
 //!     manifests/<alg>-<hex>            its media type, and what it is about
-//!     blobs/<alg>-<hex>                empty; its time is when somebody last asked for it to push on it
+//!     blobs/<alg>-<hex>                who brought it, where that is known; its time is when somebody last asked for it
+//!                                      to push on it
+//!     pulled/<alg>-<hex>               empty; its time is when the manifest was last pulled
 //!     referrers/<alg>-<hex>/<alg>-<hex>  the descriptor of a manifest whose subject is the first
 //!     uploads/<id>                     what has come of a blob that is being pushed
 //! ```
@@ -25,7 +27,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isles_spec::Digest;
 use rustix::fs::{FlockOperation, flock};
@@ -34,7 +36,7 @@ use crate::error::At;
 use crate::refs::names_in;
 use crate::{Error, Result, Store};
 
-pub use collect::{HostedCollected, HostedPolicy, HostedUsage};
+pub use collect::{HostedCollected, HostedPolicy, HostedTag, HostedUsage};
 pub use manifest::{HostedManifest, NewManifest};
 pub use upload::{RunningHash, Upload};
 pub use verify::{HostedProblem, HostedReport};
@@ -47,6 +49,10 @@ const NAME_LIMIT: usize = 255;
 const TAG_LIMIT: usize = 128;
 /// Bytes of the small files.
 const SMALL: u64 = 16 << 20;
+/// Pulls are noted as often.
+const PULL_NOTED: Duration = Duration::from_secs(3600);
+/// Bytes of a user's name.
+const USER_LIMIT: u64 = 4096;
 
 /// One repository that a registry serves. It exists when something is in it.
 #[derive(Debug, Clone)]
@@ -158,6 +164,21 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(Error::io("read", &path, e)),
         }
+    }
+
+    /// Bytes of the blobs that a user has brought to repositories, each once, without one of them.
+    pub fn credited(&self, user: &str, without: Option<&Digest>) -> Result<u64> {
+        let mut all = HashSet::new();
+        for name in self.hosted_names()? {
+            let hosted = self.hosted(&name)?;
+            for digest in hosted.blobs()?.into_iter().filter(|d| Some(d) != without) {
+                let who = crate::atomic::read_bounded(&hosted.blob_link(&digest), USER_LIMIT);
+                if who.is_ok_and(|who| who == user.as_bytes()) {
+                    all.insert(digest);
+                }
+            }
+        }
+        Ok(all.iter().filter_map(|d| self.blob_size(d)).sum())
     }
 
     /// Every blob that some repository has, manifests among them.
@@ -272,6 +293,32 @@ impl Hosted {
     /// When the list of tags changed last.
     pub fn tags_changed(&self) -> Option<SystemTime> {
         fs::metadata(self.dir.join("tags")).and_then(|m| m.modified()).ok()
+    }
+
+    /// Notes that a manifest was pulled, at most once an hour.
+    pub fn note_pull(&self, manifest: &Digest) -> Result<()> {
+        let recent = |time: SystemTime| time.elapsed().is_ok_and(|age| age < PULL_NOTED);
+        if self.pulled(manifest).is_some_and(recent) {
+            return Ok(());
+        }
+        let path = self.folder("pulled")?.join(leaf(manifest));
+        let open = File::options().write(true).create(true).truncate(false).open(&path);
+        open.and_then(|file| file.set_modified(SystemTime::now())).at("write", &path)
+    }
+
+    /// When a manifest was last pulled, to the hour.
+    pub fn pulled(&self, manifest: &Digest) -> Option<SystemTime> {
+        fs::metadata(self.dir.join("pulled").join(leaf(manifest))).and_then(|m| m.modified()).ok()
+    }
+
+    /// Notes who brought a blob here, unless somebody did before.
+    pub fn credit(&self, blob: &Digest, user: &str) -> Result<()> {
+        let link = self.blob_link(blob);
+        let noted = File::options().append(true).open(&link).and_then(|mut file| {
+            use std::io::Write as _;
+            if file.metadata()?.len() == 0 { file.write_all(user.as_bytes()) } else { Ok(()) }
+        });
+        noted.at("write", &link)
     }
 
     /// Takes a tag away. Returns whether it was there.

@@ -301,7 +301,7 @@ fn collection_keeps_what_is_needed() {
         assert_eq!(store.has_blob(digest), stays, "{digest}");
     }
     let gone =
-        HostedPolicy { expired: &|_, tags| tags.iter().map(|t| t.0.clone()).collect(), ..policy(false) };
+        HostedPolicy { expired: &|_, tags| tags.iter().map(|t| t.tag.clone()).collect(), ..policy(false) };
     let done = store.collect_hosted(&gone).unwrap();
     assert_eq!(done.tags, ["a:keep"]);
     assert!(!hosted.exists() && store.all_blobs().unwrap().is_empty());

@@ -5,7 +5,7 @@
 //! more at the end.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Hosted;
 use crate::error::At;
-use crate::hash::Hasher;
+use crate::hash::{Hasher, digest_of_stream};
 use crate::{Error, Result};
 
 const BUFFER: usize = 1 << 20;
@@ -185,17 +185,9 @@ impl Upload {
     }
 
     fn read_again(&mut self, algorithm: Algorithm) -> Result<Digest> {
-        let mut hasher = Hasher::new(algorithm);
-        let mut buffer = vec![0; BUFFER];
         self.file.seek(SeekFrom::Start(0)).at("read", &self.path)?;
-        loop {
-            match self.file.read(&mut buffer) {
-                Ok(0) => return Ok(hasher.finish()),
-                Ok(n) => hasher.update(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("read", &self.path, e)),
-            }
-        }
+        let read = digest_of_stream(&mut self.file, algorithm, &mut vec![0; BUFFER], &mut |_| {});
+        Ok(read.at("read", &self.path)?.0)
     }
 }
 

@@ -1,12 +1,11 @@
 //! Whether what repositories have is what it should be.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
 
 use isles_spec::Digest;
 
 use crate::error::At;
-use crate::hash::Hasher;
+use crate::hash::digest_of_stream;
 use crate::{Error, Result, Store};
 
 const BUFFER: usize = 1 << 20;
@@ -64,20 +63,10 @@ impl Store {
             Err(Error::NoBlob { .. }) => return Ok(Some(HostedProblem::Missing)),
             Err(e) => return Err(e),
         };
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    hasher.update(&buffer[..n]);
-                    report.bytes += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e).at("read", &self.blob_path(digest)),
-            }
-        }
+        let mut told = |n| report.bytes += n;
+        let read = digest_of_stream(&mut file, digest.algorithm(), &mut vec![0; BUFFER], &mut told);
+        let (actual, _) = read.at("read", &self.blob_path(digest))?;
         report.blobs += 1;
-        Ok((hasher.finish() != *digest).then_some(HostedProblem::Damaged))
+        Ok((actual != *digest).then_some(HostedProblem::Damaged))
     }
 }
