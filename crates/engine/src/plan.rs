@@ -270,22 +270,34 @@ fn capabilities(workload: &Workload, root: bool) -> Result<Capabilities> {
 fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Result<Vec<Bpf>> {
     let security = &workload.security;
     let choice = if security.privileged { &SeccompChoice::Unconfined } else { &security.seccomp };
+    // A session of its own has no terminal.
+    let lends_terminal = workload.keep_session && seccomp::Arch::native().is_some() && has_terminal();
     let mut profile = match choice {
-        SeccompChoice::Default => return Ok(vec![default_filter(bounding, emulate)?]),
+        SeccompChoice::Default if !lends_terminal => return Ok(vec![default_filter(bounding, emulate)?]),
+        SeccompChoice::Default => seccomp::default_profile(bounding)?,
         SeccompChoice::Profile(path) => {
             let text = read_bounded(path, PROFILE_LIMIT)?;
             seccomp::Profile::from_json(&text, &seccomp::Host::here(bounding)?)?
         }
-        SeccompChoice::Unconfined if emulate => {
-            let arch = seccomp::Host::here(bounding)?.arch;
-            return Ok(vec![seccomp::single_id_emulation(arch)?]);
+        SeccompChoice::Unconfined if emulate || lends_terminal => {
+            seccomp::Profile::allow_all(seccomp::Host::here(bounding)?.arch)
         }
         SeccompChoice::Unconfined => return Ok(Vec::new()),
     };
+    if lends_terminal {
+        profile.protect_terminal();
+    }
     if emulate {
         profile.emulate_owners();
     }
     Ok(vec![seccomp::compile(&profile)?])
+}
+
+/// Whether this process has a terminal that controls it, which whoever it starts would have, too.
+fn has_terminal() -> bool {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/tty", flags, Mode::empty()).is_ok()
 }
 
 /// The filter of the default profile. The last one is kept: the steps of a workflow have all the same.

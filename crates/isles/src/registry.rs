@@ -25,6 +25,11 @@ impl Connection {
         Client::new(self.options())
     }
 
+    /// For builds: recipes name registries, too.
+    pub fn client_of_recipes(&self) -> Client {
+        Client::new(ClientOptions { guarded: true, ..self.options() })
+    }
+
     pub fn options(&self) -> ClientOptions {
         ClientOptions { tls_verify: self.tls_verify, ..ClientOptions::default() }
     }

@@ -159,7 +159,7 @@ pub fn of_daemon(
 }
 
 fn build(cx: &Context, engine: &Engine, source: &Source, wishes: &Wishes) -> Result<Built, Failure> {
-    let (client, bars) = (wishes.connection.client(), Bars::new(&cx.ui));
+    let (client, bars) = (wishes.connection.client_of_recipes(), Bars::new(&cx.ui));
     let options = BuildOptions {
         pull: wishes.pull,
         platforms: wishes.platform.iter().cloned().collect(),

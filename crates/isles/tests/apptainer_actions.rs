@@ -805,3 +805,60 @@ fn settings_of_a_site_count() {
         config(&["mount home"]).fails(1, &["--set, --unset, --get or --reset"]);
     });
 }
+
+/// The rest of [`a_container_types_nothing_on_the_terminal`], in the container.
+#[test]
+fn in_a_container_on_a_terminal() {
+    if std::env::var_os("ISLES_TEST_TYPES").is_none() {
+        return;
+    }
+    // SAFETY: it is made of numbers.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    let text = *b"x\0";
+    // The second one with bits that the kernel does not look at.
+    for (name, request) in [("types", libc::TIOCSTI), ("hides", libc::TIOCSTI | 1 << 40), ("pastes", 0x541c)]
+    {
+        // SAFETY: the requests read one byte of `text`.
+        let done = unsafe { libc::ioctl(0, request, text.as_ptr()) };
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        println!("{name}: {done} {errno:?}");
+    }
+    // SAFETY: the request writes a winsize.
+    println!("looks: {}", unsafe { libc::ioctl(0, libc::TIOCGWINSZ, &raw mut size) });
+}
+
+/// What is typed on the caller's terminal is typed by the caller.
+#[test]
+fn a_container_types_nothing_on_the_terminal() {
+    everyone(|world| {
+        let tree = sandbox(world).display().to_string();
+        let program = world.path("home/program");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        world.give("home");
+        let bind = format!("{}:/program", program.display());
+        let test = ["/program", "--exact", "in_a_container_on_a_terminal", "--nocapture"];
+        let words = [&["exec", "--env", "ISLES_TEST_TYPES=1", "-B", &bind, &tree][..], &test].concat();
+        let mut session = world::Session::start(&mut apptainer(world, &words));
+        for line in
+            ["types: -1 Some(1)", "hides: -1 Some(1)", "pastes: -1 Some(1)", "looks: 0", "test result: ok"]
+        {
+            session.until(line);
+        }
+        assert_eq!(session.run.code(), Some(0));
+        // Whoever has no terminal has no filter either.
+        let status = ["exec", &tree, "grep", "Seccomp:", "/proc/self/status"];
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        let own = own.lines().find(|line| line.starts_with("Seccomp:")).unwrap();
+        if !own.ends_with('0') {
+            println!("skip: this process has a filter itself");
+            return;
+        }
+        let mut alone = Command::new("setsid");
+        let plain = apptainer(world, &status);
+        alone.args(["-w".as_ref(), plain.get_program()]).args(plain.get_args());
+        alone.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if world.who == Who::Root {
+            assert_eq!(Said::of(alone.output().unwrap()).fine(), format!("{own}\n"));
+        }
+    });
+}

@@ -37,6 +37,9 @@ pub struct ClientOptions {
     pub stall: Duration,
     /// Connections at once in a pull or push.
     pub connections: usize,
+    /// Others than the caller name registries, so none at a link-local address is connected to, by whatever name or
+    /// redirect: clouds tell a machine its secrets there.
+    pub guarded: bool,
 }
 
 impl Default for ClientOptions {
@@ -50,6 +53,7 @@ impl Default for ClientOptions {
             retry: retry::Policy::default(),
             stall: Duration::from_secs(60),
             connections: 6,
+            guarded: false,
         }
     }
 }

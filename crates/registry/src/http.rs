@@ -91,7 +91,7 @@ impl Http {
             all_insecure: !options.tls_verify,
             stall: options.stall,
             retry: options.retry.clone(),
-            guarded: false,
+            guarded: options.guarded,
         }
     }
 

@@ -10,6 +10,7 @@ use isles_build::definition::{DefinitionOptions, Lender, Origin, Sections};
 use isles_build::recipe::{self, Found, Language};
 use isles_build::{BuildOptions, SifOptions, write_sif};
 use isles_engine::image_file::{self, Form};
+use isles_registry::{Client, ClientOptions};
 use isles_sif::Sif;
 use isles_spec::{FileSystemKind, Hint, Platform};
 use isles_store::{Image, Lease, SifSource, Store};
@@ -174,7 +175,7 @@ fn build(cx: &Context<'_>) -> Result<u8, Failure> {
             "write a definition file with the steps that are to be added",
         ));
     }
-    let client = reach::client(cx)?;
+    let client = Client::new(ClientOptions { guarded: true, ..reach::options(cx)? });
     cx.talk.info("Starting build...");
     if update {
         let place = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());

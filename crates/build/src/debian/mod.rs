@@ -94,7 +94,7 @@ impl Default for BootstrapOptions {
             max_age: Duration::from_secs(3600),
             source_date_epoch: crate::options::inherited_epoch(),
             cache: true,
-            client: ClientOptions::default(),
+            client: ClientOptions { guarded: true, ..ClientOptions::default() },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use isles_engine::{Step, StepOutput, StepRoot};
-use isles_registry::{Daemon, Library, LibraryName};
+use isles_registry::{ClientOptions, Daemon, Library, LibraryName};
 use isles_spec::image::{Descriptor, media_type};
 use isles_spec::nearest::nearest;
 use isles_spec::source::DebianSuite;
@@ -280,7 +280,9 @@ fn fetched(
     let server = server.unwrap_or_else(|| usual.to_owned());
     // The token is for the caller's library, and a recipe may name any other.
     let token = options.library_token.as_deref().filter(|_| Library::is_same_server(&server, usual));
-    let library = Library::new(&build.options.bootstrap.client, &server, token)?;
+    // A recipe may name any server.
+    let options = ClientOptions { guarded: true, ..build.options.bootstrap.client.clone() };
+    let library = Library::new(&options, &server, token)?;
     let architecture = &build.platform.architecture;
     let image = library.find(&name, architecture)?;
     let shown = name.to_string();

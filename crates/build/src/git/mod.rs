@@ -9,11 +9,12 @@ mod address;
 
 use std::fs::Permissions;
 use std::io::{self, Read};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -53,6 +54,8 @@ pub struct Git<'r> {
     /// Configuration that is not for the command line, where others can read it.
     secrets: Vec<(String, String)>,
     agent: Option<Agent>,
+    /// Which addresses were found to be fine, for git to connect to these and no others (`http.curloptResolve`).
+    pins: Mutex<Vec<String>>,
     /// For what ssh learns of hosts.
     folder: PathBuf,
     _scratch: crate::snapshot::Scratch,
@@ -74,7 +77,7 @@ impl<'r> Git<'r> {
     }
 
     fn with(build: &Build<'_>, repository: &'r Repository, is_callers: bool) -> Result<Git<'r>> {
-        refuse_link_local(&repository.host)?;
+        let pins = Mutex::new(pin(&repository.remote, &repository.host)?.into_iter().collect());
         let scratch = crate::snapshot::Scratch::new(build.store)?;
         let agent = match build.options.ssh.get("default").filter(|_| repository.ssh) {
             Some(sources) => Some(Agent::of(sources)?),
@@ -85,6 +88,7 @@ impl<'r> Git<'r> {
             is_callers,
             secrets: authorization(build, repository, is_callers)?,
             agent,
+            pins,
             folder: scratch.folder("git")?,
             _scratch: scratch,
         })
@@ -224,7 +228,8 @@ impl<'r> Git<'r> {
                     && key.starts_with("submodule.")
                     && key.ends_with(".url")
                 {
-                    refuse_link_local(&address::host_in(url)?)?;
+                    let pin = pin(url, &address::host_in(url)?)?;
+                    self.pins.lock().unwrap_or_else(PoisonError::into_inner).extend(pin);
                 }
             }
             let update = ["submodule", "--quiet", "update", "--force"];
@@ -324,6 +329,9 @@ impl<'r> Git<'r> {
         // Where a redirect leads nobody has looked at; and what others wrote could lead anywhere by it.
         if !self.is_callers || !self.secrets.is_empty() || arguments.first() == Some(&"submodule") {
             command.args(["-c", "http.followRedirects=false"]);
+        }
+        for pin in self.pins.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            command.args(["-c", &format!("http.curloptResolve={pin}")]);
         }
         if let Some(here) = here {
             command.current_dir(here);
@@ -471,25 +479,52 @@ pub fn in_the_clear(name: &str, url: &str) -> Error {
 }
 
 /// Services at link-local addresses are not for recipes. What does not resolve here is left to git and proxies.
-fn refuse_link_local(host: &str) -> Result<()> {
-    use std::net::ToSocketAddrs;
+fn checked(host: &str) -> Result<Vec<IpAddr>> {
     // What git would decode to another name than the one that is looked at here.
     if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':')) {
         return Err(SpecError::new(format!("'{}' is no name of a host", host.escape_default()))
             .with_hint("write it in letters, digits, dots and dashes")
             .into());
     }
-    let addresses = (host, 0u16).to_socket_addrs().into_iter().flatten();
-    for address in addresses {
-        if isles_registry::is_link_local(address.ip()) {
+    let mut all: Vec<IpAddr> = Vec::new();
+    for address in (host, 0u16).to_socket_addrs().into_iter().flatten().map(|address| address.ip()) {
+        if isles_registry::is_link_local(address) {
             return Err(SpecError::new(format!(
-                "'{host}' is at the link-local address {}, which is not asked",
-                address.ip()
+                "'{host}' is at the link-local address {address}, which is not asked"
             ))
             .into());
         }
+        if !all.contains(&address) {
+            all.push(address);
+        }
     }
-    Ok(())
+    Ok(all)
+}
+
+/// The host of a URL with the addresses that were looked at, as curl takes it: so a name that leads elsewhere the second
+/// time is of no use. Of hosts that ssh and git's own protocol ask, which tell nobody secrets over HTTP, the look is all.
+fn pin(url: &str, host: &str) -> Result<Option<String>> {
+    let all = checked(host)?;
+    let lower = url.to_ascii_lowercase();
+    let usual = match () {
+        () if lower.starts_with("https://") => 443,
+        () if lower.starts_with("http://") => 80,
+        () => return Ok(None),
+    };
+    if all.is_empty() || host.parse::<IpAddr>().is_ok() {
+        return Ok(None);
+    }
+    let authority =
+        url.split("://").nth(1).unwrap_or_default().split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(usual);
+    let all: Vec<String> = all
+        .iter()
+        .map(|address| match address {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("[{v6}]"),
+        })
+        .collect();
+    Ok(Some(format!("{host}:{port}:{}", all.join(","))))
 }
 
 /// Removes `.git` everywhere: the directory, and the files by which submodules find it.
@@ -538,6 +573,25 @@ fn settle(top: &Path, time: Option<i64>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_keep_the_addresses_that_were_looked_at() {
+        let fine = |pin: Option<String>, port: u16| {
+            let pin = pin.unwrap();
+            let rest = pin.strip_prefix(&format!("localhost:{port}:")).unwrap();
+            assert!(rest.split(',').all(|one| ["127.0.0.1", "[::1]"].contains(&one)), "{pin}");
+        };
+        fine(pin("http://localhost:8080/x.git", "localhost").unwrap(), 8080);
+        fine(pin("HTTPS://me@localhost/x:1/y.git", "localhost").unwrap(), 443);
+        for (url, host) in [
+            ("http://127.0.0.1/x", "127.0.0.1"),
+            ("ssh://git@localhost/x", "localhost"),
+            ("git@localhost:x", "localhost"),
+        ] {
+            assert_eq!(pin(url, host).unwrap(), None, "{url}");
+        }
+        assert!(pin("http://169.254.169.254/x", "169.254.169.254").is_err());
+    }
 
     #[test]
     fn programs_that_do_not_end_are_ended() {

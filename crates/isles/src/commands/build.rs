@@ -222,7 +222,7 @@ pub fn cmd_build(cx: &Context, args: &Args) -> Result<Code, Failure> {
     outputs.check(&args.tag, args.platform.len())?;
     let every_step = args.progress == Shown::Json;
     let options = BuildOptions { quiet: ui.is_quiet(), every_step, ..options(args)? };
-    let client = args.connection.client();
+    let client = args.connection.client_of_recipes();
     let bars = match args.progress {
         Shown::Plain => Bars::plain(&ui),
         Shown::Json => Bars::json(&ui),

@@ -16,6 +16,7 @@ mod default;
 mod profile;
 mod single_id;
 mod syscalls;
+mod terminal;
 #[cfg(test)]
 mod tests;
 

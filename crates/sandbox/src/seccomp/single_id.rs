@@ -46,10 +46,7 @@ impl Profile {
 /// # Errors
 /// None in practice; the program is far shorter than the kernel's limit.
 pub fn single_id_emulation(arch: Arch) -> Result<Bpf> {
-    let mut profile = Profile::new(arch, Action::Allow);
-    if arch == Arch::X86_64 {
-        profile.arches.extend([Arch::X86, Arch::X32]);
-    }
+    let mut profile = Profile::allow_all(arch);
     profile.emulate_owners();
     compile(&profile)
 }
