@@ -93,10 +93,14 @@ impl Engine {
         self.processes_of(&info)
     }
 
-    /// Those of its control group, where it has one, and those that its first process has started.
+    /// Those of its control group, or where it has none of its PID namespace, and those that its first process has started.
     fn processes_of(&self, info: &Info) -> Result<Vec<Process>> {
-        let mut pids: BTreeSet<i32> = self.group(&info.record.id)?.processes()?.into_iter().collect();
+        let group = self.group(&info.record.id)?;
+        let mut pids: BTreeSet<i32> = group.processes()?.into_iter().collect();
         let mut more: Vec<i32> = info.state.pid.into_iter().collect();
+        if group.is_absent() {
+            more.extend(info.state.pid.into_iter().flat_map(in_namespace_of));
+        }
         while let Some(pid) = more.pop() {
             pids.insert(pid);
             more.extend(children(pid).into_iter().filter(|child| !pids.contains(child)));
@@ -155,6 +159,18 @@ fn merge(own: &mut Resources, wanted: &Resources) {
     or(&mut own.cpuset_cpus, &wanted.cpuset_cpus);
     or(&mut own.cpuset_mems, &wanted.cpuset_mems);
     or(&mut own.pids, &wanted.pids);
+}
+
+/// Processes in the PID namespace of another one, where that is not this process's own: those that were put into a container,
+/// which nobody in it has started. What may not be looked into is nobody's of ours.
+fn in_namespace_of(pid: i32) -> Vec<i32> {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let Some(wanted) = namespace(&pid.to_string()).filter(|of| namespace("self").as_ref() != Some(of)) else {
+        return Vec::new();
+    };
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers.filter(|number| namespace(&number.to_string()).as_ref() == Some(&wanted)).collect()
 }
 
 /// The children of a process, of all its threads (proc_pid_task_tid_children(5)).

@@ -129,6 +129,13 @@ fn what_they_use() {
         let top = world.isles(&["top", "busy", "-o", "pid,args"]).fine();
         assert!(top.starts_with("PID") && top.contains("while :"), "{top}");
         assert!(world.isles(&["top", "busy"]).fine().starts_with("USER"));
+        // Nobody in the container has started it, and an ordinary user has no control group that would tell.
+        world.isles(&["exec", "-d", "busy", "sleep", "4321"]).fine();
+        let shown = || world.isles(&["top", "busy", "-o", "args"]).fine();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !shown().contains("sleep 4321") {
+            assert!(std::time::Instant::now() < end, "{}", shown());
+        }
         world.isles(&["top", "busy", "-o", "color"]).fails(1, &["'color'"]);
         world.isles(&["stop", "-t", "0", "busy"]).fine();
         world.isles(&["top", "busy"]).fails(1, &["not running"]);
