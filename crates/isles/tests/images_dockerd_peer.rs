@@ -17,6 +17,10 @@ struct Docker<'a> {
 
 impl Docker<'_> {
     fn start(shelf: &Shelf) -> Option<Docker<'_>> {
+        Docker::start_with(shelf, &[])
+    }
+
+    fn start_with<'s>(shelf: &'s Shelf, more: &[&str]) -> Option<Docker<'s>> {
         if !rustix::process::geteuid().is_root() {
             println!("skip: dockerd needs root");
             return None;
@@ -33,6 +37,7 @@ impl Docker<'_> {
         daemon.arg("--host").arg(format!("unix://{}", shelf.path("d.sock").display()));
         daemon.arg("--pidfile").arg(shelf.path("d.pid"));
         daemon.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
+        daemon.args(more);
         daemon.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let docker = Docker { daemon: daemon.spawn().unwrap(), shelf };
         for _ in 0..200 {
@@ -65,6 +70,26 @@ impl Drop for Docker<'_> {
 
 fn object(text: &str) -> Value {
     serde_json::from_str::<Value>(text).unwrap_or_else(|e| panic!("{e}: {text}"))[0].take()
+}
+
+#[test]
+fn dockerd_pulls_through_our_mirror() {
+    let shelf = both().remove(0);
+    let upstream = Served::start(&shelf, "upstream", &[]);
+    // What dockerd takes for Docker Hub is the upstream, by way of the mirror.
+    let mirror = Served::start(&shelf, "mirror", &["--mirror", &upstream.address]);
+    let url = format!("http://{}", mirror.address);
+    let Some(docker) = Docker::start_with(&shelf, &["--registry-mirror", &url]) else { return };
+    let image = layout(&shelf.path("layout"), "app:1", &[tar(&[("a", &noise(300_000, 1))])]);
+    let name = format!("docker://{}/library/isles-test-app:1", upstream.address);
+    shelf.isles(&["copy", "-q", "oci:layout", &name]).fine();
+    docker.run(&["pull", "-q", "isles-test-app:1"]).fine();
+    assert_eq!(docker.run(&["images", "-q", "--no-trunc"]).fine().trim(), image.id().to_string());
+    // The upstream goes; what the mirror has is still to be had.
+    drop(upstream);
+    docker.run(&["rmi", "-f", "isles-test-app:1"]).fine();
+    docker.run(&["pull", "-q", "isles-test-app:1"]).fine();
+    assert_eq!(docker.run(&["images", "-q", "--no-trunc"]).fine().trim(), image.id().to_string());
 }
 
 #[test]

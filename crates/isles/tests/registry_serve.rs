@@ -186,6 +186,108 @@ fn a_killed_server_loses_nothing_that_was_pushed() {
 }
 
 #[test]
+fn an_upload_outlives_the_server_that_is_killed() {
+    use std::io::{Read, Write};
+    let shelf = &both()[0];
+    let blob = noise(3 << 20, 5);
+    let digest = isles_store::digest_of_bytes(isles_spec::Algorithm::Sha256, &blob);
+    let ask = |address: &str, head: &str, body: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let length = body.len();
+        write!(stream, "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+            .unwrap();
+        stream.write_all(body).unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    let header = |said: &str, name: &str| {
+        let line = said.lines().find(|l| l.to_ascii_lowercase().starts_with(name)).unwrap();
+        line.split_once(": ").unwrap().1.trim().to_owned()
+    };
+    let first = Served::start(shelf, "server", &[]);
+    let upload = header(&ask(&first.address, "POST /v2/a/blobs/uploads/", b""), "location");
+    // The server dies in the midst of a request that brings the blob.
+    let mut stream = std::net::TcpStream::connect(&first.address).unwrap();
+    write!(stream, "PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", blob.len()).unwrap();
+    stream.write_all(&blob[..2 << 20]).unwrap();
+    let file = shelf.path("server/registry/a/uploads").join(upload.rsplit('/').next().unwrap());
+    while fs::metadata(&file).unwrap().len() == 0 {
+        std::thread::yield_now();
+    }
+    drop(first);
+    let second = Served::start(shelf, "server", &[]);
+    let range = header(&ask(&second.address, &format!("GET {upload}"), b""), "range");
+    let there: usize = range.split_once('-').unwrap().1.parse::<usize>().unwrap() + 1;
+    assert!(there > 1 && there <= 2 << 20, "{range}");
+    let said = ask(&second.address, &format!("PATCH {upload}"), &blob[there..]);
+    assert!(said.starts_with("HTTP/1.1 202"), "{said}");
+    let said = ask(&second.address, &format!("PUT {upload}?digest={digest}"), b"");
+    assert!(said.starts_with("HTTP/1.1 201"), "{said}");
+    shelf.isles_in("server", &["registry", "verify"]).fine();
+}
+
+#[test]
+fn files_of_any_kind_go_and_come_back() {
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "server", &[]);
+    let name = format!("{}/results:1", server.address);
+    fs::write(shelf.path("table.csv"), "a,b\n1,2\n").unwrap();
+    fs::write(shelf.path("plot.png"), noise(200_000, 3)).unwrap();
+    fs::write(shelf.path("chart.json"), r#"{"name":"app","version":"1.0.0","apiVersion":"v2"}"#).unwrap();
+    let kind = ["--artifact-type", "application/x-results", "--annotation", "course=lab"];
+    let files = ["table.csv:text/csv", "plot.png", &name];
+    shelf.isles(&[&["push"], &kind[..], &files].concat()).fine();
+    shelf.isles(&["pull", "--artifact", "-o", "back", &name]).fine();
+    for file in ["table.csv", "plot.png"] {
+        assert_eq!(fs::read(shelf.path(file)).unwrap(), fs::read(shelf.path("back").join(file)).unwrap());
+    }
+    if let Some(said) =
+        shelf.peer("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")])
+    {
+        let raw = said.fine();
+        for word in ["application/x-results", "text/csv", "\"course\"", "table.csv"] {
+            assert!(raw.contains(word), "{raw}");
+        }
+    }
+    // As Helm lays a chart.
+    let chart = format!("{}/charts/app:1.0.0", server.address);
+    let config = "chart.json:application/vnd.cncf.helm.config.v1+json";
+    let content = "plot.png:application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+    shelf.isles(&["push", "--config", config, content, &chart]).fine();
+    shelf.isles(&["pull", "--artifact", "-o", "chart", &chart]).fine();
+    assert_eq!(fs::read(shelf.path("chart/plot.png")).unwrap(), noise(200_000, 3));
+    // It is no image, and an image is no artefact with names.
+    shelf.isles(&["pull", &chart]).fails(1, &["charts/app"]);
+    layout(&shelf.path("layout"), "lab:1", &[tar(&[("b", b"small")])]);
+    let image = format!("{}/lab:1", server.address);
+    shelf.isles(&["copy", "-q", "oci:layout", &format!("docker://{image}")]).fine();
+    shelf.isles(&["pull", "--artifact", "-o", "x", &image]).fails(1, &["no name"]);
+    shelf.isles(&["push", "a", "b", "c"]).fails(1, &["--artifact-type"]);
+    shelf.isles(&["push", "--artifact-type", "a/b", "none.txt", &name]).fails(1, &["none.txt"]);
+}
+
+#[test]
+fn umoci_unpacks_what_is_written() {
+    let shelf = &both()[0];
+    let server = Served::start(shelf, "server", &[]);
+    layout(&shelf.path("layout"), "lab:1", &[tar(&[("etc/a", b"first")]), tar(&[("etc/b", b"second")])]);
+    let name = format!("docker://{}/lab:1", server.address);
+    shelf.isles(&["copy", "-q", "oci:layout", &name]).fine();
+    shelf.isles(&["copy", "-q", &name, "oci:copied:one"]).fine();
+    shelf.isles(&["copy", "-q", &name, "lab:1"]).fine();
+    shelf.isles(&["copy", "-q", "lab:1", "oci:stored:one"]).fine();
+    for dir in ["copied", "stored"] {
+        let (image, bundle) = (format!("{dir}:one"), format!("{dir}-bundle"));
+        let Some(listed) = shelf.peer("umoci", &["ls", "--layout", dir]) else { return };
+        assert_eq!(listed.fine().trim(), "one");
+        shelf.peer("umoci", &["unpack", "--rootless", "--image", &image, &bundle]).unwrap().fine();
+        let read = |file: &str| fs::read(shelf.path(&bundle).join("rootfs/etc").join(file)).unwrap();
+        assert_eq!((read("a"), read("b")), (b"first".to_vec(), b"second".to_vec()));
+    }
+}
+
+#[test]
 fn sif_files_and_many_clients_at_once() {
     let shelf = &both()[0];
     let server = Served::start(shelf, "server", &[]);

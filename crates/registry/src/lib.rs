@@ -9,6 +9,7 @@
 //! Specifications: OCI distribution-spec 1.1, distribution's token authentication, Docker's `config.json`,
 //! containers-registries.conf(5).
 
+mod artifact;
 mod auth;
 mod blob;
 mod catalog;
@@ -37,6 +38,7 @@ mod trust;
 mod upload;
 pub mod web;
 
+pub use artifact::NewArtifact;
 pub use client::{Client, ClientOptions};
 pub use copy::{Copied, CopyFrom, CopyOptions, CopyTo, copy, copy_to_docker_archive};
 pub use credentials::{Credentials, Login};

@@ -30,6 +30,7 @@ use crate::ui::progress::Bars;
   isles pull oras://localhost:5000/app:1.0
   isles pull -o tool.sif library://entity/collection/tool:1.0
   isles pull -o debian.sif debian:12
+  isles pull --artifact -o results localhost:5000/results:1
   isles pull docker-daemon:app:1.0")]
 pub struct Args {
     /// Names, by Docker's rules; docker:// before them is allowed. oras:// before them means a SIF file in a registry,
@@ -40,6 +41,9 @@ pub struct Args {
     /// Write the one image into this SIF file, instead of leaving it in the store only.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Write the files of an artefact into the folder -o, or into the current one. Nothing comes into the store.
+    #[arg(long)]
+    artifact: bool,
     /// Fetch the image for this platform, such as linux/arm64 [default: this machine's].
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -69,6 +73,19 @@ pub fn cmd_pull(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let (store, host) = (engine.store(), Platform::host());
     let platform = args.platform.as_ref().unwrap_or(&host);
+    if args.artifact {
+        let dir = args.output.as_deref().unwrap_or(Path::new("."));
+        for name in &args.names {
+            let (Address::Image(name) | Address::Sif(SifAddress::Registry(name))) = name else {
+                return Err(Failure::new("artefacts are in registries only"));
+            };
+            let bars = Bars::new(&cx.ui.quieter(args.quiet));
+            let paths = args.connection.client().pull_artifact(name, dir, &bars)?;
+            drop(bars);
+            paths.iter().try_for_each(|path| cx.ui.line(&path.display().to_string()))?;
+        }
+        return Ok(Code::SUCCESS);
+    }
     if let Some(file) = &args.output {
         let [name] = args.names.as_slice() else {
             return Err(Failure::new(format!("a SIF file holds one image, not {}", args.names.len()))

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use isles_engine::Engine;
+use isles_registry::NewArtifact;
 use isles_sif::{Sif, is_sif};
 use isles_spec::{Platform, Reference};
 use isles_store::SifSource;
@@ -23,19 +24,32 @@ use crate::ui::progress::Bars;
 /// whole. To oras:// and library:// a SIF file goes as it is, and an image of the store as the SIF file that
 /// `isles save --format sif` makes of it; elsewhere a SIF file goes as an image of layers.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "isles push [OPTIONS] <IMAGE> [NAME[:TAG]]
+       isles push [OPTIONS] --artifact-type <TYPE> <FILE[:TYPE]>... <NAME[:TAG]>")]
 #[command(after_help = "Examples:
   isles push localhost:5000/app:1.0
   isles push app localhost:5000/app:1.0
   isles push app.sif localhost:5000/app:1.0
   isles push app.sif oras://localhost:5000/app:1.0
-  isles push app.sif library://entity/collection/app:1.0")]
+  isles push app.sif library://entity/collection/app:1.0
+  isles push --artifact-type application/x-results table.csv:text/csv plot.png:image/png localhost:5000/results:1
+  isles push --config chart.json:application/vnd.cncf.helm.config.v1+json \\
+    app-1.0.tgz:application/vnd.cncf.helm.chart.content.v1.tar+gzip localhost:5000/charts/app:1.0")]
 pub struct Args {
-    /// The image, by name or ID, or a SIF file.
-    #[arg(value_name = "IMAGE")]
-    image: String,
-    /// The name it gets in the registry [default: the same]; after oras:// or library:// that of a SIF file.
-    #[arg(value_name = "NAME[:TAG]")]
-    target: Option<Address>,
+    /// The image, by name or ID, or a SIF file, and the name it gets in the registry [default: the same]; after oras://
+    /// or library:// that of a SIF file. With --artifact-type or --config files of any kind, and the name of what they
+    /// become.
+    #[arg(value_name = "IMAGE [NAME[:TAG]]", required = true)]
+    words: Vec<String>,
+    /// Send files as they are, as one artefact of this type. Each is called FILE, or FILE:TYPE with its media type.
+    #[arg(long, value_name = "TYPE")]
+    artifact_type: Option<String>,
+    /// Send files as one artefact with this configuration, as Helm's charts have one.
+    #[arg(long, value_name = "FILE:TYPE")]
+    config: Option<String>,
+    /// A note on the artefact.
+    #[arg(long, value_name = "KEY=VALUE")]
+    annotation: Vec<String>,
     /// Send only the image for this platform.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -52,22 +66,39 @@ pub struct Args {
 pub fn cmd_push(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let ui = cx.ui.quieter(args.quiet);
-    let file = Path::new(&args.image);
+    if args.artifact_type.is_some() || args.config.is_some() {
+        artifact(cx, &ui, args)?;
+        return Ok(Code::SUCCESS);
+    }
+    if !args.annotation.is_empty() {
+        return Err(
+            Failure::new("--annotation is for artefacts").with_hint("say what it is with --artifact-type")
+        );
+    }
+    let target: Option<Address> = match args.words.as_slice() {
+        [_] => None,
+        [_, name] => Some(name.parse()?),
+        _ => {
+            return Err(Failure::new("several files are sent as an artefact only")
+                .with_hint("say what it is with --artifact-type"));
+        }
+    };
+    let file = Path::new(args.image());
     let is_file = file.is_file() && File::open(file).is_ok_and(|file| is_sif(&file).unwrap_or(false));
-    match &args.target {
+    match &target {
         Some(Address::Sif(target)) if is_file => send_sif(cx, &engine, &ui, args, file, target)?,
         Some(Address::Sif(target)) => {
             let store = engine.store();
             let lease = store.lease()?;
-            let image = store.resolve(&args.image, args.platform.as_ref())?;
+            let image = store.resolve(args.image(), args.platform.as_ref())?;
             lease.hold(&image.manifest_digest)?;
             let (scratch, bars) = (Scratch::new(store)?, Bars::new(&ui));
             store.ensure_layers(&lease, &image, &bars)?;
             drop(bars);
             // Who fetches it sees this name.
-            let last = args.image.rsplit('/').next().unwrap_or(&args.image);
+            let last = args.image().rsplit('/').next().unwrap_or(args.image());
             let file = scratch.join(format!("{}.sif", last.replace(':', "_")));
-            save::write_file(store, &image, &args.image, false, &file)?;
+            save::write_file(store, &image, args.image(), false, &file)?;
             send_sif(cx, &engine, &ui, args, &file, target)?;
         }
         Some(Address::Daemon(name)) => {
@@ -76,12 +107,55 @@ pub fn cmd_push(cx: &Context, args: &Args) -> Result<Code, Failure> {
         }
         Some(Address::Image(target)) => send(cx, &engine, &ui, args, is_file, target)?,
         None if is_file => {
-            return Err(Failure::new(format!("'{}' has no name of its own", args.image))
+            return Err(Failure::new(format!("'{}' has no name of its own", args.image()))
                 .with_hint("say what it is to be called in the registry: `isles push FILE NAME`"));
         }
-        None => send(cx, &engine, &ui, args, false, &args.image.parse()?)?,
+        None => send(cx, &engine, &ui, args, false, &args.image().parse()?)?,
     }
     Ok(Code::SUCCESS)
+}
+
+impl Args {
+    fn image(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+}
+
+/// Sends files as one artefact.
+fn artifact(cx: &Context, ui: &Ui, args: &Args) -> Result<(), Failure> {
+    let Some((name, files)) = args.words.split_last().filter(|(_, files)| !files.is_empty()) else {
+        return Err(Failure::new("an artefact needs files and a name").with_hint("isles push FILE... NAME"));
+    };
+    let typed = |word: &str, usual: &str| {
+        // A path may have colons; a media type has a slash and no leading one.
+        let split = word.rsplit_once(':').filter(|(_, kind)| kind.contains('/') && !kind.starts_with('/'));
+        match split {
+            Some((path, kind)) if !Path::new(word).exists() => (path.into(), kind.to_owned()),
+            _ => (word.into(), usual.to_owned()),
+        }
+    };
+    let mut annotations = std::collections::BTreeMap::new();
+    for text in &args.annotation {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Failure::new(format!("invalid annotation '{text}'")).with_hint("it is written KEY=VALUE")
+        })?;
+        annotations.insert(key.to_owned(), value.to_owned());
+    }
+    let new = NewArtifact {
+        artifact_type: args.artifact_type.clone(),
+        config: args.config.as_deref().map(|config| typed(config, "application/json")),
+        files: files.iter().map(|file| typed(file, "application/octet-stream")).collect(),
+        annotations,
+    };
+    let name = name.strip_prefix("oras://").unwrap_or(name).parse::<Reference>()?.normalized();
+    let bars = Bars::new(ui);
+    let pushed = args.connection.client().push_artifact(&new, &name, &bars)?;
+    drop(bars);
+    if ui.is_quiet() {
+        return cx.ui.line(&name.to_string());
+    }
+    let tag = name.tag().unwrap_or("digest");
+    cx.ui.line(&format!("{tag}: digest: {} size: {}", pushed.target.digest, pushed.target.size))
 }
 
 /// Sends an image of layers, which a file has to become first.
@@ -95,12 +169,12 @@ fn send(
 ) -> Result<(), Failure> {
     let (store, bars) = (engine.store(), Bars::new(ui));
     let (image, _lease) = if is_file {
-        let sif = Sif::open(Path::new(&args.image)).map_err(isles_store::Error::from)?;
+        let sif = Sif::open(Path::new(args.image())).map_err(isles_store::Error::from)?;
         let lease = store.lease()?;
         let image = store.import_sif(&lease, SifSource::Sif(&sif), &[], &bars)?;
         (image.id().to_string(), Some(lease))
     } else {
-        (args.image.clone(), None)
+        (args.image().to_owned(), None)
     };
     let target = target.normalized();
     let pushed = args.connection.client().push(store, &image, args.platform.as_ref(), &target, &bars)?;
