@@ -8,7 +8,7 @@ use isles_engine::{Engine, image_file};
 use isles_registry::LibraryName;
 use isles_sif::Sif;
 use isles_spec::image::ContainerConfig;
-use isles_spec::{FileSystemKind, ImageFile, Platform, Reference, Root};
+use isles_spec::{FileSystemKind, ImageFile, ImageMount, Platform, Reference, Root};
 use isles_store::{Image as StoreImage, Imported, Lease, SifSource, Store};
 use sha2::{Digest, Sha256};
 
@@ -128,8 +128,8 @@ fn mountable(cx: &Context<'_>, engine: &Engine, image: Image) -> Result<Image, F
     let Root::File(ImageFile { path, kind: FileSystemKind::Squashfs, .. }) = &image.root else {
         return Ok(image);
     };
-    let wanted = cx.values.is(&flags::UNSQUASH);
-    if !wanted && can_mount() {
+    let wanted = if cx.values.is(&flags::UNSQUASH) { ImageMount::Unpack } else { ImageMount::Auto };
+    if engine.image_mount(wanted) != ImageMount::Unpack {
         return Ok(image);
     }
     cx.talk.info("Converting SIF file to temporary sandbox...");
@@ -154,12 +154,6 @@ fn mountable(cx: &Context<'_>, engine: &Engine, image: Image) -> Result<Image, F
     let root = Root::Image { manifest: unpacked.manifest_digest.clone(), name: image.name.clone() };
     // It is run as the file is: by what is in it, and not by the configuration that the store has for it.
     Ok(Image { store_image: Some(unpacked), file: None, _lease: Some(lease), root, ..image })
-}
-
-/// Whether this user may serve file systems (fuse(4)), or let the kernel read them from files (loop(4)).
-fn can_mount() -> bool {
-    let open = |path: &str| File::options().read(true).write(true).open(path).is_ok();
-    open("/dev/fuse") || open("/dev/loop-control")
 }
 
 /// A folder that is known to be a root file system, under another name.

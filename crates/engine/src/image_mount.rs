@@ -2,7 +2,7 @@
 //!
 //! | asked for | root | others |
 //! |---|---|---|
-//! | `auto` | the kernel mounts it; where it cannot, as for others | served by this process (FUSE); unpacked where `/dev/fuse` is missing or shut |
+//! | `auto` | the kernel mounts it; where it cannot, as for others | served by this process (FUSE); unpacked where nothing of this can be had |
 //! | `kernel` | the kernel mounts it, or it is an error | an error: the kernel lets only root |
 //! | `fuse` | served by this process | served by this process |
 //! | `unpack` | an image of the store, made of it once and known again | the same |
@@ -38,11 +38,14 @@ const MOST_THREADS: usize = 8;
 /// What a thread that serves needs.
 const STACK: usize = 512 << 10;
 
-/// How an image is really mounted: what was asked for, as far as something was.
+/// How an image is really mounted: what was asked for, as far as something was. This is where that is decided, for
+/// whoever asks.
 pub fn way(asked: ImageMount, identity: Identity) -> ImageMount {
-    let can_serve = || File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    let open = |path: &str| File::options().read(true).write(true).open(path).is_ok();
+    // fuse(4); and loop(4), which is for root.
+    let can_mount = || open("/dev/fuse") || identity == Identity::Root && open("/dev/loop-control");
     match asked {
-        ImageMount::Auto if identity != Identity::Root && !can_serve() => ImageMount::Unpack,
+        ImageMount::Auto if !can_mount() => ImageMount::Unpack,
         asked => asked,
     }
 }
