@@ -470,7 +470,8 @@ mod tests {
             ("missing", Some(PullPolicy::Missing)),
             ("false", Some(PullPolicy::Missing)),
             ("never", Some(PullPolicy::Never)),
-            ("newer", None),
+            ("newer", Some(PullPolicy::Newer)),
+            ("other", None),
         ] {
             assert_eq!(pull_policy(word).ok(), policy, "{word}");
         }
