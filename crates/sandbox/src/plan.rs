@@ -617,13 +617,15 @@ impl Plan<'_> {
             && self.time_offsets.is_none()
     }
 
-    /// Whether the namespaces to enter are such that a thread enters, and leaves again, without the rest of the process.
+    /// Whether the namespaces to enter are such that a thread enters, and leaves again, without the rest of the process. Who
+    /// is in a user namespace of its own has no right to come back into those of the host.
     pub(crate) fn joins_as_thread(&self) -> bool {
         let of_thread = |kind: i32| {
             [libc::CLONE_NEWIPC, libc::CLONE_NEWUTS, libc::CLONE_NEWNET, libc::CLONE_NEWCGROUP]
                 .contains(&kind)
         };
-        self.joins_pid.is_none() && self.joins.iter().all(|(_, kind)| of_thread(*kind))
+        let may_return = self.joins.is_empty() || self.in_initial_userns;
+        may_return && self.joins_pid.is_none() && self.joins.iter().all(|(_, kind)| of_thread(*kind))
     }
 
     pub(crate) fn joins_user(&self) -> bool {
