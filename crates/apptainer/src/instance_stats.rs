@@ -36,9 +36,10 @@ impl Usage {
 
 /// Looks at all processes that `first` has in its PID namespace.
 pub fn usage(first: i32) -> Result<Usage, Failure> {
-    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let own = namespace(&first.to_string())
-        .ok_or_else(|| Failure::new(format!("while getting stats for pid: there is no process {first}")))?;
+    let pids = isles_engine::in_namespace_of(first);
+    if pids.is_empty() {
+        return Err(Failure::new(format!("while getting stats for pid: there is no process {first}")));
+    }
     let mut out = Usage {
         at: Instant::now(),
         cpu: 0,
@@ -48,12 +49,8 @@ pub fn usage(first: i32) -> Result<Usage, Failure> {
         written: 0,
         processes: 0,
     };
-    let entries = fs::read_dir("/proc").map_err(|e| Failure::because("cannot read /proc", &e))?;
-    for entry in entries.flatten() {
-        let Ok(pid) = entry.file_name().into_string() else { continue };
-        if pid.bytes().all(|b| b.is_ascii_digit()) && namespace(&pid) == Some(own.clone()) {
-            add(&entry.path(), &mut out);
-        }
+    for pid in pids {
+        add(&Path::new("/proc").join(pid.to_string()), &mut out);
     }
     Ok(out)
 }

@@ -64,7 +64,15 @@ pub fn dependencies(sources: &Sources, base: Option<&Path>) -> Value {
         let location = within(&location_of(&source.path), base);
         [("class", Value::from("File")), ("location", location.into())].into_iter().collect::<Map>()
     });
-    one_with_others(files.collect())
+    let mut files: Vec<Map> = files.collect();
+    if files.is_empty() {
+        return Value::Null;
+    }
+    let mut first = files.remove(0);
+    if !files.is_empty() {
+        first.insert("secondaryFiles", Value::array(files.into_iter().map(Value::map).collect()));
+    }
+    Value::map(first)
 }
 
 /// The files and folders that a job names, in the same form.
@@ -91,17 +99,6 @@ fn within(location: &str, base: Option<&Path>) -> String {
     let Some(base) = base else { return location.to_owned() };
     let folder = format!("{}/", location_of(base).trim_end_matches('/'));
     location.strip_prefix(&folder).unwrap_or(location).to_owned()
-}
-
-fn one_with_others(mut files: Vec<Map>) -> Value {
-    if files.is_empty() {
-        return Value::Null;
-    }
-    let mut first = files.remove(0);
-    if !files.is_empty() {
-        first.insert("secondaryFiles", Value::array(files.into_iter().map(Value::map).collect()));
-    }
-    Value::map(first)
 }
 
 /// What [`only`] may be asked for, by kind, as the reference runner lists it.

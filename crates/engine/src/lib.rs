@@ -69,7 +69,7 @@ pub use run::Foreground;
 pub use step::{
     Exit, Step, StepInput, StepNames, StepOutcome, StepOutput, StepRoot, StepStreams, host_ca_wanted,
 };
-pub use usage::{Process, TICKS, Usage};
+pub use usage::{Process, TICKS, Usage, in_namespace_of};
 pub use user::User;
 pub use view::Look;
 pub use volumes::{ANONYMOUS, mountpoint};

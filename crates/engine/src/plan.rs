@@ -272,25 +272,40 @@ fn filters(workload: &Workload, bounding: CapabilitySet, emulate: bool) -> Resul
     let choice = if security.privileged { &SeccompChoice::Unconfined } else { &security.seccomp };
     // A session of its own has no terminal.
     let lends_terminal = workload.keep_session && seccomp::Arch::native().is_some() && has_terminal();
-    let mut profile = match choice {
-        SeccompChoice::Default if !lends_terminal => return Ok(vec![default_filter(bounding, emulate)?]),
-        SeccompChoice::Default => seccomp::default_profile(bounding)?,
+    let finished = |mut profile: seccomp::Profile| -> Result<Bpf> {
+        if lends_terminal {
+            profile.protect_terminal();
+        }
+        if emulate {
+            profile.emulate_owners();
+        }
+        Ok(seccomp::compile(&profile)?)
+    };
+    Ok(vec![match choice {
+        SeccompChoice::Default => {
+            // The last one is kept: the steps of a workflow have all the same.
+            type Wanted = (CapabilitySet, bool, bool);
+            static LAST: Mutex<Option<(Wanted, Bpf)>> = Mutex::new(None);
+            let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = (bounding, lends_terminal, emulate);
+            match &*last {
+                Some((of, filter)) if *of == wanted => filter.clone(),
+                _ => {
+                    let filter = finished(seccomp::default_profile(bounding)?)?;
+                    *last = Some((wanted, filter.clone()));
+                    filter
+                }
+            }
+        }
         SeccompChoice::Profile(path) => {
             let text = read_bounded(path, PROFILE_LIMIT)?;
-            seccomp::Profile::from_json(&text, &seccomp::Host::here(bounding)?)?
+            finished(seccomp::Profile::from_json(&text, &seccomp::Host::here(bounding)?)?)?
         }
         SeccompChoice::Unconfined if emulate || lends_terminal => {
-            seccomp::Profile::allow_all(seccomp::Host::here(bounding)?.arch)
+            finished(seccomp::Profile::allow_all(seccomp::Host::here(bounding)?.arch))?
         }
         SeccompChoice::Unconfined => return Ok(Vec::new()),
-    };
-    if lends_terminal {
-        profile.protect_terminal();
-    }
-    if emulate {
-        profile.emulate_owners();
-    }
-    Ok(vec![seccomp::compile(&profile)?])
+    }])
 }
 
 /// Whether this process has a terminal that controls it, which whoever it starts would have, too.
@@ -298,24 +313,6 @@ fn has_terminal() -> bool {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open("/dev/tty", flags, Mode::empty()).is_ok()
-}
-
-/// The filter of the default profile. The last one is kept: the steps of a workflow have all the same.
-fn default_filter(bounding: CapabilitySet, emulate: bool) -> Result<Bpf> {
-    static LAST: Mutex<Option<((CapabilitySet, bool), Bpf)>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((of, filter)) = &*last
-        && *of == (bounding, emulate)
-    {
-        return Ok(filter.clone());
-    }
-    let mut profile = seccomp::default_profile(bounding)?;
-    if emulate {
-        profile.emulate_owners();
-    }
-    let filter = seccomp::compile(&profile)?;
-    *last = Some(((bounding, emulate), filter.clone()));
-    Ok(filter)
 }
 
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {

@@ -99,7 +99,10 @@ impl Engine {
         let mut pids: BTreeSet<i32> = group.processes()?.into_iter().collect();
         let mut more: Vec<i32> = info.state.pid.into_iter().collect();
         if group.is_absent() {
-            more.extend(info.state.pid.into_iter().flat_map(in_namespace_of));
+            let all = info.state.pid.map(in_namespace_of).unwrap_or_default();
+            // In this process's own namespace are those of everybody.
+            let is_own = all.contains(&std::process::id().cast_signed());
+            more.extend(all.into_iter().filter(|_| !is_own));
         }
         while let Some(pid) = more.pop() {
             pids.insert(pid);
@@ -161,13 +164,11 @@ fn merge(own: &mut Resources, wanted: &Resources) {
     or(&mut own.pids, &wanted.pids);
 }
 
-/// Processes in the PID namespace of another one, where that is not this process's own: those that were put into a container,
-/// which nobody in it has started. What may not be looked into is nobody's of ours.
-fn in_namespace_of(pid: i32) -> Vec<i32> {
+/// Processes in the PID namespace of another one, whoever has started them; none where that one is gone. What may not be
+/// looked into is left out.
+pub fn in_namespace_of(pid: i32) -> Vec<i32> {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let Some(wanted) = namespace(&pid.to_string()).filter(|of| namespace("self").as_ref() != Some(of)) else {
-        return Vec::new();
-    };
+    let Some(wanted) = namespace(&pid.to_string()) else { return Vec::new() };
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     numbers.filter(|number| namespace(&number.to_string()).as_ref() == Some(&wanted)).collect()

@@ -153,22 +153,23 @@ impl Run {
 
     fn over(
         place: &Path,
-        mut row: RunRow,
+        row: RunRow,
         (folder, lock): (PathBuf, File),
         (next, earlier): (u64, HashMap<(String, String), String>),
         secrets: Vec<String>,
         view: Arc<dyn View>,
     ) -> Run {
         let (sender, receiver) = channel();
-        hide_in_run(&mut row, &secrets);
-        let _ = sender.send(Entry::Run(Box::new(row.clone())));
         let (place, id) = (place.to_owned(), row.id.clone());
         let thread = std::thread::Builder::new()
             .name("isles-record".into())
             .spawn(move || keep(&place, &id, &receiver));
         let journal = thread.ok().map(|thread| Journal { sender, thread });
+        let first = Entry::Run(Box::new(row.clone()));
         let record = Record { row, folder, _lock: lock, journal: Mutex::new(journal) };
-        Run { view, record: Some(record), next: AtomicU64::new(next), earlier, secrets }
+        let run = Run { view, record: Some(record), next: AtomicU64::new(next), earlier, secrets };
+        run.send(first);
+        run
     }
 
     pub fn id(&self) -> Option<&str> {

@@ -238,8 +238,7 @@ pub fn on_host(step: Step, talk: &mut dyn FnMut(&[u8])) -> Result<Outcome, Strin
     let pid = beside::start(&plan).map_err(fail)?;
     drop(said);
     let running = Running::group(pid);
-    let mut timed_out = false;
-    let mut attended = false;
+    let (mut timed_out, mut attended) = (false, false);
     if (heard.is_some() || step.limit.is_some())
         && let Some(process) = Pid::from_raw(pid)
         && let Ok(fd) = pidfd_open(process, PidfdFlags::empty())

@@ -11,7 +11,7 @@ mod desk;
 use std::fs;
 use std::path::Path;
 
-use desk::{Desk, REAL, Said, both, installed};
+use desk::{Desk, REAL, Said, both, both_with_registry, installed};
 
 /// A line of a caller, with the home for HERE and a path of an image for IMAGE, and what it prints. All of them have to
 /// end with 0 unless they say so themselves.
@@ -194,15 +194,7 @@ fn lines_that_fetch_images() {
     if !installed("/bin/busybox") {
         return;
     }
-    for ordinary in [true, false] {
-        if !ordinary && !rustix::process::geteuid().is_root() {
-            println!("skip: not root, so only as the user who runs the tests");
-            continue;
-        }
-        let mut desk = Desk::new(ordinary);
-        if !desk.with_registry() {
-            return;
-        }
+    both_with_registry(|desk| {
         let name = format!("{}/hub/library/busybox:1.30.1", desk.address());
         desk.busybox(&[&name]);
         desk.run(&["isles", "save", "-o", "b.tar", "busybox:desk"]).fine();
@@ -216,7 +208,7 @@ fn lines_that_fetch_images() {
         // What is there is not fetched over in silence.
         let again = desk.script("apptainer pull --name 3a5d.simg docker://busybox:1.30.1");
         assert!(again.code == Some(255) && again.err.contains("already exists"), "{again:?}");
-    }
+    });
 }
 
 /// How callers find out what they speak with.

@@ -264,6 +264,7 @@ fn what_is_wrong_is_said_and_nothing_wrong_arrives() {
     assert!(!shelf.path("out/index.json").exists());
     let left: Vec<_> = fs::read_dir(shelf.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|n| n.to_string_lossy().ends_with(".part")), "{left:?}");
+    assert!(!left.iter().any(|n| n.to_string_lossy().starts_with(".new-")), "{left:?}");
     for (args, word) in [
         (&["oci:none", "oci:x"][..], "none"),
         (&["oci:layout:other", "oci:x"], "'other'"),

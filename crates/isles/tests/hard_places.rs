@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use desk::{Desk, Said, both, installed};
+use desk::{Desk, Said, both, both_with_registry, installed};
 
 /// How a file system comes to a folder before a line is run, as root in a mount namespace; `$0` is the home.
 const SMALL: &str = "mount -t tmpfs -o size=12m,mode=0777 none $0/place";
@@ -216,14 +216,7 @@ fn several_at_once() {
     if !installed("/bin/busybox") {
         return;
     }
-    for ordinary in [true, false] {
-        if !ordinary && !rustix::process::geteuid().is_root() {
-            continue;
-        }
-        let mut desk = Desk::new(ordinary);
-        if !desk.with_registry() {
-            return;
-        }
+    both_with_registry(|desk| {
         let name = format!("{}/hub/library/busybox:1.30.1", desk.address());
         desk.busybox(&[&name]);
         desk.file("Dockerfile", "FROM busybox:1.30.1\nRUN echo made > /made\nCOPY Dockerfile /\n");
@@ -259,7 +252,7 @@ fn several_at_once() {
             desk.script(&format!("{state} isles verify")).fine();
         }
         assert_eq!(desk.script("ls one").fine(), "b.sif\np.sif\n");
-    }
+    });
 }
 
 /// Killed after each fifth of the time that it takes (`ISLES_FAULTS=n` makes n parts of it): what was to be written is not there or whole, the state is in

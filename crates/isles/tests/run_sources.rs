@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
-use desk::{Desk, Said, both};
+use desk::{Desk, Said, both, both_with_registry};
 
 /// What an HTTP request asks for.
 fn asked(stream: &mut impl Read) -> String {
@@ -79,16 +79,8 @@ fn a_file_on_the_web() {
 
 #[test]
 fn a_file_in_a_registry() {
-    for ordinary in [true, false] {
-        if !ordinary && !rustix::process::geteuid().is_root() {
-            println!("skip: not root");
-            continue;
-        }
-        let mut desk = Desk::new(ordinary);
-        if !desk.with_registry() {
-            return;
-        }
-        image(&desk);
+    both_with_registry(|desk| {
+        image(desk);
         let name = format!("oras://{}/app:1", desk.address());
         desk.run(&["isles", "push", "-q", "app.sif", &name]).fine();
         let run = |more: &[&str]| desk.run(&[&["isles", "run", "--rm"], more, &[&name, "x"]].concat());
@@ -99,7 +91,7 @@ fn a_file_in_a_registry() {
         assert_eq!(again.fine(), "starts x\n");
         assert_eq!(run(&["--pull", "always"]).fine(), "starts x\n");
         fails(desk.run(&["isles", "run", "library://a//b"]), &["empty part"]);
-    }
+    });
 }
 
 #[test]

@@ -2,16 +2,18 @@
 //! title (image-spec, "Guidelines for Artifact Usage").
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use isles_spec::image::{Descriptor, Manifest, media_type};
 use isles_spec::{Algorithm, Digest, Progress, Reference};
+use isles_store::NewFile;
 
 use crate::blob::{Download, Shared};
 use crate::client::object_name;
-use crate::hash::{Verified, digest_of};
+use crate::hash::Verified;
+use crate::manifest::digest_of;
 use crate::oras::{digest_of as digest_of_file, failed, open};
 use crate::push::Pushed;
 use crate::upload::{Nearby, Sender};
@@ -64,13 +66,9 @@ impl Client {
             }
         };
         let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.to_owned()),
             artifact_type: new.artifact_type.clone(),
-            config,
-            layers,
-            subject: None,
             annotations: new.annotations.clone(),
+            ..Manifest::new(config, layers)
         };
         let bytes = serde_json::to_vec(&manifest)
             .map_err(|e| Error::NotAnImage { object: object_name(&target), why: e.to_string() })?;
@@ -143,26 +141,17 @@ fn send(sender: &Sender<'_>, path: &Path, kind: &str) -> Result<Descriptor> {
     Ok(blob)
 }
 
-/// Writes a file beside its place, and puts it there when it is whole.
+/// Writes a file that has its name when it is whole.
 fn written(path: &Path, from: &mut dyn Read, told: &dyn Fn(u64)) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!(".{name}.{}.part", isles_store::random_name()));
-    let result = (|| {
-        let mut file = File::create_new(&aside).map_err(|e| failed("create", &aside, &e))?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let read = from.read(&mut buffer);
-            let n = read.map_err(|e| e.downcast::<Error>().unwrap_or_else(|e| failed("fetch", path, &e)))?;
-            if n == 0 {
-                break;
-            }
-            file.write_all(&buffer[..n]).map_err(|e| failed("write", path, &e))?;
-            told(n as u64);
+    let mut file = NewFile::create(path, 0o666).map_err(|e| failed("create", path, &e))?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = from.read(&mut buffer);
+        let n = read.map_err(|e| e.downcast::<Error>().unwrap_or_else(|e| failed("fetch", path, &e)))?;
+        if n == 0 {
+            return file.keep().map_err(|e| failed("write", path, &e));
         }
-        file.sync_data().and_then(|()| fs::rename(&aside, path)).map_err(|e| failed("write", path, &e))
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(&aside);
+        file.write_all(&buffer[..n]).map_err(|e| failed("write", path, &e))?;
+        told(n as u64);
     }
-    result
 }

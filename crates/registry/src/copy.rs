@@ -13,9 +13,10 @@ use isles_store::{DockerArchiveWriter, Layout, LayoutWriter};
 
 use crate::blob::{Download, Shared};
 use crate::client::Repository;
-use crate::hash::{Verified, digest_of};
+use crate::hash::Verified;
 use crate::http::lock;
-use crate::manifest::{Document, MANIFEST_LIMIT, choose, kind_of, platforms_of};
+use crate::manifest::{Document, MANIFEST_LIMIT, choose, digest_of, kind_of, platforms_of};
+use crate::together;
 use crate::upload::{Counts, Nearby, Sender};
 use crate::{Client, Error, Result};
 
@@ -433,25 +434,8 @@ impl Job<'_> {
     /// Copies blobs, several at once.
     fn blobs(&self, blobs: &[Descriptor]) -> Result<()> {
         let queue = Mutex::new(blobs.iter());
-        let failed = Mutex::new(None);
-        let work = || {
-            while let Some(blob) = { lock(&queue).next() } {
-                if let Err(e) = self.blob(blob) {
-                    self.target.counts().stop.store(true, Ordering::Relaxed);
-                    lock(&failed).get_or_insert(e);
-                }
-                if self.target.counts().stop.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.connections.min(blobs.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+        let threads = self.connections.min(blobs.len());
+        together::each(threads, &self.target.counts().stop, &|| lock(&queue).next(), &|blob| self.blob(blob))
     }
 
     fn blob(&self, blob: &Descriptor) -> Result<()> {

@@ -1,48 +1,11 @@
-//! The hash functions behind digests, over bytes that pass.
+//! Blobs that are checked as they pass.
 
 use std::io::{self, Read};
 
 use isles_spec::image::Descriptor;
-use isles_spec::{Algorithm, Digest};
-use sha2::{Digest as _, Sha256, Sha512};
+use isles_store::Hasher;
 
 use crate::Error;
-
-/// A running hash.
-pub(crate) enum Hash {
-    Sha256(Sha256),
-    Sha512(Sha512),
-}
-
-impl Hash {
-    pub fn new(algorithm: Algorithm) -> Hash {
-        match algorithm {
-            Algorithm::Sha256 => Hash::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Hash::Sha512(Sha512::new()),
-        }
-    }
-
-    pub fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Hash::Sha256(hash) => hash.update(bytes),
-            Hash::Sha512(hash) => hash.update(bytes),
-        }
-    }
-
-    pub fn digest(self) -> Digest {
-        match self {
-            Hash::Sha256(hash) => Digest::from_bytes(Algorithm::Sha256, &hash.finalize()),
-            Hash::Sha512(hash) => Digest::from_bytes(Algorithm::Sha512, &hash.finalize()),
-        }
-    }
-}
-
-/// The digest of bytes at hand.
-pub(crate) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    let mut hash = Hash::new(algorithm);
-    hash.update(bytes);
-    hash.digest()
-}
 
 /// A blob that passes: it has the size that was announced and, where it passes whole, its digest. The last bytes of a
 /// wrong one do not come through, so whoever takes it never has it whole.
@@ -51,14 +14,14 @@ pub(crate) struct Verified<'a, R> {
     blob: &'a Descriptor,
     /// Who has it.
     host: &'a str,
-    hash: Option<Hash>,
+    hash: Option<Hasher>,
     left: u64,
 }
 
 impl<'a, R> Verified<'a, R> {
     /// `inner` begins at `offset` of the blob.
     pub fn new(inner: R, blob: &'a Descriptor, host: &'a str, offset: u64) -> Verified<'a, R> {
-        let hash = (offset == 0).then(|| Hash::new(blob.digest.algorithm()));
+        let hash = (offset == 0).then(|| Hasher::new(blob.digest.algorithm()));
         Verified { inner, blob, host, hash, left: blob.size.saturating_sub(offset) }
     }
 }
@@ -94,7 +57,7 @@ impl<R: Read> Read for Verified<'_, R> {
 impl<R> Verified<'_, R> {
     fn check(&mut self) -> io::Result<()> {
         let Some(hash) = self.hash.take() else { return Ok(()) };
-        let (actual, expected) = (hash.digest(), self.blob.digest.clone());
+        let (actual, expected) = (hash.finish(), self.blob.digest.clone());
         if actual == expected {
             return Ok(());
         }
@@ -105,6 +68,9 @@ impl<R> Verified<'_, R> {
 
 #[cfg(test)]
 mod tests {
+    use isles_spec::Algorithm;
+    use isles_store::digest_of_bytes as digest_of;
+
     use super::*;
 
     #[test]

@@ -8,9 +8,9 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 
 use crate::auth::Scope;
 use crate::client::{Call, Repository, object_name};
-pub(crate) use crate::hash::digest_of;
 use crate::http::{read_bounded, sentence, text_of};
 use crate::{Client, Error, Result};
+pub(crate) use isles_store::digest_of_bytes as digest_of;
 
 /// Registries must take manifests of 4 MiB (distribution-spec, "Pushing Manifests"); twice that is enough.
 pub(crate) const MANIFEST_LIMIT: u64 = 8 << 20;
@@ -321,14 +321,7 @@ mod tests {
                 d.platform = (*p != "-").then(|| p.parse().unwrap());
                 d
             });
-            Index {
-                schema_version: 2,
-                media_type: None,
-                artifact_type: None,
-                manifests: entries.collect(),
-                subject: None,
-                annotations: Default::default(),
-            }
+            Index { media_type: None, ..Index::new(entries.collect()) }
         };
         for (have, wanted, chosen) in [
             (&["linux/arm64", "linux/amd64"][..], "linux/amd64", Some(1)),

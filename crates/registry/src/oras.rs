@@ -4,18 +4,16 @@
 //! Unlike an image such a file has no configuration and is not unpacked, so it goes into a file of the caller's and
 //! not into the store.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use isles_spec::image::{Descriptor, Manifest, media_type};
 use isles_spec::{Algorithm, Digest, Platform, Progress, Reference};
-use isles_store::Store;
+use isles_store::{Hasher, Store};
 
 use crate::blob::{Download, Shared};
 use crate::client::object_name;
-use crate::hash::Hash;
 use crate::push::Push;
 use crate::{Client, Error, Result};
 
@@ -136,15 +134,7 @@ impl Client {
         let push = Push::of_file(&repository, store, &lease, (&layer.digest, &file), progress);
         push.blob(&layer)?;
         push.blob(&config)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.to_owned()),
-            artifact_type: None,
-            config,
-            layers: vec![layer.clone()],
-            subject: None,
-            annotations: BTreeMap::new(),
-        };
+        let manifest = Manifest::new(config, vec![layer.clone()]);
         let bytes = serde_json::to_vec(&manifest)
             .map_err(|e| Error::NotAnImage { object: path.display().to_string(), why: e.to_string() })?;
         push.sender.document(media_type::OCI_MANIFEST, &bytes, &target)
@@ -154,7 +144,7 @@ impl Client {
 /// A file being written from its beginning, and its digest.
 pub(crate) struct Checked<'f> {
     file: &'f mut File,
-    hash: Hash,
+    hash: Hasher,
     pub written: u64,
 }
 
@@ -162,7 +152,7 @@ impl<'f> Checked<'f> {
     /// Empties the file.
     pub fn new(file: &'f mut File, algorithm: Algorithm) -> Result<Checked<'f>> {
         file.rewind().and_then(|()| file.set_len(0)).map_err(|e| failed("empty", Path::new(TARGET), &e))?;
-        Ok(Checked { file, hash: Hash::new(algorithm), written: 0 })
+        Ok(Checked { file, hash: Hasher::new(algorithm), written: 0 })
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -173,7 +163,7 @@ impl<'f> Checked<'f> {
     }
 
     pub fn digest(self) -> Digest {
-        self.hash.digest()
+        self.hash.finish()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::blob::{Download, Shared};
 use crate::client::{Repository, object_name};
 use crate::http::lock;
 use crate::manifest::{MANIFEST_LIMIT, Resolved};
+use crate::together;
 use crate::{Client, Error, Result};
 
 /// What a pull did.
@@ -218,30 +219,13 @@ fn fetch_layers(
 ) -> Result<Vec<Ingested>> {
     let queue = Mutex::new(layers.iter());
     let done = Mutex::new(Vec::new());
-    let failed = Mutex::new(None);
-    let work = || {
-        while let Some((diff_id, blob)) = { lock(&queue).next() } {
-            match fetch_layer(repository, store, lease, diff_id, blob, shared, progress) {
-                Ok(ingested) => lock(&done).push(ingested),
-                Err(e) => {
-                    // The first failure is the cause; the others only follow it.
-                    shared.stop.store(true, Ordering::Relaxed);
-                    lock(&failed).get_or_insert(e);
-                    return;
-                }
-            }
-        }
+    let fetch = |&(diff_id, blob): &(&Digest, &Descriptor)| {
+        let ingested = fetch_layer(repository, store, lease, diff_id, blob, shared, progress)?;
+        lock(&done).push(ingested);
+        Ok(())
     };
-    std::thread::scope(|scope| {
-        for _ in 1..connections.min(layers.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(e) => Err(e),
-        None => Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)),
-    }
+    together::each(connections.min(layers.len()), &shared.stop, &|| lock(&queue).next(), &fetch)?;
+    Ok(done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 fn fetch_layer(

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use isles_spec::image::{Descriptor, Index, Manifest, media_type};
 use isles_spec::{Digest, Platform, Progress, Reference};
@@ -14,6 +13,7 @@ use isles_store::{Compression, Image, Lease, Offer, Store};
 use crate::client::Repository;
 use crate::http::{lock, sentence};
 use crate::manifest::digest_of;
+use crate::together;
 use crate::upload::{Nearby, Sender};
 use crate::{Client, Error, Result};
 
@@ -245,7 +245,6 @@ impl Push<'_> {
     /// Brings the parts to the registry, several at once.
     fn parts(&self, parts: &[Part<'_>], layers: &Mutex<Vec<Descriptor>>) -> Result<()> {
         let queue = Mutex::new((parts.iter(), HashSet::new()));
-        let failed = Mutex::new(None);
         let next = || {
             let mut queue = lock(&queue);
             let (parts, seen) = &mut *queue;
@@ -255,22 +254,8 @@ impl Push<'_> {
                 Part::Layer { blob, .. } => seen.insert(blob.digest.clone()),
             })
         };
-        let work = || {
-            while let Some(part) = next() {
-                if let Err(e) = self.part(part, layers) {
-                    self.sender.counts.stop.store(true, Ordering::Relaxed);
-                    lock(&failed).get_or_insert(e);
-                    return;
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.connections.min(parts.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+        let threads = self.connections.min(parts.len());
+        together::each(threads, &self.sender.counts.stop, &next, &|part| self.part(part, layers))
     }
 
     fn part(&self, part: &Part<'_>, layers: &Mutex<Vec<Descriptor>>) -> Result<()> {

@@ -159,7 +159,7 @@ fn reap_measured(pid: i32, flags: i32, usage: &mut Usage) -> io::Result<Option<E
 ///
 /// The caller stays as it is, whatever namespaces are made or joined, and may have threads. [`Pending`] is the same
 /// with halts on the way. Where nothing of the start needs the calling thread it is made in the caller's own memory, as
-/// with vfork(2), which takes a quarter less time. Root's memory is closed to others from then on (PR_SET_DUMPABLE).
+/// with vfork(2), without a copy of it. Root's memory is closed to others from then on (PR_SET_DUMPABLE).
 ///
 /// # Errors
 /// The step that failed, what it was about, and the kernel's error. Nothing of the container is left then;
@@ -204,12 +204,13 @@ impl<'a> Pending<'a> {
         } else {
             None
         };
-        let joins = !plan.joins_as_thread();
-        let shares_memory = !joins && plan.may_share_memory();
+        let by_another = !plan.joins_as_thread();
+        let shares_memory = !by_another && plan.may_share_memory();
         let listens = setup.process.seccomp.iter().any(|f| f.listens());
         let late = plan.interpreters.maps.is_some();
         let networked = setup.namespaces.network_messages.is_some();
-        let news = if gated || joins || listens || late || networked || setup.process.terminal.is_some() {
+        let news = if gated || by_another || listens || late || networked || setup.process.terminal.is_some()
+        {
             Some(sys::socket_pair().map_err(fail(Step::Prepare))?)
         } else {
             None
@@ -221,7 +222,7 @@ impl<'a> Pending<'a> {
             shares_memory,
         };
         let cgroup = setup.cgroup.v2.as_ref().map(AsRawFd::as_raw_fd);
-        let (pid, pidfd) = if joins {
+        let (pid, pidfd) = if by_another {
             through_another(&plan, &ends, cgroup, &report_read)?
         } else {
             let parents_ends =

@@ -2,9 +2,10 @@
 //! decides every byte that comes out, unless an identity or a time is asked for.
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -89,47 +90,92 @@ impl<'a> NewSif<'a> {
 /// Who may do what with a SIF file, less the umask: it can be run.
 pub const PROGRAM: u32 = 0o755;
 
-/// Makes a file: it has its name when `write` is done with it and it is on the disk, and replaces what had the name
-/// before. Where the file system can, nothing is left of one that does not get so far.
+/// A file that is being made. It has its name when it is kept and on the disk, and replaces what had the name before. Where
+/// the file system can, nothing is left of one that does not get so far.
+#[derive(Debug)]
+pub struct NewFile {
+    file: File,
+    mode: u32,
+    /// The name that it has until it is kept, where it has one.
+    beside: PathBuf,
+    has_name: bool,
+    path: PathBuf,
+}
+
+impl NewFile {
+    /// Begins a file that may be used as `mode` says, less the umask.
+    pub fn create(path: &Path, mode: u32) -> io::Result<NewFile> {
+        let random = random_uuid().map_err(io::Error::other)?;
+        let beside = path.with_file_name(format!(".new-{}", isles_spec::digest::hex(&random)));
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let (file, has_name) = match rustix::fs::open(folder_of(path), flags, Mode::from_raw_mode(mode)) {
+            Ok(file) => (File::from(file), false),
+            // Some file systems, NFS among them, have no files without names.
+            Err(_) => {
+                let mut options = File::options();
+                (options.read(true).write(true).create_new(true).mode(mode).open(&beside)?, true)
+            }
+        };
+        Ok(NewFile { file, mode, beside, has_name, path: path.to_owned() })
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it is going to be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts the file into its place.
+    pub fn keep(mut self) -> io::Result<()> {
+        // The caller's umask takes nothing from the owner, who is to be able to run an image.
+        let mode = self.file.metadata()?.permissions().mode();
+        self.file.set_permissions(fs::Permissions::from_mode(mode | self.mode & 0o700))?;
+        self.file.sync_data()?;
+        if !self.has_name {
+            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            rustix::fs::linkat(CWD, own, CWD, &self.beside, AtFlags::SYMLINK_FOLLOW)?;
+            self.has_name = true;
+        }
+        fs::rename(&self.beside, &self.path)?;
+        self.has_name = false;
+        sync_parent(&self.path)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.has_name {
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Makes a file as [`NewFile`] does, with what `write` puts into it.
 pub fn create_whole<E: From<Error>>(
     path: &Path,
     mode: u32,
     write: impl FnOnce(&File) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    let beside = path.with_file_name(format!(".new-{}", isles_spec::digest::hex(&random_uuid()?)));
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let (file, has_name) = match rustix::fs::open(parent, flags, Mode::from_raw_mode(mode)) {
-        Ok(file) => (File::from(file), false),
-        // Some file systems, NFS among them, have no files without names.
-        Err(_) => {
-            let mut options = File::options();
-            let file = options.read(true).write(true).create_new(true).mode(mode).open(&beside);
-            (file.map_err(Error::at("create", path))?, true)
-        }
-    };
-    let made = write(&file).and_then(|()| Ok(publish(&file, mode & 0o700, has_name, &beside, path)?));
-    if made.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    made
+    let new = NewFile::create(path, mode).map_err(Error::at("create", path))?;
+    write(new.file())?;
+    Ok(new.keep().map_err(Error::at("write", path))?)
 }
 
-fn publish(file: &File, of_owner: u32, has_name: bool, beside: &Path, path: &Path) -> Result<()> {
-    let failed = Error::at("write", path);
-    let done = (|| {
-        // The caller's umask takes nothing from the owner, who is to be able to run an image.
-        let mode = file.metadata()?.permissions().mode();
-        file.set_permissions(fs::Permissions::from_mode(mode | of_owner))?;
-        file.sync_data()?;
-        if !has_name {
-            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-            rustix::fs::linkat(CWD, own, CWD, beside, AtFlags::SYMLINK_FOLLOW)?;
-        }
-        fs::rename(beside, path)
-    })();
-    done.map_err(failed)?;
-    sync_parent(path)
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A new identity (UUID version 4, RFC 9562).
@@ -143,10 +189,9 @@ pub fn random_uuid() -> Result<[u8; 16]> {
 }
 
 /// Makes a new name in a directory survive a power cut, where the file system can.
-fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match File::open(parent).and_then(|dir| dir.sync_all()) {
-        Err(e) if e.kind() != std::io::ErrorKind::InvalidInput => Err(Error::at("write", path)(e)),
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match File::open(folder_of(path)).and_then(|dir| dir.sync_all()) {
+        Err(e) if e.kind() != io::ErrorKind::InvalidInput => Err(e),
         _ => Ok(()),
     }
 }

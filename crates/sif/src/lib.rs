@@ -25,7 +25,7 @@ mod read;
 mod sign;
 mod verify;
 
-pub use create::{NewSif, PROGRAM, create_whole, random_uuid};
+pub use create::{NewFile, NewSif, PROGRAM, create_whole, random_uuid};
 pub use descriptor::{
     Extra, FileSystem, Hash, Kind, Link, MessageFormat, MessageKind, Object, Partition, Role, SbomFormat,
 };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::content::{Contents, of_file};
 use crate::decompress::Decoder;
 use crate::error::At;
-use crate::hash::Hasher;
+use crate::hash::Hashed;
 use crate::merged::{Walkable, open_readable};
 use crate::tar::display;
 use crate::{Error, LayerInfo, Result, Store, xattr};
@@ -70,7 +70,7 @@ impl Store {
         let skeleton = rustix::io::fcntl_dupfd_cloexec(&root, 0).at("open", &path)?;
         let decoder = Decoder::new(BufReader::with_capacity(BUFFER, self.open_blob(blob)?))
             .map_err(|e| Error::Archive { object: object.clone(), reason: e.to_string() })?;
-        let hashed = Hashed { inner: decoder, hasher: Some(Hasher::new(info.diff_id.algorithm())), bytes: 0 };
+        let hashed = Hashed::new(decoder, info.diff_id.algorithm());
         let random = u32::from_str_radix(&crate::atomic::random_name()[..6], 16).unwrap_or(0);
         let (contents, mut rest) = crate::unpack::unpack_skeleton(
             BufReader::with_capacity(BUFFER, hashed),
@@ -90,15 +90,14 @@ impl Store {
             }
             rest.consume(n);
         }
-        let mut hashed = rest.into_inner();
+        let hashed = rest.into_inner();
         let mut comparison = Comparison {
             contents,
             moved: info.moved,
             out: Compared { bytes: hashed.bytes, ..Compared::default() },
         };
-        if let Some(actual) = hashed.hasher.take().map(Hasher::finish)
-            && actual != info.diff_id
-        {
+        let actual = hashed.hasher.finish();
+        if actual != info.diff_id {
             comparison.differ(b"", format!("its archive has the content of {actual}"));
             return Ok(comparison.out);
         }
@@ -117,24 +116,6 @@ impl Store {
         );
         comparison.dirs(&tree, &skeleton, b"", 0);
         Ok(comparison.out)
-    }
-}
-
-/// Passes bytes on and hashes them.
-struct Hashed<R> {
-    inner: R,
-    hasher: Option<Hasher>,
-    bytes: u64,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(out)?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&out[..n]);
-        }
-        self.bytes += n as u64;
-        Ok(n)
     }
 }
 

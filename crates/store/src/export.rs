@@ -1,7 +1,7 @@
 //! Images into files that Docker, podman and skopeo read: OCI layouts (image-spec, image-layout.md) and
 //! archives that are a Docker archive and an OCI layout at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -67,13 +67,10 @@ impl Store {
         out: &mut dyn Write,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let mut archive = Archive::new(out);
+        let mut archive = Archive::new(out)?;
         let id = progress.begin("writing the archive", None);
-        let mut index = empty_index();
+        let mut index = Index::new(Vec::new());
         let mut docker = Vec::new();
-        archive.bytes("oci-layout", LAYOUT)?;
-        archive.folder("blobs")?;
-        archive.folder("blobs/sha256")?;
         for (image, names) in images {
             let portable = match format {
                 ExportFormat::OciArchive => self.portable(image)?,
@@ -173,8 +170,7 @@ impl Store {
             writer.blob(&root, &mut &portable.bytes[..])?;
         }
         root.platform = Some(image.config.platform());
-        name.map(|name| root.annotations.insert(REF_NAME.into(), name.to_owned()));
-        writer.finish(std::slice::from_ref(&root))?;
+        let root = finish_layout(writer, root, name)?;
         progress.end(id, "written");
         Ok(root)
     }
@@ -196,9 +192,7 @@ impl Store {
                 progress.advance(id, part.size);
             }
         }
-        let mut root = document.clone();
-        name.map(|name| root.annotations.insert(REF_NAME.into(), name.to_owned()));
-        writer.finish(std::slice::from_ref(&root))?;
+        let root = finish_layout(writer, document.clone(), name)?;
         progress.end(id, "written");
         Ok(root)
     }
@@ -221,16 +215,13 @@ impl Store {
                 self.documents_into(roots, &parts, dir, progress).map_err(|e| e.or_outside(&self.root))
             }
             LayoutPlace::Archive(out) => {
-                let mut archive = Archive::new(out);
+                let mut archive = Archive::new(out)?;
                 let id = progress.begin("writing the archive", None);
-                archive.bytes("oci-layout", LAYOUT)?;
-                archive.folder("blobs")?;
-                archive.folder("blobs/sha256")?;
                 for part in &parts {
                     let mut data = self.open_blob(&part.digest)?;
                     archive.blob(&part.digest, part.size, &mut data, &mut |n| progress.advance(id, n))?;
                 }
-                let index = Index { manifests: roots.to_vec(), ..empty_index() };
+                let index = Index::new(roots.to_vec());
                 archive.bytes("index.json", &to_json(&index)?)?;
                 archive.writer.finish().map_err(written)?.flush().map_err(written)?;
                 progress.end(id, "written");
@@ -357,12 +348,17 @@ pub(crate) struct Archive<W> {
 }
 
 impl<W: Write> Archive<W> {
-    pub fn new(out: W) -> Self {
-        Archive { writer: Writer::new(out), written: HashSet::new() }
+    /// Begins an archive that holds an OCI layout.
+    pub fn new(out: W) -> Result<Self> {
+        let mut archive = Archive { writer: Writer::new(out), written: HashSet::new() };
+        archive.bytes("oci-layout", LAYOUT)?;
+        archive.folder("blobs")?;
+        archive.folder("blobs/sha256")?;
+        Ok(archive)
     }
 
     /// skopeo gives folders that an archive only implies to root, and fails where it is not root.
-    pub fn folder(&mut self, name: &str) -> Result<()> {
+    fn folder(&mut self, name: &str) -> Result<()> {
         let path = name.as_bytes().to_vec();
         let entry = Entry { path, kind: Kind::Dir, mode: 0o755, ..Entry::default() };
         self.writer.begin(&entry).map_err(written)
@@ -457,6 +453,15 @@ fn add(index: &mut Index, manifest: &Descriptor, image: &Image, names: &[Referen
     }
 }
 
+/// Ends a layout that is for one document. Returns what it lists.
+fn finish_layout(writer: LayoutWriter, mut root: Descriptor, name: Option<&str>) -> Result<Descriptor> {
+    if let Some(name) = name {
+        root.annotations.insert(REF_NAME.into(), name.to_owned());
+    }
+    writer.finish(std::slice::from_ref(&root))?;
+    Ok(root)
+}
+
 /// Gives an entry of an index a whole name.
 pub(crate) fn name_it(entry: &mut Descriptor, name: &str) {
     // The first is what podman and skopeo read, the second what containerd and Docker do.
@@ -473,10 +478,6 @@ pub(crate) fn list_in(index: &mut Index, root: &Descriptor) {
     };
     index.manifests.retain(|d| !replaced(d));
     index.manifests.push(root.clone());
-}
-
-pub(crate) fn layout_bytes() -> &'static [u8] {
-    LAYOUT
 }
 
 /// Adds to the OCI layout in a folder, which is made where there is none: its index changes when all else is there.
@@ -500,19 +501,8 @@ pub(crate) fn layout_in(
 fn read_index(path: &Path) -> Result<Index> {
     match crate::atomic::read_bounded(path, INDEX_LIMIT) {
         Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::document(path.display(), e)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(empty_index()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Index::new(Vec::new())),
         Err(e) => Err(Error::io("read", path, e)),
-    }
-}
-
-pub(crate) fn empty_index() -> Index {
-    Index {
-        schema_version: 2,
-        media_type: Some(media_type::OCI_INDEX.into()),
-        artifact_type: None,
-        manifests: Vec::new(),
-        subject: None,
-        annotations: BTreeMap::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The hash functions behind digests.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 
 use isles_spec::{Algorithm, Digest};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -10,31 +10,69 @@ const BUFFER: usize = 256 << 10;
 
 /// A running hash.
 #[derive(Clone)]
-pub(crate) enum Hasher {
+pub enum Hasher {
     Sha256(Sha256),
     Sha512(Sha512),
 }
 
 impl Hasher {
-    pub(crate) fn new(algorithm: Algorithm) -> Self {
+    pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Hasher::Sha256(Sha256::new()),
             Algorithm::Sha512 => Hasher::Sha512(Sha512::new()),
         }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha256(h) => h.update(bytes),
             Hasher::Sha512(h) => h.update(bytes),
         }
     }
 
-    pub(crate) fn finish(self) -> Digest {
+    pub fn finish(self) -> Digest {
         match self {
             Hasher::Sha256(h) => Digest::from_bytes(Algorithm::Sha256, &h.finalize()),
             Hasher::Sha512(h) => Digest::from_bytes(Algorithm::Sha512, &h.finalize()),
         }
+    }
+}
+
+/// Hashes and counts what passes, in either direction.
+pub(crate) struct Hashed<T> {
+    pub inner: T,
+    pub hasher: Hasher,
+    pub bytes: u64,
+}
+
+impl<T> Hashed<T> {
+    pub(crate) fn new(inner: T, algorithm: Algorithm) -> Self {
+        Hashed { inner, hasher: Hasher::new(algorithm), bytes: 0 }
+    }
+
+    fn passes(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(out)?;
+        self.passes(&out[..n]);
+        Ok(n)
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.passes(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

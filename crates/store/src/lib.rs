@@ -76,7 +76,7 @@ pub use decompress::Encoding;
 pub use error::{Error, Result};
 pub use export::{ExportFormat, LayoutPlace};
 pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine, disk_bytes};
-pub use hash::{digest_of as digest_of_bytes, digest_of_file};
+pub use hash::{Hasher, digest_of as digest_of_bytes, digest_of_file};
 pub use hosted::{
     Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedProblem, HostedReport, HostedTag,
     HostedUsage, NewManifest, Offer, RunningHash, TagsLock, Upload, is_repository_name, is_tag,
@@ -84,6 +84,7 @@ pub use hosted::{
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;
 pub use ingest::{Fetch, Ingested};
+pub use isles_sif::NewFile;
 pub use layer::{LayerInfo, Skipped};
 pub use layout::{DockerArchiveWriter, Layout, LayoutBlob, LayoutWriter};
 pub use lease::Lease;

@@ -82,14 +82,11 @@ pub fn bundle(
     }
     entries.extend(attestations);
     let index = Index {
-        schema_version: 2,
         media_type: Some(
             if encoding.docker_types { media_type::DOCKER_LIST } else { media_type::OCI_INDEX }.into(),
         ),
-        artifact_type: None,
-        manifests: entries,
-        subject: None,
         annotations: words(annotations, Place::Index, None),
+        ..Index::new(entries)
     };
     let mut root = store.put_index_of(lease, &index)?;
     root.annotations = words(annotations, Place::IndexDescriptor, None);

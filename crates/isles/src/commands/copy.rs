@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use isles_engine::Engine;
 use isles_registry::{
-    Client, ClientOptions, Copied, CopyFrom, CopyOptions, CopyTo, Credentials, Login, copy,
-    copy_to_docker_archive,
+    Client, Copied, CopyFrom, CopyOptions, CopyTo, Credentials, Login, copy, copy_to_docker_archive,
 };
 use isles_sif::{PROGRAM, create_whole};
 use isles_spec::image::Descriptor;
@@ -200,7 +199,7 @@ fn report(args: &Args, done: &Done) -> Report {
 
 /// How to speak to the registry of one side.
 fn client(args: &Args, verify: Option<bool>, login: Option<&str>) -> Client {
-    let mut options = ClientOptions { ..args.connection.options() };
+    let mut options = args.connection.options();
     options.tls_verify = verify.unwrap_or(options.tls_verify);
     if let Some(login) = login {
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -230,6 +229,15 @@ fn layout(store: &Store, place: &Place) -> Result<Option<(Layout, Descriptor)>, 
     Ok(Some((layout, root)))
 }
 
+/// A layout that is written, and what its image is called there.
+fn layout_writer(place: &Place) -> Result<Option<(LayoutWriter, Option<&str>)>, Failure> {
+    Ok(match place {
+        Place::Oci { path, name } => Some((LayoutWriter::folder(path)?, name.as_deref())),
+        Place::OciArchive { path, name } => Some((LayoutWriter::archive(path)?, name.as_deref())),
+        _ => None,
+    })
+}
+
 /// Runs `work` with the source of a copy that needs no store.
 fn with_source<T>(
     store: &Store,
@@ -252,19 +260,17 @@ fn streamed(store: &Store, args: &Args, bars: &Bars) -> Result<Done, Failure> {
     };
     let options = CopyOptions { platform, referrers: args.referrers };
     with_source(store, args, |from| {
-        let (writer, name) = match &args.to {
-            Place::Registry(name) => {
-                let target = target_client(args);
-                return Ok(copy(from, CopyTo::Registry(&target, &name.normalized()), &options, bars)?.into());
-            }
-            Place::Oci { path, name } => (LayoutWriter::folder(path)?, name),
-            Place::OciArchive { path, name } => (LayoutWriter::archive(path)?, name),
-            other => return Err(Failure::new(format!("{other} cannot be written to as it is"))),
+        if let Place::Registry(name) = &args.to {
+            let target = target_client(args);
+            return Ok(copy(from, CopyTo::Registry(&target, &name.normalized()), &options, bars)?.into());
+        }
+        let Some((writer, name)) = layout_writer(&args.to)? else {
+            return Err(Failure::new(format!("{} cannot be written to as it is", args.to)));
         };
         let copied = copy(from, CopyTo::Layout(&writer), &options, bars)?;
         let mut root = copied.target.clone();
         if let Some(name) = name {
-            root.annotations.insert("org.opencontainers.image.ref.name".into(), name.clone());
+            root.annotations.insert("org.opencontainers.image.ref.name".into(), name.to_owned());
         }
         let mut roots = vec![root];
         roots.extend(copied.referrers.iter().cloned());
@@ -395,15 +401,11 @@ fn put(store: &Store, lease: &Lease, args: &Args, found: &Acquired, bars: &Bars)
             store.tag(image, &name)?;
             Ok(measured(store, as_is()).into())
         }
-        Place::Oci { path, name } => {
-            let writer = LayoutWriter::folder(path)?;
-            let root = store.write_image(image, name.as_deref(), writer, bars)?;
-            Ok(root.into())
-        }
-        Place::OciArchive { path, name } => {
-            let writer = LayoutWriter::archive(path)?;
-            let root = store.write_image(image, name.as_deref(), writer, bars)?;
-            Ok(root.into())
+        Place::Oci { .. } | Place::OciArchive { .. } => {
+            let Some((writer, name)) = layout_writer(&args.to)? else {
+                return Err(Failure::new(format!("{} is no layout", args.to)));
+            };
+            Ok(store.write_image(image, name, writer, bars)?.into())
         }
         Place::DockerArchive { path, name } => {
             one_platform(args)?;
@@ -482,12 +484,8 @@ fn all_platforms(
 fn whole_index(store: &Store, args: &Args, name: &str, bars: &Bars) -> Result<Option<Done>, Failure> {
     let Ok(reference) = name.parse::<Reference>() else { return Ok(None) };
     let Some(target) = store.lookup(&reference)?.filter(|t| !store.has_image(t)) else { return Ok(None) };
-    let (writer, name) = match &args.to {
-        Place::Oci { path, name } => (LayoutWriter::folder(path)?, name),
-        Place::OciArchive { path, name } => (LayoutWriter::archive(path)?, name),
-        _ => return Ok(None),
-    };
+    let Some((writer, name)) = layout_writer(&args.to)? else { return Ok(None) };
     let kind = isles_spec::image::media_type::OCI_INDEX;
     let root = measured(store, Descriptor::new(kind, target, 0));
-    Ok(Some(store.write_document(&root, name.as_deref(), writer, bars)?.into()))
+    Ok(Some(store.write_document(&root, name, writer, bars)?.into()))
 }

@@ -64,6 +64,21 @@ pub fn both(test: impl Fn(&Desk)) {
     }
 }
 
+/// As [`both`], each with a registry of its own; not at all where there is none.
+pub fn both_with_registry(test: impl Fn(&Desk)) {
+    for ordinary in [true, false] {
+        if !ordinary && !rustix::process::geteuid().is_root() {
+            println!("skip: not root, so only as the user who runs the tests");
+            continue;
+        }
+        let mut desk = Desk::new(ordinary);
+        if !desk.with_registry() {
+            return;
+        }
+        test(&desk);
+    }
+}
+
 /// Whether a client is here; says so if not.
 pub fn installed(program: &str) -> bool {
     let python = Path::new(PYTHON).join("bin").join(program);

@@ -11,8 +11,7 @@ use super::files::{self, Files};
 use super::{From, Held, Layout, LayoutBlob, Made, Span};
 use crate::blob::Unnamed;
 use crate::decompress::{Decoder, Encoding};
-use crate::error::At;
-use crate::hash::{Hasher, digest_of};
+use crate::hash::{Hashed, Hasher, digest_of};
 use crate::import::DockerImage;
 use crate::layer::to_json;
 use crate::{Error, Result, Store};
@@ -35,12 +34,7 @@ impl Store {
         let image = choose(&images, name, &object)?;
         let missing = |file: &str| Error::document(&object, format!("it lacks the file '{file}'"));
         let span = files.find(&image.config).ok_or_else(|| missing(&image.config))?;
-        if span.size > limit as u64 {
-            let what = "the size of the configuration".to_owned();
-            return Err(Error::Limit { object, what, limit: limit as u64 });
-        }
-        let mut config = Vec::new();
-        part(&files, span).read_to_end(&mut config).at("read", path)?;
+        let config = files.bytes(span, "the configuration", limit)?;
         let parsed: ImageConfig =
             serde_json::from_slice(&config).map_err(|e| Error::document(&image.config, e))?;
         let layers = image.layers.as_deref().unwrap_or_default();
@@ -74,16 +68,8 @@ impl Store {
             descriptors.push(descriptor);
         }
         let id = digest_of(Algorithm::Sha256, &config);
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.into()),
-            artifact_type: None,
-            config: Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64),
-            layers: descriptors,
-            subject: None,
-            annotations: Default::default(),
-        };
-        let manifest = to_json(&manifest)?;
+        let of_config = Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64);
+        let manifest = to_json(&Manifest::new(of_config, descriptors))?;
         let digest = digest_of(Algorithm::Sha256, &manifest);
         let mut root = Descriptor::new(media_type::OCI_MANIFEST, digest.clone(), manifest.len() as u64);
         root.platform = Some(parsed.platform());
@@ -119,15 +105,16 @@ impl Store {
             }
         };
         let packed = if encoding == Encoding::Plain {
-            let out = Hashed { file: self.unnamed()?, hasher: Hasher::new(Algorithm::Sha256), size: 0 };
+            let file = self.unnamed()?;
+            let out = Hashed::new(file.file(), Algorithm::Sha256);
             let mut encoder = GzBuilder::new().write(out, flate2::Compression::default());
             pass(&mut part(files, span), &mut |bytes| {
                 plain.update(bytes);
                 encoder.write_all(bytes).map_err(failed("compress"))
             })?;
             let out = encoder.finish().map_err(failed("compress"))?;
-            let descriptor = Descriptor::new(media_type::OCI_LAYER_GZIP, out.hasher.finish(), out.size);
-            Packed::Made(descriptor, out.file)
+            let descriptor = Descriptor::new(media_type::OCI_LAYER_GZIP, out.hasher.finish(), out.bytes);
+            Packed::Made(descriptor, file)
         } else {
             let kind = match encoding {
                 Encoding::Gzip => media_type::OCI_LAYER_GZIP,
@@ -137,23 +124,17 @@ impl Store {
                     return Err(Error::Unsupported { object: object(), what });
                 }
             };
-            let mut hasher = Hasher::new(Algorithm::Sha256);
-            let mut whole = part(files, span);
-            let mut read = vec![0; BUFFER];
-            loop {
-                let n = crate::pipe::read_full(&mut whole, &mut read).map_err(failed("read"))?;
-                if n == 0 {
-                    break;
-                }
-                hasher.update(&read[..n]);
-            }
-            let mut decoder = Decoder::new(BufReader::with_capacity(BUFFER, part(files, span)))
-                .map_err(failed("decompress"))?;
+            let mut whole = Hashed::new(part(files, span), Algorithm::Sha256);
+            let mut decoder =
+                Decoder::new(BufReader::with_capacity(BUFFER, &mut whole)).map_err(failed("decompress"))?;
             pass(&mut decoder, &mut |bytes| {
                 plain.update(bytes);
                 Ok(())
             })?;
-            Packed::AsItIs(Descriptor::new(kind, hasher.finish(), span.size))
+            drop(decoder);
+            // What follows the compressed stream is part of the blob.
+            std::io::copy(&mut whole, &mut std::io::sink()).map_err(failed("read"))?;
+            Packed::AsItIs(Descriptor::new(kind, whole.hasher.finish(), span.size))
         };
         match plain.finish() {
             actual if actual == *diff_id => Ok(packed),
@@ -189,25 +170,5 @@ fn choose<'a>(images: &'a [DockerImage], name: Option<&str>, object: &str) -> Re
             let reason = format!("it has {} images; name one of them", several.len());
             Err(Error::document(object, reason))
         }
-    }
-}
-
-/// A file that is written and hashed.
-struct Hashed {
-    file: Unnamed,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.file.file().write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        self.size += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }

@@ -29,13 +29,18 @@ impl Files {
     /// A document of the archive, if it is there.
     pub fn document(&self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>> {
         let Some(span) = self.spans.get(path) else { return Ok(None) };
+        self.bytes(*span, &format!("'{}'", crate::tar::display(path)), limit).map(Some)
+    }
+
+    /// What lies there, which messages call `name`.
+    pub fn bytes(&self, span: Span, name: &str, limit: usize) -> Result<Vec<u8>> {
         if span.size > limit as u64 {
-            let what = format!("the size of '{}'", crate::tar::display(path));
+            let what = format!("the size of {name}");
             return Err(Error::Limit { object: self.object.clone(), what, limit: limit as u64 });
         }
         let mut bytes = vec![0; span.size as usize];
         self.file.read_exact_at(&mut bytes, span.at).at("read", Path::new(&self.object))?;
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// Where a file lies, also behind links, as Docker wrote them for layers that images share.

@@ -1,19 +1,19 @@
 //! OCI layouts and Docker archives that are written blob by blob.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, BufWriter, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use isles_spec::image::{Descriptor, Manifest, media_type};
+use isles_sif::NewFile;
+use isles_spec::image::{Descriptor, Index, Manifest, media_type};
 use isles_spec::{Algorithm, Digest, Quiet, Reference};
 
 use crate::blob::Unnamed;
 use crate::decompress::Decoder;
 use crate::error::At;
-use crate::export::{Archive, DockerImage, blob_into, layout_bytes, layout_in, list_in, tags};
-use crate::hash::{Hasher, digest_of};
+use crate::export::{Archive, DockerImage, blob_into, layout_in, list_in, tags};
+use crate::hash::{Hashed, digest_of};
 use crate::layer::to_json;
 use crate::{Error, Result, Store};
 
@@ -27,63 +27,18 @@ enum Place {
     Archive(Mutex<Archive<BufWriter<NewFile>>>),
 }
 
-/// A file that gets its name when it is whole.
-pub(crate) struct NewFile {
-    file: File,
-    temporary: PathBuf,
-    path: PathBuf,
-    kept: bool,
-}
-
-impl NewFile {
-    pub(crate) fn new(path: &Path) -> Result<NewFile> {
-        let name =
-            path.file_name().ok_or_else(|| Error::document(path.display(), "it is no name of a file"))?;
-        let mut temporary = name.to_owned();
-        temporary.push(format!(".{}.part", crate::random_name()));
-        let temporary = path.with_file_name(temporary);
-        // A link that somebody laid there is not followed.
-        let file = File::create_new(&temporary).at("create", &temporary)?;
-        Ok(NewFile { file, temporary, path: path.to_owned(), kept: false })
-    }
-
-    fn keep(mut self) -> Result<()> {
-        self.file.sync_data().at("write", &self.path)?;
-        fs::rename(&self.temporary, &self.path).at("write", &self.path)?;
-        self.kept = true;
-        crate::atomic::sync_parent(&self.path).at("write", &self.path)
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::remove_file(&self.temporary);
-        }
-    }
-}
-
-impl Write for NewFile {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
 fn begun(path: &Path) -> Result<Archive<BufWriter<NewFile>>> {
-    let mut archive = Archive::new(BufWriter::with_capacity(BUFFER, NewFile::new(path)?));
-    archive.bytes("oci-layout", layout_bytes())?;
-    archive.folder("blobs")?;
-    archive.folder("blobs/sha256")?;
-    Ok(archive)
+    if path.file_name().is_none() {
+        return Err(Error::document(path.display(), "it is no name of a file"));
+    }
+    let file = NewFile::create(path, 0o666).at("create", path)?;
+    Archive::new(BufWriter::with_capacity(BUFFER, file))
 }
 
-fn ended(archive: Archive<BufWriter<NewFile>>, path: &Path) -> Result<()> {
-    let out = archive.writer.finish().at("write", path)?;
-    out.into_inner().map_err(|e| e.into_error()).at("write", path)?.keep()
+fn ended(archive: Archive<BufWriter<NewFile>>) -> Result<()> {
+    let path = archive.writer.output().get_ref().path().to_owned();
+    let out = archive.writer.finish().at("write", &path)?;
+    out.into_inner().map_err(|e| e.into_error()).at("write", &path)?.keep().at("write", &path)
 }
 
 impl LayoutWriter {
@@ -132,11 +87,10 @@ impl LayoutWriter {
             }),
             Place::Archive(archive) => {
                 let mut archive = archive.into_inner().unwrap_or_else(PoisonError::into_inner);
-                let mut index = crate::export::empty_index();
+                let mut index = Index::new(Vec::new());
                 roots.iter().for_each(|root| list_in(&mut index, root));
                 archive.bytes("index.json", &to_json(&index)?)?;
-                let path = archive.writer.output().get_ref().path.clone();
-                ended(archive, &path)
+                ended(archive)
             }
         }
     }
@@ -151,13 +105,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub struct DockerArchiveWriter<'a> {
     store: &'a Store,
     archive: Archive<BufWriter<NewFile>>,
-    path: PathBuf,
     layers: Vec<Descriptor>,
 }
 
 impl<'a> DockerArchiveWriter<'a> {
     pub fn new(store: &'a Store, path: &Path) -> Result<DockerArchiveWriter<'a>> {
-        Ok(DockerArchiveWriter { store, archive: begun(path)?, path: path.to_owned(), layers: Vec::new() })
+        Ok(DockerArchiveWriter { store, archive: begun(path)?, layers: Vec::new() })
     }
 
     /// Writes the next layer, base first, from its blob in whatever compression; checks the blob and what is in it.
@@ -173,7 +126,7 @@ impl<'a> DockerArchiveWriter<'a> {
         };
         // An archive says the size of a file before the file, so the plain layer goes aside first.
         let mut aside = self.store.unnamed()?;
-        let mut hashed = Hashed { data, hasher: Hasher::new(blob.digest.algorithm()) };
+        let mut hashed = Hashed::new(data, blob.digest.algorithm());
         let limit = self.store.limits.layer_bytes;
         let mut size = 0;
         {
@@ -209,20 +162,13 @@ impl<'a> DockerArchiveWriter<'a> {
     pub fn finish(mut self, config: &[u8], names: &[Reference]) -> Result<()> {
         let id = digest_of(Algorithm::Sha256, config);
         self.archive.blob_bytes(&id, config)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.into()),
-            artifact_type: None,
-            config: Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64),
-            layers: self.layers,
-            subject: None,
-            annotations: BTreeMap::new(),
-        };
+        let config = Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64);
+        let manifest = Manifest::new(config, self.layers);
         let bytes = to_json(&manifest)?;
         let digest = digest_of(Algorithm::Sha256, &bytes);
         self.archive.blob_bytes(&digest, &bytes)?;
         let root = Descriptor::new(media_type::OCI_MANIFEST, digest, bytes.len() as u64);
-        let mut index = crate::export::empty_index();
+        let mut index = Index::new(Vec::new());
         match names {
             [] => list_in(&mut index, &root),
             names => names.iter().for_each(|name| {
@@ -238,7 +184,7 @@ impl<'a> DockerArchiveWriter<'a> {
             layers: manifest.layers.iter().map(|l| crate::export::blob_name(&l.digest)).collect(),
         }];
         self.archive.bytes("manifest.json", &to_json(&list)?)?;
-        ended(self.archive, &self.path)
+        ended(self.archive)
     }
 }
 
@@ -246,18 +192,4 @@ fn rewound(file: &Unnamed, object: &str) -> Result<File> {
     let mut file = file.file().try_clone().at("read", Path::new(object))?;
     file.rewind().at("read", Path::new(object))?;
     Ok(file)
-}
-
-/// Hashes what is read.
-struct Hashed<'a> {
-    data: &'a mut dyn Read,
-    hasher: Hasher,
-}
-
-impl Read for Hashed<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.data.read(out)?;
-        self.hasher.update(&out[..n]);
-        Ok(n)
-    }
 }

@@ -34,25 +34,13 @@ impl Store {
         let described = |kind: &str, bytes: &[u8]| {
             Descriptor::new(kind, digest_of(Algorithm::Sha256, bytes), bytes.len() as u64)
         };
-        let manifest = to_json(&Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.into()),
-            artifact_type: None,
-            config: described(media_type::OCI_CONFIG, &config_bytes),
-            layers: vec![Descriptor::new(SQUASHFS_LAYER, digest, written.bytes)],
-            subject: None,
-            annotations: Default::default(),
-        })?;
+        let manifest = to_json(&Manifest::new(
+            described(media_type::OCI_CONFIG, &config_bytes),
+            vec![Descriptor::new(SQUASHFS_LAYER, digest, written.bytes)],
+        ))?;
         let mut entry = described(media_type::OCI_MANIFEST, &manifest);
         entry.platform = Some(config.platform());
-        let index = to_json(&Index {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_INDEX.into()),
-            artifact_type: None,
-            manifests: vec![entry],
-            subject: None,
-            annotations: Default::default(),
-        })?;
+        let index = to_json(&Index::new(vec![entry]))?;
         let layer = NewObject::new(Kind::OciBlob, BufReader::with_capacity(1 << 20, root));
         let objects = vec![
             NewObject { alignment: 4096, ..layer },

@@ -198,13 +198,16 @@ impl Reference {
     }
 }
 
-/// Refuses a word that stands where the process does, and looks like an option.
-pub fn is_process(word: &str, known: &[String]) -> Result<(), Failure> {
+/// Refuses a word that stands where the process does, and looks like an option; `A` are those that there are.
+pub fn is_process<A: clap::Args>(word: &str) -> Result<(), Failure> {
     if !word.starts_with('-') || std::path::Path::new(word).exists() {
         return Ok(());
     }
     let name = word.split_once('=').map_or(word, |(name, _)| name);
     let failure = Failure::new(format!("`isles cwl run` has no option '{name}'"));
+    let options = A::augment_args(clap::Command::new("run"));
+    let known: Vec<String> =
+        options.get_arguments().filter_map(|option| Some(format!("--{}", option.get_long()?))).collect();
     Err(match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => failure.with_hint(format!("did you mean '{near}'?")),
         None => {

@@ -226,9 +226,7 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let Some((word, rest)) = args.words.split_first() else {
         return Err(Failure::new("no process is named"));
     };
-    let options = <Args as clap::Args>::augment_args(clap::Command::new("run"));
-    let names = options.get_arguments().filter_map(|option| Some(format!("--{}", option.get_long()?)));
-    is_process(word, &names.collect::<Vec<_>>())?;
+    is_process::<Args>(word)?;
     let (path, fragment) = match loader.documents.web.as_ref().filter(|_| is_url(word)) {
         Some(web) => {
             let path = web.get(word).map_err(|e| Failure::new(format!("cannot fetch {word}: {e}")))?;
