@@ -425,7 +425,8 @@ fn run_in(
             };
             let scratch = settings.root_on_disk.then(|| folders.root.clone());
             let shared = settings.scratch.join("shared");
-            Root::Image(Container { image: image.clone(), mounts, network, shared, scratch, bounds })
+            let (image, staged) = (image.clone(), folders.inputs_inside.clone());
+            Root::Image(Container { image, mounts, staged, network, shared, scratch, bounds })
         }
     };
     let need = Need { cores: job.allotted.cores, mebibytes: job.allotted.ram.max(0) as u64 };

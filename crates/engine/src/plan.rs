@@ -191,6 +191,7 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
         read_only_paths: if unmasked { Vec::new() } else { READ_ONLY.map(str::to_owned).to_vec() },
         sysctls: sysctls(workload, &namespaces)?,
         namespaces,
+        warm: None,
         process,
         stdio: Stdio::default(),
         interpreters: parts.interpreters,

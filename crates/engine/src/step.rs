@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use isles_network::user::Service;
-use isles_sandbox::Child;
 use isles_sandbox::beside::Usage;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{Namespace, Prepared, PreparedSource, RootFs};
+use isles_sandbox::{Child, Setup, Step as StartStep, WarmSandbox};
 use isles_spec::image::ContainerConfig;
 use isles_spec::{Device, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
 use isles_store::Merged;
@@ -308,10 +309,6 @@ impl Engine {
             && !step.privileged
             && matches!(setup.namespaces.network, Namespace::New);
         let mut network_left = None;
-        if alone && let Some(network) = self.shared.network() {
-            network_left = network.try_clone().ok();
-            setup.namespaces.network = Namespace::Join(network);
-        }
         let unbounded = step.resources.is_empty();
         let fence = match &planned.limits {
             Some(limits) if unbounded => {
@@ -323,14 +320,38 @@ impl Engine {
         };
         fence.admit(setup)?;
         let setup = &mut planned.setup;
+        if alone && unbounded && matches!(step.root, StepRoot::Memory { .. }) {
+            setup.warm = self.shared.warm(setup);
+        }
+        let network_of_before = |setup: &mut Setup| {
+            let network = self.shared.network()?;
+            let kept = network.try_clone().ok();
+            setup.namespaces.network = Namespace::Join(network);
+            kept
+        };
+        if alone && setup.warm.is_none() {
+            network_left = network_of_before(setup);
+        }
         setup.stdio.stdin = Some(streams.stdin);
         setup.stdio.stdout = Some(streams.stdout);
         setup.stdio.stderr = Some(streams.stderr);
-        let mut child = spawn(setup, &view)?;
+        let mut child = match spawn(setup, &view) {
+            // It is gone, as when the thread that has made it has ended.
+            Err(Error::Spawn(e))
+                if matches!(e.step, StartStep::JoinNamespace | StartStep::Clone)
+                    && setup.warm.take().is_some() =>
+            {
+                network_left = network_of_before(setup);
+                spawn(setup, &view)?
+            }
+            other => other?,
+        };
         setup.stdio = Default::default();
-        if alone && network_left.is_none() {
+        let warm = setup.warm.take();
+        if alone && warm.is_none() && network_left.is_none() {
             network_left = network_of(child.pid());
         }
+        let mounts = child.mount_namespace();
         let served = match (network, child.network.take()) {
             (Some(network), Some(socket)) => network.made(socket).serve(self).map(Some),
             _ => Ok(None),
@@ -343,7 +364,7 @@ impl Engine {
                 return Err(e);
             }
         };
-        Ok(Begun { engine: self, child, fence, served, network_left })
+        Ok(Begun { engine: self, child, fence, served, network_left, warm, mounts })
     }
 }
 
@@ -364,6 +385,10 @@ struct Begun<'e> {
     served: Option<Service>,
     /// That is empty when it has ended.
     network_left: Option<OwnedFd>,
+    /// That is free when it has ended.
+    warm: Option<Arc<WarmSandbox>>,
+    /// Its mount namespace, which outlives it a moment.
+    mounts: Option<OwnedFd>,
 }
 
 impl Begun<'_> {
@@ -372,6 +397,12 @@ impl Begun<'_> {
         self.served = None;
         if let Some(network) = self.network_left.take() {
             self.engine.shared.give_back(network);
+        }
+        if let Some(warm) = self.warm.take() {
+            self.engine.shared.give_warm_back(warm);
+        }
+        if let Some(mounts) = self.mounts.take() {
+            self.engine.shared.let_go(mounts);
         }
         self.fence.remove()?;
         Ok(status.into())

@@ -57,6 +57,7 @@ struct Wish {
 struct WishedContainer {
     source: ImageSource,
     mounts: Vec<Mount>,
+    staged: PathBuf,
     network: bool,
     shared: PathBuf,
     scratch: Option<PathBuf>,
@@ -241,10 +242,10 @@ impl Executor for Remote {
         }
         let container = match step.root {
             Root::Host => None,
-            Root::Image(Container { image, mounts, network, shared, scratch, bounds }) => {
+            Root::Image(Container { image, mounts, staged, network, shared, scratch, bounds }) => {
                 let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
                 let source = sources.get(&image).cloned().ok_or("the image is not known")?;
-                Some(WishedContainer { source, mounts, network, shared, scratch, bounds })
+                Some(WishedContainer { source, mounts, staged, network, shared, scratch, bounds })
             }
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -363,9 +364,9 @@ fn fulfil(wish: Wish, executor: &dyn Executor, talk: &mut dyn FnMut(&[u8])) -> R
     };
     let root = match wish.container {
         None => Root::Host,
-        Some(WishedContainer { source, mounts, network, shared, scratch, bounds }) => {
+        Some(WishedContainer { source, mounts, staged, network, shared, scratch, bounds }) => {
             let image = executor.image(&source)?;
-            Root::Image(Container { image, mounts, network, shared, scratch, bounds })
+            Root::Image(Container { image, mounts, staged, network, shared, scratch, bounds })
         }
     };
     let step = Step {

@@ -33,6 +33,8 @@ pub struct Container {
     /// What [`Executor::image`] gave.
     pub image: String,
     pub mounts: Vec<Mount>,
+    /// The folder that what is mounted for this step alone is in, if anything is: it has nothing else.
+    pub staged: PathBuf,
     /// Whether it has a network.
     pub network: bool,
     /// A folder, which need not be there, that all steps of a run have. The caller removes it at the end.

@@ -69,6 +69,56 @@ fn an_image_is_pulled_loaded_built_or_somewhere_else_in_it_is_the_output() {
     });
 }
 
+/// Steps that follow each other find what the first one has found, whatever was left behind.
+#[test]
+fn steps_in_containers_do_not_meet() {
+    both(|desk| {
+        if !has_busybox() {
+            return;
+        }
+        desk.busybox(&[]);
+        let script =
+            "test ! -e /left && test ! -e /dev/shm/left && test ! -e /tmp/left && test -e /bin/ls || exit 7
+            for p in /proc/[0-9]*/cmdline; do if grep -q 44[4]4 $p; then exit 8; fi; done 2>/dev/null
+            cat \"$1\"; case $0 in
+            file) touch /left;; shm) touch /dev/shm/left;; tmp) touch /tmp/left;; gone) rm /bin/ls;;
+            there) sleep 44${z}44 > /dev/null 2>&1 & ;;
+            esac";
+        let kinds = ["none", "none", "file", "none", "shm", "tmp", "none", "gone", "there", "none"];
+        let names: Vec<String> = (0..kinds.len()).map(|n| format!("in {n}.txt")).collect();
+        for name in &names {
+            desk.file(name, name);
+        }
+        let files: Vec<_> =
+            names.iter().map(|path| serde_json::json!({"class": "File", "path": path})).collect();
+        desk.file("job.json", serde_json::json!({"kinds": kinds, "files": files}).to_string());
+        let one = serde_json::json!({
+            "class": "CommandLineTool", "requirements": {"DockerRequirement": {"dockerPull": "busybox:desk"}},
+            "baseCommand": ["sh", "-c", script],
+            "inputs": {
+                "kind": {"type": "string", "inputBinding": {"position": 1}},
+                "file": {"type": "File", "inputBinding": {"position": 2}},
+            },
+            "outputs": {"o": {"type": "string", "outputBinding": {
+                "glob": "o.txt", "loadContents": true, "outputEval": "$(self[0].contents)"}}},
+            "stdout": "o.txt",
+        });
+        let all = serde_json::json!({
+            "cwlVersion": "v1.2", "class": "Workflow", "requirements": {"ScatterFeatureRequirement": {}},
+            "inputs": {"kinds": "string[]", "files": "File[]"},
+            "outputs": {"o": {"type": "string[]", "outputSource": "s/o"}},
+            "steps": {"s": {"run": one, "scatter": ["kind", "file"], "scatterMethod": "dotproduct",
+                "in": {"kind": "kinds", "file": "files"}, "out": ["o"]}},
+        });
+        desk.file("w.cwl", all.to_string());
+        let arguments =
+            ["isles", "cwl", "run", "-q", "--max-cores", "1", "--outdir", "o", "w.cwl", "job.json"];
+        let said = desk.run(&arguments).fine();
+        let output: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(output["o"], serde_json::json!(names));
+    });
+}
+
 /// What nobody can do here is refused by its name, with the code that says so.
 #[test]
 fn extensions_that_are_not_there_are_refused_by_name() {

@@ -76,8 +76,10 @@ mod spawn;
 mod sys;
 mod terminal;
 pub mod visit;
+mod warm;
 
 pub use error::{SpawnError, Step};
 pub use own_program::{execute_again, protect_own_program};
 pub use setup::Setup;
 pub use spawn::{Child, ExitStatus, Pending, late_failure, spawn};
+pub use warm::WarmSandbox;

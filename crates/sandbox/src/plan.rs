@@ -14,6 +14,7 @@ use crate::prepared::{self, PlannedPrepared};
 use crate::setup::{MountFlags, MountSource, Namespace, PreparedSource, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
 use crate::sys::process::CLONE_NEWTIME;
+use crate::warm::WarmSandbox;
 
 /// Strings in the form that execve(2) wants, with their terminating null pointer.
 pub(crate) struct Strings {
@@ -74,6 +75,10 @@ pub(crate) enum PlannedSource {
     },
     Mqueue,
     Cgroup,
+    /// Only the place of it.
+    Place {
+        directory: bool,
+    },
 }
 
 pub(crate) struct PlannedMount {
@@ -150,6 +155,7 @@ pub(crate) struct Plan<'a> {
     pub setgroups_allowed: bool,
     pub new_network: bool,
     pub new_mount: bool,
+    pub warm: Option<&'a WarmSandbox>,
     pub cgroup_mount: CgroupMount,
     pub cwd: CString,
     pub cwd_else: Vec<CString>,
@@ -300,7 +306,13 @@ impl<'a> Plan<'a> {
             become_root = contains(uids, 0) && contains(gids, 0);
             maps = Some((map_text(uids), map_text(gids)));
         }
-        let in_own_userns = !matches!(ns.user, UserNs::Host) || !initial_user_namespace();
+        let warm = setup.warm.as_deref();
+        if warm.is_some() {
+            // They are those of the sandbox.
+            flags = 0;
+        }
+        // A sandbox that is warm is made nowhere else.
+        let in_own_userns = warm.is_none() && (!matches!(ns.user, UserNs::Host) || !initial_user_namespace());
 
         let root = match &setup.root {
             RootFs::Overlay { lowers, upper, work, volatile, userxattr, foreign } => {
@@ -334,7 +346,9 @@ impl<'a> Plan<'a> {
 
         let prepared =
             setup.prepared.iter().map(|p| prepared::plan(p, &ns.user)).collect::<Result<Vec<_>, _>>()?;
+        let has_terminals = setup.mounts.iter().any(|m| m.source == MountSource::Devpts) && warm.is_none();
         let tty_group = match &ns.user {
+            _ if !has_terminals => false,
             UserNs::New { gids, .. } => contains(gids, 5),
             // What is mapped in somebody else's is not known here.
             UserNs::Join(_) => false,
@@ -342,7 +356,15 @@ impl<'a> Plan<'a> {
         };
         let mut mounts = Vec::with_capacity(setup.mounts.len());
         for mount in &setup.mounts {
-            mounts.push(plan_mount(mount, tty_group)?);
+            if warm.is_some_and(|warm| warm.has(mount)) {
+                continue;
+            }
+            let mut planned = plan_mount(mount, tty_group)?;
+            if let (Some(_), PlannedSource::Bind { held, .. }) = (warm, &mut planned.source) {
+                // In the sandbox nothing of the host is seen any more.
+                *held = Some(Cell::new(-1));
+            }
+            mounts.push(planned);
         }
         let mut devices = Vec::new();
         for device in &setup.devices {
@@ -356,7 +378,8 @@ impl<'a> Plan<'a> {
             });
         }
         let hidden = |paths: &[String]| -> Result<Vec<Hidden>, SpawnError> {
-            paths.iter().map(|p| Ok(Hidden { path: below(Path::new(p))? })).collect()
+            let left = paths.iter().filter(|_| warm.is_none());
+            left.map(|p| Ok(Hidden { path: below(Path::new(p))? })).collect()
         };
         let mut sysctls = Vec::new();
         for (name, value) in &setup.sysctls {
@@ -404,10 +427,12 @@ impl<'a> Plan<'a> {
         let wants_cgroup = setup.mounts.iter().any(|m| matches!(m.source, MountSource::Cgroup));
         let setgroups_allowed = !maps_by_child
             && (maps.is_some()
+                || !in_own_userns
                 || crate::proc_file::read("/proc/self/setgroups").map_or(true, |s| s.starts_with("allow")));
         Ok(Plan {
             setgroups_allowed,
-            new_network: matches!(ns.network, Namespace::New),
+            new_network: warm.is_none() && matches!(ns.network, Namespace::New),
+            warm,
             new_mount: matches!(ns.mount, Namespace::New),
             flags,
             joins,
@@ -431,8 +456,8 @@ impl<'a> Plan<'a> {
             masked: hidden(&setup.masked_paths)?,
             protected: hidden(&setup.read_only_paths)?,
             sysctls,
-            hostname: setup.hostname.clone().map(String::into_bytes),
-            domainname: setup.domainname.clone().map(String::into_bytes),
+            hostname: setup.hostname.clone().filter(|_| warm.is_none()).map(String::into_bytes),
+            domainname: setup.domainname.clone().filter(|_| warm.is_none()).map(String::into_bytes),
             cgroup_mount: if wants_cgroup { cgroup_layout()? } else { CgroupMount::V2 },
             cwd: c(&process.cwd)?,
             cwd_else: process.cwd_else.iter().map(|path| c(path)).collect::<Result<_, _>>()?,
@@ -478,6 +503,7 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
         MountSource::Proc => PlannedSource::Proc,
         MountSource::Sysfs => PlannedSource::Sysfs,
         MountSource::Dev => PlannedSource::Dev,
+        MountSource::Place { directory } => PlannedSource::Place { directory: *directory },
         MountSource::Devpts => PlannedSource::Devpts { gid: if tty_group { Some(text("5")?) } else { None } },
         MountSource::Mqueue => PlannedSource::Mqueue,
         MountSource::Cgroup => PlannedSource::Cgroup,
@@ -605,7 +631,7 @@ impl Plan<'_> {
             || self.interpreters.maps.is_some()
             || self.process.seccomp.iter().any(|filter| filter.listens())
             || self.setup.prepared.iter().any(|p| matches!(p.source, PreparedSource::Fuse { .. }));
-        let unseen = self.flags & libc::CLONE_NEWPID as u64 != 0;
+        let unseen = self.flags & libc::CLONE_NEWPID as u64 != 0 || self.warm.is_some();
         // Root of another namespace would no longer own its files in /proc, when its memory has been closed to others.
         let closes = self.maps_by_child || self.in_initial_userns;
         // An init is no program, and a time namespace wants memory of its own (clone(2)).
@@ -670,12 +696,12 @@ impl Plan<'_> {
             Step::AppArmor => self.process.apparmor.clone(),
             Step::Exec => self.argv.strings.first().map(s),
             Step::Image => self.setup.prepared.get(index).map(|p| p.name.clone()),
-            Step::Root => match &self.root {
-                PlannedRoot::Directory(path) | PlannedRoot::Change(path) => Some(s(path)),
-                PlannedRoot::Overlay { lowers, upper, .. } => {
-                    Some(lowers.get(index).map_or_else(|| s(upper), s))
+            Step::Root => Some(match &self.setup.root {
+                RootFs::Directory(path) | RootFs::Change(path) => path.display().to_string(),
+                RootFs::Overlay { lowers, upper, .. } => {
+                    lowers.iter().rev().nth(index).unwrap_or(upper).display().to_string()
                 }
-            },
+            }),
             _ => None,
         };
         SpawnError::new(failure.step, object.unwrap_or_default(), failure.errno)

@@ -12,19 +12,38 @@ use crate::child::{At, Done};
 use crate::dev;
 use crate::error::Step;
 use crate::plan::{CgroupMount, Plan, PlannedMount, PlannedRoot, PlannedSource};
-use crate::sys::{self, Errno, Fd, mount as m};
+use crate::sys::{self, Errno, Fd, mount as m, process as p};
+use crate::warm::WarmSandbox;
 
-/// Mounts the root file system and returns a descriptor of it, attached in this namespace.
-pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
+/// Copies what is to be mounted of the host, where that is not to be seen any more, or changed, when it is mounted.
+fn hold(plan: &Plan<'_>) -> Done {
     for (index, mount) in plan.mounts.iter().enumerate() {
         if let PlannedSource::Bind { source, recursive, held: Some(held), .. } = &mount.source {
             // A copy that is made now stays a peer of the host's mount.
             let from = sys::open(source, libc::O_PATH, 0).at_index(Step::Mount, index)?;
             let copy = m::clone_tree(from.0, c"", *recursive).at_index(Step::Mount, index)?;
+            if plan.warm.is_some() {
+                change(&copy, *recursive, 0, 0, libc::MS_SLAVE).at_index(Step::Mount, index)?;
+            }
             held.set(copy.0);
             std::mem::forget(copy);
         }
     }
+    Ok(())
+}
+
+/// Goes into a sandbox that is there already, with a copy of its mount namespace, and returns a descriptor of its root.
+pub(crate) fn of_warm(plan: &Plan<'_>, warm: &WarmSandbox) -> Done<Fd> {
+    hold(plan)?;
+    let shared = libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    p::setns(warm.holder(), libc::CLONE_NEWNS | shared).at(Step::JoinNamespace)?;
+    p::unshare(libc::CLONE_NEWNS).at(Step::JoinNamespace)?;
+    sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Root)
+}
+
+/// Mounts the root file system and returns a descriptor of it, attached in this namespace.
+pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
+    hold(plan)?;
     // From here on nothing that is mounted reaches the host.
     m::propagation(libc::MS_SLAVE | libc::MS_REC).at(Step::Propagation)?;
     for (index, prepared) in plan.prepared.iter().enumerate() {
@@ -163,7 +182,7 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
             let held = Fd(held.get());
             // Mounts are listed in the order in which they were made, so it is copied once more; before Linux 6.15
             // what is attached nowhere cannot be copied.
-            m::clone_tree(held.0, c"", *recursive).unwrap_or(held)
+            if plan.warm.is_some() { held } else { m::clone_tree(held.0, c"", *recursive).unwrap_or(held) }
         }
         PlannedSource::Bind { source, recursive, .. } => {
             let from = sys::open(source, libc::O_PATH, 0).at_index(Step::Mount, index)?;
@@ -208,6 +227,11 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
         }
         PlannedSource::Dev => tmpfs(c"65536k", c"755").at_index(Step::Mount, index)?,
         PlannedSource::Cgroup => return cgroup(plan, root, mount, index),
+        PlannedSource::Place { directory } => {
+            return mount_point(root, &mount.destination, *directory, mount.no_link)
+                .at_index(Step::MountPoint, index)
+                .map(drop);
+        }
     };
     let directory = !matches!(
         mount.source,
@@ -403,6 +427,10 @@ pub(crate) fn cover(plan: &Plan<'_>, root: i32) -> Done {
 }
 
 pub(crate) fn enter(plan: &Plan<'_>, root: &Fd) -> Done {
+    if plan.warm.is_some() {
+        // Whoever joins a mount namespace has its root.
+        return sys::chdir(c"/").at(Step::PivotRoot);
+    }
     if plan.root_attributes != 0 {
         change(root, false, plan.root_attributes, 0, 0).at(Step::Root)?;
     }

@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::capability::CapabilitySet;
 use crate::seccomp::Bpf;
 use crate::sys::{Errno, process};
+use crate::warm::WarmSandbox;
 use isles_spec::{IdMapping, Propagation};
 
 /// One start of one process tree.
@@ -23,6 +25,8 @@ pub struct Setup {
     /// Propagation of the container's root (`rootfsPropagation`); private where not given.
     pub root_propagation: Option<Propagation>,
     pub namespaces: Namespaces,
+    /// The sandbox that the process is put into, and nobody else is in: it fits this set-up.
+    pub warm: Option<Arc<WarmSandbox>>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     /// In this order; /proc, /dev, /sys are entries like any other.
@@ -68,6 +72,7 @@ impl Setup {
             untrusted_root: false,
             root_propagation: None,
             namespaces: Namespaces::default(),
+            warm: None,
             hostname: None,
             domainname: None,
             mounts: mounts.map(|(destination, source)| Mount::new(destination, source)).into(),
@@ -256,7 +261,7 @@ pub struct TimeOffsets {
 }
 
 /// Something mounted in the container.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Absolute, in the container; made where it is missing.
     pub destination: PathBuf,
@@ -278,7 +283,7 @@ impl Mount {
 }
 
 /// What is mounted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
     /// A file or folder of the host; `recursive` takes along what is mounted below it.
     Bind {
@@ -302,6 +307,10 @@ pub enum MountSource {
     Sysfs,
     /// A tmpfs with the standard nodes, links, pts and shm folders.
     Dev,
+    /// Nothing yet: the place is made where it is missing.
+    Place {
+        directory: bool,
+    },
     Devpts,
     Mqueue,
     /// The container's own cgroup hierarchy, as the host lays it out.

@@ -135,6 +135,32 @@ pub fn parent_of_namespace(fd: i32) -> Result<OwnedFd> {
         .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// The mount namespace of the process behind a pidfd (`PIDFD_GET_MNT_NAMESPACE`).
+pub fn mount_namespace(pidfd: i32) -> Result<OwnedFd> {
+    const PIDFD_GET_MNT_NAMESPACE: libc::Ioctl = libc::_IO(0xff, 3);
+    // SAFETY: the request takes no argument, and its answer is a new descriptor that nobody else owns.
+    check(unsafe { libc::ioctl(pidfd, PIDFD_GET_MNT_NAMESPACE, 0) }.into())
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// How many shared memories, message queues and sets of semaphores there are in this IPC namespace (`SHM_INFO`,
+/// `MSG_INFO` and `SEM_INFO` of shmctl(2), msgctl(2) and semctl(2)).
+pub fn system_v_objects() -> Result<usize> {
+    const SHM_INFO: i32 = 14;
+    const MSG_INFO: i32 = 12;
+    const SEM_INFO: i32 = 19;
+    // Larger than each of the structures, whose fields of interest are integers.
+    let (mut shared, mut messages, mut semaphores) = ([0i32; 64], [0i32; 64], [0i32; 64]);
+    // SAFETY: the arrays live, and are larger than what the kernel writes.
+    unsafe {
+        check(libc::syscall(libc::SYS_shmctl, 0, SHM_INFO, shared.as_mut_ptr()))?;
+        check(libc::syscall(libc::SYS_msgctl, 0, MSG_INFO, messages.as_mut_ptr()))?;
+        check(libc::syscall(libc::SYS_semctl, 0, 0, SEM_INFO, semaphores.as_mut_ptr()))?;
+    }
+    // `used_ids`, `msgpool` and `semusz`.
+    Ok([shared[0], messages[0], semaphores[7]].iter().map(|count| usize::try_from(*count).unwrap_or(0)).sum())
+}
+
 /// unshare(2) of namespaces.
 pub fn unshare(flags: i32) -> Result<()> {
     // SAFETY: unshare(2) has no memory effects.

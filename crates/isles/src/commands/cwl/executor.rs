@@ -206,6 +206,9 @@ impl Containers {
     }
 }
 
+/// Bytes of memory for the places of staged files, which are empty.
+const STAGED: u64 = 4 << 20;
+
 fn mounts(container: &Container) -> Vec<Mount> {
     let bind = |mount: &isles_flow::step::Mount| Mount {
         destination: mount.target.clone(),
@@ -220,7 +223,18 @@ fn mounts(container: &Container) -> Vec<Mount> {
         read_only: !mount.writable,
         optional: false,
     };
-    container.mounts.iter().map(bind).collect()
+    let mut mounts = Vec::with_capacity(container.mounts.len() + 1);
+    if container.mounts.iter().any(|mount| mount.target.starts_with(&container.staged)) {
+        // Their names differ from step to step, and the root that they would be made in is to stay the same.
+        mounts.push(Mount {
+            destination: container.staged.clone(),
+            kind: MountKind::Tmpfs { size: Some(STAGED), mode: Some(0o755), options: Vec::new() },
+            read_only: false,
+            optional: false,
+        });
+    }
+    mounts.extend(container.mounts.iter().map(bind));
+    mounts
 }
 
 /// Streams that are not given: nothing to read, and a pipe, whose other end is there then.
