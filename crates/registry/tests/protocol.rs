@@ -7,7 +7,7 @@ mod sample;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake::{End, Fake, Reply, Request};
 use isles_registry::retry::Policy;
@@ -381,9 +381,8 @@ fn a_busy_registry_is_asked_again_when_it_says() {
         Reply::new(429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#)
             .with("Retry-After", "3600")
     });
-    let begin = Instant::now();
     let e = resolve(&fake).unwrap_err();
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert_eq!(asked(&fake).len(), 1);
     assert!(e.to_string().ends_with("takes no more requests for now: slow down"), "{e}");
     assert!(e.hint().unwrap().contains("3600 seconds"));
     // One that stays busy is given up on.
@@ -412,11 +411,9 @@ fn nobody_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let begin = Instant::now();
     let reference = Reference::parse(&format!("{address}/x")).unwrap();
     let e = client().manifest(&reference).unwrap_err();
     assert_eq!(e.to_string(), format!("cannot reach {address}: connection refused"));
-    assert!(begin.elapsed() < Duration::from_secs(2));
     let reference = Reference::parse("no-such-host.invalid/x").unwrap();
     let e = client().manifest(&reference).unwrap_err();
     assert!(matches!(e, Error::Unreachable { .. }), "{e}");

@@ -311,11 +311,13 @@ impl Hosted {
         fs::metadata(self.dir.join("pulled").join(leaf(manifest))).and_then(|m| m.modified()).ok()
     }
 
-    /// Notes who brought a blob here, unless somebody did before.
+    /// Notes who brought a blob here, unless somebody did before. Of several at once one is noted: two names in one
+    /// file would be those of nobody, and the blob on no quota.
     pub fn credit(&self, blob: &Digest, user: &str) -> Result<()> {
         let link = self.blob_link(blob);
         let noted = File::options().append(true).open(&link).and_then(|mut file| {
             use std::io::Write as _;
+            flock(&file, FlockOperation::LockExclusive)?;
             if file.metadata()?.len() == 0 { file.write_all(user.as_bytes()) } else { Ok(()) }
         });
         noted.at("write", &link)

@@ -354,3 +354,27 @@ fn offers_end_with_who_made_them() {
     drop(offer);
     assert!(!store.is_offered(&id, &blob).unwrap());
 }
+
+#[test]
+fn of_many_who_bring_a_blob_at_once_one_is_credited() {
+    let (_dir, store) = store();
+    let hosted = store.hosted("a").unwrap();
+    let users = ["alice", "bob", "carol", "dave"];
+    let mut all = 0;
+    for n in 0..200_u32 {
+        let blob = push(&hosted, &n.to_le_bytes());
+        all += 4;
+        let begin = std::sync::Barrier::new(users.len());
+        std::thread::scope(|scope| {
+            for user in users {
+                let (hosted, blob, begin) = (&hosted, &blob, &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    hosted.credit(blob, user).unwrap();
+                });
+            }
+        });
+    }
+    let credited: u64 = users.iter().map(|user| store.credited(user, None).unwrap()).sum();
+    assert_eq!(credited, all);
+}
