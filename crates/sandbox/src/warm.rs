@@ -4,11 +4,11 @@
 //! protected there, which is most of what a start takes. Each program gets a copy of the mount namespace, to which its own
 //! mounts are added.
 //!
-//! The next program must find what the first one has found. The root is an overlay that is written in memory; when a program has
-//! ended, whoever keeps the sandbox asks whether it is [clean](WarmSandbox::is_clean): nothing was written to that memory or
-//! to /dev/shm, nothing is left of System V IPC or in message queues, and no process is left. One that is not is thrown away,
-//! with all that runs in it. /dev cannot be written, and whatever else can is mounted anew for each program. At any time there
-//! is one program in a sandbox, and nobody else.
+//! The next program must find what the first one has found. The root is an overlay that is written in memory; when a program
+//! has ended, whoever keeps the sandbox asks whether it is [clean](WarmSandbox::is_clean): nothing was written to that memory,
+//! to /dev/shm or to the folder of terminals, nothing is left of System V IPC or in message queues, and no process is left. One
+//! that is not is thrown away, with all that runs in it. /dev cannot be written, and whatever else can is mounted anew for each
+//! program. At any time there is one program in a sandbox, and nobody else.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -40,7 +40,7 @@ pub struct WarmSandbox {
     proc: OwnedFd,
     own_ipc: OwnedFd,
     queues: Option<OwnedFd>,
-    /// The memory that its root is written in, and /dev/shm, where it has one.
+    /// What can be written in it: the memory of its root, /dev/shm, and the folder of terminals.
     written: Vec<Fresh>,
 }
 
@@ -60,7 +60,7 @@ struct Kind {
     places: Vec<(PathBuf, bool)>,
 }
 
-/// A tmpfs, and what it was like before any program.
+/// A file system in memory, and what it was like before any program.
 #[derive(Debug)]
 struct Fresh {
     memory: OwnedFd,
@@ -135,8 +135,10 @@ impl WarmSandbox {
                 return Err(io::Error::other("its init has a child that does not end"));
             }
             let mut written = vec![Fresh::of(memory)?];
-            if has("/dev/shm") {
-                written.push(Fresh::of(of("root/dev/shm")?)?);
+            for path in ["/dev/shm", "/dev/pts"] {
+                if has(path) {
+                    written.push(Fresh::of(of(&format!("root{path}"))?)?);
+                }
             }
             let queues = has("/dev/mqueue").then(|| of("root/dev/mqueue")).transpose()?;
             Ok((of("ns/pid")?, own("pid")?, own("ipc")?, proc, queues, written))

@@ -90,6 +90,7 @@ fn what_leaves_something_behind_is_noticed() {
         for (what, script) in [
             ("a new file", "echo x > /x"),
             ("a new folder", "busybox mkdir /d"),
+            ("terminals that nobody can open", "busybox chmod 0 /dev/pts/ptmx"),
             ("shared memory", "echo x > /dev/shm/x"),
             ("a message queue", "busybox touch /dev/mqueue/x"),
             ("a file that is gone", "busybox rm /bin/true"),
