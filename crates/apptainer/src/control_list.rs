@@ -4,8 +4,6 @@
 //! Specification: the administrator's guide of Apptainer 1.4, "Execution Control List". Images that are no SIF files have
 //! the directives `allow container …` of the settings.
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use isles_sif::{Kinds, Selection, Sif, Trust};
@@ -14,6 +12,7 @@ use serde::Deserialize;
 use crate::failure::Failure;
 use crate::image::Image;
 use crate::keys::{Keys, Part};
+use crate::text_file;
 
 const LIMIT: u64 = 1 << 20;
 
@@ -59,14 +58,10 @@ enum Mode {
 impl ControlList {
     /// The list in a file, where one is there and counts.
     pub fn load(path: &Path) -> Result<Option<ControlList>, Failure> {
-        let what = || format!("while loading the execution control list {}", path.display());
-        let bytes = match File::open(path).and_then(|file| isles_store::read_bounded(file, LIMIT)) {
-            Ok(bytes) => bytes.ok_or_else(|| Failure::new(format!("{}: it is too large", what())))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Failure::because(what(), &e)),
-        };
-        let list = ControlList::parse(&String::from_utf8_lossy(&bytes))
-            .map_err(|why| Failure::new(format!("{}: {why}", what())))?;
+        const WHAT: &str = "while loading the execution control list";
+        let Some(text) = text_file::read(path, LIMIT, WHAT)? else { return Ok(None) };
+        let list = ControlList::parse(&text)
+            .map_err(|why| Failure::new(format!("{WHAT} {}: {why}", path.display())))?;
         Ok(list.activated.then(|| ControlList { path: path.to_owned(), ..list }))
     }
 

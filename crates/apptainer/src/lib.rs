@@ -48,6 +48,7 @@ mod settings;
 mod share;
 mod site;
 mod talk;
+mod text_file;
 mod variables;
 
 pub use commands::push::check_signed;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::keys::settings_folder;
+use crate::text_file;
 
 /// The machine's file.
 pub const SYSTEM: &str = "/etc/apptainer/remote.yaml";
@@ -112,18 +113,10 @@ fn own_path() -> Result<PathBuf, Failure> {
 }
 
 fn read(path: &Path) -> Result<Remotes, Failure> {
-    let failed = |e: io::Error| Failure::because(format!("cannot read {}", path.display()), &e);
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Remotes::default()),
-        Err(e) => return Err(failed(e)),
-    };
-    let bytes = isles_store::read_bounded(file, LIMIT).map_err(failed)?;
-    let odd = |why: String| Failure::new(format!("cannot use {}: {why}", path.display()));
-    let bytes = bytes.ok_or_else(|| odd("it is too large".to_owned()))?;
-    let text = String::from_utf8(bytes).map_err(|_| odd("it is not UTF-8".to_owned()))?;
+    let Some(text) = text_file::read(path, LIMIT, "cannot read")? else { return Ok(Remotes::default()) };
     // A file of comments only is none, and no error.
-    let read = serde_yaml_ng::from_str::<Option<Remotes>>(&text).map_err(|e| odd(e.to_string()))?;
+    let read = serde_yaml_ng::from_str::<Option<Remotes>>(&text)
+        .map_err(|e| Failure::new(format!("cannot use {}: {e}", path.display())))?;
     Ok(read.unwrap_or_default())
 }
 

@@ -2,7 +2,6 @@
 //! that say what a container sees and may do; the rest is about Apptainer's set-uid program and its helpers, of which
 //! there are none here.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use isles_spec::{FileSystemKind, Root};
 use crate::control_list::ControlList;
 use crate::failure::Failure;
 use crate::image::Image;
+use crate::text_file;
 
 /// Where the file is looked for; the first that is there counts.
 const USUAL: [&str; 4] = [
@@ -148,12 +148,10 @@ pub fn usual_file() -> PathBuf {
 /// The text of a file; nothing where there is none and none is named.
 pub fn read(named: Option<&Path>) -> Result<(PathBuf, String), Failure> {
     let Some(path) = file(named) else { return Ok((usual_file(), String::new())) };
-    let failed =
-        |e: io::Error| Failure::because(format!("while parsing configuration file {}", path.display()), &e);
-    let bytes = File::open(&path).and_then(|file| isles_store::read_bounded(file, LIMIT)).map_err(failed)?;
-    let odd = |why| Failure::new(format!("while parsing configuration file {}: {why}", path.display()));
-    let bytes = bytes.ok_or_else(|| odd("it is too large"))?;
-    let text = String::from_utf8(bytes).map_err(|_| odd("it is not UTF-8"))?;
+    const WHAT: &str = "while parsing configuration file";
+    let text = text_file::read(&path, LIMIT, WHAT)?.ok_or_else(|| {
+        Failure::because(format!("{WHAT} {}", path.display()), &io::Error::from(rustix::io::Errno::NOENT))
+    })?;
     Ok((path, text))
 }
 

@@ -11,6 +11,7 @@ use crate::caller::Caller;
 use crate::command::{Arity, Command, Context};
 use crate::failure::Failure;
 use crate::flag::Flag;
+use crate::text_file;
 
 use super::config::replace;
 
@@ -74,13 +75,7 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
     }
     let mut texts = Vec::new();
     for path in FILES {
-        let failed = |e: io::Error| Failure::because(format!("cannot read {path}"), &e);
-        let bytes = match File::open(path).and_then(|file| isles_store::read_bounded(file, LIMIT)) {
-            Ok(bytes) => bytes.ok_or_else(|| Failure::new(format!("{path} is too large")))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(failed(e)),
-        };
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = text_file::read(Path::new(path), LIMIT, "cannot read")?.unwrap_or_default();
         let text = edited(&text, user, &uid, action).map_err(|why| Failure::new(format!("{path}: {why}")))?;
         texts.push(text);
     }
