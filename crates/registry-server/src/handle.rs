@@ -15,6 +15,7 @@ use crate::log::Line;
 use crate::mirror::Fetched;
 use crate::reply::{Outgoing, Reply};
 use crate::route::{Query, Route};
+use crate::sendfile::Files;
 use crate::server::Server;
 use crate::{blob, list, manifest, page, upload};
 
@@ -95,12 +96,12 @@ pub async fn whole(mut body: Incoming, limit: usize) -> Result<Vec<u8>, Reply> {
     Ok(bytes)
 }
 
-/// Answers a request, and notes that in the log and the metrics.
+/// Answers a request, and notes that in the log and the metrics. `files` takes what goes out without TLS.
 pub async fn answer(
     server: Arc<Server>,
     request: Request<Incoming>,
     peer: SocketAddr,
-    tls: bool,
+    files: Option<Arc<Files>>,
 ) -> Response<Outgoing> {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
@@ -108,7 +109,7 @@ pub async fn answer(
     let path = parts.uri.path_and_query().map_or_else(String::new, |p| p.as_str().to_owned());
     let route = Route::of(parts.uri.path());
     let kind = route.kind();
-    let base = base_of(&server, &parts.headers, parts.uri.authority().map(|a| a.as_str()), tls);
+    let base = base_of(&server, &parts.headers, parts.uri.authority().map(|a| a.as_str()), files.is_none());
     let mut user = None;
     let mut note = None;
     let reply = match Query::of(parts.uri.query()) {
@@ -136,7 +137,7 @@ pub async fn answer(
     let reply = reply
         .with("docker-distribution-api-version", "registry/2.0")
         .with("x-content-type-options", "nosniff");
-    let response = reply.finish(head, &server.metrics);
+    let response = reply.finish(head, &server.metrics, files);
     let took = begun.elapsed();
     let status = response.status().as_u16();
     server.metrics.answered(kind, parts.method.as_str(), status, took);

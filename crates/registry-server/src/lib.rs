@@ -30,6 +30,7 @@ mod reply;
 mod retention;
 mod route;
 mod self_signed;
+mod sendfile;
 mod server;
 mod tls;
 mod token;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
 use crate::mirror::Flight;
+use crate::sendfile::Files;
 
 /// Bytes that are read from a file at once.
 const CHUNK: u64 = 256 << 10;
@@ -77,15 +78,15 @@ impl Reply {
         Reply::new(status).json(&serde_json::json!({ "errors": [{ "code": code, "message": message }] }))
     }
 
-    /// What goes to the client; no body for HEAD.
-    pub fn finish(self, head: bool, metrics: &Arc<Metrics>) -> Response<Outgoing> {
+    /// What goes to the client; no body for HEAD. `files` takes parts of files where the socket sends them itself.
+    pub fn finish(self, head: bool, metrics: &Arc<Metrics>, files: Option<Arc<Files>>) -> Response<Outgoing> {
         let (size, content) = match self.body {
             ReplyBody::Bytes(bytes) => (bytes.len() as u64, Content::Bytes(Some(bytes))),
             ReplyBody::File(file, from, count) => (count, Content::file(file, from, count)),
             ReplyBody::Flight(flight) => (flight.size, Content::Flight { flight, at: 0, waiting: None }),
         };
         let content = if head { Content::Bytes(None) } else { content };
-        let body = Outgoing { content, left: if head { 0 } else { size }, metrics: metrics.clone() };
+        let body = Outgoing { content, left: if head { 0 } else { size }, metrics: metrics.clone(), files };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
@@ -104,6 +105,7 @@ pub struct Outgoing {
     content: Content,
     left: u64,
     metrics: Arc<Metrics>,
+    files: Option<Arc<Files>>,
 }
 
 enum Content {
@@ -176,25 +178,35 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let bytes = match &mut self.content {
+        let this = &mut *self;
+        let bytes = match &mut this.content {
             Content::Bytes(bytes) => match bytes.take().filter(|b| !b.is_empty()) {
                 Some(bytes) => bytes,
                 None => return Poll::Ready(None),
             },
             Content::File { file, at, end, reading } => {
-                if reading.is_none() {
-                    *reading = read_ahead(file, *at, *end);
-                }
-                let Some(job) = reading else { return Poll::Ready(None) };
-                let bytes = match ready!(Pin::new(job).poll(cx)) {
-                    Ok(Ok(bytes)) => bytes,
-                    Ok(Err(e)) => return Poll::Ready(Some(Err(e))),
-                    Err(e) => return Poll::Ready(Some(Err(io::Error::other(e)))),
+                let handed = match (&reading, &this.files) {
+                    (None, Some(files)) => files.hand_over(file, *at, *end),
+                    _ => None,
                 };
-                *at += bytes.len() as u64;
-                // The next ones are read while these are sent.
-                *reading = read_ahead(file, *at, *end);
-                bytes
+                if let Some(placeholder) = handed {
+                    *at += placeholder.len() as u64;
+                    placeholder
+                } else {
+                    if reading.is_none() {
+                        *reading = read_ahead(file, *at, *end);
+                    }
+                    let Some(job) = reading else { return Poll::Ready(None) };
+                    let bytes = match ready!(Pin::new(job).poll(cx)) {
+                        Ok(Ok(bytes)) => bytes,
+                        Ok(Err(e)) => return Poll::Ready(Some(Err(e))),
+                        Err(e) => return Poll::Ready(Some(Err(io::Error::other(e)))),
+                    };
+                    *at += bytes.len() as u64;
+                    // The next ones are read while these are sent.
+                    *reading = read_ahead(file, *at, *end);
+                    bytes
+                }
             }
             Content::Flight { flight, at, waiting } => {
                 if *at >= flight.size {

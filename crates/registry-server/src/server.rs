@@ -27,6 +27,7 @@ use crate::log::{Log, LogTo};
 use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::passwords::Passwords;
+use crate::sendfile::{Files, Sending};
 use crate::tls::Tls;
 use crate::token::Tokens;
 use crate::{Error, Result, handle, retention};
@@ -267,7 +268,11 @@ async fn accept(
         tokio::spawn(async move {
             let _one = Connected::new(&server);
             match acceptor {
-                None => converse(&server, stream, peer, false, stopped).await,
+                None => {
+                    let files = Arc::<Files>::default();
+                    let stream = Sending::new(stream, files.clone());
+                    converse(&server, stream, peer, Some(files), stopped).await;
+                }
                 Some(acceptor) => secure(&server, acceptor, stream, peer, stopped).await,
             }
         });
@@ -300,21 +305,21 @@ async fn secure(
     stopped: tokio::sync::watch::Receiver<bool>,
 ) {
     if let Ok(Ok(stream)) = tokio::time::timeout(HEADERS, acceptor.accept(stream)).await {
-        converse(server, stream, peer, true, stopped).await;
+        converse(server, stream, peer, None, stopped).await;
     }
 }
 
-/// Answers the requests of one connection, one after the other.
+/// Answers the requests of one connection, one after the other. `files` goes to a stream without TLS.
 async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     server: &Arc<Server>,
     stream: S,
     peer: SocketAddr,
-    tls: bool,
+    files: Option<Arc<Files>>,
     mut stopped: tokio::sync::watch::Receiver<bool>,
 ) {
     let service = service_fn(|request| {
-        let server = server.clone();
-        async move { Ok::<_, Infallible>(handle::answer(server, request, peer, tls).await) }
+        let (server, files) = (server.clone(), files.clone());
+        async move { Ok::<_, Infallible>(handle::answer(server, request, peer, files).await) }
     });
     let patience = server.config.idle.unwrap_or(PATIENCE);
     let connection = http1::Builder::new()

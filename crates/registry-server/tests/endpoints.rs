@@ -3,6 +3,8 @@
 
 mod talk;
 
+use std::io::{Read, Write};
+
 use isles_spec::Algorithm;
 use talk::{INDEX, OCI, Registry, manifest, send, sha256};
 
@@ -53,6 +55,45 @@ fn a_blob_in_one_request_and_in_two() {
     assert_eq!(r.ask("GET", "/v2/a/b/blobs/sha256:1").is(400).code(), "DIGEST_INVALID");
     r.ask("GET", "/v2/a/b/blobs/md5:d41d8cd98f00b204e9800998ecf8427e").is(400);
     r.ask("GET", &format!("/v2/other/blobs/{digest}")).is(404);
+}
+
+#[test]
+fn large_blobs_follow_each_other_on_a_connection() {
+    let r = Registry::open();
+    let bytes: Vec<u8> = (0..(3 << 20) + 12_345).map(|n: u32| (n / 3 % 251) as u8).collect();
+    let zeros = vec![0; 300 << 10];
+    let (large, empty) = (r.blob("a", &bytes), r.blob("a", &zeros));
+    let path = format!("/v2/a/blobs/{large}");
+    assert!(r.ask("GET", &path).is(200).body == bytes);
+    assert!(r.ask("GET", &format!("/v2/a/blobs/{empty}")).is(200).body == zeros);
+    r.ask("HEAD", &path).is(200);
+    let last = bytes.len() - 1;
+    for (first, end) in [(0, 70_000), (1, last), (last - 65_536, last), (1 << 20, (1 << 20) + 65_535)] {
+        let range = format!("bytes={first}-{end}");
+        let answer = r.send("GET", &path, &[("Range", &range)], b"").is(206);
+        assert_eq!(answer.header("content-range"), format!("bytes {first}-{end}/{}", bytes.len()));
+        assert!(answer.body == bytes[first..=end], "{range}");
+    }
+    // All asked for before anything is read.
+    let get =
+        |range: &str, end: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nRange: {range}\r\n{end}\r\n");
+    let mut stream = std::net::TcpStream::connect(&r.address).unwrap();
+    let ranges = [(0, last), (7, 9), (100, last - 1), (0, 65_535), (3, last)];
+    for (n, (first, end)) in ranges.iter().enumerate() {
+        let close = if n + 1 == ranges.len() { "Connection: close\r\n" } else { "" };
+        stream.write_all(get(&format!("bytes={first}-{end}"), close).as_bytes()).unwrap();
+    }
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    let mut rest = all.as_slice();
+    for (first, end) in ranges {
+        let head = rest.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        assert!(rest.starts_with(b"HTTP/1.1 206"), "{}", String::from_utf8_lossy(&rest[..head]));
+        let body = &rest[head..=head + end - first];
+        assert!(body == &bytes[first..=end], "{first}-{end}");
+        rest = &rest[head + body.len()..];
+    }
+    assert!(rest.is_empty());
 }
 
 #[test]
