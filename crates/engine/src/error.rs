@@ -133,7 +133,7 @@ impl Hint for Error {
                 Some("'isles start' starts it; 'isles ps -a' shows what became of it".into())
             }
             Error::HasNoStreams { .. } => Some(
-                "streams for several, and a log, have those that were started with -t, -d, --restart, --log-driver or --attach"
+                "streams for several, and a log, have those that were started without --rm, or with -t, -d, --log-driver or --attach"
                     .into(),
             ),
             Error::Running { .. } => Some("add --force to kill it first".into()),

@@ -13,6 +13,8 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::Ui;
 
+mod unsupported;
+
 /// Build an environment from a recipe, keep it as an image, run it anywhere.
 #[derive(Debug, Parser)]
 #[command(name = "isles", version, propagate_version = false, subcommand_required = true)]
@@ -176,12 +178,19 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
         argv.splice(1..1, command.iter().map(Into::into));
     }
     let own_failure = if command_of(&argv).is_some_and(|c| c == "run") { OWN_FAILURE } else { 1 };
-    let parsed = Cli::command().try_get_matches_from(argv).and_then(|m| Cli::from_arg_matches(&m));
+    let parsed = Cli::command().try_get_matches_from(&argv).and_then(|m| Cli::from_arg_matches(&m));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, own_failure),
+        Err(error) => {
+            if let Some(failure) = unsupported::failure(&argv, &error) {
+                Ui::new(false).error(&failure);
+                return ExitCode::from(if own_failure == OWN_FAILURE { OWN_FAILURE } else { 2 });
+            }
+            return usage(&error, own_failure);
+        }
     };
-    let cx = Context::new(Ui::new(cli.quiet), cli.root.clone());
+    let of_command = matches!(&cli.command, Command::Run(args) | Command::Create(args) if args.quiet);
+    let cx = Context::new(Ui::new(cli.quiet || of_command), cli.root.clone());
     match cli.command.run(&cx) {
         Ok(Code(code)) => ExitCode::from(code),
         Err(failure) => {

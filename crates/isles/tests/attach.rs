@@ -100,7 +100,7 @@ fn streams_that_were_asked_for() {
         let (mut plain, line) = Running::start(&mut run(world, &[], "echo ready; exec sleep 1000"));
         assert_eq!(line, "ready\n");
         world.isles(&["attach", "one"]).fails(1, &["attaching to container one is not possible", "--attach"]);
-        world.isles(&["logs", "one"]).fails(1, &["reading the log of container one is not possible", "-d"]);
+        world.isles(&["logs", "one"]).fails(1, &["reading the log of container one is not possible", "--rm"]);
         world.isles(&["rm", "-f", "one"]).fine();
         assert_eq!(plain.code(), Some(137));
         // One whose streams are asked for has some, and a log.
@@ -137,6 +137,26 @@ fn streams_that_were_asked_for() {
             .map(world::Said::of)
             .unwrap()
             .fails(125, &["--attach"]);
+    });
+}
+
+#[test]
+fn a_plain_run_that_is_kept_has_company_and_a_log() {
+    everyone(|world| {
+        let source = world.source();
+        let script = "echo out; read line; echo $line; exit 6";
+        let mut command = world.command(["run", "-i", source.as_str(), "sh", "-c", script]);
+        let (mut plain, line) = Running::start(command.stdin(Stdio::piped()));
+        assert_eq!(line, "out\n");
+        let id = world.isles(&["ps", "-q"]).fine().trim().to_owned();
+        let mut other = world.command(["attach", &id]);
+        let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        other.stdin.take().unwrap().write_all(b"typed\n").unwrap();
+        let said = world::Said::of(other.wait_with_output().unwrap());
+        assert_eq!((said.code, said.out.as_str()), (6, "typed\n"), "{said:?}");
+        assert_eq!(plain.code(), Some(6));
+        assert_eq!(world.isles(&["logs", &id]).fine(), "out\ntyped\n");
+        world.isles(&["rm", &id]).fine();
     });
 }
 

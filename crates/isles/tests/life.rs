@@ -388,27 +388,72 @@ fn logs_as_they_are_asked_for() {
     });
 }
 
+/// How much goes through one stream: `ISLES_STREAM_BYTES`, by default what takes seconds.
+fn stream_bytes() -> u64 {
+    std::env::var("ISLES_STREAM_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(64 << 20)
+}
+
+/// The most memory that a process has had so far, in KiB.
+fn peak(process: impl std::fmt::Display) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Reads so many bytes, which are the lines `0123…` that `yes` writes.
+fn read_lines(from: &mut impl Read, bytes: u64) {
+    const LINE: &[u8] = b"0123456789012345678901234567890\n";
+    let (mut piece, mut sum) = (vec![0u8; 1 << 20], 0u64);
+    while sum < bytes {
+        let n = from.read(&mut piece).unwrap();
+        assert_ne!(n, 0, "it ends after {sum} bytes");
+        let expected = LINE.iter().cycle().skip((sum % 32) as usize);
+        assert!(piece[..n].iter().zip(expected).all(|(is, should)| is == should), "behind {sum} bytes");
+        sum += n as u64;
+    }
+    assert_eq!(sum, bytes);
+}
+
 #[test]
 fn a_stream_through_attach_is_whole_and_takes_little_memory() {
     let Some(world) = World::new(if World::is_root() { Who::Root } else { Who::Ordinary }) else { return };
-    let script = "read x; dd if=/dev/zero bs=64k count=1600 2>/dev/null; read x";
+    let bytes = stream_bytes();
+    let script = format!("read x; yes 0123456789012345678901234567890 | head -c {bytes}; read x");
     let id =
-        detached(&world, &["-i", "--log-driver", "none", "--name", "one", "--", "sh", "-c", script]).fine();
+        detached(&world, &["-i", "--log-driver", "none", "--name", "one", "--", "sh", "-c", &script]).fine();
     let mut child =
         world.command(["attach", "one"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"go\n").unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    let (mut piece, mut sum) = (vec![0u8; 1 << 20], 0);
-    while sum < 1600 * 65536 {
-        sum += stdout.read(&mut piece).unwrap();
-    }
+    read_lines(child.stdout.as_mut().unwrap(), bytes);
     let monitor = written(&world, &id)["monitor"][0].as_i64().unwrap();
-    let status = fs::read_to_string(format!("/proc/{monitor}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(peak < 32 << 10, "{peak} KiB");
+    for peak in [peak(monitor), peak(child.id())] {
+        assert!(peak < 32 << 10, "{peak} KiB");
+    }
     stdin.write_all(b"end\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_log_that_is_followed_is_whole_and_takes_little_memory() {
+    let Some(world) = World::new(if World::is_root() { Who::Root } else { Who::Ordinary }) else { return };
+    let bytes = stream_bytes();
+    let script = format!("read x; yes 0123456789012345678901234567890 | head -c {bytes}; read x");
+    // What rotation has removed before it was read nobody gets, so the log has room for all, six times as long as it is.
+    let room = format!("max-size={}", bytes * 6);
+    let id = detached(&world, &["-i", "--log-opt", &room, "--name", "one", "--", "sh", "-c", &script]).fine();
+    let mut child = world.command(["logs", "-f", "one"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut starts =
+        world.command(["attach", "one"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut stdin = starts.stdin.take().unwrap();
+    stdin.write_all(b"go\n").unwrap();
+    read_lines(child.stdout.as_mut().unwrap(), bytes);
+    let monitor = written(&world, &id)["monitor"][0].as_i64().unwrap();
+    for peak in [peak(monitor), peak(child.id())] {
+        assert!(peak < 32 << 10, "{peak} KiB");
+    }
+    stdin.write_all(b"end\n").unwrap();
+    assert_eq!(starts.wait().unwrap().code(), Some(0));
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 

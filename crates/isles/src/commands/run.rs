@@ -1,5 +1,6 @@
 //! `isles run`
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -82,6 +83,10 @@ pub struct Args {
     /// Keys that let go of a container with a terminal, and leave it running.
     #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS, help_heading = "Streams")]
     detach_keys: String,
+    /// Pass the caller's signals on to the container.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", help_heading = "Streams")]
+    sig_proxy: bool,
     /// How what it prints is kept: json-file, cri, journald or none.
     #[arg(long, value_name = "DRIVER", help_heading = "Streams")]
     log_driver: Option<String>,
@@ -154,6 +159,9 @@ pub struct Args {
     /// Add a label.
     #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Container")]
     label: Vec<String>,
+    /// Read labels from a file, one a line.
+    #[arg(long, value_name = "FILE", help_heading = "Container")]
+    label_file: Vec<PathBuf>,
     /// Write the container's ID to this new file.
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     cidfile: Option<OsString>,
@@ -195,6 +203,9 @@ pub struct Args {
     /// VENDOR/CLASS=NAME.
     #[arg(long, value_name = "SPEC", help_heading = "Files")]
     device: Vec<String>,
+    /// Graphics processors of NVIDIA's: all, as --nv has it.
+    #[arg(long, value_name = "all", help_heading = "Files", value_parser = all_gpus)]
+    gpus: Option<()>,
     /// Lend libraries, programs and devices of NVIDIA's driver.
     #[arg(long, help_heading = "Files")]
     nv: bool,
@@ -205,14 +216,23 @@ pub struct Args {
     /// Limit memory, in bytes or with k, m, g.
     #[arg(short, long, value_name = "BYTES", help_heading = "Limits")]
     memory: Option<String>,
+    /// When the host is short of memory, take from the container what it has above this.
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
+    memory_reservation: Option<String>,
     /// Limit memory and swap together; -1 for unlimited swap.
     #[arg(long, value_name = "BYTES", help_heading = "Limits", allow_hyphen_values = true)]
     memory_swap: Option<String>,
     /// Limit processor time, in processors.
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     cpus: Option<String>,
+    /// Limit processor time to --cpu-quota microseconds in each of so many.
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Limits")]
+    cpu_period: Option<u64>,
+    /// Microseconds of processor time in each --cpu-period [default of the period: 100000]; -1 for no limit.
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Limits", allow_hyphen_values = true)]
+    cpu_quota: Option<i64>,
     /// A share of processor time relative to others (1024 is usual).
-    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    #[arg(short, long, value_name = "NUMBER", help_heading = "Limits")]
     cpu_shares: Option<u64>,
     /// Run on these processors: 0-2,7.
     #[arg(long, value_name = "LIST", help_heading = "Limits")]
@@ -311,6 +331,9 @@ pub struct Args {
     /// Take the image for this platform: linux/arm64.
     #[arg(long, value_name = "PLATFORM", help_heading = "Image")]
     platform: Option<String>,
+    /// Say nothing of what is fetched.
+    #[arg(short, long, help_heading = "Image")]
+    pub quiet: bool,
     /// When to ask the registry: always; always, but use what is here where it cannot be reached (newer); where the image is
     /// missing; or never.
     #[arg(long, value_name = "POLICY", default_value = "missing", help_heading = "Image",
@@ -344,7 +367,14 @@ pub fn cmd_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         return Err(Failure::new("--detach conflicts with --attach").with_hint("give one of them"));
     }
     let keeps_log = given(args.log_driver.as_ref()).is_some_and(|driver| driver != "none");
-    let has_monitor = args.tty || keeps_log || !args.attach.is_empty() || restart(args)? != RestartPolicy::No;
+    // Who keeps a container may want more of it from elsewhere: to attach to it, or to read its log.
+    let is_kept = !args.here && !args.rm;
+    let has_monitor = args.tty
+        || is_kept
+        || keeps_log
+        || !args.sig_proxy
+        || !args.attach.is_empty()
+        || restart(args)? != RestartPolicy::No;
     make(
         cx,
         args,
@@ -443,11 +473,12 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
             }
         }
     };
-    if args.nv || args.rocm {
+    let nvidia = args.nv || args.gpus.is_some();
+    if nvidia || args.rocm {
         let of_store = image.as_ref().map(|found| &found.image);
         let inside = engine.inside(&workload.root, of_store, file.as_ref())?;
         let env = of_store.map(|image| image.config.config.env.as_slice()).unwrap_or_default();
-        devices::add_drivers((args.nv, args.rocm), &inside, env, &mut workload, &cx.ui);
+        devices::add_drivers((nvidia, args.rocm), &inside, env, &mut workload, &cx.ui);
     }
     if args.publish_all {
         let of_image = image.iter().flat_map(|found| found.image.config.config.exposed_ports.keys());
@@ -476,6 +507,7 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
                 stdout: wants("stdout"),
                 stderr: wants("stderr"),
                 foreground: workload.restart == RestartPolicy::No,
+                signals: args.sig_proxy,
                 ..isles_engine::Wishes::all(workload.interactive && wants("stdin"), detach_keys)
             };
             let began = |id: &str| {
@@ -700,7 +732,7 @@ fn workload(args: &Args) -> Result<Workload, Failure> {
         restart: restart(args)?,
         health: health(args)?,
         log: LogOptions::parse(given(args.log_driver.as_ref()).as_deref(), &args.log_opt)?,
-        labels: args.label.iter().map(|l| label(l)).collect::<Result<_, _>>()?,
+        labels: labels(args)?,
         platform: given(args.platform.as_ref()).as_deref().map(str::parse).transpose()?,
         here: args.here,
         overlays,
@@ -761,6 +793,26 @@ fn stop_signal(name: String) -> Result<String, Failure> {
     }
 }
 
+/// As docker has it, those of files come first, so an option counts for more.
+fn labels(args: &Args) -> Result<BTreeMap<String, String>, Failure> {
+    let mut lines = Vec::new();
+    for path in &args.label_file {
+        for_each_line(path, "labels", |_, line| {
+            lines.push(line.trim_end().to_owned());
+            Ok(())
+        })?;
+    }
+    lines.iter().chain(&args.label).map(|text| label(text)).collect()
+}
+
+fn all_gpus(text: &str) -> Result<(), Spelling> {
+    match text {
+        "all" => Ok(()),
+        _ => Err(Spelling::new(format!("unknown graphics processors '{text}'"))
+            .with_hint("write all, or name some with --device nvidia.com/gpu=0")),
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), Failure> {
     match text.split_once('=').unwrap_or((text, "")) {
         ("", _) => {
@@ -801,9 +853,26 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         return Err(Failure::new("--memory-swap needs --memory")
             .with_hint("it is the sum of memory and swap, so say how much of it is memory"));
     }
+    let quota = args.cpu_quota.filter(|quota| *quota > 0);
+    if args.cpus.is_some() && (quota.is_some() || args.cpu_period.is_some()) {
+        return Err(Failure::new("--cpus conflicts with --cpu-period and --cpu-quota")
+            .with_hint("--cpus 1.5 is a quota of 150000 in a period of 100000"));
+    }
+    if let Some(period) = args.cpu_period.filter(|period| !(1000..=1_000_000).contains(period)) {
+        return Err(Failure::new(format!("invalid --cpu-period {period}"))
+            .with_hint("it is between 1000 and 1000000 microseconds"));
+    }
+    if let Some(quota) = quota.filter(|quota| *quota < 1000) {
+        return Err(Failure::new(format!("invalid --cpu-quota {quota}"))
+            .with_hint("it is at least 1000 microseconds, or -1"));
+    }
     Ok(Resources {
         memory,
         memory_swap,
+        memory_reservation: (args.memory_reservation.as_deref().map(parse_bytes).transpose()?)
+            .filter(|n| *n > 0),
+        cpu_period: args.cpu_period,
+        cpu_quota: quota,
         nano_cpus: args.cpus.as_deref().map(parse_cpus).transpose()?,
         cpu_shares: args.cpu_shares,
         cpuset_cpus: given(args.cpuset_cpus.as_ref()),
@@ -812,7 +881,6 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         pids: args.pids_limit.filter(|n| *n > 0),
         oom_score_adj: args.oom_score_adj,
         best_effort: args.best_effort,
-        ..Resources::default()
     })
 }
 
@@ -944,26 +1012,34 @@ pub fn add_variable(entry: &str, env: &mut Vec<String>) -> Result<bool, Failure>
 
 /// Docker's format: a variable a line, `#` begins a comment line, nothing is unquoted.
 pub fn read_env_file(path: &Path, env: &mut Vec<String>) -> Result<(), Failure> {
+    for_each_line(path, "variables", |number, line| {
+        let name = line.split('=').next().unwrap_or_default();
+        if name.contains(char::is_whitespace) || name.is_empty() {
+            return Err(Failure::new(format!(
+                "{}:{number}: variable '{name}' contains white space",
+                path.display(),
+            ))
+            .with_hint("a line is NAME=VALUE or NAME, without spaces around the equals sign"));
+        }
+        add_variable(line, env).map(drop)
+    })
+}
+
+/// Lines that say something, with their numbers.
+fn for_each_line(
+    path: &Path,
+    what: &str,
+    mut each: impl FnMut(usize, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     const LONGEST: u64 = 16 << 20;
-    let fail =
-        |e: &io::Error| Failure::because(format!("cannot read variables from '{}'", path.display()), e);
+    let fail = |e: &io::Error| Failure::because(format!("cannot read {what} from '{}'", path.display()), e);
     let file = File::open(path).map_err(|e| fail(&e))?;
     for (number, line) in BufReader::new(io::Read::take(file, LONGEST)).lines().enumerate() {
         let line = line.map_err(|e| fail(&e))?;
         let line = line.trim_start_matches('\u{feff}').trim_start();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
+        if !line.is_empty() && !line.starts_with('#') {
+            each(number + 1, line)?;
         }
-        let name = line.split('=').next().unwrap_or_default();
-        if name.contains(char::is_whitespace) || name.is_empty() {
-            return Err(Failure::new(format!(
-                "{}:{}: variable '{name}' contains white space",
-                path.display(),
-                number + 1
-            ))
-            .with_hint("a line is NAME=VALUE or NAME, without spaces around the equals sign"));
-        }
-        add_variable(line, env)?;
     }
     Ok(())
 }
@@ -1031,6 +1107,11 @@ mod tests {
             ("--memory 1k x", "too small"),
             ("--memory-swap 1g x", "--memory"),
             ("--cpus 0 x", "CPUs"),
+            ("--cpus 1 --cpu-quota 50000 x", "--cpus"),
+            ("--cpu-period 7 x", "7"),
+            ("--cpu-quota 7 x", "7"),
+            ("--memory-reservation much x", "'much'"),
+            ("--label-file /nonexistent/labels x", "/nonexistent/labels"),
             ("--security-opt magic x", "'magic'"),
             ("-e =1 x", "'=1'"),
             ("--env-file /nonexistent/env x", "/nonexistent/env"),
