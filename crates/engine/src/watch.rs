@@ -20,7 +20,6 @@ impl Watch {
     /// Watches a folder, the files in it, and whether it goes away. Who has a file open for writing and ends is noticed,
     /// too, so that the end of a lock's holder is.
     pub fn folder(path: &Path) -> io::Result<Watch> {
-        let queue = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let events = inotify::WatchFlags::MODIFY
             | inotify::WatchFlags::CLOSE_WRITE
             | inotify::WatchFlags::CREATE
@@ -28,6 +27,16 @@ impl Watch {
             | inotify::WatchFlags::DELETE
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF;
+        Watch::of(path, events)
+    }
+
+    /// Watches which names there are in a folder, and not what is written to its files.
+    pub fn names(path: &Path) -> io::Result<Watch> {
+        Watch::of(path, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVE)
+    }
+
+    fn of(path: &Path, events: inotify::WatchFlags) -> io::Result<Watch> {
+        let queue = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&queue, path, events)?;
         Ok(Watch { queue: Some(queue) })
     }

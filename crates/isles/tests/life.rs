@@ -438,11 +438,12 @@ fn a_stream_through_attach_is_whole_and_takes_little_memory() {
 fn a_log_that_is_followed_is_whole_and_takes_little_memory() {
     let Some(world) = World::new(if World::is_root() { Who::Root } else { Who::Ordinary }) else { return };
     let bytes = stream_bytes();
-    let script = format!("read x; yes 0123456789012345678901234567890 | head -c {bytes}; read x");
-    // What rotation has removed before it was read nobody gets, so the log has room for all, six times as long as it is.
-    let room = format!("max-size={}", bytes * 6);
-    let id = detached(&world, &["-i", "--log-opt", &room, "--name", "one", "--", "sh", "-c", &script]).fine();
+    let line = "0123456789012345678901234567890";
+    let script = format!("echo {line}; read x; yes {line} | head -c {bytes}; read x");
+    // Files are put aside, and removed, many times faster than they are read.
+    let id = detached(&world, &["-i", "--name", "one", "--", "sh", "-c", &script]).fine();
     let mut child = world.command(["logs", "-f", "one"]).stdout(Stdio::piped()).spawn().unwrap();
+    read_lines(child.stdout.as_mut().unwrap(), 32);
     let mut starts =
         world.command(["attach", "one"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stdin = starts.stdin.take().unwrap();

@@ -4,6 +4,7 @@
 //! of a monitor that was killed. Where the host's journal has the log ([`journal`]), there are no files.
 
 mod about;
+mod chain;
 mod entry;
 mod journal;
 mod journal_reader;

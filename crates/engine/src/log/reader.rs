@@ -1,23 +1,22 @@
 //! Reads a log, from any place, across files that are put aside meanwhile, and goes on with what is written later.
 //!
 //! A file that was opened is read to its end whatever it is called by then. Which one comes after it is found by inode
-//! numbers: the writer lets go of a file before the next one is there, so whoever sees the next one and then reads the
-//! former to its end has missed nothing.
+//! numbers ([`super::chain`]): the writer lets go of a file before the next one is there, so whoever sees the next one and then
+//! reads the former to its end has missed nothing.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use isles_spec::time::parse_rfc3339_nanoseconds;
 
-use super::{Stream, entry, file};
+use super::chain::{Ahead, Chain};
+use super::{Stream, entry};
 use crate::watch::Watch;
 
 pub use entry::Entry as LogEntry;
 
-/// More files than anybody keeps.
-const MOST_FILES: u32 = 1000;
 /// No entry is longer: the longest part of a line, each byte written as six, and once more as base64.
 const LONGEST: usize = 512 << 10;
 const PIECE: usize = 128 << 10;
@@ -37,13 +36,12 @@ pub struct Selection {
 
 /// The reading end of a container's log.
 pub struct LogReader<'a> {
-    folder: PathBuf,
     selection: Selection,
     /// Whether somebody may write more.
     lives: &'a dyn Fn() -> bool,
     watch: Option<Watch>,
-    /// Those that were there in the beginning and come after the one that is read, newest first.
-    later: Vec<File>,
+    /// Those that come after the one that is read.
+    later: Ahead,
     current: Option<File>,
     buffer: Vec<u8>,
     /// How much of the buffer was given out.
@@ -57,28 +55,15 @@ impl<'a> LogReader<'a> {
     pub fn open(folder: &Path, selection: Selection, lives: &'a dyn Fn() -> bool) -> io::Result<Self> {
         // Before anything is read, so that nothing falls between.
         let watch = if selection.follow { Some(Watch::folder(folder)?) } else { None };
-        let mut later: Vec<File> = Vec::new();
-        let mut inodes = Vec::new();
-        for number in 0..MOST_FILES {
-            match File::open(file(folder, number)) {
-                Ok(found) => {
-                    let inode = found.metadata()?.ino();
-                    // Put aside between two looks.
-                    if !inodes.contains(&inode) {
-                        inodes.push(inode);
-                        later.push(found);
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-                Err(e) => return Err(e),
-            }
-        }
+        let mut later = Chain::open(folder, selection.follow)?;
         if let Some(tail) = selection.tail {
-            skip(&mut later, tail)?;
+            let mut files = later.take();
+            skip(&mut files, tail)?;
+            later.set(files);
         }
-        let current = later.pop();
+        let current = later.next()?;
+        let later = Ahead::new(later)?;
         Ok(LogReader {
-            folder: folder.to_owned(),
             selection,
             lives,
             watch,
@@ -175,20 +160,13 @@ impl<'a> LogReader<'a> {
 
     /// Goes over to the next file, where there is one and the current one has ended.
     fn advance(&mut self) -> io::Result<bool> {
-        if let Some(next) = self.later.pop() {
-            // Files that lie before another one are not written any more.
-            if self.fill()? {
-                self.later.push(next);
-                return Ok(true);
-            }
-            self.begin(next);
-            return Ok(true);
-        }
-        let Some(next) = self.successor()? else { return Ok(false) };
+        let Some(next) = self.later.chain().next()? else { return Ok(false) };
+        // Files that lie before another one are not written any more.
         if self.current.is_some() && self.fill()? {
-            return Ok(true);
+            self.later.chain().put_back(next);
+        } else {
+            self.begin(next);
         }
-        self.begin(next);
         Ok(true)
     }
 
@@ -197,22 +175,6 @@ impl<'a> LogReader<'a> {
         // Half an entry at the end of a file stays half.
         self.buffer.clear();
         self.given = 0;
-    }
-
-    /// The file after the current one.
-    fn successor(&self) -> io::Result<Option<File>> {
-        let own = self.current.as_ref().map(File::metadata).transpose()?.map(|found| found.ino());
-        let mut newer = None;
-        for number in 0..MOST_FILES {
-            match File::open(file(&self.folder, number)) {
-                Ok(found) if Some(found.metadata()?.ino()) == own => return Ok(newer),
-                Ok(found) => newer = Some(found),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-                Err(e) => return Err(e),
-            }
-        }
-        // The current one is gone: all that are there are newer.
-        Ok(newer)
     }
 }
 
@@ -271,6 +233,7 @@ mod tests {
 
     use isles_spec::LogOptions;
 
+    use super::super::file;
     use super::super::writer::Writer;
     use super::*;
     use crate::log::About;
@@ -329,6 +292,37 @@ mod tests {
         let expected: Vec<String> = (0..next.get()).map(|number| number.to_string()).collect();
         assert_eq!(found.len(), expected.len());
         assert_eq!(found, expected);
+    }
+
+    /// However slow it is, and however few files are kept.
+    #[test]
+    fn a_slow_follower_misses_nothing() {
+        for max_file in [1, 2, 3] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = LogOptions { max_file, ..small() };
+            let mut writer = Writer::open(dir.path(), &options, &About::default()).unwrap();
+            let done = std::sync::atomic::AtomicBool::new(false);
+            let lives = || !done.load(std::sync::atomic::Ordering::SeqCst);
+            let selection = Selection { follow: true, ..Selection::default() };
+            let mut reader = LogReader::open(dir.path(), selection, &lives).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for number in 0..20_000 {
+                        writer.write(Stream::Stdout, format!("{number}\n").as_bytes(), 1).unwrap();
+                    }
+                    done.store(true, std::sync::atomic::Ordering::SeqCst);
+                    // Where the follower waits already.
+                    writer.write(Stream::Stdout, b"end\n", 1).unwrap();
+                });
+                for number in 0..20_000 {
+                    if number % 1000 == 0 {
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                    let entry = reader.next_entry().unwrap().unwrap();
+                    assert_eq!(entry.text, format!("{number}\n").as_bytes(), "{max_file} files");
+                }
+            });
+        }
     }
 
     #[test]

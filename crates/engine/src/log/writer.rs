@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use isles_spec::time::rfc3339_nanoseconds;
 use isles_spec::{LogDriver, LogOptions};
 
+use super::chain::wait_for_followers;
 use super::entry::Said;
 use super::journal::Journal;
 use super::{About, Stream, entry, file};
@@ -24,6 +25,8 @@ pub(crate) struct Writer {
     options: LogOptions,
     /// `None` for drivers without files.
     file: Option<File>,
+    /// Where one file is kept, the one before it.
+    gone: Option<File>,
     /// Where the host's journal has the log.
     journal: Option<Journal>,
     /// What goes along with each entry of a file.
@@ -45,6 +48,7 @@ impl Writer {
             folder: folder.to_owned(),
             options: options.clone(),
             file: None,
+            gone: None,
             journal: None,
             attributes: entry::attributes(&about.attributes),
             size: 0,
@@ -201,6 +205,11 @@ impl Writer {
     /// Puts the file aside, and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
         let last = self.options.max_file - 1;
+        // Whoever has opened nothing after the one that goes would miss the next that does.
+        match last {
+            0 => self.gone.iter().for_each(wait_for_followers),
+            _ => File::open(file(&self.folder, last)).iter().for_each(wait_for_followers),
+        }
         for number in (0..last).rev() {
             match std::fs::rename(file(&self.folder, number), file(&self.folder, number + 1)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -210,6 +219,7 @@ impl Writer {
         if last == 0 {
             // A new file, so that readers see that they are at the end of the old one.
             std::fs::remove_file(file(&self.folder, 0))?;
+            self.gone = self.file.take();
         }
         self.file = Some(self.create()?);
         self.size = 0;
