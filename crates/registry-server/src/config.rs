@@ -115,10 +115,11 @@ pub struct MirrorConfig {
 impl std::str::FromStr for MirrorConfig {
     type Err = isles_spec::Error;
 
-    /// Reads `PREFIX=REGISTRY[/PATH]`, or without a prefix `REGISTRY[/PATH]`.
+    /// Reads `PREFIX=REGISTRY[/PATH]`, or without a prefix `REGISTRY[/PATH]`. The registry may be a URL.
     fn from_str(text: &str) -> isles_spec::Result<Self> {
         let (prefix, upstream) = text.split_once('=').unwrap_or(("", text));
-        let mirror = MirrorConfig { prefix: prefix.into(), upstream: upstream.into(), ..Default::default() };
+        let mut mirror =
+            MirrorConfig { prefix: prefix.into(), upstream: upstream.into(), ..Default::default() };
         mirror.check().map_err(|why| {
             isles_spec::Error::new(format!("invalid mirror '{text}': {why}"))
                 .with_hint("a mirror is written PREFIX=REGISTRY, for example hub=docker.io")
@@ -128,7 +129,7 @@ impl std::str::FromStr for MirrorConfig {
 }
 
 impl MirrorConfig {
-    fn check(&self) -> std::result::Result<(), String> {
+    fn check(&mut self) -> std::result::Result<(), String> {
         if !self.prefix.is_empty() && !isles_store::is_repository_name(&self.prefix) {
             return Err(format!("'{}' is no name of repositories", self.prefix));
         }
@@ -139,11 +140,23 @@ impl MirrorConfig {
         if self.username.is_some() && self.users.is_empty() {
             return Err("a mirror with a login says in users whom it is for".into());
         }
-        let host = self.upstream.split('/').next().unwrap_or_default();
+        let (is_plain, upstream) = match self.upstream.split_once("://") {
+            Some(("https", rest)) => (false, rest),
+            Some(("http", rest)) => (true, rest),
+            Some((scheme, _)) => return Err(format!("'{scheme}://' leads to no registry")),
+            None => (false, self.upstream.as_str()),
+        };
+        let upstream = upstream.trim_end_matches('/').to_owned();
+        let host = upstream.split('/').next().unwrap_or_default();
         if !host.contains(['.', ':']) && host != "localhost" {
-            return Err(format!("'{}' does not begin with a registry", self.upstream));
+            return Err(format!("'{upstream}' does not begin with a registry"));
         }
-        Reference::parse(&format!("{}/x", self.upstream)).map(drop).map_err(|e| e.to_string())
+        let reference = Reference::parse(&format!("{upstream}/x")).map_err(|e| e.to_string())?;
+        if is_plain && !reference.is_loopback() {
+            return Err("without TLS only registries of this machine are asked; leave 'http://' out".into());
+        }
+        self.upstream = upstream;
+        Ok(())
     }
 }
 
@@ -205,7 +218,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> std::result::Result<Config, String> {
-        let config: Config = basic_toml::from_str(text).map_err(|e| e.to_string())?;
+        let mut config: Config = basic_toml::from_str(text).map_err(|e| e.to_string())?;
         let rules = config.access.iter().map(|rule| &rule.users);
         for users in rules.chain(config.mirror.iter().map(|mirror| &mirror.users)) {
             for group in users.iter().filter_map(|u| u.strip_prefix('@')) {
@@ -214,7 +227,7 @@ impl Config {
                 }
             }
         }
-        config.mirror.iter().try_for_each(MirrorConfig::check)?;
+        config.mirror.iter_mut().try_for_each(MirrorConfig::check)?;
         Ok(config)
     }
 
@@ -321,6 +334,33 @@ mod tests {
         ] {
             assert!(Config::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn mirrors_are_names_or_urls() {
+        for (text, prefix, upstream) in [
+            ("hub=docker.io", "hub", "docker.io"),
+            ("ghcr.io/owner", "", "ghcr.io/owner"),
+            ("hub=https://docker.io/", "hub", "docker.io"),
+            ("m=http://127.0.0.1:5000", "m", "127.0.0.1:5000"),
+            ("http://localhost:5000/a", "", "localhost:5000/a"),
+        ] {
+            let mirror: MirrorConfig = text.parse().unwrap();
+            assert_eq!((mirror.prefix.as_str(), mirror.upstream.as_str()), (prefix, upstream), "{text}");
+        }
+        for (text, why) in [
+            ("m=http://docker.io", "without TLS"),
+            ("m=ftp://docker.io", "ftp"),
+            ("m=docker", "begin with a registry"),
+            ("m=", "begin with a registry"),
+        ] {
+            let said = text.parse::<MirrorConfig>().unwrap_err().to_string();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+        assert_eq!(
+            Config::parse("[[mirror]]\nupstream = \"https://quay.io\"").unwrap().mirror[0].upstream,
+            "quay.io"
+        );
     }
 
     #[test]
