@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isles_spec::Propagation;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstatvfs, mkdirat, openat, statat};
 
 use crate::error::{SpawnError, Step};
@@ -195,10 +196,17 @@ impl WarmSandbox {
 impl Drop for WarmSandbox {
     fn drop(&mut self) {
         let _ = self.init.kill(libc::SIGKILL);
-        // It ends when all others have.
-        let _ = self.init.wait();
+        // It ends when all others have, and were waited for.
+        let timeout = Timespec { tv_sec: PATIENCE, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&self.init.pidfd(), PollFlags::IN)], Some(&timeout));
+        if ended.is_ok_and(|count| count > 0) {
+            let _ = self.init.wait();
+        }
     }
 }
+
+/// Seconds that the end of a sandbox is waited for: forgetting to wait for a program in it would be for ever.
+const PATIENCE: i64 = 10;
 
 /// A tmpfs with these folders, attached nowhere.
 fn memory(size: Option<u64>, folders: &[String]) -> io::Result<OwnedFd> {

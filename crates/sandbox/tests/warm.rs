@@ -265,8 +265,9 @@ fn nothing_starts_in_one_that_has_ended() {
         let mut setup = in_memory(root, dir, "true");
         setup.warm = Some(sandbox);
         let failed = loop {
-            if let Err(failed) = isles_sandbox::spawn(&setup) {
-                break failed;
+            match isles_sandbox::spawn(&setup) {
+                Ok(mut child) => drop(child.wait()),
+                Err(failed) => break failed,
             }
         };
         let of_sandbox = [isles_sandbox::Step::JoinNamespace, isles_sandbox::Step::Clone];
