@@ -33,9 +33,14 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Sandboxes {
     free: Vec<Arc<WarmSandbox>>,
-    /// None can be made here.
+    /// None can be made here, or they are of no use.
     impossible: bool,
+    /// How many were not clean, one after the other.
+    spoiled: u32,
 }
+
+/// Steps one after the other that leave something behind: more will, and a new sandbox for each takes longer than none.
+const SPOILED: u32 = 8;
 
 impl Shared {
     /// A network namespace without a process.
@@ -74,10 +79,15 @@ impl Shared {
     /// Gives one back when the first process of the step has ended. One that is not as it was ends now, and with it all that
     /// the step has left running. Of too many, the one that was not asked for longest goes.
     pub(crate) fn give_warm_back(&self, sandbox: Arc<WarmSandbox>) {
-        if !sandbox.is_clean() {
-            return;
-        }
+        let is_clean = sandbox.is_clean();
         let mut sandboxes = lock(&self.sandboxes);
+        if !is_clean {
+            sandboxes.spoiled += 1;
+            sandboxes.impossible |= sandboxes.spoiled >= SPOILED;
+            drop(sandboxes);
+            return drop(sandbox);
+        }
+        sandboxes.spoiled = 0;
         let oldest = (sandboxes.free.len() >= MOST).then(|| sandboxes.free.remove(0));
         sandboxes.free.push(sandbox);
         drop(sandboxes);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use isles_spec::Propagation;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstatvfs, mkdirat, openat, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Timestamps, fstatvfs, mkdirat, openat, statat, utimensat};
 
 use crate::error::{SpawnError, Step};
 use crate::plan::initial_user_namespace;
@@ -132,7 +132,7 @@ impl WarmSandbox {
             let of = |path: &str| File::open(format!("/proc/{}/{path}", init.pid())).map(OwnedFd::from);
             let own = |name: &str| File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from);
             let proc = of("root/proc")?;
-            if !only_init(proc.as_fd()) {
+            if !only_init(proc.as_fd(), Duration::from_secs(PATIENCE.cast_unsigned())) {
                 return Err(io::Error::other("its init has a child that does not end"));
             }
             let mut written = vec![Fresh::of(memory)?];
@@ -163,7 +163,7 @@ impl WarmSandbox {
 
     /// Whether it is as it was before the first program. No program is in it any more.
     pub fn is_clean(&self) -> bool {
-        only_init(self.proc.as_fd())
+        only_init(self.proc.as_fd(), Duration::from_millis(1))
             && self.written.iter().all(Fresh::holds)
             && self.queues.as_ref().is_none_or(|queues| matches!(entries(queues.as_fd(), |_| true), Ok(0)))
             && self.has_no_ipc()
@@ -205,7 +205,8 @@ impl Drop for WarmSandbox {
     }
 }
 
-/// Seconds that the end of a sandbox is waited for: forgetting to wait for a program in it would be for ever.
+/// Seconds that the beginning and the end of a sandbox are waited for: forgetting to wait for a program in it would be for
+/// ever.
 const PATIENCE: i64 = 10;
 
 /// A tmpfs with these folders, attached nowhere.
@@ -227,15 +228,21 @@ fn memory(size: Option<u64>, folders: &[String]) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// Whether a /proc shows one process. Others that have ended may not have been waited for yet.
-fn only_init(proc: BorrowedFd<'_>) -> bool {
-    const PAUSES: [u64; 6] = [0, 20, 50, 100, 500, 1000];
-    PAUSES.iter().any(|microseconds| {
-        if *microseconds > 0 {
-            std::thread::sleep(Duration::from_micros(*microseconds));
+/// Whether a /proc shows one process, now or within this time: others that have ended may not have been waited for yet.
+fn only_init(proc: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut pause = Duration::from_micros(20);
+    let mut waited = Duration::ZERO;
+    loop {
+        if matches!(entries(proc, |name| name.first().is_some_and(u8::is_ascii_digit)), Ok(1)) {
+            return true;
         }
-        matches!(entries(proc, |name| name.first().is_some_and(u8::is_ascii_digit)), Ok(1))
-    })
+        if waited >= patience {
+            return false;
+        }
+        std::thread::sleep(pause);
+        waited += pause;
+        pause *= 2;
+    }
 }
 
 /// How many entries of a folder have such a name, besides `.` and `..`.
@@ -254,6 +261,11 @@ impl Fresh {
         let mut made = Vec::new();
         let mut open = vec![PathBuf::from(".")];
         while let Some(path) = open.pop() {
+            // The clock of files may stand still for some milliseconds, so what changes soon must not look the same.
+            let past = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+            let times = Timestamps { last_access: omitted, last_modification: past };
+            utimensat(&memory, &path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             let looks = looks(memory.as_fd(), &path)?;
             if looks.0 & libc::S_IFMT == libc::S_IFDIR {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
