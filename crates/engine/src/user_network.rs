@@ -116,14 +116,21 @@ impl UserNetwork {
         }
         let host_loopback = matches!(network, NetworkMode::User { host_loopback: true });
         let (shared, internal) = (Vec::new(), false);
-        Ok(Some(UserNetwork { plan: plan(&[]), host_loopback, listeners, ports, shared, internal }))
+        Ok(Some(UserNetwork {
+            plan: plan(&routes(), &[]),
+            host_loopback,
+            listeners,
+            ports,
+            shared,
+            internal,
+        }))
     }
 
     /// Lets the container have places in networks, where others find it by its folder.
     pub fn share(&mut self, shared: &[Shared], internal: bool, folder: &Path) -> Result<()> {
         self.shared = shared.to_vec();
         self.internal = internal;
-        self.plan = plan(shared);
+        self.plan = plan(&routes(), shared);
         for (kind, served) in
             [(Kind::Stream, Kind::NeighboursStream), (Kind::Datagrams, Kind::NeighboursDatagrams)]
         {
@@ -182,9 +189,9 @@ fn no_ports(reason: &str) -> Error {
     Error::impossible("publishing a port of the container", reason)
 }
 
-/// Addresses that are not those of the host's networks, nor of those that the container shares.
-fn plan(shared: &[Shared]) -> Plan {
-    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+/// Addresses that are not those of the host's networks (`routes`: its /proc/net/route), nor of those that the container
+/// shares. Where the host has ways to everything, the container's own networks count more: it would lose the way to them.
+fn plan(routes: &str, shared: &[Shared]) -> Plan {
     let v6 = Path::new("/proc/net/if_inet6").exists()
         && std::fs::read("/proc/sys/net/ipv6/conf/all/disable_ipv6")
             .is_ok_and(|value| value.starts_with(b"0"));
@@ -192,8 +199,9 @@ fn plan(shared: &[Shared]) -> Plan {
         let own = Subnet::containing(Ipv4Addr::new(10, 0, n, 0).into(), 24);
         own.is_ok_and(|own| shared.iter().all(|shared| !shared.subnet.overlaps(own)))
     };
-    let free = |n: &u8| is_free(&routes, Ipv4Addr::new(10, 0, *n, 0)) && apart(*n);
-    let n = NETWORKS.clone().find(free).unwrap_or(*NETWORKS.start());
+    let free = |n: &u8| is_free(routes, Ipv4Addr::new(10, 0, *n, 0)) && apart(*n);
+    let n = NETWORKS.clone().find(free).or_else(|| NETWORKS.clone().find(|n| apart(*n)));
+    let n = n.unwrap_or(*NETWORKS.start());
     let [a, b, c, d] = PREFIX;
     let address = |last: u8| Ipv6Addr::new(a, b, c, d, 0, 0, 0, last.into());
     Plan {
@@ -203,6 +211,11 @@ fn plan(shared: &[Shared]) -> Plan {
         },
         v6: v6.then(|| Ipv6Net { container: address(CONTAINER), router: address(ROUTER) }),
     }
+}
+
+/// The host's ways: the kernel's table.
+fn routes() -> String {
+    std::fs::read_to_string("/proc/net/route").unwrap_or_default()
 }
 
 /// Whether the host has no way to a network of 24 bits but the default one. The kernel's table has addresses and masks as
@@ -274,18 +287,20 @@ fn take(port: &Port, address: IpAddr, number: u16, listeners: &mut Vec<Listener>
 mod tests {
     use super::*;
 
+    /// The kernel's table of ways to these networks.
+    fn table(rows: &[(&str, &str)]) -> String {
+        let hex = |text: &str| {
+            let address: Ipv4Addr = text.parse().unwrap();
+            format!("{:08X}", u32::from_ne_bytes(u32::from(address).to_be_bytes()))
+        };
+        let row = |(d, m): &(&str, &str)| {
+            format!("eth0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n", hex(d), hex(m))
+        };
+        "Iface\tDestination\t…\n".to_owned() + &rows.iter().map(row).collect::<String>()
+    }
+
     #[test]
     fn networks_of_the_host_are_left_alone() {
-        let table = |rows: &[(&str, &str)]| {
-            let hex = |text: &str| {
-                let address: Ipv4Addr = text.parse().unwrap();
-                format!("{:08X}", u32::from_ne_bytes(u32::from(address).to_be_bytes()))
-            };
-            let row = |(d, m): &(&str, &str)| {
-                format!("eth0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n", hex(d), hex(m))
-            };
-            "Iface\tDestination\t…\n".to_owned() + &rows.iter().map(row).collect::<String>()
-        };
         for (rows, free) in [
             (&[][..], true),
             (&[("0.0.0.0", "0.0.0.0"), ("128.0.0.0", "128.0.0.0"), ("0.0.0.0", "128.0.0.0")], true),
@@ -307,10 +322,13 @@ mod tests {
             own: [10, 0, 2, 2].into(),
             gateway: [10, 0, 2, 1].into(),
         };
-        for subnet in ["10.0.2.0/24", "10.0.0.0/18", "172.18.0.0/16"] {
-            let shared = shared(subnet);
-            let plan = plan(std::slice::from_ref(&shared));
-            assert!(!shared.subnet.contains(plan.v4.router.into()), "{subnet}");
+        // Also where the host has ways to all that there is to choose from.
+        for host in [&[][..], &[("10.0.2.0", "255.255.255.0")], &[("10.0.0.0", "255.0.0.0")]] {
+            for subnet in ["10.0.2.0/24", "10.0.0.0/18", "172.18.0.0/16"] {
+                let shared = shared(subnet);
+                let plan = plan(&table(host), std::slice::from_ref(&shared));
+                assert!(!shared.subnet.contains(plan.v4.router.into()), "{host:?}, {subnet}");
+            }
         }
     }
 
