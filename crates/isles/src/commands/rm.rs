@@ -21,11 +21,11 @@ pub struct Args {
 /// Removes what can be removed, and tells of the rest.
 pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let engine = cx.engine()?;
-    // What monitors left that were killed is nobody's container any more.
-    engine.collect_all()?;
-    if args.force && args.containers.len() > 1 {
+    if args.force {
         engine.doom(&args.containers);
     }
+    // What monitors left that were killed is nobody's container any more. The kernel takes the others apart meanwhile.
+    engine.collect_all()?;
     let mut code = Code::SUCCESS;
     for name in &args.containers {
         let workload = engine.find(name).ok().filter(|_| args.volumes).map(|info| info.record.workload);
