@@ -20,140 +20,130 @@ mod unsupported;
 #[command(name = "isles", version, propagate_version = false, subcommand_required = true)]
 #[command(arg_required_else_help = true, disable_help_subcommand = false)]
 pub struct Cli {
+    #[command(flatten)]
+    pub options: Options,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+// What can be said before the command. No comment of documentation: it would be the program's.
+#[derive(Debug, clap::Args)]
+pub struct Options {
     /// Where images and containers are kept [default: /var/lib/isles for root, ~/.local/share/isles for others].
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Say nothing but errors and what was asked for.
     #[arg(short, long)]
     pub quiet: bool,
-    #[command(subcommand)]
-    pub command: Command,
 }
 
-/// Every command, in the order in which `--help` lists them.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    Run(Box<commands::run::Args>),
-    Build(Box<commands::build::Args>),
-    Builder(commands::builder::Args),
-    /// Make a container without starting it.
-    #[command(after_help = commands::create::EXAMPLES)]
-    Create(Box<commands::run::Args>),
-    Start(commands::start::Args),
-    Stop(commands::stop::Args),
-    Restart(commands::restart::Args),
-    Kill(commands::kill::Args),
-    Pause(commands::pause::Args),
-    Unpause(commands::unpause::Args),
-    Wait(commands::wait::Args),
-    Exec(commands::exec::Args),
-    Attach(commands::attach::Args),
-    Logs(commands::logs::Args),
-    Events(commands::events::Args),
-    Stats(commands::stats::Args),
-    Top(commands::top::Args),
-    Update(commands::update::Args),
-    Ps(commands::ps::Args),
-    Port(commands::port::Args),
-    Rename(commands::rename::Args),
-    Rm(commands::rm::Args),
-    Cp(commands::cp::Args),
-    Diff(commands::diff::Args),
-    Commit(commands::commit::Args),
-    Export(commands::export::Args),
-    Import(commands::import::Args),
-    Volume(commands::volume::Args),
-    Network(commands::network::Args),
-    Pod(commands::pod::Args),
-    Images(commands::images::Args),
-    Pull(commands::pull::Args),
-    Push(commands::push::Args),
-    Copy(Box<commands::copy::Args>),
-    Search(commands::search::Args),
-    Registry(commands::registry::Args),
-    Tag(commands::tag::Args),
-    Rmi(commands::rmi::Args),
-    Save(commands::save::Args),
-    Load(commands::load::Args),
-    Inspect(commands::inspect::Args),
-    History(commands::history::Args),
-    Login(commands::login::Args),
-    Logout(commands::logout::Args),
-    Df(commands::df::Args),
-    Prune(commands::prune::Args),
-    Verify(commands::verify::Args),
-    Cwl(commands::cwl::Args),
-    Flow(commands::flow::Args),
-    Doctor(commands::doctor::Args),
-    Completion(commands::completion::Args),
-    Generate(commands::generate::Args),
-    Man(commands::man::Args),
-    Oci(Box<commands::oci::Args>),
-    #[command(visible_alias = "singularity")]
-    Apptainer(commands::apptainer::Args),
-    Version(commands::version::Args),
-}
-
-impl Command {
-    fn run(&self, cx: &Context) -> Result<Code, Failure> {
-        match self {
-            Command::Run(args) => commands::run::cmd_run(cx, args),
-            Command::Build(args) => commands::build::cmd_build(cx, args),
-            Command::Builder(args) => commands::builder::cmd_builder(cx, args),
-            Command::Create(args) => commands::create::cmd_create(cx, args),
-            Command::Start(args) => commands::start::cmd_start(cx, args),
-            Command::Stop(args) => commands::stop::cmd_stop(cx, args),
-            Command::Restart(args) => commands::restart::cmd_restart(cx, args),
-            Command::Kill(args) => commands::kill::cmd_kill(cx, args),
-            Command::Pause(args) => commands::pause::cmd_pause(cx, args),
-            Command::Unpause(args) => commands::unpause::cmd_unpause(cx, args),
-            Command::Wait(args) => commands::wait::cmd_wait(cx, args),
-            Command::Exec(args) => commands::exec::cmd_exec(cx, args),
-            Command::Attach(args) => commands::attach::cmd_attach(cx, args),
-            Command::Stats(args) => commands::stats::cmd_stats(cx, args),
-            Command::Top(args) => commands::top::cmd_top(cx, args),
-            Command::Update(args) => commands::update::cmd_update(cx, args),
-            Command::Events(args) => commands::events::cmd_events(cx, args),
-            Command::Logs(args) => commands::logs::cmd_logs(cx, args),
-            Command::Port(args) => commands::port::cmd_port(cx, args),
-            Command::Rename(args) => commands::rename::cmd_rename(cx, args),
-            Command::Ps(args) => commands::ps::cmd_ps(cx, args),
-            Command::Rm(args) => commands::rm::cmd_rm(cx, args),
-            Command::Cp(args) => commands::cp::cmd_cp(cx, args),
-            Command::Diff(args) => commands::diff::cmd_diff(cx, args),
-            Command::Commit(args) => commands::commit::cmd_commit(cx, args),
-            Command::Export(args) => commands::export::cmd_export(cx, args),
-            Command::Import(args) => commands::import::cmd_import(cx, args),
-            Command::Network(args) => commands::network::cmd_network(cx, args),
-            Command::Pod(args) => commands::pod::cmd_pod(cx, args),
-            Command::Volume(args) => commands::volume::cmd_volume(cx, args),
-            Command::Images(args) => commands::images::cmd_images(cx, args),
-            Command::Pull(args) => commands::pull::cmd_pull(cx, args),
-            Command::Push(args) => commands::push::cmd_push(cx, args),
-            Command::Copy(args) => commands::copy::cmd_copy(cx, args),
-            Command::Search(args) => commands::search::cmd_search(cx, args),
-            Command::Registry(args) => commands::registry::cmd_registry(cx, args),
-            Command::Tag(args) => commands::tag::cmd_tag(cx, args),
-            Command::Rmi(args) => commands::rmi::cmd_rmi(cx, args),
-            Command::Save(args) => commands::save::cmd_save(cx, args),
-            Command::Load(args) => commands::load::cmd_load(cx, args),
-            Command::Inspect(args) => commands::inspect::cmd_inspect(cx, args),
-            Command::History(args) => commands::history::cmd_history(cx, args),
-            Command::Login(args) => commands::login::cmd_login(cx, args),
-            Command::Logout(args) => commands::logout::cmd_logout(cx, args),
-            Command::Df(args) => commands::df::cmd_df(cx, args),
-            Command::Prune(args) => commands::prune::cmd_prune(cx, args),
-            Command::Verify(args) => commands::verify::cmd_verify(cx, args),
-            Command::Cwl(args) => commands::cwl::cmd_cwl(cx, args),
-            Command::Flow(args) => commands::flow::cmd_flow(cx, args),
-            Command::Doctor(args) => commands::doctor::cmd_doctor(cx, args),
-            Command::Generate(args) => commands::generate::cmd_generate(cx, args),
-            Command::Completion(args) => commands::completion::cmd_completion(cx, args),
-            Command::Man(args) => commands::man::cmd_man(cx, args),
-            Command::Oci(args) => commands::oci::cmd_oci(cx, args),
-            Command::Apptainer(args) => commands::apptainer::cmd_apptainer(cx, args),
-            Command::Version(args) => commands::version::cmd_version(cx, args),
+/// Makes the table of commands: what each is called, and which function of which module does it.
+macro_rules! commands {
+    ($($(#[$attribute:meta])* $variant:ident $word:literal $module:ident::$function:ident,)*) => {
+        /// Every command, in the order in which `--help` lists them.
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $($(#[$attribute])* #[command(name = $word)] $variant(Box<commands::$module::Args>),)*
         }
+
+        impl Command {
+            fn run(&self, cx: &Context) -> Result<Code, Failure> {
+                match self {
+                    $(Command::$variant(args) => commands::$module::$function(cx, args),)*
+                }
+            }
+        }
+
+        /// The command alone, with its options. Those of all others, some two thousand, take longer to make than a
+        /// container takes to start.
+        fn alone(word: &str) -> Option<clap::Command> {
+            match word {
+                $($word => {
+                    let command = clap::Command::new($word);
+                    Some(<commands::$module::Args as clap::Args>::augment_args(command))
+                })*
+                _ => None,
+            }
+        }
+    };
+}
+
+commands! {
+    Run "run" run::cmd_run,
+    Build "build" build::cmd_build,
+    Builder "builder" builder::cmd_builder,
+    Create "create" create::cmd_create,
+    Start "start" start::cmd_start,
+    Stop "stop" stop::cmd_stop,
+    Restart "restart" restart::cmd_restart,
+    Kill "kill" kill::cmd_kill,
+    Pause "pause" pause::cmd_pause,
+    Unpause "unpause" unpause::cmd_unpause,
+    Wait "wait" wait::cmd_wait,
+    Exec "exec" exec::cmd_exec,
+    Attach "attach" attach::cmd_attach,
+    Logs "logs" logs::cmd_logs,
+    Events "events" events::cmd_events,
+    Stats "stats" stats::cmd_stats,
+    Top "top" top::cmd_top,
+    Update "update" update::cmd_update,
+    Ps "ps" ps::cmd_ps,
+    Port "port" port::cmd_port,
+    Rename "rename" rename::cmd_rename,
+    Rm "rm" rm::cmd_rm,
+    Cp "cp" cp::cmd_cp,
+    Diff "diff" diff::cmd_diff,
+    Commit "commit" commit::cmd_commit,
+    Export "export" export::cmd_export,
+    Import "import" import::cmd_import,
+    Volume "volume" volume::cmd_volume,
+    Network "network" network::cmd_network,
+    Pod "pod" pod::cmd_pod,
+    Images "images" images::cmd_images,
+    Pull "pull" pull::cmd_pull,
+    Push "push" push::cmd_push,
+    Copy "copy" copy::cmd_copy,
+    Search "search" search::cmd_search,
+    Registry "registry" registry::cmd_registry,
+    Tag "tag" tag::cmd_tag,
+    Rmi "rmi" rmi::cmd_rmi,
+    Save "save" save::cmd_save,
+    Load "load" load::cmd_load,
+    Inspect "inspect" inspect::cmd_inspect,
+    History "history" history::cmd_history,
+    Login "login" login::cmd_login,
+    Logout "logout" logout::cmd_logout,
+    Container "container" container::cmd_container,
+    Image "image" image::cmd_image,
+    System "system" system::cmd_system,
+    Info "info" info::cmd_info,
+    Df "df" df::cmd_df,
+    Prune "prune" prune::cmd_prune,
+    Verify "verify" verify::cmd_verify,
+    Cwl "cwl" cwl::cmd_cwl,
+    Flow "flow" flow::cmd_flow,
+    Doctor "doctor" doctor::cmd_doctor,
+    Completion "completion" completion::cmd_completion,
+    Generate "generate" generate::cmd_generate,
+    Man "man" man::cmd_man,
+    Oci "oci" oci::cmd_oci,
+    #[command(visible_alias = "singularity")]
+    Apptainer "apptainer" apptainer::cmd_apptainer,
+    Version "version" version::cmd_version,
+}
+
+/// The command line as far as it is needed to understand these words.
+fn understood(argv: &[OsString]) -> clap::Command {
+    #[derive(Parser)]
+    #[command(name = "isles", version, propagate_version = false, subcommand_required = true)]
+    struct Before {
+        #[command(flatten)]
+        _options: Options,
+    }
+    match command_of(argv).and_then(|word| alone(word.to_str()?)) {
+        Some(command) => Before::command().subcommand(command),
+        // There is no command, or none of that name: whoever reads what is said then wants all of them.
+        None => Cli::command(),
     }
 }
 
@@ -177,8 +167,8 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
     if let Some(command) = argv.first().and_then(|name| personality(name.as_ref())) {
         argv.splice(1..1, command.iter().map(Into::into));
     }
-    let own_failure = if command_of(&argv).is_some_and(|c| c == "run") { OWN_FAILURE } else { 1 };
-    let parsed = Cli::command().try_get_matches_from(&argv).and_then(|m| Cli::from_arg_matches(&m));
+    let own_failure = if meant(&argv).is_some_and(|(word, _)| word == "run") { OWN_FAILURE } else { 1 };
+    let parsed = understood(&argv).try_get_matches_from(&argv).and_then(|m| Cli::from_arg_matches(&m));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
@@ -189,8 +179,7 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
             return usage(&error, own_failure);
         }
     };
-    let of_command = matches!(&cli.command, Command::Run(args) | Command::Create(args) if args.quiet);
-    let cx = Context::new(Ui::new(cli.quiet || of_command), cli.root.clone());
+    let cx = Context::new(Ui::new(cli.options.quiet), cli.options.root.clone());
     match cli.command.run(&cx) {
         Ok(Code(code)) => ExitCode::from(code),
         Err(failure) => {
@@ -198,6 +187,15 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.code.unwrap_or(own_failure))
         }
     }
+}
+
+/// The command that is meant, by its own name where it is called by that of docker's group, and the words behind it.
+fn meant(argv: &[OsString]) -> Option<(&str, &[OsString])> {
+    let first = command_of(argv)?;
+    let at = argv.iter().position(|word| std::ptr::eq(word, first))?;
+    let second = argv.get(at + 1).and_then(|word| word.to_str()).unwrap_or_default();
+    let (word, taken) = commands::group::meant(first.to_str()?, second);
+    Some((word, argv.get(at + taken..).unwrap_or_default()))
 }
 
 /// The word that names the command, past the options of the whole program.
@@ -240,6 +238,26 @@ mod tests {
     #[test]
     fn the_table_of_commands_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_alone_is_what_it_is_among_all() {
+        let all = Cli::command();
+        let words = all.get_subcommands().map(|command| command.get_name().to_owned());
+        for word in words.collect::<Vec<_>>() {
+            let argv: Vec<OsString> = ["isles", &word, "--help"].map(Into::into).to_vec();
+            let one = understood(&argv);
+            assert_eq!(one.get_subcommands().count(), 1, "{word}");
+            // Help is an error to clap; what takes all words for somebody else's has none.
+            let shown = |command: clap::Command| {
+                command.try_get_matches_from(&argv).map(drop).map_err(|e| e.to_string())
+            };
+            assert_eq!(shown(one), shown(Cli::command()), "{word}");
+        }
+        for line in ["isles", "isles --help", "isles nothing", "isles help run"] {
+            let argv: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
+            assert!(understood(&argv).get_subcommands().count() > 10, "{line}");
+        }
     }
 
     #[test]

@@ -57,3 +57,60 @@ fn what_runs_is_left_alone() {
         assert_eq!(world.isles(&["images", "-q"]).fine(), "");
     });
 }
+
+#[test]
+fn dockers_groups_tidy_up_as_docker_does() {
+    everyone(|world| {
+        world.isles(&["load", "-q", "-i", &world.source()]).fine();
+        let run = |name: &str, more: &[&str]| {
+            let line = [&["container", "run", "--name", name], more, &["test", "true"]].concat();
+            world.isles(&line).fine();
+        };
+        run("old", &["--label", "keep"]);
+        run("plain", &[]);
+        world.isles(&["container", "create", "--name", "new", "test"]).fine();
+        world.isles(&["container", "run", "-d", "--name", "live", "test", "sleep", "100"]).fine();
+        world.isles(&["network", "create", "idle"]).fine();
+        let names = || {
+            let out = world.isles(&["container", "ls", "-a", "--format", "{{.Names}}"]).fine();
+            let mut names: Vec<String> = out.lines().map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        world
+            .isles(&["container", "prune", "-f", "--filter", "color=red"])
+            .fails(1, &["unknown filter 'color'"]);
+        world.isles(&["container", "prune", "-f", "--filter", "until=soon"]).fails(1, &["'soon'"]);
+        let young = world.isles(&["container", "prune", "-f", "--filter", "until=1h"]).fine();
+        assert_eq!((young.as_str(), names().len()), ("Total reclaimed space: 0B\n", 4));
+        world.isles(&["container", "prune", "-f", "--filter", "label!=keep"]).fine();
+        assert_eq!(names(), ["live", "old"], "one that was never started goes, as with docker");
+        run("plain", &[]);
+        let said = world.isles(&["system", "prune", "-f"]).fine();
+        assert_eq!(said.matches("container ").count(), 2, "{said}");
+        assert!(said.contains("network idle\n"), "{said}");
+        assert_eq!(names(), ["live"]);
+        let info = json_of(&world.isles(&["system", "info", "--format", "json"]).fine());
+        let numbers =
+            ["Containers", "ContainersRunning", "ContainersStopped", "Images"].map(|name| &info[name]);
+        assert_eq!(numbers, [1, 1, 0, 1], "{info}");
+        assert!(info["NCPU"].as_u64() > Some(0) && info["MemTotal"].as_u64() > Some(1 << 20), "{info}");
+        assert!(world.isles(&["info"]).fine().contains("Containers: 1 (1 running, 0 paused, 0 stopped)\n"));
+
+        // Only what it says: a container is no image, and the other way round.
+        world.isles(&["container", "inspect", "test"]).fails(1, &["test"]);
+        world.isles(&["image", "inspect", "live"]).fails(1, &["live"]);
+        world.isles(&["image", "inspect", "test"]).fine();
+        world.isles(&["container", "run", "--nothing", "test"]).fails(125, &["--nothing"]);
+        world
+            .isles(&["container", "run", "--cpu-count", "1", "test"])
+            .fails(125, &["docker's option --cpu-count"]);
+        world.isles(&["image", "pull", "-a", "test"]).fails(2, &["docker's option -a", "name each tag"]);
+
+        world.isles(&["container", "rm", "-f", "live"]).fine();
+        world.isles(&["image", "prune", "-f"]).fine();
+        assert_eq!(world.isles(&["image", "ls", "-q"]).fine().lines().count(), 1, "it has a name");
+        world.isles(&["image", "prune", "-a", "-f"]).fine();
+        assert_eq!(world.isles(&["image", "ls", "-q"]).fine(), "");
+    });
+}

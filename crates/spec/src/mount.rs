@@ -137,7 +137,7 @@ impl Mount {
             && drive.starts_with(|c: char| c.is_ascii_alphabetic())
             && path.starts_with(['/', '\\'])
         {
-            return Err(bad("a path with a drive is one of Windows"));
+            return Err(bad("a volume's name has at least two letters, and drives are for Windows"));
         }
         let (source, destination, options) = match parts[..] {
             [destination] => (None, destination, ""),

@@ -107,6 +107,11 @@ pub fn check_name(name: &str) -> Result<()> {
     if fine {
         return Ok(());
     }
+    if name.len() == 1 && name.bytes().all(plain) {
+        return Err(Error::new(format!("the volume name '{name}' is too short")).with_hint(
+            "a name has at least two letters or digits; a folder of the host is written ./data or /data",
+        ));
+    }
     Err(Error::new(format!(
         "'{name}' includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed"
     ))

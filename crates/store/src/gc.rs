@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isles_spec::image::{Index, Manifest};
+use isles_spec::time::parse_rfc3339;
 use isles_spec::{Algorithm, Digest, Reference};
 use rustix::fs::{FlockOperation, flock};
 
@@ -28,6 +29,8 @@ const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 pub struct PruneOptions {
     /// Also images that have a name but no container, not only nameless ones.
     pub all_images: bool,
+    /// Images of which the configuration does not say that they were made before this time (seconds) stay.
+    pub made_before: Option<i64>,
     /// Also the build cache and downloads, as far as they exceed `cache_budget`.
     pub cache: bool,
     /// Bytes of cache that may stay, the most recently used first.
@@ -110,7 +113,7 @@ impl Store {
         let dropped = {
             // In one turn, so that no name is given to an image that is going.
             let _alone = if options.dry_run { None } else { Some(self.exclude()?) };
-            let (dropped, names) = self.images_to_drop(options.all_images, &mut pruned)?;
+            let (dropped, names) = self.images_to_drop(options, &mut pruned)?;
             if !options.dry_run {
                 names.iter().try_for_each(|reference| self.remove_ref(reference).map(drop))?;
                 dropped.iter().try_for_each(|manifest| self.remove_record(manifest))?;
@@ -289,13 +292,20 @@ impl Store {
     }
 
     /// The images that a pruning drops, and the names that go with them.
-    fn images_to_drop(&self, all: bool, pruned: &mut Pruned) -> Result<(HashSet<Digest>, Vec<Reference>)> {
+    fn images_to_drop(
+        &self,
+        options: &PruneOptions,
+        pruned: &mut Pruned,
+    ) -> Result<(HashSet<Digest>, Vec<Reference>)> {
         let mut held: HashSet<Digest> = self.held_by_containers()?.into_iter().collect();
         held.extend(self.leased()?);
         let mut dropped = HashSet::new();
         let mut names = Vec::new();
         for image in self.images()? {
-            if held.contains(&image.manifest_digest) || (!all && !image.references.is_empty()) {
+            let made = image.created.as_deref().and_then(parse_rfc3339);
+            let young = options.made_before.is_some_and(|time| made.is_none_or(|made| made >= time));
+            let named = !image.references.is_empty();
+            if held.contains(&image.manifest_digest) || young || (!options.all_images && named) {
                 continue;
             }
             if image.references.is_empty() {

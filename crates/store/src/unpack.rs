@@ -81,7 +81,13 @@ pub fn extract<R: BufRead>(
         placing: Some(placing.clone()),
         ..Unpacker::new(root, ownership)
     };
-    let (unpacker, _) = run(input, unpacker, limits).map_err(|e| e.of("the archive"))?;
+    let (unpacker, _) = run(input, unpacker, limits).map_err(|e| match e {
+        // The tree is not the store's: it is who asked that may not write there.
+        tar::Error::Io(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            crate::Error::Denied { doing: "write", object: "the files".to_owned(), source }
+        }
+        other => other.of("the archive"),
+    })?;
     Ok(unpacker.out.skipped)
 }
 

@@ -125,10 +125,22 @@ const TABLE: &[(&str, &str, &str)] = &[
     (" rmi load history ", "--platform", "name the image by the digest of the platform's manifest"),
 ];
 
+/// Short options of docker's for those in the table.
+const SHORT: &[(&str, &str, &str)] = &[
+    (" inspect ", "-s", "--size"),
+    (" rm ", "-l", "--link"),
+    (" pull push ", "-a", "--all-tags"),
+    (" build ", "-c", "--cpu-shares"),
+    (" build ", "-m", "--memory"),
+    (" network-inspect ", "-v", "--verbose"),
+];
+
 /// What is said of an option that clap does not know, where docker's client does. `command` has a dash between its words.
 pub fn hint(command: &str, option: &str) -> Option<&'static str> {
     let option = option.split('=').next().unwrap_or(option);
     let command = format!(" {command} ");
+    let short = SHORT.iter().find(|(of, name, _)| *name == option && of.contains(&command));
+    let option = short.map_or(option, |(.., long)| long);
     TABLE.iter().find(|(of, name, _)| *name == option && of.contains(&command)).map(|(.., hint)| *hint)
 }
 
@@ -139,9 +151,8 @@ pub fn failure(words: &[std::ffi::OsString], error: &clap::Error) -> Option<Fail
     }
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     let option = option.split('=').next().unwrap_or(option);
-    let at = words.iter().position(|word| Some(word) == super::command_of(words))?;
-    let first = words[at].to_str()?;
-    let second = words.get(at + 1).and_then(|word| word.to_str()).unwrap_or_default();
+    let (first, rest) = super::meant(words)?;
+    let second = rest.first().and_then(|word| word.to_str()).unwrap_or_default();
     let hint = hint(first, option).or_else(|| hint(&format!("{first}-{second}"), option))?;
     Some(Failure::new(format!("docker's option {option} is not supported here")).with_hint(hint))
 }
@@ -156,18 +167,19 @@ mod tests {
     /// What both programs have, by docker's words.
     const COMMANDS: &str = "run create exec ps logs stats update events inspect cp commit diff export import kill pause \
         port rename restart rm start stop top unpause wait attach images pull push build tag rmi save load login logout \
-        history search network-create network-connect network-disconnect network-ls network-inspect network-prune \
+        history search info container-prune image-prune system-df system-events system-info system-prune network-create network-connect network-disconnect network-ls network-inspect network-prune \
         network-rm volume-create volume-ls volume-inspect volume-prune volume-rm";
 
-    /// The long options that a help text of docker's lists.
-    fn options(help: &str) -> Vec<&str> {
+    /// The options that a help text of docker's lists, each with its short form, which may be empty.
+    fn options(help: &str) -> Vec<(&str, &str)> {
         let lines = help.lines().filter_map(|line| {
             let line = line.trim_start();
-            let long =
-                line.split_once(", ").filter(|(short, _)| short.len() == 2).map_or(line, |(_, long)| long);
-            long.split_whitespace().next().filter(|word| word.len() > 2 && word.starts_with("--"))
+            let (short, long) =
+                line.split_once(", ").filter(|(short, _)| short.len() == 2).unwrap_or(("", line));
+            let long = long.split_whitespace().next()?;
+            (long.len() > 2 && long.starts_with("--")).then_some((short, long))
         });
-        lines.filter(|word| *word != "--help").collect()
+        lines.filter(|(_, long)| *long != "--help").collect()
     }
 
     fn ours(command: &str) -> clap::Command {
@@ -187,6 +199,18 @@ mod tests {
         })
     }
 
+    /// Whether the short form stands for the same as the long one.
+    fn is_short_for(command: &clap::Command, short: &str, long: &str) -> bool {
+        let letter = short.chars().nth(1);
+        command.get_arguments().any(|argument| {
+            let letters =
+                argument.get_short().into_iter().chain(argument.get_all_short_aliases().unwrap_or_default());
+            let names = argument.get_long().into_iter().chain(argument.get_all_aliases().unwrap_or_default());
+            letters.into_iter().any(|own| Some(own) == letter)
+                && names.into_iter().any(|name| long.strip_prefix("--") == Some(name))
+        })
+    }
+
     #[test]
     fn every_option_of_dockers_client_is_understood_or_refused_by_name() {
         if Command::new("docker").arg("--version").output().is_err() {
@@ -198,10 +222,18 @@ mod tests {
             let docker = Command::new("docker").args(command.split('-')).arg("--help").output().unwrap();
             let help = String::from_utf8(docker.stdout).unwrap();
             let ours = ours(command);
-            for option in options(&help) {
+            for (short, option) in options(&help) {
                 seen += 1;
                 if !knows(&ours, option) && hint(command, option).is_none() {
                     missing.push(format!("{command} {option}"));
+                }
+                if short.is_empty() {
+                    continue;
+                }
+                let known = is_short_for(&ours, short, option);
+                // What is refused by its long name is by the other one as well.
+                if !known && (knows(&ours, option) || hint(command, short).is_none()) {
+                    missing.push(format!("{command} {short}, {option}"));
                 }
             }
         }
@@ -210,10 +242,40 @@ mod tests {
     }
 
     #[test]
+    fn dockers_groups_have_its_commands() {
+        if Command::new("docker").arg("--version").output().is_err() {
+            println!("skip: docker's client is not installed");
+            return;
+        }
+        let mut all = Cli::command();
+        all.build();
+        for group in ["container", "image", "system", "volume", "network"] {
+            let help = Command::new("docker").args([group, "--help"]).output().unwrap();
+            let help = String::from_utf8(help.stdout).unwrap();
+            let listed = help.split_once("Commands:\n").unwrap().1.split("\n\n").next().unwrap();
+            let words = listed.lines().filter_map(|line| line.split_whitespace().next());
+            let ours = all.find_subcommand(group).unwrap();
+            // Only volumes of swarms can be changed.
+            let words = words.filter(|word| (group, *word) != ("volume", "update"));
+            let missing: Vec<&str> = words.filter(|word| ours.find_subcommand(word).is_none()).collect();
+            assert_eq!(missing, <[&str; 0]>::default(), "{group}");
+            let named = |word: &str| all.find_subcommand(word).is_some();
+            for word in ours.get_subcommands().map(clap::Command::get_name) {
+                let (meaning, taken) = crate::commands::group::meant(group, word);
+                // A group's own command has no other name.
+                assert!(taken == 1 || meaning == "prune" || named(meaning), "{group} {word}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_refused_is_not_there_and_is_said_with_a_hint() {
-        for (commands, option, _) in TABLE {
+        for (commands, option, _) in TABLE.iter().chain(SHORT) {
             for command in commands.split_whitespace() {
-                assert!(!knows(&ours(command), option), "{command} has {option}");
+                let of = ours(command);
+                let letter = option.chars().nth(1).filter(|_| option.len() == 2);
+                let taken = of.get_arguments().any(|a| letter.is_some() && a.get_short() == letter);
+                assert!(!knows(&of, option) && !taken, "{command} has {option}");
                 let words = ["isles"].into_iter().chain(command.split('-')).chain([*option, "x"]);
                 let words: Vec<std::ffi::OsString> = words.map(Into::into).collect();
                 let error = Cli::command().try_get_matches_from(&words).unwrap_err();

@@ -52,12 +52,26 @@ enum Kind {
 /// The kinds that a name is looked up in, in this order.
 const KINDS: [Kind; 5] = [Kind::Container, Kind::Image, Kind::Volume, Kind::Network, Kind::File];
 
+/// `isles container inspect`: what else is called so does not count.
+pub fn cmd_inspect_container(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    inspect(cx, args, args.kind.or(Some(Kind::Container)))
+}
+
+/// `isles image inspect`
+pub fn cmd_inspect_image(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    inspect(cx, args, args.kind.or(Some(Kind::Image)))
+}
+
 pub fn cmd_inspect(cx: &Context, args: &Args) -> Result<Code, Failure> {
+    inspect(cx, args, args.kind)
+}
+
+fn inspect(cx: &Context, args: &Args, kind: Option<Kind>) -> Result<Code, Failure> {
     let engine = cx.engine()?;
     let mut found = Vec::new();
     let mut code = Code::SUCCESS;
     for name in &args.names {
-        match object(&engine, name, args.kind) {
+        match object(&engine, name, kind) {
             Ok(object) => found.push(object),
             Err(failure) => {
                 cx.ui.error(&failure);

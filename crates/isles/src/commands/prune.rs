@@ -3,16 +3,19 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use isles_engine::{Engine, Status};
+use isles_engine::{Engine, Info, Status};
 use isles_flow::history::History;
 use isles_flow::record::State;
+use isles_network::state::DEFAULT;
 use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
+use isles_spec::time::parse_rfc3339;
 use isles_store::{PruneOptions, Pruned, disk_bytes};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::filter::Filter;
+use crate::filter::{Filter, has_label};
+use crate::ui::age::now;
 use crate::ui::format::{Format, count};
 
 /// Remove what is not needed: images without a name, content without an image, and build cache above its budget.
@@ -30,6 +33,9 @@ pub struct Args {
     /// Also containers that have ended.
     #[arg(long)]
     containers: bool,
+    /// Also networks that no container is in.
+    #[arg(long)]
+    networks: bool,
     /// Also volumes that nobody named and no container has.
     #[arg(long)]
     volumes: bool,
@@ -40,7 +46,7 @@ pub struct Args {
     /// whichever is less; with -a nothing].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     keep_storage: Option<u64>,
-    /// until=24h: content that is younger stays.
+    /// until=24h or a time: what was made later stays.
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Do not ask.
@@ -52,6 +58,37 @@ pub struct Args {
     /// How to print: table, json, or a template such as '{{.SpaceReclaimed}}'.
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
+    /// Images and what they consist of, and nothing else (`isles image prune`).
+    #[arg(skip)]
+    images_only: bool,
+}
+
+impl Args {
+    /// What `isles image prune` means.
+    pub fn of_images(all: bool, filter: &[Filter], force: bool) -> Args {
+        Args { images_only: true, ..Args::of_system(all, false, filter, force).without_others() }
+    }
+
+    /// What `isles system prune` means.
+    pub fn of_system(all: bool, volumes: bool, filter: &[Filter], force: bool) -> Args {
+        Args {
+            all,
+            containers: true,
+            networks: true,
+            volumes,
+            runs: false,
+            keep_storage: None,
+            filter: filter.to_vec(),
+            force,
+            dry_run: false,
+            format: Format::Table,
+            images_only: false,
+        }
+    }
+
+    fn without_others(self) -> Args {
+        Args { containers: false, networks: false, ..self }
+    }
 }
 
 #[derive(Serialize)]
@@ -59,6 +96,7 @@ pub struct Args {
 struct Outcome {
     images: Vec<String>,
     containers: Vec<String>,
+    networks: Vec<String>,
     volumes: Vec<String>,
     runs: Vec<String>,
     layers: Vec<String>,
@@ -72,18 +110,21 @@ struct Outcome {
 }
 
 pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
-    let mut grace = Duration::ZERO;
+    let mut until = None;
     for filter in &args.filter {
         match filter.key.as_str() {
-            "until" => grace = parse_duration(&filter.value)?,
+            "until" => until = Some(moment(&filter.value)?),
             _ => return Err(filter.unknown("until")),
         }
     }
+    let grace = until.map_or(0, |until| (now() - until).max(0));
+    let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
     let engine = cx.engine()?;
     let store = engine.store();
     let options = PruneOptions {
         all_images: args.all,
-        cache: true,
+        made_before: until,
+        cache: !args.images_only,
         cache_budget: args.keep_storage.unwrap_or_else(|| if args.all { 0 } else { store.cache_budget() }),
         grace,
         dry_run: args.dry_run,
@@ -91,19 +132,30 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
     if !args.force && !args.dry_run && io::stdin().is_terminal() && !confirmed(cx, args)? {
         return Ok(Code(1));
     }
+    let of_time = Ended { before: until, ..Ended::default() };
     let (containers, of_containers) =
-        if args.containers { ended(&engine, args.dry_run)? } else { Default::default() };
+        if args.containers { ended(&engine, &of_time, args.dry_run)? } else { Default::default() };
     if !args.dry_run {
         engine.collect_all()?;
         isles_build::remove_dead_secrets();
     }
+    let networks = if args.networks { idle_networks(&engine, until, args.dry_run)? } else { Vec::new() };
     let (volumes, of_volumes) =
         if args.volumes { volumes(&engine, args.dry_run)? } else { Default::default() };
     let (runs, of_runs) = if args.runs { runs(cx, grace, args.dry_run)? } else { Default::default() };
     let mut pruned = store.prune(&options)?;
     pruned.freed += of_containers + of_volumes + of_runs;
-    report(cx, args, pruned, (containers, volumes, runs))?;
+    report(cx, args, pruned, Removed { containers, networks, volumes, runs })?;
     Ok(Code::SUCCESS)
+}
+
+/// The moment of a filter `until`, in seconds: a time, or how long ago it was.
+fn moment(text: &str) -> Result<i64, Failure> {
+    if let Some(time) = parse_rfc3339(text).or_else(|| text.parse().ok()) {
+        return Ok(time);
+    }
+    let ago = parse_duration(text)?;
+    Ok(now() - i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
@@ -112,22 +164,69 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
     if args.containers {
         what.push("all containers that have ended");
     }
+    if args.networks {
+        what.push("all networks that no container is in");
+    }
     if args.volumes {
         what.push("all volumes without a name and a container");
     }
     if args.runs {
         what.push("what is left of all workflow runs that are over");
     }
-    what.push(if args.all { "all build cache" } else { "build cache above its budget" });
+    if !args.images_only {
+        what.push(if args.all { "all build cache" } else { "build cache above its budget" });
+    }
     cx.ui.confirmed(&format!("this removes {}", what.join(", ")))
 }
 
-/// Removes containers that have ended. Returns their IDs and what they took.
-fn ended(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
+/// Which containers that do not run are meant.
+#[derive(Debug, Default)]
+pub struct Ended<'a> {
+    /// Only those that were made before this time, in seconds.
+    pub before: Option<i64>,
+    /// Labels that they have, and that they have not.
+    pub labels: Vec<(&'a str, bool)>,
+    /// Those as well that have not been started yet.
+    pub waiting: bool,
+}
+
+impl<'a> Ended<'a> {
+    /// Those that meet all conditions.
+    pub fn that_meet(filters: &'a [Filter]) -> Result<Ended<'a>, Failure> {
+        let mut which = Ended::default();
+        for filter in filters {
+            match filter.key.as_str() {
+                "until" => which.before = Some(moment(&filter.value)?),
+                "label" => which.labels.push((&filter.value, true)),
+                "label!" => which.labels.push((&filter.value, false)),
+                _ => return Err(filter.unknown("until, label and label!")),
+            }
+        }
+        Ok(which)
+    }
+
+    fn has(&self, info: &Info) -> bool {
+        let idle = match info.status {
+            Status::Exited | Status::Dead => true,
+            Status::Created => self.waiting,
+            Status::Running | Status::Paused | Status::Restarting => false,
+        };
+        let made = i64::try_from(info.record.created / 1_000_000_000).unwrap_or(i64::MAX);
+        // Those of pods are members of a whole.
+        idle && info.record.workload.pod.is_none()
+            && self.before.is_none_or(|before| made < before)
+            && self
+                .labels
+                .iter()
+                .all(|(label, wanted)| has_label(&info.record.workload.labels, label) == *wanted)
+    }
+}
+
+/// Removes containers that do not run. Returns their IDs and what they took.
+pub fn ended(engine: &Engine, which: &Ended<'_>, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
     let (mut ids, mut bytes) = (Vec::new(), 0);
     for info in engine.containers()? {
-        // Those of pods are members of a whole.
-        if !matches!(info.status, Status::Exited | Status::Dead) || info.record.workload.pod.is_some() {
+        if !which.has(&info) {
             continue;
         }
         let id = info.record.id;
@@ -145,6 +244,24 @@ fn ended(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> 
         }
     }
     Ok((ids, bytes))
+}
+
+/// Removes networks that no container is in. Returns their names.
+fn idle_networks(engine: &Engine, until: Option<i64>, dry_run: bool) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    let places = engine.places()?;
+    for network in engine.networks()? {
+        let used = places.iter().any(|(_, of)| of.endpoints.iter().any(|place| place.id == network.id));
+        let made = i64::try_from(network.created / 1_000_000_000).unwrap_or(i64::MAX);
+        if network.name == DEFAULT || used || until.is_some_and(|until| made >= until) {
+            continue;
+        }
+        // One that somebody has taken meanwhile stays.
+        if dry_run || engine.remove_network(&network.id).is_ok() {
+            names.push(network.name);
+        }
+    }
+    Ok(names)
 }
 
 /// Removes volumes that nobody named and no container has. Returns their names and what they took.
@@ -183,23 +300,24 @@ fn runs(cx: &Context, grace: Duration, dry_run: bool) -> Result<(Vec<String>, u6
     Ok((ids, bytes))
 }
 
-/// What was removed: containers, volumes, runs.
-type Removed = (Vec<String>, Vec<String>, Vec<String>);
+/// Names and IDs of what was removed.
+struct Removed {
+    containers: Vec<String>,
+    networks: Vec<String>,
+    volumes: Vec<String>,
+    runs: Vec<String>,
+}
 
-fn report(
-    cx: &Context,
-    args: &Args,
-    pruned: Pruned,
-    (containers, volumes, runs): Removed,
-) -> Result<(), Failure> {
+fn report(cx: &Context, args: &Args, pruned: Pruned, removed: Removed) -> Result<(), Failure> {
     let texts = |digests: &[isles_spec::Digest]| digests.iter().map(ToString::to_string).collect();
     let outcome = Outcome {
         layers: texts(&pruned.layers),
         blobs: texts(&pruned.blobs),
         images: pruned.images,
-        containers,
-        volumes,
-        runs,
+        containers: removed.containers,
+        networks: removed.networks,
+        volumes: removed.volumes,
+        runs: removed.runs,
         build_records: pruned.build_records,
         downloads: pruned.downloads,
         cache_mounts: pruned.cache_mounts,
@@ -210,17 +328,14 @@ fn report(
     if args.format != Format::Table {
         return cx.ui.object(&args.format, &outcome);
     }
-    for image in &outcome.images {
-        cx.ui.line(&format!("image {image}"))?;
-    }
-    for container in &outcome.containers {
-        cx.ui.line(&format!("container {container}"))?;
-    }
-    for volume in &outcome.volumes {
-        cx.ui.line(&format!("volume {volume}"))?;
-    }
-    for run in &outcome.runs {
-        cx.ui.line(&format!("run {run}"))?;
+    for (kind, names) in [
+        ("image", &outcome.images),
+        ("container", &outcome.containers),
+        ("network", &outcome.networks),
+        ("volume", &outcome.volumes),
+        ("run", &outcome.runs),
+    ] {
+        names.iter().try_for_each(|name| cx.ui.line(&format!("{kind} {name}")))?;
     }
     for (n, thing) in [
         (outcome.layers.len(), "layer"),

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use isles_spec::{NetworkMode, NetworkUse, parse_mac};
 
-use super::{Args, unknown};
+use super::Args;
+use super::workload::unknown;
 use crate::failure::Failure;
 
 /// What `--network` is where it is not given.
