@@ -10,11 +10,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use isles_network::Subnet;
 use isles_network::dns::{Resolver, Sockets, Upstreams};
 use isles_network::place;
 use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
-use isles_network::user::rules::Shared;
+use isles_network::user::inside::MAC;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::network::Entered;
 use isles_spec::{Dns, NetworkMode, NetworkUse, Workload};
@@ -23,7 +22,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::name;
 use crate::record::{Record, now};
-use crate::user_network::shares;
+use crate::user_network::{change_addresses, may_overlap, shares};
 
 /// The places of a container that is about to start. Dropping it gives them back.
 pub(crate) struct Taken {
@@ -59,23 +58,14 @@ impl Taken {
         Ok(place::publish(&self.places)?)
     }
 
-    /// The networks as those see them who serve an ordinary user's container.
-    pub fn shared(&self) -> Vec<Shared> {
-        let of = |endpoint: &Endpoint, own: IpAddr, prefix: u8| {
-            let gateway =
-                endpoint.gateways.iter().find(|gateway| gateway.is_ipv4() == own.is_ipv4()).copied()?;
-            let subnet = Subnet::containing(own, prefix).ok()?;
-            Some(Shared { network: endpoint.id.clone(), subnet, own, gateway })
-        };
-        let endpoints = self.places.endpoints.iter();
-        endpoints
-            .flat_map(|e| e.addresses.iter().filter_map(move |(own, prefix)| of(e, *own, *prefix)))
-            .collect()
-    }
-
     /// Whether none of them leads to anybody else.
     pub fn is_internal(&self) -> bool {
         self.networks.iter().all(|network| network.internal)
+    }
+
+    /// The smallest MTU of those that have one of their own.
+    pub fn mtu(&self) -> Option<u32> {
+        self.networks.iter().filter_map(|network| network.mtu).min()
     }
 
     /// Leaves the places to the container. What keeps its ports is to stay open while it runs, and its questions for names
@@ -117,12 +107,6 @@ impl Engine {
     /// # Errors
     /// The name is given, or what is wanted is not possible.
     pub fn create_network(&self, name: &str, wish: &Wish) -> Result<Network> {
-        if wish.mtu.is_some() && !self.has_bridges() {
-            return Err(Error::impossible(
-                "an MTU of the network's own",
-                "networks of ordinary users have no devices between containers",
-            ));
-        }
         let dir = self.networks_dir();
         let networks = Networks::open(&dir)?;
         let taken = known()?;
@@ -213,10 +197,12 @@ impl Engine {
         let Some(uses) = shares(&workload.network, self.identity) else { return Ok(None) };
         let dir = self.networks_dir();
         let (mut ports, mut held) = (Vec::new(), Vec::new());
-        if !self.has_bridges() && uses.iter().any(|wanted| wanted.mac.is_some()) {
+        // An ordinary user's container has one device, whichever networks it is in.
+        let mac = uses.iter().find_map(|wanted| wanted.mac).unwrap_or(MAC);
+        if !self.has_bridges() && uses.iter().any(|wanted| wanted.mac.is_some_and(|other| other != mac)) {
             return Err(Error::impossible(
-                "--mac-address",
-                "the device of an ordinary user's container has an address of its own",
+                "giving a container several MAC addresses",
+                "that of an ordinary user has one device for all its networks",
             ));
         }
         // An ordinary user's are taken by those who serve them.
@@ -243,7 +229,10 @@ impl Engine {
                 None if wanted.name == DEFAULT => default(&networks, &dir)?,
                 None => return Err(Error::NoNetwork(wanted.name.clone())),
             };
-            let endpoint = take(&networks, &network, record, wanted, number)?;
+            let mut endpoint = take(&networks, &network, record, wanted, number)?;
+            if !self.has_bridges() {
+                endpoint.mac = mac;
+            }
             taken.places.endpoints.push(endpoint);
             taken.networks.push(network);
             networks.put(&record.id, &taken.places)?;
@@ -326,6 +315,14 @@ impl Engine {
         let container = self.store.container(&found.record.id)?;
         let names = self.store.lock_names()?;
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
+        // An ordinary user's own network stays beside those that it shares.
+        if matches!(
+            record.workload.network,
+            NetworkMode::Default | NetworkMode::User { host_loopback: false }
+        ) && !self.has_bridges()
+        {
+            record.workload.network = NetworkMode::Networks(Vec::new());
+        }
         let NetworkMode::Networks(uses) = &mut record.workload.network else {
             return Err(Error::impossible(
                 format!("connecting container {name} with a network"),
@@ -341,10 +338,10 @@ impl Engine {
         uses.push(NetworkUse { name: network.name.clone(), ..wanted.clone() });
         let alive = self.is_alive(&found.record.id);
         if alive && !self.has_bridges() {
-            return Err(Error::impossible(
-                format!("connecting container {name} with a network while it runs"),
-                "networks of ordinary users are made at its start; stop it first",
-            ));
+            let pid = found.state.pid.ok_or_else(|| Error::NotRunning(name.to_owned()))?;
+            self.join_served(&network, &record, wanted, pid)?;
+            record.save(&container)?;
+            return Ok(());
         }
         if alive && let Some(pid) = found.state.pid {
             let dir = self.networks_dir();
@@ -404,25 +401,24 @@ impl Engine {
                 "it is not in it",
             ));
         }
-        if !self.has_bridges() && self.is_alive(&record.id) {
-            return Err(Error::impossible(
-                format!("disconnecting container {name} from a network while it runs"),
-                "networks of ordinary users are made at its start; stop it first",
-            ));
-        }
         let dir = self.networks_dir();
         let networks = Networks::open(&dir)?;
         if let Some(mut places) = Networks::places(&dir, &record.id)?
             && let Some(at) = places.endpoints.iter().position(|endpoint| endpoint.id == network.id)
         {
-            if at == 0 {
+            if at == 0 && self.has_bridges() {
                 place::withdraw(&places)?;
             }
             let endpoint = places.endpoints.remove(at);
-            place::disconnect(&endpoint)?;
+            match found.state.pid.filter(|_| self.is_alive(&record.id)) {
+                _ if self.has_bridges() => place::disconnect(&endpoint)?,
+                // What it has changed itself is its own affair: nobody sends to that address any more.
+                Some(pid) => drop(change_addresses(pid, &endpoint.addresses, false)),
+                None => {}
+            }
             networks.release_addresses(&endpoint)?;
             networks.put(&record.id, &places)?;
-            if at == 0 && self.is_alive(&record.id) {
+            if at == 0 && self.has_bridges() && self.is_alive(&record.id) {
                 self.lead_out(&places, &record.id, found.state.pid)?;
             }
         }
@@ -431,6 +427,40 @@ impl Engine {
 }
 
 impl Engine {
+    /// Lets a container that runs, and whose network is served by its monitor, be in a further one. The monitor reads
+    /// that in what is written down.
+    fn join_served(&self, network: &Network, record: &Record, wanted: &NetworkUse, pid: i32) -> Result<()> {
+        let refused = |why: &str| {
+            let what = format!("connecting container {} with a network while it runs", record.name);
+            Error::impossible(what, why)
+        };
+        let dir = self.networks_dir();
+        let networks = Networks::open(&dir)?;
+        let Some(mut places) = Networks::places(&dir, &record.id)? else {
+            return Err(refused(
+                "it was started without one that it shares; stop it, connect it, and start it again",
+            ));
+        };
+        if wanted.mac.is_some() {
+            return Err(refused("its device has its MAC address already; stop it first"));
+        }
+        if network.mtu.is_some() {
+            return Err(refused("its device has its MTU already; stop it first"));
+        }
+        if network.pools.iter().any(|pool| may_overlap(pool.subnet)) {
+            return Err(refused("the addresses may be those of its own network, 10.0.0.0/16; stop it first"));
+        }
+        let mut endpoint = take(&networks, network, record, wanted, places.endpoints.len())?;
+        endpoint.mac = places.endpoints.first().map_or(MAC, |first| first.mac);
+        places.endpoints.push(endpoint.clone());
+        networks.put(&record.id, &places)?;
+        change_addresses(pid, &endpoint.addresses, true).inspect_err(|_| {
+            places.endpoints.pop();
+            let _ = networks.release_addresses(&endpoint);
+            let _ = networks.put(&record.id, &places);
+        })
+    }
+
     /// Gives back what a container that is gone has of a network.
     fn forget_place(&self, network: &Network, name: &str) -> Result<()> {
         let dir = self.networks_dir();

@@ -198,7 +198,7 @@ impl Engine {
         let default = ContainerConfig::default();
         let taken = self.take_places(record)?;
         if let (Some(network), Some(taken)) = (&mut network, &taken) {
-            network.share(&taken.shared(), taken.is_internal(), folder.path())?;
+            network.share(&record.id, taken, folder.path())?;
         }
         let mut extra = match workload.system.bare_etc {
             true => Vec::new(),

@@ -4,16 +4,19 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use isles_network::Subnet;
+use isles_network::netlink::message::Batch;
+use isles_network::netlink::{Socket, route};
 use isles_network::place;
-use isles_network::state::{DEFAULT, Networks};
-use isles_network::user::inside::{Ipv4Net, Ipv6Net, Plan};
+use isles_network::state::{DEFAULT, Networks, Places};
+use isles_network::user::inside::{EXPOSED, Ipv4Net, Ipv6Net, MAC, MTU, Plan};
 use isles_network::user::neighbour;
-use isles_network::user::rules::{self, Rules, Shared};
+use isles_network::user::rules::{self, Changes, Rules, Shared};
 use isles_network::user::{self, Kind, Listener, Service};
 use isles_sandbox::identity::Identity;
+use isles_sandbox::network::Entered;
 use isles_sandbox::setup::NetworkMessages;
 use isles_spec::{NetworkMode, NetworkUse, Port, Protocol, Workload};
 use rustix::net::sockopt;
@@ -22,6 +25,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::networks::Taken;
 
 /// The third byte of the network's address (10.0.n.0/24), where the host's own networks leave it free.
 const NETWORKS: std::ops::RangeInclusive<u8> = 2..=254;
@@ -29,6 +33,8 @@ const NETWORKS: std::ops::RangeInclusive<u8> = 2..=254;
 const PREFIX: [u16; 4] = [0xfd69, 0x736c, 0x6573, 0];
 const ROUTER: u8 = 2;
 const CONTAINER: u8 = 100;
+/// All of them, of which one is a container's from its start on.
+const OWN: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 0, 0), 16);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -42,6 +48,8 @@ pub(crate) struct UserNetwork {
     pub ports: Vec<Port>,
     shared: Vec<Shared>,
     internal: bool,
+    /// The container's ID, where it shares networks.
+    container: Option<String>,
 }
 
 /// A network that exists, and that nobody serves yet.
@@ -55,6 +63,8 @@ pub(crate) struct Unserved {
     /// Networks of several containers, and whether they lead nowhere else.
     pub shared: Vec<Shared>,
     pub internal: bool,
+    /// The container's ID, where it shares networks: it may join and leave some while it runs.
+    pub container: Option<String>,
 }
 
 /// What a container's `network` is where nothing is said of it: root's containers are on the usual bridge, where this root
@@ -123,14 +133,20 @@ impl UserNetwork {
             ports,
             shared,
             internal,
+            container: None,
         }))
     }
 
-    /// Lets the container have places in networks, where others find it by its folder.
-    pub fn share(&mut self, shared: &[Shared], internal: bool, folder: &Path) -> Result<()> {
-        self.shared = shared.to_vec();
-        self.internal = internal;
-        self.plan = plan(&routes(), shared);
+    /// Lets the container `id` have places in networks, where others find it by its folder.
+    pub fn share(&mut self, id: &str, taken: &Taken, folder: &Path) -> Result<()> {
+        let places = &taken.places;
+        self.shared = shared(places);
+        self.internal = taken.is_internal();
+        self.container = Some(id.to_owned());
+        self.plan = plan(&routes(), &self.shared);
+        self.plan.mac = places.endpoints.first().map_or(MAC, |first| first.mac);
+        // One device is in all of them.
+        self.plan.mtu = taken.mtu().map_or(MTU, |mtu| mtu.min(MTU));
         for (kind, served) in
             [(Kind::Stream, Kind::NeighboursStream), (Kind::Datagrams, Kind::NeighboursDatagrams)]
         {
@@ -150,8 +166,8 @@ impl UserNetwork {
 
     /// What it is when the container is there.
     pub fn made(self, network: OwnedFd) -> Unserved {
-        let UserNetwork { plan, host_loopback, listeners, shared, internal, .. } = self;
-        Unserved { network, plan, host_loopback, listeners, shared, internal }
+        let UserNetwork { plan, host_loopback, listeners, shared, internal, container, .. } = self;
+        Unserved { network, plan, host_loopback, listeners, shared, internal, container }
     }
 
     /// The servers that a container asks for names, for its resolv.conf(5): as many as the host has, each of which one
@@ -169,13 +185,15 @@ impl Unserved {
     /// Serves the network, until what comes back is dropped.
     pub fn serve(self, engine: &Engine) -> Result<Service> {
         let mut rules = Rules::new(self.plan, self.host_loopback);
-        if !self.shared.is_empty() {
+        if let Some(container) = self.container {
             let networks = engine.networks_dir();
             let containers = engine.store().root().join("containers");
             let find = move |network: &str, address: IpAddr| {
                 Networks::owner(&networks, network, address).map(|id| containers.join(id))
             };
-            rules = rules.with_shared(self.shared, self.internal, Box::new(find));
+            rules = rules
+                .with_shared(self.shared, self.internal, Box::new(find))
+                .with_changes(changes(engine.networks_dir(), container));
         }
         // A thread that stays behind has nobody to tell; the container is told by silence.
         user::serve(self.network, rules, self.listeners, |e| {
@@ -183,6 +201,60 @@ impl Unserved {
         })
         .map_err(|e| Error::system("serve the container's network", e))
     }
+}
+
+/// The networks of a container's places as those see them who serve it.
+fn shared(places: &Places) -> Vec<Shared> {
+    let mut all = Vec::new();
+    for endpoint in &places.endpoints {
+        for (own, prefix) in &endpoint.addresses {
+            let gateway = endpoint.gateways.iter().find(|gateway| gateway.is_ipv4() == own.is_ipv4());
+            let (Some(gateway), Ok(subnet)) = (gateway, Subnet::containing(*own, *prefix)) else { continue };
+            all.push(Shared { network: endpoint.id.clone(), subnet, own: *own, gateway: *gateway });
+        }
+    }
+    all
+}
+
+/// Reads which networks a container shares, whenever that has changed.
+fn changes(networks: PathBuf, container: String) -> Changes {
+    let mut seen = None;
+    Box::new(move || {
+        let stamp = Networks::stamp(&networks, &container)?;
+        if seen == Some(stamp) {
+            return None;
+        }
+        let places = Networks::places(&networks, &container).ok()??;
+        let is_internal =
+            |id: &str| Networks::find(&networks, id).is_ok_and(|found| found.is_some_and(|net| net.internal));
+        let internal = places.endpoints.iter().all(|endpoint| is_internal(&endpoint.id));
+        seen = Some(stamp);
+        Some((shared(&places), internal))
+    })
+}
+
+/// Whether a network has addresses that may be those of a container's own from its start on.
+pub(crate) fn may_overlap(subnet: Subnet) -> bool {
+    Subnet::containing(OWN.0.into(), OWN.1).is_ok_and(|own| own.overlaps(subnet))
+}
+
+/// Gives the device of a container that runs further addresses, or takes them away.
+pub(crate) fn change_addresses(pid: i32, addresses: &[(IpAddr, u8)], gives: bool) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/net");
+    let namespace = std::fs::File::open(&path).map_err(|e| Error::file("open", &path, e))?;
+    let mut batch = Batch::new();
+    for (address, prefix) in addresses {
+        match gives {
+            true => route::address(&mut batch, EXPOSED, *address, *prefix),
+            false => route::no_address(&mut batch, EXPOSED, *address, *prefix),
+        }
+    }
+    let say = || -> io::Result<()> {
+        let entered = Entered::namespace(&namespace.into())?;
+        let socket = entered.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+        Ok(Socket::opened(socket).apply(&batch)?)
+    };
+    say().map_err(|e| Error::system("change the addresses of the container", e))
 }
 
 fn no_ports(reason: &str) -> Error {
@@ -210,6 +282,8 @@ fn plan(routes: &str, shared: &[Shared]) -> Plan {
             router: Ipv4Addr::new(10, 0, n, ROUTER),
         },
         v6: v6.then(|| Ipv6Net { container: address(CONTAINER), router: address(ROUTER) }),
+        mac: MAC,
+        mtu: MTU,
     }
 }
 

@@ -25,7 +25,7 @@ fn part() {
         ["echo", address] => {
             let socket = UdpSocket::bind(address).unwrap();
             println!("ready");
-            let mut buffer = [0; 2048];
+            let mut buffer = [0; 65_536];
             loop {
                 let (length, from) = socket.recv_from(&mut buffer).unwrap();
                 let answer = [&buffer[..length], format!(" from {from}").as_bytes()].concat();
@@ -66,6 +66,20 @@ fn part() {
                 Err(e) => println!("answer: {}", e.kind()),
             }
         }
+        // The same with so many bytes, and says how many came back before the words.
+        ["ask", address, length] => {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let data: Vec<u8> = (0..length.parse().unwrap()).map(|n: usize| b'a' + (n % 26) as u8).collect();
+            socket.send(&data).unwrap();
+            let mut buffer = [0; 65_536];
+            match socket.recv(&mut buffer) {
+                Ok(got) if buffer[..got].starts_with(&data) => println!("answer: {} bytes", data.len()),
+                Ok(got) => println!("answer: {got} other bytes"),
+                Err(e) => println!("answer: {}", e.kind()),
+            }
+        }
         ["connect", address] => match TcpStream::connect(address) {
             Ok(_) => println!("answer: connected"),
             Err(e) => println!("answer: {:?}", e.kind()),
@@ -91,7 +105,17 @@ fn playing(world: &World, options: &[&str], part: &str) -> Vec<String> {
 fn plays(world: &World, options: &[&str], part: &str) -> String {
     let words = playing(world, options, part);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let out = world.run(&words).fine();
+    answer(&world.run(&words).fine())
+}
+
+/// The same in a container that runs.
+fn within(world: &World, name: &str, part: &str) -> String {
+    let variable = format!("{PART}={part}");
+    let words = ["exec", "-e", &variable, name, INSIDE, "--exact", "part", "--nocapture"];
+    answer(&world.isles(&words).fine())
+}
+
+fn answer(out: &str) -> String {
     let answer = out.lines().find_map(|line| line.strip_prefix("answer: "));
     answer.unwrap_or_else(|| panic!("{out}")).to_owned()
 }
@@ -298,10 +322,11 @@ fn containers_of_one_network_know_each_other() {
             return;
         }
         world.run(&["--network", "one", "--", "true"]).fails(125, &["network one not found"]);
-        world.isles(&["network", "create", "--opt", "mtu=1400", "x"]).fails(1, &["MTU"]);
         world.isles(&["network", "create", "one"]).fine();
-        let words = ["--network", "one", "--mac-address", "02:42:00:00:00:01", "--", "true"];
-        world.run(&words).fails(125, &["--mac-address"]);
+        // There is one device for all networks.
+        let of_one = "name=one,mac-address=02:42:00:00:00:01";
+        let words = ["--network", of_one, "--network", "name=x,mac-address=02:42:00:00:00:02", "--", "true"];
+        world.run(&words).fails(125, &["several MAC addresses"]);
         world.isles(&["network", "create", "--internal", "two"]).fine();
         let options = ["--network", "one", "--network-alias", "front", "-p", "127.0.0.1:0:80"];
         stays(world, "web", &options, "serve 0.0.0.0:80");
@@ -320,6 +345,24 @@ fn containers_of_one_network_know_each_other() {
         let answer = plays(world, &["--network", "one"], "ask echo:53");
         assert!(answer.starts_with("question from "), "{answer}");
         assert_eq!(plays(world, &["--network", "one"], "connect web:81"), "ConnectionRefused");
+        // Frames find a device with another address.
+        assert!(plays(world, &["--network", of_one], "send web:80 100000").starts_with("100000 from "));
+        let words = ["--network", of_one, "--", "cat", "/sys/class/net/eth0/address"];
+        assert_eq!(world.run(&words).fine(), "02:42:00:00:00:01\n");
+        // A network with a smaller MTU: what is too long goes in parts, both ways.
+        world.isles(&["network", "create", "--opt", "mtu=1400", "narrow"]).fine();
+        let words = ["--network", "narrow", "--", "cat", "/sys/class/net/eth0/mtu"];
+        assert_eq!(world.run(&words).fine(), "1400\n");
+        stays(world, "near", &["--network", "narrow"], "serve 0.0.0.0:80");
+        stays(world, "mirror", &["--network", "narrow"], "echo 0.0.0.0:53");
+        assert!(plays(world, &["--network", "narrow"], "send near:80 3000000").starts_with("3000000 from "));
+        for length in ["5", "1372", "1373", "30000"] {
+            let answer = plays(world, &["--network", "narrow"], &format!("ask mirror:53 {length}"));
+            assert_eq!(answer.split(' ').next(), Some(length), "{answer}");
+        }
+        world.isles(&["network", "connect", "narrow", "web"]).fails(1, &["MTU"]);
+        world.isles(&["rm", "-f", "near", "mirror"]).fine();
+        world.isles(&["network", "rm", "narrow"]).fine();
         // What is published leads into it as before, and the host is known by its names.
         assert!(heard(place(world, "web", "80/tcp"), b"xy").starts_with("2 from "));
         let words = ["--network", "one", "--", "busybox", "nslookup", "host.docker.internal"];
@@ -340,7 +383,34 @@ fn containers_of_one_network_know_each_other() {
         assert!(plays(world, &both, "send web:80 7").starts_with("7 from "));
 
         world.isles(&["network", "rm", "one"]).fails(1, &["web"]);
-        world.isles(&["network", "connect", "two", "web"]).fails(1, &["while it runs"]);
+        // One that runs may join and leave: its device has the address, and whoever serves it knows of the others.
+        world
+            .isles(&["network", "connect", "--mac-address", "02:42:00:00:00:07", "two", "web"])
+            .fails(1, &["MAC"]);
+        world.isles(&["network", "connect", "--alias", "late", "two", "web"]).fine();
+        world.isles(&["network", "connect", "two", "web"]).fails(1, &["in it already"]);
+        let second = address("web", "two");
+        for name in ["web", "late", &second] {
+            let answer = plays(world, &["--network", "two"], &format!("send {name}:80 70000"));
+            assert!(answer.starts_with("70000 from "), "{name}: {answer}");
+        }
+        stays(world, "inner", &["--network", "two"], "serve 0.0.0.0:80");
+        assert!(within(world, "web", "send inner:80 7").starts_with("7 from "));
+        world.isles(&["network", "disconnect", "two", "web"]).fine();
+        world.isles(&["network", "disconnect", "two", "web"]).fails(1, &["not in it"]);
+        assert_ne!(plays(world, &["--network", "two"], &format!("connect {second}:80")), "connected");
+        assert_ne!(world.run(&["--network", "two", "--", "busybox", "nslookup", "web"]).code, 0);
+        assert_ne!(world.isles(&["exec", "web", "busybox", "nslookup", "inner"]).code, 0);
+        assert!(plays(world, &["--network", "one"], "send web:80 7").starts_with("7 from "));
+        world.isles(&["rm", "-f", "inner"]).fine();
+        // One without any network that it shares is connected before it starts.
+        stays(world, "alone", &[], "serve 0.0.0.0:80");
+        world.isles(&["network", "connect", "one", "alone"]).fails(1, &["while it runs", "stop it"]);
+        world.isles(&["stop", "-t", "0", "alone"]).fine();
+        world.isles(&["network", "connect", "one", "alone"]).fine();
+        world.isles(&["start", "alone"]).fine();
+        assert!(plays(world, &["--network", "one"], "send alone:80 7").starts_with("7 from "));
+        world.isles(&["rm", "-f", "alone"]).fine();
         // A container whose monitor was killed has no place any more, and its address is another's.
         let monitor = world.isles(&["inspect", "-f", "{{.State.Pid}}", "web"]).fine();
         let status = std::fs::read_to_string(format!("/proc/{}/status", monitor.trim())).unwrap();

@@ -430,3 +430,55 @@ fn who_leaves_its_first_network_goes_out_by_the_next() {
     world.isles(&["rm", "-f", "web"]).fine();
     assert_eq!(left(&world), [""; 0]);
 }
+
+#[test]
+fn networks_of_a_deleted_store_go_with_the_next_network() {
+    let Some(world) = apart() else { return };
+    let create = |store: &str, name: &str| {
+        let root = world.path(store);
+        world.isles(&["--root", root.to_str().unwrap(), "network", "create", name]).fine();
+    };
+    let bridges = || {
+        let text = host(&world, &["/bin/busybox", "ip", "-o", "link"]).fine();
+        let names = text.lines().filter_map(|line| line.split(": ").nth(1));
+        let mut names: Vec<String> =
+            names.filter(|name| name.starts_with("isl")).map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    create("gone", "gone");
+    let gone = bridges();
+    create("kept", "kept");
+    let both = bridges();
+    assert_eq!((gone.len(), both.len()), (1, 2));
+    // One that somebody is in stays, whatever became of its store.
+    fs::remove_dir_all(world.path("gone")).unwrap();
+    host(&world, &["/bin/busybox", "ip", "link", "add", "in-it", "type", "veth"]).fine();
+    host(&world, &["/bin/busybox", "ip", "link", "set", "in-it", "master", &gone[0]]).fine();
+    create("state", "first");
+    assert!(bridges().contains(&gone[0]));
+    host(&world, &["/bin/busybox", "ip", "link", "del", "in-it"]).fine();
+    create("state", "second");
+    let left = bridges();
+    assert!(!left.contains(&gone[0]) && both.iter().all(|name| *name == gone[0] || left.contains(name)));
+    let table = host(&world, &["nft", "list", "table", "inet", "isles"]).fine();
+    assert!(!table.contains(&gone[0]) && left.iter().all(|name| table.contains(name.as_str())), "{table}");
+}
+
+/// What looks for neighbours and routers of IPv6 goes to every port of a bridge.
+#[test]
+fn where_there_is_no_ipv6_nobody_speaks_it() {
+    let Some(world) = apart() else { return };
+    world.isles(&["network", "create", "four"]).fine();
+    world.isles(&["network", "create", "--ipv6", "six"]).fine();
+    let own = ["busybox", "ip", "-6", "-o", "address", "show", "dev", "eth0"];
+    assert_eq!(run(&world, "four", &own).fine(), "");
+    assert_eq!(run(&world, "six", &own).fine().lines().count(), 2, "a given one, and that of the link");
+    for network in ["four", "six"] {
+        detached(&world, &["--network", network], "exec sleep 100").fine();
+    }
+    let all = host(&world, &["/bin/busybox", "ip", "-6", "-o", "address"]).fine();
+    assert!(
+        !all.contains(": iv") && host(&world, &["/bin/busybox", "ip", "-o", "link"]).fine().contains(": iv")
+    );
+}

@@ -270,6 +270,11 @@ pub fn remove(socket: &mut Socket, zone: &Zone) -> io::Result<()> {
     take_away(socket, &of_zone(zone))
 }
 
+/// Forgets a state directory. One that is not known need not be forgotten.
+pub fn forget(socket: &mut Socket, root: &str) -> io::Result<()> {
+    take_away(socket, &[(ROOTS.name, vec![Element::key(device(root))])])
+}
+
 /// Publishes ports, all of them or none.
 ///
 /// # Errors

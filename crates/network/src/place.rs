@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, soc
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Error, Result};
-use crate::firewall::{self, Published};
+use crate::firewall::{self, Published, Zone};
 use crate::netlink::message::Batch;
 use crate::netlink::{Socket, route};
 use crate::state::{Endpoint, Network, Networks, Places};
@@ -55,7 +55,12 @@ pub fn prepare(root: &Path, network: &Network, container: &str) -> Result<()> {
     firewall::add(&mut rules, &network.zone()).map_err(|e| fail(e.into()))?;
     let index = match found {
         Some((index, _)) => index,
-        None => route::add_bridge(&mut links, &network.bridge, network.mtu).map_err(fail)?,
+        None => {
+            // What stays is tried again by the next one.
+            let _ = sweep(&mut links, &mut rules);
+            let of = root.to_str().unwrap_or_default();
+            route::add_bridge(&mut links, &network.bridge, network.mtu, of).map_err(fail)?
+        }
     };
     // Published ports are reached by way of the host's loopback, too.
     set(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1").map_err(fail)?;
@@ -65,6 +70,22 @@ pub fn prepare(root: &Path, network: &Network, container: &str) -> Result<()> {
     }
     route::up(&mut batch, index);
     links.apply(&batch).map_err(|e| fail(e.into()))
+}
+
+/// Removes what is left of networks of state directories that were deleted: bridges that no container is in, and what the
+/// firewall knows of them. One whose directory is only out of sight (in another mount namespace) is made anew by its next
+/// start, as after a reboot.
+fn sweep(links: &mut Socket, rules: &mut Socket) -> io::Result<()> {
+    for bridge in route::idle_bridges(links)? {
+        let of = Path::new(&bridge.of);
+        if !of.is_absolute() || of.try_exists().unwrap_or(true) {
+            continue;
+        }
+        route::remove(links, &bridge.name)?;
+        firewall::remove(rules, &Zone { bridge: bridge.name, subnets: bridge.subnets, internal: true })?;
+        firewall::forget(rules, &mark(of))?;
+    }
+    Ok(())
 }
 
 /// By what a state directory is known in the firewall.
@@ -144,8 +165,10 @@ pub fn connect(
         .map_err(fail)?
         .ok_or_else(|| fail(io::Error::other(format!("the device {} is gone", network.bridge))))?;
     let name = format!("eth{number}");
+    let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let inside = route::Inside { name: &name, mac: endpoint.mac, namespace };
-    let add = |links: &mut Socket| route::add_pair(links, &endpoint.device, bridge, network.mtu, &inside);
+    let add =
+        |links: &mut Socket| route::add_pair(links, &endpoint.device, bridge, network.mtu, ipv6, &inside);
     let added = match add(&mut links) {
         // That of the container's last run: the kernel takes namespaces apart in its own time.
         Err(e) if e.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {
@@ -159,6 +182,9 @@ pub fn connect(
         let mut links = Socket::route()?;
         let index = route::index(&mut links, &name)?.ok_or(io::ErrorKind::NotFound)?;
         let mut batch = Batch::new();
+        if ipv6 && endpoint.addresses.iter().all(|(address, _)| address.is_ipv4()) {
+            route::silent(&mut batch, index);
+        }
         for (address, prefix) in &endpoint.addresses {
             route::address(&mut batch, index, *address, *prefix);
         }

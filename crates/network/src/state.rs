@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use isles_spec::{Error as Spelling, Port};
@@ -49,6 +50,9 @@ pub struct Network {
     #[serde(default)]
     pub options: BTreeMap<String, String>,
 }
+
+/// The number of a file, and when it was written.
+pub type Stamp = (u64, i64, i64);
 
 /// Addresses of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +155,13 @@ impl Networks {
     /// The places of a container.
     pub fn places(root: &Path, container: &str) -> Result<Option<Places>> {
         read(&root.join("endpoints").join(format!("{container}.json")))
+    }
+
+    /// What tells one state of a container's places from the next.
+    pub fn stamp(root: &Path, container: &str) -> Option<Stamp> {
+        let found = fs::metadata(root.join("endpoints").join(format!("{container}.json"))).ok()?;
+        // Each is a file of its own, moved into place; a number may be used again.
+        Some((found.ino(), found.mtime(), found.mtime_nsec()))
     }
 
     /// The places of all containers, by their IDs.
@@ -256,7 +267,12 @@ impl Networks {
             for address in asked {
                 let pool =
                     network.pools.iter().find(|pool| pool.subnet.contains(*address)).ok_or_else(|| {
-                        bad(format!("the address {address} is in no subnet of the network {}", network.name))
+                        let subnets = network.pools.iter().map(|pool| pool.subnet.to_string());
+                        bad(format!(
+                            "the address {address} is in no subnet of the network {}: {}",
+                            network.name,
+                            subnets.collect::<Vec<_>>().join(", ")
+                        ))
                     })?;
                 if !pool.subnet.is_usable(*address) || *address == pool.gateway {
                     return Err(bad(format!("the address {address} is the network's own")));

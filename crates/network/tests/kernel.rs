@@ -72,7 +72,7 @@ impl Container {
     fn connect(&self, device: &str, bridge: u32, addresses: &[(&str, u8)], gateways: &[&str]) {
         let inside =
             route::Inside { name: "eth0", mac: mac(addresses[0].0), namespace: self.namespace.as_fd() };
-        route::add_pair(&mut Socket::route().unwrap(), device, bridge, None, &inside).unwrap();
+        route::add_pair(&mut Socket::route().unwrap(), device, bridge, None, true, &inside).unwrap();
         let addresses: Vec<(IpAddr, u8)> = addresses.iter().map(|(a, p)| (a.parse().unwrap(), *p)).collect();
         let gateways: Vec<IpAddr> = gateways.iter().map(|g| g.parse().unwrap()).collect();
         self.run(move || {
@@ -119,7 +119,7 @@ fn mac(address: &str) -> [u8; 6] {
 
 fn bridge(name: &str, addresses: &[(&str, u8)]) -> u32 {
     let mut socket = Socket::route().unwrap();
-    let index = route::add_bridge(&mut socket, name, None).unwrap();
+    let index = route::add_bridge(&mut socket, name, None, "").unwrap();
     let mut batch = Batch::new();
     for (address, prefix) in addresses {
         route::address(&mut batch, index, address.parse().unwrap(), *prefix);
@@ -168,7 +168,7 @@ fn devices_and_routes() {
         assert_eq!(route::index(&mut socket, "isles9").unwrap(), None);
         let made = bridge("isles9", &[("10.99.0.1", 24), ("fd00:99::1", 64)]);
         assert_eq!(route::index(&mut socket, "isles9").unwrap(), Some(made));
-        assert_eq!(route::add_bridge(&mut socket, "isles9", None).unwrap(), made);
+        assert_eq!(route::add_bridge(&mut socket, "isles9", None, "").unwrap(), made);
         let known = route::known(&mut socket).unwrap();
         for subnet in ["10.99.0.0/24", "fd00:99::/64"] {
             assert!(known.contains(&subnet.parse().unwrap()), "{subnet} in {known:?}");

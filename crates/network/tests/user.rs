@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use isles_network::user::inside::{Ipv4Net, Ipv6Net, MAC, Plan, ROUTER};
+use isles_network::user::inside::{Ipv4Net, Ipv6Net, MAC, MTU, Plan, ROUTER};
 use isles_network::user::neighbour;
 use isles_network::user::packet::{self, ACK, FIN, Frame, Headers, RST, SYN, Said, Way};
 use isles_network::user::rules::Rules;
@@ -30,6 +30,8 @@ fn plan() -> Plan {
     Plan {
         v4: Ipv4Net { container: [10, 0, 2, 100].into(), router: [10, 0, 2, 2].into() },
         v6: Some(Ipv6Net { container: "fd69::64".parse().unwrap(), router: "fd69::2".parse().unwrap() }),
+        mac: MAC,
+        mtu: MTU,
     }
 }
 
@@ -114,7 +116,8 @@ impl Guest {
     }
 
     fn datagram(&mut self, data: &[u8]) {
-        let headers = packet::udp(&self.way(), self.own.port(), self.remote.port(), data.len());
+        let headers =
+            packet::udp(&self.way(), self.own.port(), self.remote.port(), data.len(), MTU as usize, 0);
         self.stack.frame(&[&headers[..], data].concat(), self.now);
     }
 
@@ -397,7 +400,7 @@ fn datagrams() {
             assert_eq!(packet::datagram(ip.payload), Some((port, 4000, question)));
         }
         // Several that the container's kernel left together.
-        let headers = packet::udp(&guest.way(), 4000, port, 5);
+        let headers = packet::udp(&guest.way(), 4000, port, 5, MTU as usize, 0);
         let mut together = [&headers[..], b"aabbc"].concat();
         together[1] = 5;
         together[4..6].copy_from_slice(&2u16.to_ne_bytes());
@@ -617,7 +620,7 @@ fn no_packet_makes_the_stack_panic_or_grow_without_end() {
             scale: (random(2) == 0).then_some(random(256) as u8),
         };
         let mut bytes = match random(4) {
-            0 => packet::udp(&guest.way(), said.from, said.to, data.len()).to_vec(),
+            0 => packet::udp(&guest.way(), said.from, said.to, data.len(), MTU as usize, 0).to_vec(),
             1 => packet::icmp(&guest.way(), random(140) as u8, 0, [1; 4], &data).to_vec(),
             _ => packet::tcp(&guest.way(), &said, data.len(), 1460).to_vec(),
         };

@@ -76,12 +76,18 @@ impl Entered {
     /// Enters the namespace of a socket. It takes the rights over it: those of root, or of the user who made the user
     /// namespace that it belongs to. The caller may have threads.
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Entered> {
-        // SAFETY: both requests take a descriptor and give a new one.
+        // SAFETY: the request takes a descriptor and gives a new one.
         let network = sys::check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into())
             .map(|fd| Fd(fd as i32))
             .map_err(os)?;
+        Entered::namespace(&owned(network))
+    }
+
+    /// The same of a namespace itself, as /proc/PID/ns/net is one.
+    pub fn namespace(network: &OwnedFd) -> io::Result<Entered> {
+        let network = network.as_raw_fd();
         // SAFETY: as above.
-        let user = sys::check(unsafe { libc::ioctl(network.0, NS_GET_USERNS) }.into())
+        let user = sys::check(unsafe { libc::ioctl(network, NS_GET_USERNS) }.into())
             .map(|fd| Fd(fd as i32))
             .map_err(os)?;
         let own = sys::open(c"/proc/self/ns/user", libc::O_RDONLY, 0).map_err(os)?;
@@ -92,7 +98,7 @@ impl Entered {
             Side::Child => {
                 // Nobody's child: it may outlive the caller for a moment, and needs nobody who waits for it.
                 if let Ok(Side::Child) = p::clone3(0, None) {
-                    let _ = entered(there.0, other.then_some(user.0), network.0);
+                    let _ = entered(there.0, other.then_some(user.0), network);
                 }
                 p::exit(0)
             }

@@ -88,6 +88,7 @@ struct HandedNetwork {
     host_loopback: bool,
     shared: Vec<Shared>,
     internal: bool,
+    container: Option<String>,
     listeners: Vec<(RawFd, Kind, u16, bool)>,
 }
 
@@ -385,6 +386,7 @@ fn execute_again(running: &Running) -> io::Result<()> {
             host_loopback: network.host_loopback,
             shared: network.shared.clone(),
             internal: network.internal,
+            container: network.container.clone(),
             listeners: network
                 .listeners
                 .iter()
@@ -453,6 +455,7 @@ fn adopt(handed: &str) -> Result<Running> {
             host_loopback: network.host_loopback,
             shared: network.shared,
             internal: network.internal,
+            container: network.container,
             listeners: network.listeners.into_iter().map(listener).collect::<Result<_>>()?,
         })
     });

@@ -12,7 +12,9 @@ const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
+const DELETE_ADDRESS: u16 = 21;
 const NEW_ROUTE: u16 = 24;
+const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 
 /// Attributes of devices (IFLA_*).
@@ -21,6 +23,9 @@ const NAME: u16 = 3;
 const MTU: u16 = 4;
 const MASTER: u16 = 10;
 const LINK_INFO: u16 = 18;
+/// Words of whoever made the device (IFLA_IFALIAS), so many at most.
+const ALIAS: u16 = 20;
+const LONGEST_ALIAS: usize = 254;
 const NAMESPACE_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -59,8 +64,9 @@ pub fn find(socket: &mut Socket, name: &str) -> io::Result<Option<(u32, bool)>> 
     }
 }
 
-/// Makes a bridge that is not up yet, and returns its number; one that is there already is taken as it is.
-pub fn add_bridge(socket: &mut Socket, name: &str, mtu: Option<u32>) -> io::Result<u32> {
+/// Makes a bridge that is not up yet, and returns its number; one that is there already is taken as it is. `of` tells
+/// whose it is, where that is not too long for the kernel.
+pub fn add_bridge(socket: &mut Socket, name: &str, mtu: Option<u32>, of: &str) -> io::Result<u32> {
     let mut batch = Batch::new();
     batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
         body.fixed(&link(0, 0)).text(NAME, name);
@@ -71,6 +77,11 @@ pub fn add_bridge(socket: &mut Socket, name: &str, mtu: Option<u32>) -> io::Resu
             info.text(INFO_KIND, "bridge");
         });
     });
+    if of.len() <= LONGEST_ALIAS {
+        batch.command(NEW_LINK, 0, |body| {
+            body.fixed(&link(0, 0)).text(NAME, name).text(ALIAS, of);
+        });
+    }
     match socket.apply(&batch) {
         Ok(()) => {}
         // Another process was faster.
@@ -78,6 +89,63 @@ pub fn add_bridge(socket: &mut Socket, name: &str, mtu: Option<u32>) -> io::Resu
         Err(e) => return Err(e.into()),
     }
     index(socket, name)?.ok_or_else(|| rustix::io::Errno::NODEV.into())
+}
+
+/// A bridge that no device is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdleBridge {
+    pub name: String,
+    /// Whose it is.
+    pub of: String,
+    pub subnets: Vec<Subnet>,
+}
+
+/// The bridges of which it is said whose they are, and that no device is in.
+pub fn idle_bridges(socket: &mut Socket) -> io::Result<Vec<IdleBridge>> {
+    let number = |bytes: &[u8]| bytes.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
+    let mut batch = Batch::new();
+    batch.message(GET_LINK, message::DUMP, |body: &mut Body<'_>| {
+        body.fixed(&link(0, 0));
+    });
+    let (mut found, mut busy) = (Vec::new(), Vec::new());
+    for answer in socket.ask(&batch)?.iter().filter(|answer| answer.kind == NEW_LINK) {
+        let (Some(index), Some(attributes)) = (answer.body.get(4..).and_then(number), answer.body.get(16..))
+        else {
+            continue;
+        };
+        busy.extend(message::attribute(attributes, MASTER).and_then(number));
+        let kind =
+            message::attribute(attributes, LINK_INFO).and_then(|info| message::attribute(info, INFO_KIND));
+        let words = |kind: u16| message::attribute(attributes, kind).map(message::text);
+        if let (Some("bridge"), Some(name), Some(of)) =
+            (kind.map(message::text).as_deref(), words(NAME), words(ALIAS))
+        {
+            found.push((index, IdleBridge { name, of, subnets: Vec::new() }));
+        }
+    }
+    found.retain(|(index, _)| !busy.contains(index));
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut batch = Batch::new();
+    batch.message(GET_ADDRESS, message::DUMP, |body: &mut Body<'_>| {
+        body.fixed(&[0; 8]);
+    });
+    for answer in socket.ask(&batch)?.iter().filter(|answer| answer.kind == NEW_ADDRESS) {
+        let (Some(index), Some(attributes)) = (answer.body.get(4..).and_then(number), answer.body.get(8..))
+        else {
+            continue;
+        };
+        let address = message::attribute(attributes, ADDRESS).and_then(|bytes| {
+            let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+            v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+        });
+        let subnet = address.and_then(|address| Subnet::containing(address, answer.body[1]).ok());
+        if let (Some(subnet), Some((_, bridge))) = (subnet, found.iter_mut().find(|(own, _)| *own == index)) {
+            bridge.subnets.push(subnet);
+        }
+    }
+    Ok(found.into_iter().map(|(_, bridge)| bridge).collect())
 }
 
 /// One end of a pair of devices.
@@ -90,11 +158,14 @@ pub struct Inside<'a> {
 }
 
 /// Makes a pair of devices in one message: one end on the bridge `master`, up; the other in the container's namespace.
+/// `ipv6` is whether the kernel knows IPv6: the end on the bridge has no address, and speaks to nobody. A bridge carries what
+/// is for many to all of its ports, so with a thousand of them each that looks for a router would cost as much as a start.
 pub fn add_pair(
     socket: &mut Socket,
     name: &str,
     master: u32,
     mtu: Option<u32>,
+    ipv6: bool,
     inside: &Inside<'_>,
 ) -> Result<(), Refusal> {
     let mut batch = Batch::new();
@@ -118,7 +189,11 @@ pub fn add_pair(
     // Where the host filters bridged packets (br_netfilter), what a container sends to a port that it has published itself
     // is turned around in the bridge, and must be let out where it came in.
     batch.command(NEW_LINK, 0, |body| {
-        body.fixed(&link(0, UP)).text(NAME, name).nested(LINK_INFO, |info| {
+        body.fixed(&link(0, UP)).text(NAME, name);
+        if ipv6 {
+            no_own_addresses(body);
+        }
+        body.nested(LINK_INFO, |info| {
             info.text(INFO_PORT_KIND, "bridge").nested(INFO_PORT_DATA, |data| {
                 data.attribute(PORT_HAIRPIN, &[1]);
             });
@@ -129,30 +204,49 @@ pub fn add_pair(
 
 /// Adds a message that makes a pair of devices, both of which are in this namespace and up: names, numbers, and the
 /// address of the first.
-pub fn own_pair(batch: &mut Batch, first: (&str, u32, [u8; 6]), second: (&str, u32), mtu: u32, ipv6: bool) {
+pub fn own_pair(
+    batch: &mut Batch,
+    first: (&str, u32, [u8; 6]),
+    second: (&str, u32),
+    mtus: (u32, u32),
+    ipv6: bool,
+) {
     batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
-        body.fixed(&link(first.1, 0)).text(NAME, first.0).attribute(ADDRESS, &first.2).number(MTU, mtu);
+        body.fixed(&link(first.1, 0)).text(NAME, first.0).attribute(ADDRESS, &first.2).number(MTU, mtus.0);
         body.nested(LINK_INFO, |info| {
             info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
                 data.nested(VETH_PEER, |peer| {
-                    peer.fixed(&link(second.1, 0)).text(NAME, second.0).number(MTU, mtu);
+                    peer.fixed(&link(second.1, 0)).text(NAME, second.0).number(MTU, mtus.1);
                 });
             });
         });
     });
     for index in [second.1, first.1] {
         batch.command(NEW_LINK, 0, |body| {
-            // IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE: addresses are given, never made up.
             body.fixed(&link(index, UP));
             if ipv6 {
-                body.nested(26, |families| {
-                    families.nested(INET6.into(), |inet6| {
-                        inet6.attribute(8, &[1]);
-                    });
-                });
+                no_own_addresses(body);
             }
         });
     }
+}
+
+/// Addresses of IPv6 are given, never made up (IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE).
+fn no_own_addresses(body: &mut Body<'_>) {
+    body.nested(26, |families| {
+        families.nested(INET6.into(), |inet6| {
+            inet6.attribute(8, &[1]);
+        });
+    });
+}
+
+/// Adds a message by which a device that is not up has no address of IPv6 that it was not given, and says nothing of its
+/// own accord. The kernel must know IPv6.
+pub fn silent(batch: &mut Batch, index: u32) {
+    batch.command(NEW_LINK, 0, |body| {
+        body.fixed(&link(index, 0));
+        no_own_addresses(body);
+    });
 }
 
 /// Removes a device; one that is not there need not be removed.
@@ -187,6 +281,15 @@ pub fn address(batch: &mut Batch, index: u32, address: IpAddr, prefix: u8) {
             // IFA_BROADCAST.
             body.attribute(4, &(u32::from(address) | mask).to_be_bytes());
         }
+    });
+}
+
+/// Adds a message that takes an address from a device.
+pub fn no_address(batch: &mut Batch, index: u32, address: IpAddr, prefix: u8) {
+    batch.command(DELETE_ADDRESS, 0, |body| {
+        let [a, b, c, d] = index.to_ne_bytes();
+        body.fixed(&[family(address), prefix, 0, 0, a, b, c, d]);
+        body.attribute(1, &octets(address)).attribute(2, &octets(address));
     });
 }
 

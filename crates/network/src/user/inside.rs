@@ -21,7 +21,7 @@ pub const OUTSIDE: u32 = 3;
 /// What the largest packet has. With it a whole frame and what the kernel says of it fit into 64 KiB.
 pub const MTU: u32 = 65_200;
 
-/// Of the device that the container sees, and of the router that it believes in. No device has the router's, so that the
+/// Of the device that the container sees, unless another one is asked for, and of the router that it believes in. No device has the router's, so that the
 /// kernel does not take the packets to it for its own.
 pub const MAC: [u8; 6] = [0x02, 0x42, 0, 0, 0, 0x64];
 pub const ROUTER: [u8; 6] = [0x02, 0x42, 0, 0, 0, 0x02];
@@ -41,6 +41,9 @@ const PERMANENT: u16 = 0x80;
 pub struct Plan {
     pub v4: Ipv4Net,
     pub v6: Option<Ipv6Net>,
+    /// The address of the device that the container sees, and what the largest packet has that it takes.
+    pub mac: [u8; 6],
+    pub mtu: u32,
 }
 
 /// The container's and the router's address of IPv4, in a network of 24 bits.
@@ -72,7 +75,13 @@ impl Plan {
     /// The messages that make it so in a new network namespace, with further addresses.
     pub fn messages(&self, further: &[(IpAddr, u8)]) -> Batch {
         let mut batch = Batch::new();
-        route::own_pair(&mut batch, ("eth0", EXPOSED, MAC), ("outside", OUTSIDE), MTU, self.v6.is_some());
+        route::own_pair(
+            &mut batch,
+            ("eth0", EXPOSED, self.mac),
+            ("outside", OUTSIDE),
+            (self.mtu, MTU),
+            self.v6.is_some(),
+        );
         for (address, prefix) in self.addresses().chain(further.iter().copied()) {
             route::address(&mut batch, EXPOSED, address, prefix);
         }

@@ -10,7 +10,8 @@ pub trait Link {
     fn send(&mut self, headers: &Headers, data: &[u8]);
 }
 
-/// From where to where, on the one link that there is.
+/// From where to where, on the one link that there is. Whoever sends it puts the address of the container's device in its
+/// place, where that is another one.
 pub(super) fn way(from: IpAddr, to: IpAddr) -> Way {
     Way { from, to, device: MAC, router: ROUTER }
 }

@@ -10,12 +10,14 @@
 //! | `tcp` | one connection, without buffers of its own |
 //! | [`neighbour`] | from one container to another |
 //! | [`packet`] | headers |
+//! | `parts` | packets that were too long for the device |
 //! | [`rules`] | where packets may go |
 
 pub mod inside;
 mod link;
 pub mod neighbour;
 pub mod packet;
+mod parts;
 pub mod ring;
 pub mod rules;
 pub mod serve;

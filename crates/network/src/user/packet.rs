@@ -25,9 +25,11 @@ pub const ACK: u8 = 16;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4.
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_UDP, VIRTIO_NET_HDR_GSO_TCPV6,
+/// VIRTIO_NET_HDR_GSO_UDP_L4.
 const NEEDS_CHECKSUM: u8 = 1;
 const SEGMENTS_TCPV4: u8 = 1;
+const PARTS_UDP: u8 = 3;
 const SEGMENTS_TCPV6: u8 = 4;
 const SEGMENTS_UDP: u8 = 5;
 /// So many headers of IPv6 are skipped before a packet is given up.
@@ -44,7 +46,7 @@ pub enum Frame<'a> {
     Ip(Ip<'a>),
 }
 
-/// A packet that is whole.
+/// A packet, or a part of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ip<'a> {
     pub source: IpAddr,
@@ -53,6 +55,25 @@ pub struct Ip<'a> {
     pub payload: &'a [u8],
     /// Datagrams of UDP that the kernel left together: how long each is.
     pub each: Option<usize>,
+    /// Which part of a packet this is.
+    pub part: Option<Part>,
+}
+
+/// A place in a packet that was too long for the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// What tells the packet from others of the same two.
+    pub id: u32,
+    /// Where its payload goes.
+    pub offset: usize,
+    pub last: bool,
+}
+
+impl Part {
+    /// Of 13 bits in units of eight bytes, and one that says that more follow.
+    fn new(id: u32, offset: u16, last: bool) -> Part {
+        Part { id, offset: usize::from(offset) * 8, last }
+    }
 }
 
 /// Reads a frame with the kernel's words before it.
@@ -86,8 +107,10 @@ fn ipv4(body: &[u8]) -> Option<Ip<'_>> {
     let length = usize::from(header[0] & 15) * 4;
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     // A part of a packet has a place in it, or says that more follow.
-    let part = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-    if header[0] >> 4 != 4 || length < 20 || part {
+    let place = u16::from_be_bytes([header[6], header[7]]);
+    let id = u16::from_be_bytes([header[4], header[5]]);
+    let part = Part::new(id.into(), place & 0x1fff, place & 0x2000 == 0);
+    if header[0] >> 4 != 4 || length < 20 {
         return None;
     }
     Some(Ip {
@@ -96,6 +119,7 @@ fn ipv4(body: &[u8]) -> Option<Ip<'_>> {
         protocol: header[9],
         payload: body.get(length..total)?,
         each: None,
+        part: (place & 0x3fff != 0).then_some(part),
     })
 }
 
@@ -104,8 +128,18 @@ fn ipv6(body: &[u8]) -> Option<Ip<'_>> {
     let total = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let mut payload = body.get(40..40 + total)?;
     let mut protocol = header[6];
+    let mut part = None;
     for _ in 0..EXTENSIONS {
-        // Options for all on the way, routing, options for the receiver. Parts of packets are not taken.
+        if protocol == 44 {
+            // What is behind it is a part of whatever is there.
+            let (head, rest) = payload.split_first_chunk::<8>()?;
+            let place = u16::from_be_bytes([head[2], head[3]]);
+            let id = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+            part = Some(Part::new(id, place >> 3, place & 1 == 0));
+            (protocol, payload) = (head[0], rest);
+            break;
+        }
+        // Options for all on the way, routing, options for the receiver.
         if !matches!(protocol, 0 | 43 | 60) {
             break;
         }
@@ -119,6 +153,7 @@ fn ipv6(body: &[u8]) -> Option<Ip<'_>> {
         protocol,
         payload,
         each: None,
+        part,
     })
 }
 
@@ -309,12 +344,27 @@ pub fn tcp(way: &Way, said: &Said, data: usize, largest: u16) -> Headers {
     out
 }
 
-/// The headers of a datagram.
-pub fn udp(way: &Way, from: u16, to: u16, data: usize) -> Headers {
+/// The headers of a datagram, which the kernel cuts into parts where a packet must not have more than `largest` bytes; `id`
+/// tells it from others then.
+pub fn udp(way: &Way, from: u16, to: u16, data: usize, largest: usize, id: u16) -> Headers {
     let length = 8 + data;
     let mut out = Headers::new();
     out.ip(way, UDP, length);
     let start = out.length;
+    if start - WORDS - ETHERNET + length > largest {
+        let header = if way.to.is_ipv4() { 20 } else { 40 + 8 };
+        out.bytes[1] = PARTS_UDP;
+        out.bytes[2..4].copy_from_slice(&((start - WORDS + 8) as u16).to_ne_bytes());
+        // Parts but the last one have a multiple of eight bytes.
+        out.bytes[4..6].copy_from_slice(&((largest.saturating_sub(header) / 8 * 8) as u16).to_ne_bytes());
+        if way.to.is_ipv4() {
+            let ip = WORDS + ETHERNET;
+            out.bytes[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
+            out.bytes[ip + 10..ip + 12].fill(0);
+            let sum = finish(sum(0, &out.bytes[ip..start]));
+            out.bytes[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
     out.push(&from.to_be_bytes()).push(&to.to_be_bytes()).push(&(length as u16).to_be_bytes()).push(&[0; 2]);
     out.checksum_later(start, 6, way, UDP, length);
     out
@@ -427,7 +477,7 @@ mod tests {
             assert_eq!((segment.largest, segment.scale, segment.data), (Some(1460), Some(7), &b"abc"[..]));
             assert_eq!(tcp(&way, &said, 3000, 1460)[4..6], 1460u16.to_ne_bytes());
 
-            let mut bytes = udp(&way, 53, 99, 2).to_vec();
+            let mut bytes = udp(&way, 53, 99, 2, 1500, 0).to_vec();
             bytes.extend_from_slice(b"xy");
             let Some(Frame::Ip(ip)) = frame(&bytes) else { panic!("{from}") };
             assert_eq!(datagram(ip.payload), Some((53, 99, &b"xy"[..])));
@@ -449,16 +499,23 @@ mod tests {
     #[test]
     fn malformed_frames() {
         let way = way("10.0.2.2", "10.0.2.100");
-        let good = udp(&way, 1, 2, 0).to_vec();
+        let good = udp(&way, 1, 2, 0, 1500, 0).to_vec();
         assert!(frame(&good).is_some());
         for length in 0..good.len() {
             assert_eq!(frame(&good[..length]), None, "{length}");
         }
         let ip = WORDS + ETHERNET;
-        for (at, value) in [(ip, 0x65), (ip, 0x44), (ip, 0x4f), (ip + 2, 1), (ip + 6, 0x20), (ip + 7, 1)] {
+        for (at, value) in [(ip, 0x65), (ip, 0x44), (ip, 0x4f), (ip + 2, 1)] {
             let mut bad = good.clone();
             bad[at] = value;
             assert_eq!(frame(&bad), None, "{at} {value}");
+        }
+        // A first part, and a later one.
+        for (at, value, offset, last) in [(ip + 6, 0x20, 0, false), (ip + 7, 2, 16, true)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            let Some(Frame::Ip(packet)) = frame(&bytes) else { panic!("{at}") };
+            assert_eq!(packet.part, Some(Part { id: 0, offset, last }));
         }
         // Options that are cut off, or have a length that would never end.
         let mut segment_bytes = [0u8; 24];

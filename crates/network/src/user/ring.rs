@@ -51,6 +51,8 @@ pub struct Ring {
     socket: OwnedFd,
     memory: Arc<Memory>,
     next: usize,
+    /// Of the container's device.
+    mac: [u8; 6],
 }
 
 /// What is shared with the kernel.
@@ -63,8 +65,9 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Ring {
-    /// Of a socket of packets that is bound to nothing yet, in the namespace with the pair of devices.
-    pub fn new(socket: OwnedFd) -> io::Result<Ring> {
+    /// Of a socket of packets that is bound to nothing yet, in the namespace with the pair of devices, of which the
+    /// container's has the address `mac`.
+    pub fn new(socket: OwnedFd, mac: [u8; 6]) -> io::Result<Ring> {
         set(&socket, VERSION, &SECOND)?;
         set(&socket, VNET_HEADER, &1i32)?;
         // Kernels before Linux 4.20 have it not; what we sent has a source that is not a container's.
@@ -81,7 +84,7 @@ impl Ring {
         let memory =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), SLOT * SLOTS, protection, flags, &socket, 0) }?;
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let ring = Ring { socket, memory: Arc::new(Memory(memory)), next: 0 };
+        let ring = Ring { socket, memory: Arc::new(Memory(memory)), next: 0, mac };
         ring.bind()?;
         Ok(ring)
     }
@@ -166,7 +169,10 @@ impl Drop for Frame {
 
 impl Link for Ring {
     fn send(&mut self, headers: &Headers, data: &[u8]) {
-        let parts = [IoSlice::new(headers), IoSlice::new(data)];
+        // A frame begins with the address of the device that it is for.
+        let (words, rest) = headers.split_at(WORDS);
+        let rest = rest.get(self.mac.len()..).unwrap_or_default();
+        let parts = [words, &self.mac, rest, data].map(IoSlice::new);
         // What cannot be sent is lost, and sent again by those who care.
         let _ = rustix::io::writev(&self.socket, &parts);
     }

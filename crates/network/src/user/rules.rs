@@ -35,6 +35,9 @@ pub struct Shared {
 /// Finds who has an address in the network of that ID: the folder of that container.
 pub type Find = Box<dyn Fn(&str, IpAddr) -> Option<PathBuf> + Send>;
 
+/// Tells which networks are shared now and whether they lead nowhere else, where that has changed since it was asked last.
+pub type Changes = Box<dyn FnMut() -> Option<(Vec<Shared>, bool)> + Send>;
+
 /// Where packets to an address go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -53,6 +56,7 @@ pub struct Rules {
     /// Nobody but the containers of shared networks is reached.
     pub internal: bool,
     find: Option<Find>,
+    changes: Option<Changes>,
     resolvers: Resolvers,
 }
 
@@ -73,6 +77,7 @@ impl Rules {
             shared: Vec::new(),
             internal: false,
             find: None,
+            changes: None,
             resolvers: Resolvers::new("/etc/resolv.conf".into()),
         }
     }
@@ -89,8 +94,22 @@ impl Rules {
         Rules { shared, internal, find: Some(find), ..self }
     }
 
+    /// With networks that may be joined and left while the container runs.
+    #[must_use]
+    pub fn with_changes(self, changes: Changes) -> Rules {
+        Rules { changes: Some(changes), ..self }
+    }
+
+    /// Looks at which networks are shared now.
+    pub fn refresh(&mut self) {
+        if let Some((shared, internal)) = self.changes.as_mut().and_then(|changes| changes()) {
+            (self.shared, self.internal) = (shared, internal);
+        }
+    }
+
     /// Where packets go, or `None` where there is no way.
     pub fn target(&mut self, destination: SocketAddr) -> Option<Target> {
+        self.refresh();
         if let Some(shared) = self.shared_with(destination.ip())
             && shared.gateway != destination.ip()
         {
@@ -295,6 +314,8 @@ mod tests {
                 container: "fd69:736c:6573::64".parse().unwrap(),
                 router: "fd69:736c:6573::2".parse().unwrap(),
             }),
+            mac: crate::user::inside::MAC,
+            mtu: crate::user::inside::MTU,
         }
     }
 
@@ -376,6 +397,31 @@ mod tests {
             assert!(rules.is_router([10, 7, 0, 3].into()) && !rules.is_router([10, 7, 0, 4].into()));
             assert!(rules.is_own([10, 7, 0, 2].into()) && !rules.is_own([10, 7, 0, 3].into()));
         }
+    }
+
+    #[test]
+    fn networks_may_be_joined_and_left() {
+        let shared = Shared {
+            network: "n1".to_owned(),
+            subnet: "10.7.0.0/16".parse().unwrap(),
+            own: [10, 7, 0, 2].into(),
+            gateway: [10, 7, 0, 1].into(),
+        };
+        let (say, said) = std::sync::mpsc::channel();
+        let find = |network: &str, _: IpAddr| Some(PathBuf::from(network));
+        let mut rules = Rules::new(plan(), true)
+            .with_shared(Vec::new(), false, Box::new(find))
+            .with_changes(Box::new(move || said.try_recv().ok()));
+        let asked: SocketAddr = "10.7.0.3:80".parse().unwrap();
+        assert_eq!(rules.target(asked), Some(Target::Host(asked)));
+        say.send((vec![shared], true)).unwrap();
+        assert_eq!(rules.target(asked), Some(Target::Container("n1".into())));
+        assert_eq!(rules.target("10.8.0.1:80".parse().unwrap()), None);
+        assert!(rules.is_own([10, 7, 0, 2].into()));
+        say.send((Vec::new(), false)).unwrap();
+        rules.refresh();
+        assert!(!rules.is_own([10, 7, 0, 2].into()));
+        assert_eq!(rules.target(asked), Some(Target::Host(asked)));
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
     }
     let plan = rules.plan;
     let entered = Entered::of(network.as_fd())?;
-    let ring = Ring::new(entered.socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?)?;
+    let ring = Ring::new(entered.socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?, plan.mac)?;
     let waiting = epoll::create(CreateFlags::CLOEXEC)?;
     let level = EventFlags::IN;
     epoll::add(&waiting, ring.as_fd(), EventData::new_u64(LINK), level)?;

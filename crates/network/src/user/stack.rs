@@ -20,6 +20,7 @@ use super::inside::MTU;
 use super::link::{Link, way};
 use super::neighbour::{self, Introduction};
 use super::packet::{self, Frame, Ip, RST, SYN, Segment};
+use super::parts::Parts;
 use super::rules::{Rules, Target};
 use super::serve::Kind;
 use super::socket;
@@ -93,6 +94,9 @@ pub struct Stack<L> {
     next_late: Option<Instant>,
     next_sweep: Instant,
     numbers: RandomState,
+    parts: Parts,
+    /// What the largest packet to the container has.
+    largest: usize,
     count: u64,
     /// How many there are of [`Flow::Unknown`].
     unknown: usize,
@@ -103,6 +107,7 @@ impl<L: Link> Stack<L> {
     /// The kernel has no descriptor left.
     pub fn new(link: L, rules: Rules, waiting: OwnedFd) -> Stack<L> {
         Stack {
+            largest: rules.plan.mtu as usize,
             link,
             rules,
             waiting,
@@ -117,6 +122,7 @@ impl<L: Link> Stack<L> {
             next_late: None,
             next_sweep: Instant::now() + SWEEP,
             numbers: RandomState::new(),
+            parts: Parts::default(),
             count: 0,
             unknown: 0,
         }
@@ -140,14 +146,27 @@ impl<L: Link> Stack<L> {
     pub fn frame(&mut self, bytes: &[u8], now: Instant) {
         match packet::frame(bytes) {
             // Every address but its own is at the router: it looks for duplicates of that one.
-            Some(Frame::Arp { asked, asker })
-                if !self.rules.is_own(asked.into()) && !asker.is_unspecified() =>
-            {
+            Some(Frame::Arp { asked, asker }) if !self.is_own(asked.into()) && !asker.is_unspecified() => {
                 let way = way(asked.into(), asker.into());
                 self.link.send(&packet::arp_reply(asked, asker, way.device, way.router), &[]);
             }
-            Some(Frame::Ip(ip)) if is_one(ip.source) && self.rules.is_own(ip.source) => self.packet(&ip, now),
+            Some(Frame::Ip(ip)) if is_one(ip.source) && self.is_own(ip.source) => match ip.part {
+                None => self.packet(&ip, now),
+                Some(_) => {
+                    if let Some(payload) = self.parts.take(&ip) {
+                        self.packet(&Ip { payload: &payload, part: None, ..ip }, now);
+                    }
+                }
+            },
             _ => {}
+        }
+    }
+
+    /// Whether the container has an address. It may have one of a network that it has just joined.
+    fn is_own(&mut self, address: IpAddr) -> bool {
+        self.rules.is_own(address) || {
+            self.rules.refresh();
+            self.rules.is_own(address)
         }
     }
 
@@ -229,6 +248,7 @@ impl<L: Link> Stack<L> {
         };
         let Some(Flow::Unknown(socket, kind, _)) = self.remove(index) else { return };
         let Some(said) = Introduction::read(&bytes[..got]) else { return };
+        self.rules.refresh();
         let from_shared = self.rules.shared.iter().any(|shared| {
             shared.own == said.to.ip()
                 && shared.subnet.contains(said.from.ip())
@@ -317,7 +337,8 @@ impl<L: Link> Stack<L> {
             if let Some(Some(Flow::Datagrams(flow))) = index.and_then(|index| self.flows.get_mut(index)) {
                 flow.last = now;
             }
-            send_datagram(&mut self.link, ends, &self.scratch[..length]);
+            self.count += 1;
+            send_datagram(&mut self.link, ends, &self.scratch[..length], (self.largest, self.count));
         }
     }
 
@@ -489,9 +510,10 @@ impl<L: Link> Stack<L> {
                     flow.answered = true;
                     let data = &mut self.scratch[..length];
                     if flow.protocol == packet::UDP {
-                        send_datagram(&mut self.link, flow.ends, data);
+                        self.count += 1;
+                        send_datagram(&mut self.link, flow.ends, data, (self.largest, self.count));
                     } else {
-                        echoed(&mut self.link, flow.ends, data);
+                        echoed(&mut self.link, flow.ends, data, self.largest);
                     }
                 }
                 Err(Errno::AGAIN) => return,
@@ -741,21 +763,21 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-fn send_datagram<L: Link>(link: &mut L, ends: Ends, data: &[u8]) {
+/// With what the largest packet has, and a number of the datagram.
+fn send_datagram<L: Link>(link: &mut L, ends: Ends, data: &[u8], (largest, number): (usize, u64)) {
     let headers = if ends.container.is_ipv4() { 28 } else { 48 };
-    // Larger ones would have to be sent in parts, which nobody sends through a network any more.
+    // What one frame of the link takes; no program sends more.
     if data.len() + headers <= MTU as usize {
         let way = way(ends.remote.ip(), ends.container.ip());
-        link.send(&packet::udp(&way, ends.remote.port(), ends.container.port(), data.len()), data);
+        let (from, to) = (ends.remote.port(), ends.container.port());
+        link.send(&packet::udp(&way, from, to, data.len(), largest, number as u16), data);
     }
 }
 
 /// The answer to a ping. The kernel put its own identity in the place of the container's.
-fn echoed<L: Link>(link: &mut L, ends: Ends, message: &[u8]) {
+fn echoed<L: Link>(link: &mut L, ends: Ends, message: &[u8], largest: usize) {
     let Some((head, data)) = message.split_first_chunk::<8>() else { return };
-    if matches!((ends.container.is_ipv4(), head[0]), (true, 0) | (false, 129))
-        && data.len() + 48 <= MTU as usize
-    {
+    if matches!((ends.container.is_ipv4(), head[0]), (true, 0) | (false, 129)) && data.len() + 48 <= largest {
         let [a, b] = ends.container.port().to_be_bytes();
         let way = way(ends.remote.ip(), ends.container.ip());
         link.send(&packet::icmp(&way, head[0], 0, [a, b, head[6], head[7]], data), data);
