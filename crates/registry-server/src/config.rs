@@ -25,6 +25,7 @@ pub struct Config {
     /// A file of `htpasswd -B`.
     pub htpasswd: Option<PathBuf>,
     /// Everybody may pull.
+    #[serde(rename = "anonymous-pull", alias = "anonymous_pull")]
     pub anonymous_pull: bool,
     pub groups: BTreeMap<String, Vec<String>>,
     pub access: Vec<Rule>,
@@ -275,7 +276,7 @@ mod tests {
             r#"
             listen = ["0.0.0.0:5000"]
             htpasswd = "/etc/isles/users"
-            anonymous_pull = true
+            anonymous-pull = true
             [tls]
             cert = "a"
             key = "b"
@@ -308,6 +309,7 @@ mod tests {
         )
         .unwrap();
         assert!(config.access().allows(Some("ann"), "course/x", Action::Push));
+        assert!(config.anonymous_pull && Config::parse("anonymous_pull = true").unwrap().anonymous_pull);
         assert_eq!(config.quota.repository, Some(10 << 30));
         assert_eq!(config.retention[0].max_age, Some(Duration::from_secs(30 * 86400)));
         assert_eq!(config.mirror[0].fresh, Some(Duration::from_secs(600)));

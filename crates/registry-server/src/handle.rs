@@ -55,8 +55,11 @@ pub fn failed(error: &StoreError) -> Reply {
         StoreError::Limit { .. } => Reply::error(413, "SIZE_INVALID", text),
         StoreError::WrongDigest { .. } => Reply::error(400, "DIGEST_INVALID", text),
         StoreError::InUse { .. } => Reply::error(409, "BLOB_UPLOAD_INVALID", text).with("retry-after", "1"),
-        // Its paths are nobody's business.
-        _ => Reply::error(500, "UNKNOWN", "the registry could not do this; its own log says why"),
+        // Its paths are nobody else's business.
+        _ => {
+            eprintln!("isles registry: {text}");
+            Reply::error(500, "UNKNOWN", "the registry could not do this; who runs it sees why")
+        }
     }
 }
 
@@ -110,6 +113,7 @@ pub async fn answer(
     let route = Route::of(parts.uri.path());
     let kind = route.kind();
     let base = base_of(&server, &parts.headers, parts.uri.authority().map(|a| a.as_str()), files.is_none());
+    let agent = parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let mut user = None;
     let mut note = None;
     let reply = match Query::of(parts.uri.query()) {
@@ -151,7 +155,7 @@ pub async fn answer(
         status,
         bytes: hyper::body::Body::size_hint(response.body()).lower(),
         milliseconds: took.as_secs_f64() * 1e3,
-        agent: None,
+        agent: agent.as_deref(),
         note,
     });
     response

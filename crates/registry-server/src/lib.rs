@@ -26,6 +26,7 @@ mod metrics;
 mod mirror;
 mod page;
 mod passwords;
+mod quota;
 mod reply;
 mod retention;
 mod route;

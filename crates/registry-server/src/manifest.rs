@@ -10,6 +10,7 @@ use isles_store::{Hosted, NewManifest, is_tag};
 
 use crate::blob::{digest_of, etag, is_known};
 use crate::handle::{Asked, blocking, failed, whole};
+use crate::quota;
 use crate::reply::Reply;
 use crate::retention;
 use crate::route::{Route, encoded};
@@ -39,15 +40,14 @@ pub fn get(server: &Server, asked: &Asked, hosted: &Hosted, name: &str) -> Resul
     let reply = |status: u16| {
         Reply::new(status).with("docker-content-digest", digest.to_string()).with("etag", etag(&digest))
     };
+    // Retention may ask for it; a disk that is full is no reason not to serve. Whoever only asks whether a tag still
+    // stands for what they have uses it no less: so do clusters, day by day.
+    let _ = hosted.note_pull(&digest);
     if is_known(asked, &digest) {
         return Ok(reply(304));
     }
     // A document that was damaged on the disk is not handed on.
     let bytes = server.store.read_document(&digest).map_err(|e| failed(&e))?;
-    if asked.method == hyper::Method::GET {
-        // Retention may ask for it; a disk that is full is no reason not to serve.
-        let _ = hosted.note_pull(&digest);
-    }
     Ok(reply(200).bytes(&manifest.media_type, bytes))
 }
 
@@ -130,7 +130,9 @@ fn keep(server: &Server, asked: &Asked, hosted: &Hosted, bytes: &[u8]) -> Result
         }
     }
     let new = NewManifest { bytes, media_type: &announced, digest: &digest, tags: &tags };
-    let kept = hosted.put_manifest(&new).map_err(|e| failed(&e))?;
+    let kept = quota::within(server, hosted, None, &digest, bytes.len() as u64, || {
+        hosted.put_manifest(&new).map_err(|e| failed(&e))
+    })?;
     let mut reply = Reply::new(201)
         .with("location", format!("/v2/{}/manifests/{digest}", hosted.name()))
         .with("docker-content-digest", digest.to_string())

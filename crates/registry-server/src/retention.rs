@@ -1,18 +1,13 @@
-//! What stays and what goes: retention of tags, quotas, and collecting while the server serves.
+//! What stays and what goes: retention of tags, and collecting while the server serves.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use isles_spec::Digest;
-use isles_spec::quantity::human_bytes;
-use isles_store::{Hosted, HostedCollected, HostedPolicy, HostedTag, Store};
+use isles_store::{HostedCollected, HostedPolicy, HostedTag, Store};
 
 use crate::Result;
 use crate::config::Retention;
 use crate::glob::fits;
-use crate::handle::failed;
-use crate::reply::Reply;
 use crate::server::Server;
 
 /// What is younger stays, where nothing else is said: pushes take their time.
@@ -97,55 +92,6 @@ pub async fn collect_now_and_then(server: Arc<Server>) {
             eprintln!("isles registry: collecting: {e}");
         }
     }
-}
-
-/// Refuses a push where the quotas are used up.
-pub fn room(server: &Server, hosted: &Hosted, user: Option<&str>) -> std::result::Result<(), Reply> {
-    room_for(server, hosted, user, None, 1)
-}
-
-/// Refuses a push for which the quotas leave too little. What is pushed is no second time a user's.
-pub fn room_for(
-    server: &Server,
-    hosted: &Hosted,
-    user: Option<&str>,
-    blob: Option<&Digest>,
-    bytes: u64,
-) -> std::result::Result<(), Reply> {
-    let full = |what: &str, limit: u64| {
-        Err(Reply::error(403, "DENIED", format!("{what} may have {} and is full", human_bytes(limit))))
-    };
-    let quota = &server.config.quota;
-    if let Some(limit) = quota.repository {
-        let used = hosted.usage().map_err(|e| failed(&e))?.bytes;
-        if used.saturating_add(bytes) > limit {
-            return full(&format!("'{}'", hosted.name()), limit);
-        }
-    }
-    if let (Some(limit), Some(user)) = (quota.user, user) {
-        let used = server.store.credited(user, blob).map_err(|e| failed(&e))?;
-        if used.saturating_add(bytes) > limit {
-            return full(&format!("the user '{user}'"), limit);
-        }
-    }
-    if let Some(limit) = quota.total {
-        let used = total(&server.store).map_err(|e| failed(&e))?;
-        if used.saturating_add(bytes) > limit {
-            return full("the registry", limit);
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of all that repositories have, each blob counted once.
-fn total(store: &Store) -> isles_store::Result<u64> {
-    let mut all = HashSet::new();
-    for name in store.hosted_names()? {
-        let hosted = store.hosted(&name)?;
-        all.extend(hosted.blobs()?);
-        all.extend(hosted.manifests()?);
-    }
-    Ok(all.iter().filter_map(|d| store.blob_size(d)).sum())
 }
 
 #[cfg(test)]

@@ -87,8 +87,8 @@ impl Server {
     }
 
     /// Serves until the process is told to end (SIGTERM or SIGINT), then lets requests under way come to their end
-    /// for some seconds. `ready` is told the URLs, and the fingerprint of a certificate that was made here.
-    pub fn serve(self, ready: &dyn Fn(&str, Option<&str>)) -> Result<()> {
+    /// for some seconds. `ready` is told the URLs, and of a certificate that was made here the fingerprint and the file.
+    pub fn serve(self, ready: &dyn Fn(&str, Option<(&str, &Path)>)) -> Result<()> {
         let failed = |source| Error::Io { doing: "start", object: "the server".into(), source };
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -110,7 +110,7 @@ impl Server {
                 let listener = TcpListener::bind(&address).await.map_err(bad)?;
                 let local = listener.local_addr().map_err(bad)?;
                 let scheme = if tls.is_some() { "https" } else { "http" };
-                ready(&format!("{scheme}://{local}"), tls.as_ref().and_then(|t| t.fingerprint()));
+                ready(&format!("{scheme}://{local}"), tls.as_ref().and_then(|t| t.own()));
                 sockets.push(listener);
             }
             let running = sockets

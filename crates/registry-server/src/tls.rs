@@ -48,9 +48,9 @@ impl Tls {
         Ok(Tls { cert, key, fingerprint, state })
     }
 
-    /// The SHA-256 of a certificate that was made here.
-    pub fn fingerprint(&self) -> Option<&str> {
-        self.fingerprint.as_deref()
+    /// The SHA-256 of a certificate that was made here, and its file, by which clients trust it.
+    pub fn own(&self) -> Option<(&str, &Path)> {
+        self.fingerprint.as_deref().map(|print| (print, self.cert.as_path()))
     }
 
     /// What greets the next client. Files that cannot be read, such as half of a new pair, leave the old ones.

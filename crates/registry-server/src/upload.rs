@@ -9,14 +9,15 @@ use std::sync::Arc;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, header};
 use isles_spec::Algorithm;
+use isles_spec::quantity::human_bytes;
 use isles_store::{Hosted, Upload};
 use tokio::task::JoinHandle;
 
 use crate::access::Action;
 use crate::blob::digest_of;
 use crate::handle::{Asked, blocking, failed, next_bytes, no_such_method};
+use crate::quota;
 use crate::reply::Reply;
-use crate::retention;
 use crate::server::Server;
 
 /// Bytes of a piece.
@@ -71,9 +72,9 @@ pub async fn begin(
     if let Some(reply) = mounted {
         return Ok(reply);
     }
-    let (shared, question, here) = (server.clone(), asked.clone(), hosted.clone());
+    let (shared, question, here, named) = (server.clone(), asked.clone(), hosted.clone(), digest.clone());
     let upload = blocking(move || {
-        retention::room(&shared, &here, question.who.user.as_deref())?;
+        quota::room_for_more(&shared, &here, question.who.user.as_deref(), named.as_ref())?;
         here.start_upload(algorithm).map_err(|e| failed(&e))
     })
     .await??;
@@ -84,8 +85,8 @@ pub async fn begin(
         }
         return Ok(going_on(202, &hosted, &id, 0));
     };
-    let id = upload.id().to_owned();
-    match receive(server, &hosted, upload, body).await {
+    let (id, user) = (upload.id().to_owned(), asked.who.user.as_deref());
+    match receive(server, user, upload, body).await {
         (Some(upload), Ok(())) => finish(server, asked, hosted, upload, &digest.to_string()).await,
         (_, result) => {
             // Nobody has heard of this upload, so nobody can go on with it.
@@ -101,16 +102,21 @@ fn mount(server: &Server, asked: &Asked, hosted: &Hosted) -> Result<Option<Reply
     let Some(digest) = asked.query.get("mount") else { return Ok(None) };
     let digest = digest_of(digest)?;
     let done = || Ok(Some(created(hosted, &digest.to_string())));
+    // It counts in each repository that has it, but only those bring something who send it.
+    let within = |size: u64, add: &dyn Fn() -> isles_store::Result<Option<u64>>| {
+        quota::within(server, hosted, None, &digest, size, || Ok(add().map_err(|e| failed(&e))?.is_some()))
+    };
     let from = |name: &str| -> Result<bool, Reply> {
         if !asked.who.may(&server.access, name, Action::Pull) {
             return Ok(false);
         }
         let Ok(source) = server.store.hosted(name) else { return Ok(false) };
-        Ok(hosted.mount(&digest, &source).map_err(|e| failed(&e))?.is_some())
+        source.blob(&digest).map_or(Ok(false), |size| within(size, &|| hosted.mount(&digest, &source)))
     };
     if let Some(offer) = asked.query.get("offer")
         && server.store.is_offered(offer, &digest).map_err(|e| failed(&e))?
-        && hosted.adopt(&digest).map_err(|e| failed(&e))?.is_some()
+        && let Some(size) = server.store.blob_size(&digest)
+        && within(size, &|| hosted.adopt(&digest))?
     {
         return done();
     }
@@ -140,6 +146,7 @@ pub async fn go_on(
     id: &str,
     body: Incoming,
 ) -> Result<Reply, Reply> {
+    let user = asked.who.user.as_deref();
     match asked.method {
         Method::GET | Method::HEAD => {
             let size = hosted.upload_size(id).ok_or_else(|| unknown(id))?;
@@ -154,7 +161,7 @@ pub async fn go_on(
         }
         Method::PATCH => {
             let upload = resume(server, asked, &hosted, id, &body).await?;
-            let (upload, result) = receive(server, &hosted, upload, body).await;
+            let (upload, result) = receive(server, user, upload, body).await;
             let size = upload.as_ref().map(Upload::size);
             if let Some(hash) = upload.and_then(Upload::pause) {
                 server.keep_hash(id, hash);
@@ -168,7 +175,7 @@ pub async fn go_on(
             })?;
             let digest = digest_of(digest)?.to_string();
             let upload = resume(server, asked, &hosted, id, &body).await?;
-            match receive(server, &hosted, upload, body).await {
+            match receive(server, user, upload, body).await {
                 (Some(upload), Ok(())) => finish(server, asked, hosted, upload, &digest).await,
                 (upload, result) => {
                     if let Some(hash) = upload.and_then(Upload::pause) {
@@ -246,11 +253,11 @@ fn write(mut upload: Upload, pieces: Vec<Bytes>) -> Writing {
 /// Takes what a request brings. Returns the upload, unless a thread was lost, and whether all of it came.
 async fn receive(
     server: &Server,
-    hosted: &Hosted,
+    user: Option<&str>,
     upload: Upload,
     mut body: Incoming,
 ) -> (Option<Upload>, Result<(), Reply>) {
-    let limit = server.config.quota.repository.unwrap_or(u64::MAX);
+    let limit = quota::most(server, user).unwrap_or(u64::MAX);
     let mut came = upload.size();
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut gathered = 0;
@@ -263,9 +270,12 @@ async fn receive(
                 server.metrics.received(bytes.len() as u64);
                 came += bytes.len() as u64;
                 if came > limit {
-                    let text = format!("'{}' may have {limit} bytes", hosted.name());
-                    result = Err(Reply::error(403, "DENIED", text));
-                    break;
+                    let text = format!("nothing of more than {} is taken here", human_bytes(limit));
+                    let refused = Reply::error(403, "DENIED", text);
+                    if let Ok((upload, _)) = writing.await {
+                        let _ = upload.discard();
+                    }
+                    return (None, Err(refused));
                 }
                 gathered += bytes.len();
                 pieces.push(bytes);
@@ -300,7 +310,10 @@ fn not_written(error: &std::io::Error) -> Reply {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     match error.kind() {
         StorageFull | QuotaExceeded => Reply::error(507, "DENIED", "the registry's disk is full"),
-        _ => Reply::error(500, "UNKNOWN", "the registry could not write this"),
+        _ => {
+            eprintln!("isles registry: cannot write an upload: {error}");
+            Reply::error(500, "UNKNOWN", "the registry could not write this; who runs it sees why")
+        }
     }
 }
 
@@ -315,9 +328,17 @@ async fn finish(
     let (shared, question, here) = (server.clone(), asked.clone(), hosted.clone());
     blocking(move || {
         let user = question.who.user.as_deref();
-        retention::room_for(&shared, &here, user, Some(&expected), upload.size())?;
-        upload.finish(&expected).map_err(|e| failed(&e))?;
-        user.map_or(Ok(()), |user| here.credit(&expected, user)).map_err(|e| failed(&e))
+        let id = upload.id().to_owned();
+        let whole = upload.whole(&expected).map_err(|e| failed(&e))?;
+        let kept = quota::within(&shared, &here, user, &expected, whole.size(), || {
+            whole.link().map_err(|e| failed(&e))?;
+            user.map_or(Ok(()), |user| here.credit(&expected, user)).map_err(|e| failed(&e))
+        });
+        if kept.as_ref().is_err_and(|refusal| refusal.status == 403) {
+            // For what there is no room there will be none soon; who tries later sends it once more.
+            let _ = here.cancel_upload(&id);
+        }
+        kept
     })
     .await??;
     Ok(created(&hosted, digest))

@@ -193,6 +193,10 @@ fn quotas() {
         let path = format!("/v2/{repository}/blobs/uploads/?digest={}", sha256(bytes));
         r.send("POST", &path, &[], bytes)
     };
+    // What is larger than all that may be is not taken to its end, and nothing of it stays.
+    let begun = r.ask("POST", "/v2/d/blobs/uploads/").is(202);
+    r.send("PATCH", begun.header("location"), &[], &[b'x'; 11]).is(403);
+    r.ask("GET", begun.header("location")).is(404);
     push("a", b"12345678").is(201);
     assert_eq!(push("a", b"abc").is(403).code(), "DENIED");
     push("a", b"ab").is(201);
@@ -200,6 +204,66 @@ fn quotas() {
     push("b", b"vwxyz").is(201);
     assert_eq!(push("c", b"!").is(403).code(), "DENIED");
     assert_eq!(push("d", &[b'x'; 100]).is(403).code(), "DENIED");
+    // What is here takes no more when it is sent again, and its size in each repository that mounts it.
+    push("a", b"12345678").is(201);
+    let mount = |to: &str, bytes: &[u8]| {
+        r.ask("POST", &format!("/v2/{to}/blobs/uploads/?mount={}&from=a", sha256(bytes)))
+    };
+    mount("b", b"ab").is(201);
+    assert_eq!(mount("b", b"12345678").is(403).code(), "DENIED");
+    mount("c", b"12345678").is(201);
+    assert_eq!(r.manifest("c", "1", OCI, &manifest(&sha256(b"ab"), &[], "")).is(403).code(), "DENIED");
+}
+
+/// Uploads that have all come are closed at the same time, on two servers: as many are taken as there is room for.
+#[test]
+fn pushes_at_the_same_time_keep_within_quotas() {
+    const PUSHES: usize = 24;
+    for (quota, spread) in [
+        (Quota { repository: Some(10 << 10), ..Quota::default() }, false),
+        (Quota { user: Some(10 << 10), ..Quota::default() }, true),
+        (Quota { total: Some(10 << 10), ..Quota::default() }, true),
+    ] {
+        let htpasswd = |dir: &Path| users(dir, &["ann"]);
+        let r = Registry::with(|dir| Config { quota, htpasswd: htpasswd(dir), ..Config::default() });
+        let twin = r.twin_with(Config { quota, htpasswd: htpasswd(r.dir.path()), ..Config::default() });
+        let login = basic("ann", "secret");
+        let headers = [("Authorization", login.as_str())];
+        let blobs: Vec<Vec<u8>> = (0..PUSHES).map(|n| vec![n as u8; 1 << 10]).collect();
+        let mut uploads = Vec::new();
+        for (n, blob) in blobs.iter().enumerate() {
+            let repository = if spread { format!("r{n}") } else { "r".into() };
+            let begun = r.send("POST", &format!("/v2/{repository}/blobs/uploads/"), &headers, b"").is(202);
+            r.send("PATCH", begun.header("location"), &headers, blob).is(202);
+            uploads.push(format!("{}?digest={}", begun.header("location"), sha256(blob)));
+        }
+        let all_ready = std::sync::Barrier::new(PUSHES);
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let (all_ready, headers) = (&all_ready, &headers);
+            let close = |(n, upload): (usize, &String)| {
+                let (upload, address) = (upload.clone(), if n % 2 == 0 { &r.address } else { &twin });
+                scope.spawn(move || {
+                    all_ready.wait();
+                    talk::send(address, "PUT", &upload, headers, b"").status
+                })
+            };
+            let closed: Vec<_> = uploads.iter().enumerate().map(close).collect();
+            closed.into_iter().map(|c| c.join().unwrap()).collect()
+        });
+        let taken = statuses.iter().filter(|s| **s == 201).count();
+        assert_eq!(taken, 10, "{quota:?} {statuses:?}");
+        assert!(statuses.iter().all(|s| matches!(s, 201 | 403)), "{statuses:?}");
+        assert_eq!(r.store().hosted_bytes(None).unwrap(), 10 << 10);
+        // What was refused is not kept either.
+        let left: u64 = r
+            .store()
+            .hosted_names()
+            .unwrap()
+            .iter()
+            .map(|n| r.store().hosted(n).unwrap().usage().unwrap().uploads)
+            .sum();
+        assert_eq!(left, 0);
+    }
 }
 
 #[test]
@@ -249,6 +313,32 @@ fn what_nothing_needs_goes_while_the_server_serves() {
 }
 
 #[test]
+fn what_is_asked_for_stays() {
+    let days = |n: u64| std::time::Duration::from_secs(n * 86400);
+    let rules = [Retention { unpulled: Some(days(30)), ..Retention::default() }];
+    let r = Registry::open();
+    let long_ago = |path: &str| {
+        let file =
+            std::fs::File::options().write(true).open(r.dir.path().join("store/registry/a").join(path));
+        file.unwrap().set_modified(std::time::SystemTime::now() - days(60)).unwrap();
+    };
+    let mut digests = BTreeMap::new();
+    for tag in ["asked", "known", "never", "pulled"] {
+        digests.insert(tag, r.image("a", tag, tag.as_bytes()));
+        long_ago(&format!("tags/{tag}"));
+    }
+    r.ask("GET", "/v2/a/manifests/pulled").is(200);
+    r.ask("HEAD", "/v2/a/manifests/asked").is(200);
+    let known = format!("\"{}\"", digests["known"]);
+    r.send("GET", "/v2/a/manifests/known", &[("If-None-Match", &known)], b"").is(304);
+    let gone = || isles_registry_server::collect(&r.store(), &rules, false, None, false).unwrap().tags;
+    assert_eq!(gone(), ["a:never"]);
+    long_ago(&format!("pulled/{}", digests["pulled"].to_string().replace(':', "-")));
+    assert_eq!(gone(), ["a:pulled"]);
+    r.ask("GET", "/v2/a/manifests/asked").is(200);
+}
+
+#[test]
 fn tls_with_a_certificate_that_changes() {
     let pair = |dir: &Path, name: &str| {
         let store = isles_store::Store::open(dir.join(name), isles_store::Ownership::Single).unwrap();
@@ -263,7 +353,7 @@ fn tls_with_a_certificate_that_changes() {
         std::thread::spawn(move || {
             let told = std::sync::Mutex::new(told);
             server.unwrap().serve(&|url, print| {
-                told.lock().unwrap().send((url.to_owned(), print.unwrap().to_owned())).unwrap();
+                told.lock().unwrap().send((url.to_owned(), print.unwrap().0.to_owned())).unwrap();
             })
         });
         let (url, print) = ready.recv().unwrap();

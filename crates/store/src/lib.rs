@@ -79,7 +79,7 @@ pub use gc::{DiskUsage, PruneOptions, Pruned, UsageLine, disk_bytes};
 pub use hash::{Hasher, digest_of as digest_of_bytes, digest_of_file};
 pub use hosted::{
     Hosted, HostedCollected, HostedManifest, HostedPolicy, HostedProblem, HostedReport, HostedTag,
-    HostedUsage, NewManifest, Offer, RunningHash, TagsLock, Upload, is_repository_name, is_tag,
+    HostedUsage, NewManifest, Offer, RunningHash, Upload, WholeUpload, is_repository_name, is_tag,
 };
 pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;

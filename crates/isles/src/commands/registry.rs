@@ -49,6 +49,9 @@ enum Command {
 #[command(after_help = "A configuration, in TOML:
   listen = [\"0.0.0.0:5000\"]
   htpasswd = \"/etc/isles/users\"       # as `htpasswd -B` writes it
+  anonymous-pull = true
+  url = \"https://lab.example\"         # behind a proxy: as clients reach it
+  idle = \"1m\"                         # for how long a connection may be silent
   [tls]
   cert = \"/etc/isles/cert.pem\"        # or self-signed = [\"lab.example\"]
   key = \"/etc/isles/key.pem\"
@@ -65,20 +68,21 @@ enum Command {
   repositories = \"ci/**\"
   keep-last = 10
   max-age = \"30d\"
-  unpulled = \"90d\"                  # what was pulled since stays
+  unpulled = \"90d\"                  # what was asked for since stays
   untagged = \"1d\"
   [[mirror]]                          # kept when asked for
   prefix = \"hub\"                     # hub/library/debian is docker.io/library/debian
   upstream = \"docker.io\"
   fresh = \"10m\"                      # for how long a tag is believed
+  offline = false                     # true: only what is here
   platforms = [\"linux/amd64\"]        # nothing is fetched for others
   username = \"lab\"                   # asked upstream without a login where missing
   password-file = \"/etc/isles/hub\"
   users = [\"@staff\"]                 # whom a mirror with a login is for
   [quota]
   repository = \"20g\"
-  user = \"5g\"                        # what one user has pushed
-  total = \"500g\"
+  user = \"5g\"                        # blobs that one user has sent
+  total = \"500g\"                    # mirrors count, and go on when it is full
   [collect]
   every = \"6h\"
   grace = \"1h\"
@@ -119,6 +123,10 @@ struct ServeArgs {
 
 /// List repositories, or the tags of one.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles registry ls
+  isles registry ls course/lab
+  isles registry ls course/lab --format '{{.Tag}} {{.Digest}}'")]
 struct LsArgs {
     repository: Option<String>,
     /// Print only names.
@@ -131,6 +139,9 @@ struct LsArgs {
 
 /// Remove tags, manifests (REPOSITORY@DIGEST) or whole repositories. The bytes go with `isles registry gc`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles registry rm course/lab:2024
+  isles registry rm -r course/old && isles registry gc --grace 0s")]
 struct RmArgs {
     /// What is not there need not be removed.
     #[arg(short, long)]
@@ -146,6 +157,10 @@ struct RmArgs {
 ///
 /// Runs beside servers. Pushes under way lose nothing within the grace time.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles registry gc --dry-run
+  isles registry gc --untagged
+  isles registry gc --config registry.toml")]
 struct GcArgs {
     /// Only say what would go.
     #[arg(long)]
@@ -163,6 +178,9 @@ struct GcArgs {
 
 /// Show what repositories take.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles registry stats
+  isles registry stats --format json")]
 struct StatsArgs {
     /// How to print: table, json, or a template such as '{{.Name}}: {{.Size}}'.
     #[arg(long, value_name = "FORMAT", default_value = "table")]
@@ -173,6 +191,9 @@ struct StatsArgs {
 ///
 /// The exit code is 1 where something is damaged or missing.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  isles registry verify
+  isles registry verify course/lab")]
 struct VerifyArgs {
     /// Only these repositories.
     #[arg(value_name = "REPOSITORY")]
@@ -231,10 +252,15 @@ fn serve(cx: &Context, args: &ServeArgs, store: &Store) -> Result<Code, Failure>
     if open && !local {
         cx.ui.warning("everybody who reaches this registry may change it; --htpasswd names who may");
     }
-    server.serve(&|url, fingerprint| {
+    server.serve(&|url, certificate| {
         cx.ui.note(&format!("serving {} on {url}", store.root().display()));
-        if let Some(fingerprint) = fingerprint {
-            cx.ui.note(&format!("the certificate has the SHA-256 fingerprint {fingerprint}"));
+        if let Some((fingerprint, file)) = certificate {
+            let (file, host) = (file.display(), url.trim_start_matches("https://"));
+            cx.ui.note(&format!("its certificate is {file}, with the SHA-256 fingerprint {fingerprint}"));
+            let port = host.rsplit(':').next().unwrap_or_default();
+            cx.ui.note(&format!(
+                "docker, podman and isles trust it as /etc/docker/certs.d/NAME:{port}/ca.crt"
+            ));
         }
     })?;
     Ok(Code::SUCCESS)

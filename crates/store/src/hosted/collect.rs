@@ -98,14 +98,18 @@ impl Store {
 }
 
 impl Hosted {
+    /// Bytes of its manifests and blobs, without one of them.
+    pub fn bytes(&self, without: Option<&Digest>) -> Result<u64> {
+        let all: HashSet<Digest> = self.manifests()?.into_iter().chain(self.blobs()?).collect();
+        Ok(all.iter().filter(|d| Some(*d) != without).filter_map(|d| self.store.blob_size(d)).sum())
+    }
+
     /// What this repository has.
     pub fn usage(&self) -> Result<HostedUsage> {
         let mut usage = HostedUsage { tags: self.tags()?.len() as u64, ..HostedUsage::default() };
-        let (manifests, blobs) = (self.manifests()?, self.blobs()?);
-        usage.manifests = manifests.len() as u64;
-        usage.blobs = blobs.len() as u64;
-        let all: HashSet<Digest> = manifests.into_iter().chain(blobs).collect();
-        usage.bytes = all.iter().filter_map(|d| self.store.blob_size(d)).sum();
+        usage.manifests = self.manifests()?.len() as u64;
+        usage.blobs = self.blobs()?.len() as u64;
+        usage.bytes = self.bytes(None)?;
         let uploads = self.dir.join("uploads");
         for name in names_in(&uploads)? {
             usage.uploads += fs::metadata(uploads.join(name)).map(|m| m.len()).unwrap_or_default();

@@ -9,7 +9,7 @@
 //!     manifests/<alg>-<hex>            its media type, and what it is about
 //!     blobs/<alg>-<hex>                who brought it, where that is known; its time is when somebody last asked for it
 //!                                      to push on it
-//!     pulled/<alg>-<hex>               empty; its time is when the manifest was last pulled
+//!     pulled/<alg>-<hex>               empty; its time is when somebody last asked for the manifest
 //!     referrers/<alg>-<hex>/<alg>-<hex>  the descriptor of a manifest whose subject is the first
 //!     uploads/<id>                     what has come of a blob that is being pushed
 //! ```
@@ -38,7 +38,7 @@ use crate::{Error, Result, Store};
 
 pub use collect::{HostedCollected, HostedPolicy, HostedTag, HostedUsage};
 pub use manifest::{HostedManifest, NewManifest};
-pub use upload::{RunningHash, Upload};
+pub use upload::{RunningHash, Upload, WholeUpload};
 pub use verify::{HostedProblem, HostedReport};
 
 const ROOT: &str = "registry";
@@ -62,9 +62,9 @@ pub struct Hosted {
     dir: PathBuf,
 }
 
-/// The tags of a repository, held.
+/// Something of repositories, held until this is dropped: whoever else asks for it waits, whatever process they are in.
 #[derive(Debug)]
-pub struct TagsLock {
+pub struct HostedLock {
     _file: File,
 }
 
@@ -164,6 +164,17 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(Error::io("read", &path, e)),
         }
+    }
+
+    /// Held by whoever adds up what repositories have and then adds something to it.
+    pub fn lock_hosted(&self) -> Result<HostedLock> {
+        lock(&self.dir(ROOT)?)
+    }
+
+    /// Bytes of what repositories have, manifests among it, each once, without one of them.
+    pub fn hosted_bytes(&self, without: Option<&Digest>) -> Result<u64> {
+        let all = self.hosted_blobs()?;
+        Ok(all.iter().filter(|d| Some(*d) != without).filter_map(|d| self.blob_size(d)).sum())
     }
 
     /// Bytes of the blobs that a user has brought to repositories, each once, without one of them.
@@ -295,7 +306,7 @@ impl Hosted {
         fs::metadata(self.dir.join("tags")).and_then(|m| m.modified()).ok()
     }
 
-    /// Notes that a manifest was pulled, at most once an hour.
+    /// Notes that a manifest was pulled, or asked for by somebody who has it, at most once an hour.
     pub fn note_pull(&self, manifest: &Digest) -> Result<()> {
         let recent = |time: SystemTime| time.elapsed().is_ok_and(|age| age < PULL_NOTED);
         if self.pulled(manifest).is_some_and(recent) {
@@ -328,12 +339,9 @@ impl Hosted {
         remove(&self.dir.join("tags").join(tag))
     }
 
-    /// Keeps others from changing tags until the guard is dropped, whatever process they are in.
-    pub fn lock_tags(&self) -> Result<TagsLock> {
-        let folder = self.folder("tags")?;
-        let file = File::open(&folder).at("open", &folder)?;
-        flock(&file, FlockOperation::LockExclusive).at("lock", &folder)?;
-        Ok(TagsLock { _file: file })
+    /// Held by whoever changes tags for which it matters what they were.
+    pub fn lock_tags(&self) -> Result<HostedLock> {
+        lock(&self.folder("tags")?)
     }
 
     fn set_tag(&self, tag: &str, target: &Digest) -> Result<()> {
@@ -370,6 +378,13 @@ impl Hosted {
         let file = file.at("write", link)?;
         file.set_modified(SystemTime::now()).at("write", link)
     }
+}
+
+/// Locks a folder, once whoever has it lets go.
+fn lock(folder: &Path) -> Result<HostedLock> {
+    let file = File::open(folder).at("open", folder)?;
+    flock(&file, FlockOperation::LockExclusive).at("lock", folder)?;
+    Ok(HostedLock { _file: file })
 }
 
 /// Removes a file. Returns whether it was there.

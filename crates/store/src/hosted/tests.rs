@@ -308,6 +308,38 @@ fn collection_keeps_what_is_needed() {
 }
 
 #[test]
+fn pulls_are_noted_by_the_hour_and_go_with_the_manifest() {
+    let (_dir, store) = store();
+    let hosted = store.hosted("a").unwrap();
+    let config = push(&hosted, b"{}");
+    let digest = put(&hosted, &manifest(&config, &[], ""), &["t"]);
+    assert_eq!(hosted.pulled(&digest), None);
+    hosted.note_pull(&digest).unwrap();
+    let note = hosted.dir.join("pulled").join(leaf(&digest));
+    let back = |minutes: u64| {
+        let time = SystemTime::now() - Duration::from_secs(minutes * 60);
+        File::options().write(true).open(&note).unwrap().set_modified(time).unwrap();
+        hosted.pulled(&digest).unwrap()
+    };
+    let recent = back(50);
+    hosted.note_pull(&digest).unwrap();
+    assert_eq!(hosted.pulled(&digest), Some(recent));
+    let old = back(70);
+    hosted.note_pull(&digest).unwrap();
+    assert!(hosted.pulled(&digest).unwrap() > old);
+    // Whoever decides about tags is told.
+    let told = std::cell::RefCell::new(Vec::new());
+    let expired = |_: &str, tags: &[HostedTag]| {
+        told.borrow_mut().extend(tags.iter().map(|t| t.pulled));
+        Vec::new()
+    };
+    store.collect_hosted(&HostedPolicy { expired: &expired, ..policy(true) }).unwrap();
+    assert_eq!(*told.borrow(), [hosted.pulled(&digest)]);
+    hosted.remove_manifest(&digest).unwrap();
+    assert!(!note.exists());
+}
+
+#[test]
 fn usage_counts() {
     let (_dir, store) = store();
     let hosted = store.hosted("a").unwrap();

@@ -46,6 +46,14 @@ pub struct Upload {
     hash: Option<RunningHash>,
 }
 
+/// An upload of which all has come, and whose digest is right.
+pub struct WholeUpload {
+    upload: Upload,
+    digest: Digest,
+    /// Whether its bytes survive a power cut.
+    on_disk: bool,
+}
+
 pub(super) fn is_id(id: &str) -> bool {
     id.len() == ID && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -156,8 +164,19 @@ impl Upload {
         self.hash
     }
 
-    /// Makes this a blob of the repository. Another digest than this is an error, and what has come is gone.
-    pub fn finish(mut self, expected: &Digest) -> Result<u64> {
+    /// Gives it up.
+    pub fn discard(self) -> Result<()> {
+        super::remove(&self.path).map(drop)
+    }
+
+    /// Makes this a blob of the repository: all of [`Upload::whole`] and [`WholeUpload::link`].
+    pub fn finish(self, expected: &Digest) -> Result<u64> {
+        self.whole(expected)?.link()
+    }
+
+    /// Says that all has come. Another digest than this is an error, and what has come is gone. What takes its time
+    /// is done here: reading, and writing to the disk.
+    pub fn whole(mut self, expected: &Digest) -> Result<WholeUpload> {
         let actual = match self.hash.take().filter(|h| h.algorithm == expected.algorithm()) {
             Some(hash) => hash.hasher.finish(),
             None => self.read_again(expected.algorithm())?,
@@ -167,27 +186,57 @@ impl Upload {
             let object = "the content".to_owned();
             return Err(Error::WrongDigest { object, expected: expected.clone(), actual });
         }
-        let store = &self.hosted.store;
-        {
-            // The link first: what has one is not collected.
-            let _shared = store.share()?;
-            self.hosted.touch(&self.hosted.blob_link(expected))?;
+        let mut whole = WholeUpload { upload: self, digest: expected.clone(), on_disk: false };
+        if !whole.is_here() {
+            whole.sync()?;
         }
-        if store.blob_size(expected) == Some(self.size) {
-            super::remove(&self.path)?;
-            return Ok(self.size);
-        }
-        self.file.sync_data().at("write to disk", &self.path)?;
-        let target = store.blob_dir(expected)?.join(expected.hex());
-        fs::rename(&self.path, &target).at("write", &target)?;
-        crate::atomic::sync_parent(&target).at("write", &target)?;
-        Ok(self.size)
+        Ok(whole)
     }
 
     fn read_again(&mut self, algorithm: Algorithm) -> Result<Digest> {
         self.file.seek(SeekFrom::Start(0)).at("read", &self.path)?;
         let read = digest_of_stream(&mut self.file, algorithm, &mut vec![0; BUFFER], &mut |_| {});
         Ok(read.at("read", &self.path)?.0)
+    }
+}
+
+impl WholeUpload {
+    /// Bytes of it.
+    pub fn size(&self) -> u64 {
+        self.upload.size
+    }
+
+    /// Makes this a blob of the repository.
+    pub fn link(mut self) -> Result<u64> {
+        let (hosted, path) = (self.upload.hosted.clone(), self.upload.path.clone());
+        {
+            // The link first: what has one is not collected.
+            let _shared = hosted.store.share()?;
+            hosted.touch(&hosted.blob_link(&self.digest))?;
+        }
+        if self.is_here() {
+            super::remove(&path)?;
+            return Ok(self.upload.size);
+        }
+        // Not yet, where the blob was here and has been collected since.
+        self.sync()?;
+        let target = hosted.store.blob_dir(&self.digest)?.join(self.digest.hex());
+        fs::rename(&path, &target).at("write", &target)?;
+        crate::atomic::sync_parent(&target).at("write", &target)?;
+        Ok(self.upload.size)
+    }
+
+    /// Whether the store has the same blob.
+    fn is_here(&self) -> bool {
+        self.upload.hosted.store.blob_size(&self.digest) == Some(self.upload.size)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if !self.on_disk {
+            self.upload.file.sync_data().at("write to disk", &self.upload.path)?;
+            self.on_disk = true;
+        }
+        Ok(())
     }
 }
 
