@@ -178,6 +178,31 @@ fn pruning_says_what_it_frees() {
 }
 
 #[test]
+fn what_a_registry_serves_has_a_row_of_its_own() {
+    for shelf in both() {
+        stocked(&shelf);
+        let row = || {
+            let rows = json_of(&shelf.isles(&["df", "--format", "json"]).fine());
+            rows.as_array().unwrap().iter().find(|row| row["Type"] == "Registry").cloned()
+        };
+        assert_eq!(row(), None);
+        let server = Served::start(&shelf, "state", &[]);
+        let name = format!("{}/lab:1", server.address);
+        shelf.isles(&["push", "-q", "app:1", &name]).fine();
+        // The image's own blobs: with it they are the image's, without it the registry's alone.
+        let shared = row().unwrap();
+        assert_eq!((&shared["Total"], &shared["Reclaimable"]), (&json!(1), &json!("0B")), "{shared}");
+        shelf.isles(&["prune", "-a"]).fine();
+        let alone = row().unwrap();
+        assert!(alone["Bytes"].as_u64() > shared["Bytes"].as_u64(), "{shared} {alone}");
+        assert!(shelf.isles(&["df"]).fine().contains("Registry        1"));
+        shelf.isles(&["registry", "rm", "-r", "lab"]).fine();
+        shelf.isles(&["registry", "gc", "--grace", "0s"]).fine();
+        assert_eq!(row(), None);
+    }
+}
+
+#[test]
 fn skopeo_reads_what_push_sent() {
     for shelf in both() {
         let Some(registry) = Registry::start(false) else { return };

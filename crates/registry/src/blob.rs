@@ -288,10 +288,7 @@ impl Client {
         let mut stream = download.stream(offset);
         let mut buffer = vec![0; COPY];
         loop {
-            let n = stream.read(&mut buffer).map_err(|e| {
-                e.downcast::<Error>()
-                    .unwrap_or_else(|e| repository.broken(format!("fetching blob {digest}"), sentence(&e)))
-            })?;
+            let n = stream.read(&mut buffer).map_err(|e| repository.failed_to_fetch(&blob, e))?;
             if n == 0 {
                 return Ok(());
             }
@@ -302,6 +299,12 @@ impl Client {
 }
 
 impl Repository<'_> {
+    /// What a [`Stream`] failed with.
+    pub(crate) fn failed_to_fetch(&self, blob: &Descriptor, error: io::Error) -> Error {
+        let other = |e: io::Error| self.broken(format!("fetching blob {}", blob.digest), sentence(&e));
+        error.downcast::<Error>().unwrap_or_else(other)
+    }
+
     /// A small blob, such as a configuration, whole and with its digest checked.
     pub(crate) fn small_blob(&self, blob: &Descriptor, limit: u64) -> Result<Vec<u8>> {
         let object = format!("blob {}", blob.digest);

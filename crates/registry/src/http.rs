@@ -22,9 +22,9 @@ const REDIRECTS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A plain HTTP server answers a TLS greeting at once.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// One read of the socket; larger gains nothing, smaller costs system calls.
 /// Registries that keep blobs elsewhere hash and copy a large one before they answer its last request.
 const DIGESTION: Duration = Duration::from_secs(15 * 60);
+/// One read of the socket; larger gains nothing, smaller costs system calls.
 const INPUT_BUFFER: usize = 128 << 10;
 const OUTPUT_BUFFER: usize = 128 << 10;
 const IDLE_CONNECTIONS: usize = 16;

@@ -42,7 +42,7 @@ pub mod web;
 
 pub use artifact::NewArtifact;
 pub use client::{Client, ClientOptions};
-pub use copy::{Copied, CopyFrom, CopyOptions, CopyTo, copy, copy_to_docker_archive};
+pub use copy::{Copied, CopyFrom, CopyOptions, CopyTo, Platforms, copy, copy_to_docker_archive};
 pub use credentials::{Credentials, Login};
 pub use daemon::Daemon;
 pub use error::{Error, Result};

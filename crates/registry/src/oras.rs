@@ -86,18 +86,14 @@ impl Client {
         let download = Download::new(&repository, &artifact.file, &shared, &notice);
         let mut into = Checked::new(file, artifact.file.digest.algorithm())?;
         let fetched: Result<()> = (|| {
-            let mut buffer = vec![0; BUFFER];
+            let (mut stream, mut buffer) = (download.stream(0), vec![0; BUFFER]);
             loop {
-                let mut incoming = download.open(into.written)?;
-                loop {
-                    match incoming.read(&mut buffer) {
-                        Ok(0) => return Ok(()),
-                        Ok(n) => {
-                            into.write(&buffer[..n])?;
-                            progress.advance(id, n as u64);
-                        }
-                        // The download knows why, and whether it is worth another try.
-                        Err(_) => break,
+                let read = stream.read(&mut buffer);
+                match read.map_err(|e| repository.failed_to_fetch(&artifact.file, e))? {
+                    0 => return Ok(()),
+                    n => {
+                        into.write(&buffer[..n])?;
+                        progress.advance(id, n as u64);
                     }
                 }
             }

@@ -69,17 +69,10 @@ impl Client {
         target: &Reference,
         progress: &dyn Progress,
     ) -> Result<Pushed> {
-        let repository = self.repository(target)?;
-        let lease = store.lease()?;
-        let connections = self.options.connections;
-        let sources = sources(store, target)?;
-        let push = Push { connections, sources, ..Push::new(&repository, store, &lease, progress) };
-        let target = target.normalized();
-        let sent = match whole_index(store, name, platform)? {
-            Some((digest, index)) => push.index(&digest, &index, &target)?,
-            None => push.image(&store.resolve(name, platform)?, Some(&target))?,
-        };
-        Ok(push.sender.counts.pushed(sent))
+        self.pushed(store, target, progress, |push, target| match whole_index(store, name, platform)? {
+            Some((digest, index)) => push.index(&digest, &index, target),
+            None => push.image(&store.resolve(name, platform)?, Some(target)),
+        })
     }
 
     /// Sends a manifest or an index of the store as it is, with everything that it names: images whose layers
@@ -91,12 +84,22 @@ impl Client {
         target: &Reference,
         progress: &dyn Progress,
     ) -> Result<Pushed> {
+        self.pushed(store, target, progress, |push, target| push.as_it_is(document, Some(target)))
+    }
+
+    fn pushed(
+        &self,
+        store: &Store,
+        target: &Reference,
+        progress: &dyn Progress,
+        send: impl FnOnce(&Push<'_>, &Reference) -> Result<Descriptor>,
+    ) -> Result<Pushed> {
         let repository = self.repository(target)?;
         let lease = store.lease()?;
         let connections = self.options.connections;
         let sources = sources(store, target)?;
         let push = Push { connections, sources, ..Push::new(&repository, store, &lease, progress) };
-        let sent = push.as_it_is(document, Some(&target.normalized()))?;
+        let sent = send(&push, &target.normalized())?;
         Ok(push.sender.counts.pushed(sent))
     }
 }

@@ -48,6 +48,27 @@ pub mod media_type {
     }
 }
 
+/// Tags beside an image in its repository under which its signatures, attestations and bills of materials lie, as cosign
+/// lays them for registries that list no referrers.
+pub mod attached {
+    use crate::{Algorithm, Digest};
+
+    pub const KINDS: [&str; 3] = ["sig", "att", "sbom"];
+
+    /// The tag of one of the kinds. Nothing where the digest is too long to be part of a tag.
+    pub fn tag(subject: &Digest, kind: &str) -> Option<String> {
+        let fits = subject.algorithm() == Algorithm::Sha256;
+        fits.then(|| format!("{}-{}.{kind}", subject.algorithm().name(), subject.hex()))
+    }
+
+    /// Whether a name is such a tag.
+    pub fn is_tag(name: &str) -> bool {
+        name.rsplit_once('.').is_some_and(|(subject, kind)| {
+            KINDS.contains(&kind) && subject.replacen('-', ":", 1).parse::<Digest>().is_ok()
+        })
+    }
+}
+
 /// Says where content is, what it is and how large (image-spec, descriptor.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use isles_spec::image::{Descriptor, ImageConfig, Index, Manifest, media_type};
+use isles_spec::image::{Descriptor, ImageConfig, Index, Manifest, attached, media_type};
 use isles_spec::{Algorithm, Digest, Progress, Quiet, Reference};
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
@@ -85,6 +85,22 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Vec<Imported>> {
         self.read_layout(lease, dir, select, progress).map_err(|e| e.or_outside(&self.root))
+    }
+
+    /// Takes the images of a manifest or an index that is in the store with all its blobs, and that the lease holds.
+    pub fn import_document(
+        &self,
+        lease: &Lease,
+        root: &Descriptor,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Imported>> {
+        let import = Import { store: self, lease, progress, from: From::Store };
+        let mut walk = Walk { seen: HashSet::new(), left: MANIFESTS, out: Vec::new() };
+        import.descriptor(root, None, Vec::new(), &HashMap::new(), 0, &mut walk)?;
+        if walk.out.is_empty() {
+            return Err(Error::document(&root.digest, "it names no image"));
+        }
+        Ok(walk.out)
     }
 
     fn read_layout(
@@ -343,7 +359,7 @@ impl Import<'_> {
     ) -> Result<Vec<Imported>> {
         let index: Index = serde_json::from_slice(bytes).map_err(|e| Error::document("index.json", e))?;
         let chosen: Vec<&Descriptor> =
-            index.manifests.iter().filter(|d| select.is_none_or(|s| is_called(d, s))).collect();
+            index.manifests.iter().filter(|d| select.map_or(!is_attached(d), |s| is_called(d, s))).collect();
         if let (Some(select), true) = (select, chosen.is_empty()) {
             return Err(Error::NoImage { name: select.to_owned() });
         }
@@ -537,6 +553,11 @@ pub(crate) fn is_called(descriptor: &Descriptor, select: &str) -> bool {
     descriptor.annotations.get(REF_NAME).is_some_and(|n| n == select)
         || descriptor.digest.to_string() == select
         || names.iter().any(|n| n.tag() == Some(select) || wanted.as_ref() == Some(&n.normalized()))
+}
+
+/// Signatures and the like lie beside images under tags of their own.
+pub(crate) fn is_attached(descriptor: &Descriptor) -> bool {
+    descriptor.annotations.get(REF_NAME).is_some_and(|name| attached::is_tag(name))
 }
 
 /// Provenance and the like stand beside images in BuildKit's indexes.

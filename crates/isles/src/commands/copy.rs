@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use isles_engine::Engine;
 use isles_registry::{
-    Client, Copied, CopyFrom, CopyOptions, CopyTo, Credentials, Login, copy, copy_to_docker_archive,
+    Client, Copied, CopyFrom, CopyOptions, CopyTo, Credentials, Login, Platforms, copy,
+    copy_to_docker_archive,
 };
 use isles_sif::{PROGRAM, create_whole};
 use isles_spec::image::Descriptor;
 use isles_spec::{Platform, PullPolicy, Reference, Source};
-use isles_store::{DockerArchiveWriter, ExportFormat, Image, Layout, LayoutWriter, Lease, Store};
+use isles_store::{DockerArchiveWriter, ExportFormat, Layout, LayoutWriter, Lease, Store};
 use serde::Serialize;
 
 use crate::address::{Scratch, SifAddress};
@@ -27,7 +28,8 @@ use crate::ui::progress::Bars;
 ///
 /// Between registries, OCI layouts and OCI archives everything is copied byte for byte: nothing is unpacked, digests stay
 /// as they are, and what the target has already is not sent. Within one registry blobs are mounted. Of a name that stands
-/// for several platforms the image for this machine is copied, unless --all or --platform say otherwise.
+/// for several platforms the image for this machine is copied, unless --all or --platform say otherwise: several
+/// platforms make an index of these alone, which is another document and has another digest.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Places:
   docker://NAME[:TAG|@DIGEST]        a registry
@@ -43,6 +45,7 @@ Examples:
   isles copy docker://debian:12 docker://localhost:5000/debian:12
   isles copy --all --referrers docker://localhost:5000/app:1 docker://registry.example/app:1
   isles copy --platform linux/arm64 docker://localhost:5000/app:1 oci:layout:1
+  isles copy --platform linux/amd64,linux/arm64 docker://debian:12 docker://localhost:5000/debian:12
   isles copy app:1 oci-archive:app.tar:1")]
 pub struct Args {
     #[arg(value_name = "SRC")]
@@ -52,10 +55,11 @@ pub struct Args {
     /// Copy all platforms of a name.
     #[arg(short, long, conflicts_with = "platform")]
     all: bool,
-    /// Copy the image for this platform.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
-    /// Copy also what refers to it: signatures, attestations, bills of materials.
+    /// Copy the image for this platform; of several, an index of these alone.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    platform: Vec<Platform>,
+    /// Copy also what refers to it: signatures, attestations, bills of materials; and what lies beside it under the
+    /// tags of cosign (sha256-….sig, .att, .sbom).
     #[arg(long)]
     referrers: bool,
     /// How to print what was done: json, or a template such as '{{.Digest}}' [default: the digest].
@@ -93,6 +97,8 @@ pub struct Args {
     connection: Connection,
 }
 
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
 /// What was copied, for --format.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -118,6 +124,8 @@ struct Report {
 struct Referrer {
     digest: String,
     artifact_type: Option<String>,
+    /// Where it lies under one.
+    tag: Option<String>,
 }
 
 /// What came of a copy.
@@ -192,7 +200,11 @@ fn report(args: &Args, done: &Done) -> Report {
         existing: number(|c| c.existing),
         bytes: copied.map_or(0, |c| c.bytes),
         referrers: referrers
-            .map(|r| Referrer { digest: r.digest.to_string(), artifact_type: r.artifact_type.clone() })
+            .map(|r| Referrer {
+                digest: r.digest.to_string(),
+                artifact_type: r.artifact_type.clone(),
+                tag: r.annotations.get(REF_NAME).cloned(),
+            })
             .collect(),
     }
 }
@@ -253,12 +265,13 @@ fn with_source<T>(
 
 /// Between registries and layouts: everything goes through as it is.
 fn streamed(store: &Store, args: &Args, bars: &Bars) -> Result<Done, Failure> {
-    let platform = match (args.all, &args.platform) {
-        (true, _) => None,
-        (false, Some(platform)) => Some(platform.clone()),
-        (false, None) => Some(Platform::host()),
+    let platforms = match args.platform.as_slice() {
+        _ if args.all => Platforms::All,
+        [] => Platforms::One(Platform::host()),
+        [one] => Platforms::One(one.clone()),
+        several => Platforms::These(several.to_vec()),
     };
-    let options = CopyOptions { platform, referrers: args.referrers };
+    let options = CopyOptions { platforms, referrers: args.referrers };
     with_source(store, args, |from| {
         if let Place::Registry(name) = &args.to {
             let target = target_client(args);
@@ -270,7 +283,7 @@ fn streamed(store: &Store, args: &Args, bars: &Bars) -> Result<Done, Failure> {
         let copied = copy(from, CopyTo::Layout(&writer), &options, bars)?;
         let mut root = copied.target.clone();
         if let Some(name) = name {
-            root.annotations.insert("org.opencontainers.image.ref.name".into(), name.to_owned());
+            root.annotations.insert(REF_NAME.into(), name.to_owned());
         }
         let mut roots = vec![root];
         roots.extend(copied.referrers.iter().cloned());
@@ -287,7 +300,7 @@ fn docker_archive(store: &Store, args: &Args, bars: &Bars) -> Result<Done, Failu
     one_platform(args)?;
     let names =
         name.iter().map(|n| Ok(n.parse::<Reference>()?.normalized())).collect::<Result<Vec<_>, Failure>>()?;
-    let platform = args.platform.clone().unwrap_or_else(Platform::host);
+    let platform = args.platform.first().cloned().unwrap_or_else(Platform::host);
     with_source(store, args, |from| {
         let writer = DockerArchiveWriter::new(store, path)?;
         Ok(copy_to_docker_archive(from, &platform, writer, &names, bars)?.into())
@@ -295,9 +308,9 @@ fn docker_archive(store: &Store, args: &Args, bars: &Bars) -> Result<Done, Failu
 }
 
 fn one_platform(args: &Args) -> Result<(), Failure> {
-    if args.all {
+    if args.all || args.platform.len() > 1 {
         return Err(Failure::new(format!("{} holds an image for one platform", args.to))
-            .with_hint("leave --all away, or name the platform with --platform"));
+            .with_hint("leave --all away, or name one platform with --platform"));
     }
     Ok(())
 }
@@ -305,12 +318,19 @@ fn one_platform(args: &Args) -> Result<(), Failure> {
 /// Everything else goes by the store: into it, out of it, or through it.
 fn by_the_store(cx: &Context, engine: &Engine, args: &Args, bars: &Bars) -> Result<Done, Failure> {
     let store = engine.store();
+    if args.platform.len() > 1 {
+        return Err(Failure::new(format!(
+            "{} to {} is a copy of one platform, or of all",
+            args.from, args.to
+        ))
+        .with_hint("several platforms go between registries, OCI layouts and OCI archives"));
+    }
     // Files that are SIF files on both sides stay what they are.
     if let (Place::Sif(file), Place::Remote(SifAddress::Registry(name))) = (&args.from, &args.to) {
         return Ok(target_client(args).push_sif(store, file, name, bars)?.into());
     }
     if let (Place::Remote(SifAddress::Registry(name)), Place::Sif(file)) = (&args.from, &args.to) {
-        let platform = args.platform.clone().unwrap_or_else(Platform::host);
+        let platform = args.platform.first().cloned().unwrap_or_else(Platform::host);
         let mut found = None;
         create_whole(file, PROGRAM, |whole| {
             let copy = whole.try_clone();
@@ -323,8 +343,8 @@ fn by_the_store(cx: &Context, engine: &Engine, args: &Args, bars: &Bars) -> Resu
             return Ok(found.file.into());
         }
     }
-    if let (true, Place::Registry(from), Place::Store(to)) = (args.all, &args.from, &args.to) {
-        return all_platforms(store, args, from, to, bars);
+    if let (true, true, Place::Store(to)) = (args.all, args.from.streams(), &args.to) {
+        return all_platforms(store, args, to, bars);
     }
     if let (true, Place::Store(from)) = (args.all, &args.from)
         && let Some(done) = whole_index(store, args, from, bars)?
@@ -343,12 +363,13 @@ fn acquire(cx: &Context, engine: &Engine, args: &Args) -> Result<Acquired, Failu
     connection.tls_verify = args.src_tls_verify.unwrap_or(connection.tls_verify);
     if let (Place::Registry(name), Some(_)) = (&args.from, &args.src_creds) {
         // With the login of this command.
-        let (store, platform) = (engine.store(), args.platform.clone().unwrap_or_else(Platform::host));
+        let (store, platform) =
+            (engine.store(), args.platform.first().cloned().unwrap_or_else(Platform::host));
         let pulled = source_client(args).pull(store, name, &platform, &Bars::new(&cx.ui))?;
         return Ok(Acquired::of(pulled.image, &name.familiar()));
     }
     let wishes = Wishes {
-        platform: args.platform.clone(),
+        platform: args.platform.first().cloned(),
         pull: PullPolicy::Always,
         connection,
         build: Default::default(),
@@ -356,7 +377,7 @@ fn acquire(cx: &Context, engine: &Engine, args: &Args) -> Result<Acquired, Failu
     let source = match &args.from {
         Place::Registry(name) => Source::Name(name.normalized()),
         Place::Store(name) => {
-            let image = engine.store().resolve(name, args.platform.as_ref())?;
+            let image = engine.store().resolve(name, args.platform.first())?;
             return Ok(Acquired::of(image, name));
         }
         Place::Oci { path, name } => Source::OciLayout { path: path.clone(), tag: name.clone() },
@@ -384,7 +405,7 @@ fn put(store: &Store, lease: &Lease, args: &Args, found: &Acquired, bars: &Bars)
                 _ => id,
             };
             let pushed =
-                target_client(args).push(store, &from, args.platform.as_ref(), &name.normalized(), bars)?;
+                target_client(args).push(store, &from, args.platform.first(), &name.normalized(), bars)?;
             Ok(Copied {
                 target: pushed.target,
                 referrers: Vec::new(),
@@ -451,33 +472,16 @@ fn measured(store: &Store, mut descriptor: Descriptor) -> Descriptor {
     descriptor
 }
 
-/// Pulls the images of all platforms, and gives their index a name.
-fn all_platforms(
-    store: &Store,
-    args: &Args,
-    from: &Reference,
-    to: &str,
-    bars: &Bars,
-) -> Result<Done, Failure> {
-    let (client, from) = (source_client(args), from.normalized());
-    let platforms = client.platforms(&from)?;
-    let mut last: Option<(Image, isles_spec::Digest)> = None;
+/// Brings everything as it is, takes the images of all platforms, and gives their index a name.
+fn all_platforms(store: &Store, args: &Args, to: &str, bars: &Bars) -> Result<Done, Failure> {
+    let name = to.parse::<Reference>()?.normalized();
     let lease = store.lease()?;
-    for platform in &platforms {
-        let pulled = client.pull(store, &from, platform, bars)?;
-        lease.hold(&pulled.target)?;
-        last = Some((pulled.image, pulled.target));
-    }
-    let Some((image, target)) = last else {
-        return Err(Failure::new(format!("{from} has no image for any platform")));
-    };
-    store.set_name(&to.parse::<Reference>()?.normalized(), &target)?;
-    let kind = if target == image.manifest_digest {
-        image.manifest_media_type
-    } else {
-        isles_spec::image::media_type::OCI_INDEX.to_owned()
-    };
-    Ok(measured(store, Descriptor::new(&kind, target, 0)).into())
+    let copied = with_source(store, args, |from| {
+        Ok(copy(from, CopyTo::Store(store, &lease), &CopyOptions::default(), bars)?)
+    })?;
+    store.import_document(&lease, &copied.target, bars)?;
+    store.set_name(&name, &copied.target.digest)?;
+    Ok(copied.into())
 }
 
 /// A name of the store that stands for an index, written as such into a layout.

@@ -24,7 +24,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::blob::Unnamed;
 use crate::error::At;
 use crate::hash::digest_of;
-use crate::import::{blob_digest, bounded, is_called, open_in_layout};
+use crate::import::{blob_digest, bounded, is_attached, is_called, open_in_layout};
 use crate::{Error, Result, Store};
 
 pub use write::{DockerArchiveWriter, LayoutWriter};
@@ -123,7 +123,7 @@ impl Layout {
     pub fn select(&self, name: Option<&str>) -> Result<Descriptor> {
         let mut found: Vec<&Descriptor> = match name {
             Some(name) => self.roots.iter().filter(|d| is_called(d, name)).collect(),
-            None => self.roots.iter().filter(|d| d.artifact_type.is_none()).collect(),
+            None => self.roots.iter().filter(|d| d.artifact_type.is_none() && !is_attached(d)).collect(),
         };
         found.dedup_by(|a, b| a.digest == b.digest);
         match (found.as_slice(), name) {
@@ -141,7 +141,7 @@ impl Layout {
     pub fn document(&self, digest: &Digest) -> Result<Vec<u8>> {
         let mut blob = self.blob(digest, 0)?;
         let object = digest.to_string();
-        if blob.end > self.limit as u64 {
+        if blob.end.saturating_sub(blob.at) > self.limit as u64 {
             let what = "the document's size".to_owned();
             return Err(Error::Limit { object, what, limit: self.limit as u64 });
         }
