@@ -30,4 +30,3 @@ pub mod tree;
 pub mod type_system;
 pub mod value;
 pub mod web;
-mod work_dir;

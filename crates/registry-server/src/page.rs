@@ -23,7 +23,8 @@ td.n,th.n{text-align:right}code,pre{font:14px/1.4 ui-monospace,monospace;backgro
 overflow-wrap:anywhere}pre{padding:.6rem .8rem;overflow-x:auto}nav{margin-bottom:1rem}h1{overflow-wrap:anywhere;\
 margin:.5rem 0 1rem}h2{margin:1.6rem 0 .4rem;font-size:1.2rem}.dim{color:#5a6875}dl{display:grid;\
 grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:1rem 0}dt{color:#5a6875}dd{margin:0;overflow-wrap:anywhere}\
-td code{background:none;padding:0}td.n,td.l{white-space:nowrap}\
+td code{background:none;padding:0}td.n,td.l{white-space:nowrap}main{overflow-x:auto}\
+@media(max-width:32rem){body{margin:1rem auto;font-size:15px}th,td{padding-right:.5rem}}\
 @media(prefers-color-scheme:dark){body{color:#dbe3ea;background:#12181d}a{color:#7cb8f2}\
 th,td{border-color:#2c363e}code,pre{background:#1d262d}.dim,dt{color:#93a1ad}}";
 
