@@ -414,13 +414,15 @@ fn all_platforms_go_through_the_store_as_they_are() {
 
 /// Runs the program; what it needed at most, in KiB.
 fn peak(shelf: &Shelf, args: &[&str]) -> u64 {
-    let child = shelf.command_in("state", args).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = shelf.command_in("state", args).stdout(std::process::Stdio::null()).spawn().unwrap();
     let mut status = 0;
     // SAFETY: a rusage is plain numbers, for which zeros are fine.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the process is a child that nobody else waits for, and both places outlive the call.
     let waited = unsafe { libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut usage) };
     assert_eq!((waited, status), (child.id() as i32, 0), "{args:?}");
+    // It is gone already, which the standard library cannot know.
+    let _ = child.wait();
     usage.ru_maxrss as u64
 }
 

@@ -44,3 +44,4 @@ pub use glob::fits;
 pub use log::LogTo;
 pub use retention::collect;
 pub use server::Server;
+pub use tls::OwnCertificate;

@@ -20,7 +20,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;mar
 color:#1b2733;background:#fff}a{color:#0b5cad}table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #dde3e8;vertical-align:top}\
 td.n,th.n{text-align:right}code,pre{font:14px/1.4 ui-monospace,monospace;background:#f2f5f7;padding:.1rem .3rem;\
-overflow-wrap:anywhere}pre{padding:.6rem .8rem;overflow-x:auto}nav{margin-bottom:1rem}h1{overflow-wrap:anywhere;\
+overflow-wrap:anywhere}pre{padding:.6rem .8rem;white-space:pre-wrap}nav{margin-bottom:1rem}h1{overflow-wrap:anywhere;\
 margin:.5rem 0 1rem}h2{margin:1.6rem 0 .4rem;font-size:1.2rem}.dim{color:#5a6875}dl{display:grid;\
 grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:1rem 0}dt{color:#5a6875}dd{margin:0;overflow-wrap:anywhere}\
 td code{background:none;padding:0}td.n,td.l{white-space:nowrap}main{overflow-x:auto}\

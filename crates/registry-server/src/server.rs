@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::passwords::Passwords;
 use crate::sendfile::{Files, Sending};
-use crate::tls::Tls;
+use crate::tls::{OwnCertificate, Tls};
 use crate::token::Tokens;
 use crate::{Error, Result, handle, retention};
 
@@ -87,8 +87,8 @@ impl Server {
     }
 
     /// Serves until the process is told to end (SIGTERM or SIGINT), then lets requests under way come to their end
-    /// for some seconds. `ready` is told the URLs, and of a certificate that was made here the fingerprint and the file.
-    pub fn serve(self, ready: &dyn Fn(&str, Option<(&str, &Path)>)) -> Result<()> {
+    /// for some seconds. `ready` is told the URLs, and of the certificate where it was made here.
+    pub fn serve(self, ready: &dyn Fn(&str, Option<OwnCertificate<'_>>)) -> Result<()> {
         let failed = |source| Error::Io { doing: "start", object: "the server".into(), source };
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(4);
         let runtime = tokio::runtime::Builder::new_multi_thread()

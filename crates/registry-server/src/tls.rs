@@ -17,6 +17,15 @@ const LOOK: Duration = Duration::from_secs(1);
 
 type Stamps = (Option<SystemTime>, Option<SystemTime>);
 
+/// A certificate that the server has made for itself.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnCertificate<'a> {
+    /// Its SHA-256, as people compare it.
+    pub fingerprint: &'a str,
+    /// By which clients trust it.
+    pub file: &'a Path,
+}
+
 /// What greets TLS clients.
 pub struct Tls {
     cert: PathBuf,
@@ -48,9 +57,9 @@ impl Tls {
         Ok(Tls { cert, key, fingerprint, state })
     }
 
-    /// The SHA-256 of a certificate that was made here, and its file, by which clients trust it.
-    pub fn own(&self) -> Option<(&str, &Path)> {
-        self.fingerprint.as_deref().map(|print| (print, self.cert.as_path()))
+    /// The certificate, where it was made here.
+    pub fn own(&self) -> Option<OwnCertificate<'_>> {
+        self.fingerprint.as_deref().map(|fingerprint| OwnCertificate { fingerprint, file: &self.cert })
     }
 
     /// What greets the next client. Files that cannot be read, such as half of a new pair, leave the old ones.

@@ -353,7 +353,7 @@ fn tls_with_a_certificate_that_changes() {
         std::thread::spawn(move || {
             let told = std::sync::Mutex::new(told);
             server.unwrap().serve(&|url, print| {
-                told.lock().unwrap().send((url.to_owned(), print.unwrap().0.to_owned())).unwrap();
+                told.lock().unwrap().send((url.to_owned(), print.unwrap().fingerprint.to_owned())).unwrap();
             })
         });
         let (url, print) = ready.recv().unwrap();

@@ -254,10 +254,10 @@ fn serve(cx: &Context, args: &ServeArgs, store: &Store) -> Result<Code, Failure>
     }
     server.serve(&|url, certificate| {
         cx.ui.note(&format!("serving {} on {url}", store.root().display()));
-        if let Some((fingerprint, file)) = certificate {
-            let (file, host) = (file.display(), url.trim_start_matches("https://"));
+        if let Some(certificate) = certificate {
+            let (file, fingerprint) = (certificate.file.display(), certificate.fingerprint);
             cx.ui.note(&format!("its certificate is {file}, with the SHA-256 fingerprint {fingerprint}"));
-            let port = host.rsplit(':').next().unwrap_or_default();
+            let port = url.rsplit(':').next().unwrap_or_default();
             cx.ui.note(&format!(
                 "docker, podman and isles trust it as /etc/docker/certs.d/NAME:{port}/ca.crt"
             ));
