@@ -4,22 +4,27 @@
 //! used are kept open, so that a file costs five system calls and no walk. Whiteouts become what overlay
 //! expects of a lower layer, wherever in the archive they stand. Modes and times of directories are set last.
 
+mod attributes;
+mod data;
+
 use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fsetxattr, linkat, mkdirat,
-    mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, XattrFlags, fsetxattr, linkat, mkdirat, mknodat, openat, statat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
 use crate::content::Contents;
 use crate::dirs::{Dirs, Parent, split};
-use crate::placing::{NewOwners, Placing};
+use crate::placing::Placing;
 use crate::tar::{self, Entry, Kind, ReadLimits, Reader, display};
-use crate::xattr::{self, Fate};
+use crate::xattr;
 use crate::{Limits, Ownership, Skipped};
+use attributes::{own, times};
+use data::{copy_data, copy_sparse};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -555,157 +560,6 @@ impl Unpacker {
             .is_ok_and(|found| found.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
     }
 
-    fn owner_of(&self, entry: &Entry) -> Owner {
-        if let Some(placing) = &self.placing {
-            let wanted = match placing.owners {
-                NewOwners::Archive => Some((entry.uid, entry.gid)),
-                NewOwners::All(uid, gid) => Some((uid, gid)),
-                NewOwners::Own => None,
-            };
-            let gives = self.ownership.keeps_owners();
-            return Owner { chown: wanted.filter(|_| gives), recorded: None };
-        }
-        if !self.ownership.keeps_owners() {
-            let recorded = (entry.uid, entry.gid) != (0, 0);
-            return Owner { chown: None, recorded: recorded.then_some((entry.uid, entry.gid)) };
-        }
-        let differs = entry.uid != self.uid || entry.gid != self.gid;
-        Owner { chown: differs.then_some((entry.uid, entry.gid)), recorded: None }
-    }
-
-    /// Owner and extended attributes of a file or directory that is open.
-    fn attributes(
-        &mut self,
-        entry: &Entry,
-        owner: &Owner,
-        fd: BorrowedFd<'_>,
-        path: &[u8],
-    ) -> Result<(), tar::Error> {
-        let refused = own(owner, fd).map_err(|e| failed("set the owner of", path, e))?;
-        if refused {
-            self.note(
-                path,
-                &format!("owner {}:{}: outside the range of this user namespace", entry.uid, entry.gid),
-            );
-            if self.placing.is_none() {
-                xattr::record_owner(fd, entry.uid, entry.gid)
-                    .map_err(|e| failed("record the owner of", path, e))?;
-            }
-        }
-        self.set_xattrs(entry, fd, path)
-    }
-
-    fn set_xattrs(&mut self, entry: &Entry, fd: BorrowedFd<'_>, path: &[u8]) -> Result<(), tar::Error> {
-        for (name, value) in &entry.xattrs {
-            match xattr::fate(name, self.ownership) {
-                Fate::Drop => continue,
-                Fate::Note => self.note(path, &format!("attribute {}", display(name))),
-                Fate::Set => {
-                    let value = xattr::value_for(name, value, self.ownership);
-                    match fsetxattr(fd, name.as_slice(), &value, XattrFlags::empty()) {
-                        Ok(()) => {}
-                        Err(e) if xattr::is_refusal(e) => {
-                            self.note(
-                                path,
-                                &format!("attribute {}: {}", display(name), std::io::Error::from(e)),
-                            );
-                        }
-                        Err(e) => return Err(failed("set an attribute of", path, e)),
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Extended attributes of what cannot be opened: symbolic links and devices.
-    fn xattrs_at(
-        &mut self,
-        entry: &Entry,
-        dir: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<(), tar::Error> {
-        for (attribute, value) in &entry.xattrs {
-            if self.placing.is_some() {
-                self.note(path, &format!("attribute {}", display(attribute)));
-                continue;
-            }
-            match xattr::fate(attribute, self.ownership) {
-                Fate::Drop => continue,
-                Fate::Note => self.note(path, &format!("attribute {}", display(attribute))),
-                Fate::Set => {
-                    let at = crate::sys::proc_child(dir.as_fd(), name);
-                    match rustix::fs::lsetxattr(at, attribute.as_slice(), value, XattrFlags::empty()) {
-                        Ok(()) => {}
-                        Err(e) if xattr::is_refusal(e) => {
-                            self.note(
-                                path,
-                                &format!("attribute {}: {}", display(attribute), std::io::Error::from(e)),
-                            );
-                        }
-                        Err(e) => return Err(failed("set an attribute of", path, e)),
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn chown_at(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        uid: u32,
-        gid: u32,
-        path: &[u8],
-    ) -> Result<(), tar::Error> {
-        let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        match rustix::fs::chownat(dir, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(()) => Ok(()),
-            Err(Errno::INVAL | Errno::PERM) if self.ownership == Ownership::Mapped => {
-                self.note(path, &format!("owner {uid}:{gid}: outside the range of this user namespace"));
-                Ok(())
-            }
-            Err(e) => Err(failed("set the owner of", path, e)),
-        }
-    }
-
-    fn time_at(&self, dir: &OwnedFd, name: &[u8], mtime: (i64, u32), path: &[u8]) -> Result<(), tar::Error> {
-        utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| failed("set the time of", path, e))
-    }
-
-    /// Sets modes and times of directories, deepest first, because a mode may shut the way to what is below.
-    fn finish_dirs(&mut self) -> Result<(), tar::Error> {
-        let mut pending = std::mem::take(&mut self.pending);
-        pending.sort_by_key(|d| std::cmp::Reverse(depth(&d.path)));
-        for dir in &pending {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            let path: &[u8] = if dir.path.is_empty() { b"." } else { &dir.path };
-            let fd = match self.dirs.open_at(path, flags) {
-                Ok(fd) => fd,
-                // Replaced since, by way of a symbolic link.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                // Already shut by an earlier entry for the same directory.
-                Err(Errno::ACCESS) => {
-                    let held = self
-                        .dirs
-                        .open_at(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)
-                        .map_err(|e| failed("open", path, e))?;
-                    crate::sys::chmod_path_fd(held.as_fd(), 0o700).map_err(|e| failed("open", path, e))?;
-                    self.dirs.open_at(path, flags).map_err(|e| failed("open", path, e))?
-                }
-                Err(e) => return Err(failed("open", path, e)),
-            };
-            if let Some(mode) = dir.mode {
-                rustix::fs::fchmod(&fd, Mode::from(mode)).map_err(|e| failed("set the mode of", path, e))?;
-            }
-            rustix::fs::futimens(&fd, &times(dir.mtime)).map_err(|e| failed("set the time of", path, e))?;
-        }
-        Ok(())
-    }
-
     fn note(&mut self, path: &[u8], what: &str) {
         if self.out.skipped.len() < NOTES {
             self.out.skipped.push(Skipped { path: display(path), what: what.to_owned() });
@@ -722,71 +576,6 @@ impl Unpacker {
     }
 }
 
-/// What is to be done about an entry's owner.
-struct Owner {
-    chown: Option<(u32, u32)>,
-    recorded: Option<(u32, u32)>,
-}
-
-/// Sets or records an owner. `true`: this process may not set it.
-fn own(owner: &Owner, fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
-    if let Some((uid, gid)) = owner.recorded {
-        xattr::record_owner(fd, uid, gid)?;
-    }
-    let Some((uid, gid)) = owner.chown else { return Ok(false) };
-    match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
-        Ok(()) => Ok(false),
-        Err(Errno::INVAL | Errno::PERM) => Ok(true),
-        Err(e) => Err(e),
-    }
-}
-
-fn copy_data<R: BufRead>(fd: &OwnedFd, reader: &mut Reader<R>) -> Result<(), tar::Error> {
-    loop {
-        let slice = reader.data()?;
-        if slice.is_empty() {
-            return Ok(());
-        }
-        let n = write_some(fd, slice)?;
-        reader.consume(n);
-    }
-}
-
-fn copy_sparse<R: BufRead>(
-    fd: &OwnedFd,
-    map: &[tar::Segment],
-    size: u64,
-    reader: &mut Reader<R>,
-) -> Result<(), tar::Error> {
-    let io = |e: Errno| tar::Error::Io(e.into());
-    rustix::fs::ftruncate(fd, size).map_err(io)?;
-    for segment in map {
-        rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(segment.offset)).map_err(io)?;
-        let mut left = segment.length;
-        while left > 0 {
-            let slice = reader.data()?;
-            if slice.is_empty() {
-                return Err(tar::Error::Malformed("a sparse file is cut short".into()));
-            }
-            let take = slice.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let n = write_some(fd, &slice[..take])?;
-            reader.consume(n);
-            left -= n as u64;
-        }
-    }
-    Ok(())
-}
-
-fn write_some(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, tar::Error> {
-    loop {
-        match rustix::io::write(fd, bytes) {
-            Ok(n) => return Ok(n),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(tar::Error::Io(e.into())),
-        }
-    }
-}
-
 /// Opens a directory for reading its attributes and setting them.
 fn open_dir(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -795,15 +584,6 @@ fn open_dir(parent: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
 
 fn mark_opaque(dir: BorrowedFd<'_>, prefix: &str) -> rustix::io::Result<()> {
     fsetxattr(dir, format!("{prefix}opaque"), b"y", XattrFlags::empty())
-}
-
-fn times((tv_sec, tv_nsec): (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec, tv_nsec: i64::from(tv_nsec) };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-fn depth(path: &[u8]) -> usize {
-    if path.is_empty() { 0 } else { 1 + path.iter().filter(|b| **b == b'/').count() }
 }
 
 fn refuse(path: &[u8], reason: impl std::fmt::Display) -> tar::Error {
