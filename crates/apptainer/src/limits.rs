@@ -3,26 +3,18 @@
 use std::fs::File;
 use std::path::Path;
 
-use isles_spec::Resources;
 use isles_spec::quantity::{parse_bytes, parse_cpus};
+use isles_spec::{BlockWeight, Resources};
 
 use crate::action_flags as flags;
 use crate::failure::Failure;
+use crate::flag::Flag;
 use crate::parse::Values;
 
 const LARGEST: u64 = 1 << 20;
 
 /// The limits that are asked for, by file and by flags; flags win.
 pub fn resources(values: &Values) -> Result<Resources, Failure> {
-    for flag in [&flags::BLKIO_WEIGHT, &flags::BLKIO_WEIGHT_DEVICE, &flags::OOM_KILL_DISABLE] {
-        let none = matches!(values.text(flag), None | Some("" | "0" | "false"));
-        if !none {
-            return Err(Failure::unsupported(
-                format!("--{}", flag.name),
-                "memory, processors and the number of processes can be limited",
-            ));
-        }
-    }
     let mut out = match values.word(&flags::APPLY_CGROUPS) {
         Some(path) => read(Path::new(path))?,
         None => Resources::default(),
@@ -41,8 +33,30 @@ pub fn resources(values: &Values) -> Result<Resources, Failure> {
     let own = |flag, other: Option<String>| values.word(flag).map(str::to_owned).or(other);
     out.cpuset_cpus = own(&flags::CPUSET_CPUS, out.cpuset_cpus.take());
     out.cpuset_mems = own(&flags::CPUSET_MEMS, out.cpuset_mems.take());
+    out.oom_kill_disable |= values.is(&flags::OOM_KILL_DISABLE);
+    if let Some(weight) = values.number(&flags::BLKIO_WEIGHT).filter(|n| *n != 0) {
+        out.block_weight = Some(block_weight(weight, &flags::BLKIO_WEIGHT)?);
+    }
+    for text in values.list(&flags::BLKIO_WEIGHT_DEVICE) {
+        let odd = || {
+            Failure::new(format!("invalid --{} '{text}'", flags::BLKIO_WEIGHT_DEVICE.name))
+                .with_hint("write the path of a block device and its weight: /dev/sda:500")
+        };
+        let (device, weight) = text.rsplit_once(':').ok_or_else(odd)?;
+        let weight = weight.parse().map_err(|_| odd())?;
+        let weight = block_weight(weight, &flags::BLKIO_WEIGHT_DEVICE)?;
+        out.block_weights.push(BlockWeight { device: device.into(), weight });
+    }
     out.pids = values.number(&flags::PIDS_LIMIT).filter(|n| *n > 0).or(out.pids);
     Ok(out)
+}
+
+fn block_weight(weight: i64, flag: &Flag) -> Result<u16, Failure> {
+    let known = u16::try_from(weight).ok().filter(|weight| (10..=1000).contains(weight));
+    known.ok_or_else(|| {
+        Failure::new(format!("invalid --{}: {weight}", flag.name))
+            .with_hint("a weight is between 10 and 1000")
+    })
 }
 
 fn read(path: &Path) -> Result<Resources, Failure> {
@@ -66,7 +80,7 @@ fn parse(text: &str) -> Result<Resources, String> {
         }
         if let Some(name) = line.strip_prefix('[') {
             let name = name.strip_suffix(']').ok_or_else(|| at("a table's name is not closed"))?;
-            if name.starts_with('[') || !matches!(name, "memory" | "cpu" | "pids") {
+            if name.starts_with('[') || !matches!(name, "memory" | "cpu" | "pids" | "blockIO") {
                 return Err(at(&format!("limits of '{}' are not supported", name.trim_matches(['[', ']']))));
             }
             name.clone_into(&mut table);
@@ -84,6 +98,17 @@ fn parse(text: &str) -> Result<Resources, String> {
             ("memory", "limit") => out.memory = Some(positive()?),
             ("memory", "reservation") => out.memory_reservation = Some(positive()?),
             ("memory", "swap") => out.memory_swap = Some(number()?),
+            ("memory", "disableOOMKiller") => {
+                out.oom_kill_disable = match value {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(at(&format!("{key} is neither true nor false"))),
+                };
+            }
+            ("blockIO", "weight") => {
+                let weight = u16::try_from(number()?).ok().filter(|weight| (10..=1000).contains(weight));
+                out.block_weight = Some(weight.ok_or_else(|| at("a weight is between 10 and 1000"))?);
+            }
             ("cpu", "shares") => out.cpu_shares = Some(positive()?),
             ("cpu", "quota") => out.cpu_quota = Some(number()?),
             ("cpu", "period") => out.cpu_period = Some(positive()?),
@@ -115,7 +140,7 @@ mod tests {
 
     #[test]
     fn files_of_limits() {
-        let text = "# note\n[memory]\n    limit = 1_024 # bytes\nswap = -1\n\n[cpu]\nshares = 512\ncpus = \"0-1\"\n[pids]\nlimit = 9\n";
+        let text = "# note\n[memory]\n    limit = 1_024 # bytes\nswap = -1\n\n[cpu]\nshares = 512\ncpus = \"0-1\"\n[pids]\nlimit = 9\n[blockIO]\nweight = 500\n";
         let read = parse(text).unwrap();
         let expected = Resources {
             memory: Some(1024),
@@ -123,6 +148,7 @@ mod tests {
             cpu_shares: Some(512),
             cpuset_cpus: Some("0-1".into()),
             pids: Some(9),
+            block_weight: Some(500),
             ..Resources::default()
         };
         assert_eq!(read, expected);
@@ -131,7 +157,10 @@ mod tests {
             ("[memory]\nlimit = x", "line 2: limit is no number"),
             ("[memory]\nlimit = -1", "negative"),
             ("[memory]\ncolor = 1", "memory.color"),
-            ("[blockIO]\nweight = 10", "blockIO"),
+            ("[blockIO]\nweight = 9", "between 10 and 1000"),
+            ("[blockIO]\nleafWeight = 9", "blockIO.leafWeight"),
+            ("[network]\nclassID = 9", "network"),
+            ("[memory]\ndisableOOMKiller = 1", "neither true"),
             ("[[devices]]", "devices"),
             ("[cpu]\ncpus = 0", "no string"),
             ("[memory", "not closed"),
@@ -160,7 +189,25 @@ mod tests {
         assert_eq!((out.memory, out.pids, out.nano_cpus), (Some(64 << 20), Some(5), Some(1_500_000_000)));
         assert_eq!(out.cpu_shares, None);
         values.set(&flags::OOM_KILL_DISABLE, "true").unwrap();
-        assert!(resources(&values).unwrap_err().message.contains("--oom-kill-disable"));
+        values.set(&flags::BLKIO_WEIGHT, "500").unwrap();
+        values.set(&flags::BLKIO_WEIGHT_DEVICE, "/dev/sda:10").unwrap();
+        let out = resources(&values).unwrap();
+        let device = BlockWeight { device: "/dev/sda".into(), weight: 10 };
+        assert_eq!(
+            (out.oom_kill_disable, out.block_weight, out.block_weights),
+            (true, Some(500), vec![device])
+        );
+        for (flag, value) in [
+            (&flags::BLKIO_WEIGHT, "5"),
+            (&flags::BLKIO_WEIGHT_DEVICE, "/dev/sda"),
+            (&flags::BLKIO_WEIGHT_DEVICE, "/dev/sda:x"),
+            (&flags::BLKIO_WEIGHT_DEVICE, "/dev/sda:1001"),
+        ] {
+            let mut values = Values::default();
+            values.set(flag, value).unwrap();
+            let failure = resources(&values).unwrap_err();
+            assert!(failure.message.contains(flag.name), "{value}");
+        }
         let mut values = Values::default();
         values.set(&flags::APPLY_CGROUPS, "/nonexistent/x").unwrap();
         assert!(resources(&values).unwrap_err().line().contains("/nonexistent/x"));

@@ -1,11 +1,13 @@
 //! Devices of the host in a container: the nodes that are made, and what the control group allows.
 
+use std::fs;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule};
+use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule, Weight};
 use isles_sandbox::setup::DeviceNode;
-use isles_spec::Workload;
+use isles_spec::{BlockWeight, Workload};
 
 use crate::error::{Error, Result};
 use crate::view::absolute;
@@ -83,4 +85,14 @@ fn node(source: &Path, destination: &Path, found: &std::fs::Metadata) -> Option<
         gid: found.gid(),
         source: Some(source.to_owned()),
     })
+}
+/// The weight of a device, by its numbers.
+pub fn weight(of: &BlockWeight) -> Result<Weight> {
+    let failed = |e: io::Error| Error::file("weigh the device", &of.device, e);
+    let found = fs::metadata(&of.device).map_err(failed)?;
+    if !found.file_type().is_block_device() {
+        return Err(failed(io::Error::other("it is no block device")));
+    }
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    Ok(Weight { major: major.into(), minor: minor.into(), weight: of.weight })
 }

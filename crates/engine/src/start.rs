@@ -40,6 +40,13 @@ impl Fence {
         warn: &mut dyn FnMut(String),
     ) -> Result<Fence> {
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
+        if limits.disable_oom_killer && layout.hierarchy("memory").is_none() {
+            let wish = "disabling the killer of processes that memory is short for";
+            if !best_effort {
+                return Err(Error::impossible(wish, "cgroup v2 has no such setting"));
+            }
+            warn(format!("{wish} is not possible here: cgroup v2 has no such setting"));
+        }
         let request = Request { path: name, limits, accounting: false, best_effort };
         let (group, warnings) = Group::create(&layout, &request)?;
         warnings.into_iter().for_each(|w| warn(w.to_string()));

@@ -39,8 +39,8 @@ pub use reference::Reference;
 pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
-    CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount,
-    MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Pod, PodShares, Propagation, PullPolicy,
+    BlockWeight, CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation,
+    Mount, MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Pod, PodShares, Propagation, PullPolicy,
     Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount,
     UserNamespace, Workload, Writable,
 };

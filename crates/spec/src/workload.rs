@@ -233,7 +233,8 @@ pub enum Writable {
     Nowhere,
     /// Into the folders `upper` and `work` of this folder, which stays.
     Folder(PathBuf),
-    /// Into those of this ext3 image, which stays. One container at a time, and for root only.
+    /// Into those of this ext3 image, which stays. One container at a time; for users other than root with `remove` only, and
+    /// by programs of the host.
     File(ImageFile),
 }
 
@@ -403,6 +404,12 @@ pub struct Resources {
     /// Processes and threads; -1 for no limit.
     pub pids: Option<i64>,
     pub oom_score_adj: Option<i32>,
+    /// Processes wait for memory instead of being killed, which cgroup v1 alone has.
+    pub oom_kill_disable: bool,
+    /// Relative weight of what is read from and written to block devices, 10 to 1000.
+    pub block_weight: Option<u16>,
+    /// The same for one of them.
+    pub block_weights: Vec<BlockWeight>,
     /// Give in where a controller is missing, with a warning, rather than fail.
     pub best_effort: bool,
 }
@@ -418,6 +425,13 @@ impl Resources {
                 ..Resources::default()
             }
     }
+}
+
+/// The weight of a block device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockWeight {
+    pub device: PathBuf,
+    pub weight: u16,
 }
 
 /// A resource limit of setrlimit(2): `nofile=1024:2048`. `None` is unlimited.

@@ -268,6 +268,7 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         pids: args.pids_limit.filter(|n| *n > 0),
         oom_score_adj: args.oom_score_adj,
         best_effort: args.best_effort,
+        ..Resources::default()
     })
 }
 
