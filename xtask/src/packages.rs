@@ -29,6 +29,8 @@ pub const FOR_TESTS: &[Package] = &[
     Package { name: "zstd", file: "/usr/bin/zstd" },
     Package { name: "squashfs-tools", file: "/usr/bin/mksquashfs" },
     Package { name: "e2fsprogs", file: "/sbin/mkfs.ext3" },
+    Package { name: "fuse2fs", file: "/usr/bin/fuse2fs" },
+    Package { name: "fuse-overlayfs", file: "/usr/bin/fuse-overlayfs" },
     Package { name: "python3-venv", file: "/usr/lib/python3.11/ensurepip/__init__.py" },
     Package { name: "patchelf", file: "/usr/bin/patchelf" },
     Package { name: "gnupg", file: "/usr/bin/gpg" },

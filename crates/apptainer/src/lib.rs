@@ -18,7 +18,6 @@ mod commands;
 mod contents;
 mod control_list;
 mod environment;
-mod ext3;
 mod failure;
 mod flag;
 mod global;

@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use isles_engine::image_file::{self, Form};
 use isles_sif::{FileSystem, INSPECTION, Inspection, Kind, Root, Sif};
+use isles_spec::FileSystemKind;
 use isles_store::Squashed;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
 
@@ -15,7 +16,6 @@ use crate::failure::Failure;
 
 /// Documents and definition files of more bytes than this are not read.
 const LIMIT: u64 = 4 << 20;
-const SQUASHFS: &[u8] = b"hsqs";
 
 /// What the image at `path` says of itself.
 pub fn inspection(path: &Path) -> Result<Inspection, Failure> {
@@ -28,13 +28,14 @@ pub fn inspection(path: &Path) -> Result<Inspection, Failure> {
     if isles_sif::is_sif(&file).map_err(failed)? {
         return of_sif(&Sif::from_file(file, name)?);
     }
-    let mut start = [0; 4];
-    if file.read_exact_at(&mut start, 0).is_ok() && start == *SQUASHFS {
-        let size = file.metadata().map_err(failed)?.len();
-        return of_squashfs(file, 0, size, &name);
+    let size = file.metadata().map_err(failed)?.len();
+    match image_file::form(&file).map_err(failed)? {
+        Some(Form::Bare(FileSystemKind::Squashfs)) => return of_squashfs(file, 0, size, &name),
+        Some(Form::Bare(FileSystemKind::Ext)) => return of_ext(file, 0, size, &name),
+        Some(Form::Sif) | None => {}
     }
     Err(Failure::new(format!("Failed to open image {name}: image format not recognized"))
-        .with_hint("an image here is a SIF file, a squashfs file, or a folder with a root file system"))
+        .with_hint("an image here is a file of SIF, squashfs or ext3, or a folder with a root file system"))
 }
 
 fn of_sif(sif: &Sif) -> Result<Inspection, Failure> {
@@ -43,16 +44,15 @@ fn of_sif(sif: &Sif) -> Result<Inspection, Failure> {
     {
         return Ok(inspection);
     }
-    let squashfs = sif.primary().filter(|object| {
-        object.partition().is_some_and(|partition| partition.file_system == FileSystem::Squashfs)
-    });
-    let mut inspection = match squashfs {
-        Some(object) => {
-            let file = sif.file().try_clone();
-            let file = file.map_err(|e| Failure::because(format!("cannot read {}", sif.name()), &e))?;
-            of_squashfs(file, object.offset, object.size, sif.name())?
-        }
-        None => Inspection::default(),
+    let file = || {
+        let copy = sif.file().try_clone();
+        copy.map_err(|e| Failure::because(format!("cannot read {}", sif.name()), &e))
+    };
+    let primary = sif.primary().and_then(|object| Some((object, object.partition()?.file_system)));
+    let mut inspection = match primary {
+        Some((object, FileSystem::Squashfs)) => of_squashfs(file()?, object.offset, object.size, sif.name())?,
+        Some((object, FileSystem::Ext3)) => of_ext(file()?, object.offset, object.size, sif.name())?,
+        _ => Inspection::default(),
     };
     if let Some(object) = sif.of_kind(Kind::Definition).next() {
         let text = String::from_utf8_lossy(&sif.read(object, LIMIT)?).into_owned();
@@ -65,6 +65,48 @@ fn of_squashfs(file: File, at: u64, size: u64, name: &str) -> Result<Inspection,
     let image = isles_squashfs::Image::open(file, at, size);
     let image = image.map_err(|e| Failure::because(format!("Failed to open image {name}"), &e))?;
     Ok(Inspection::of(&Squashed(&image)))
+}
+
+fn of_ext(file: File, at: u64, size: u64, name: &str) -> Result<Inspection, Failure> {
+    let image = isles_ext::Image::open(file, at, size);
+    let image = image.map_err(|e| Failure::because(format!("Failed to open image {name}"), &e))?;
+    Ok(Inspection::of(&Ext(&image)))
+}
+
+/// An ext3 image, looked into without following links.
+struct Ext<'a>(&'a isles_ext::Image);
+
+impl Ext<'_> {
+    fn find(&self, path: &str) -> Option<isles_ext::Inode> {
+        let mut inode = self.0.inode(self.0.root()).ok()?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            inode = self.0.inode(self.0.lookup(&inode, name.as_bytes()).ok()??).ok()?;
+        }
+        Some(inode)
+    }
+}
+
+impl Root for Ext<'_> {
+    fn text(&self, path: &str) -> Option<String> {
+        let inode = self.find(path).filter(|inode| inode.size <= LIMIT)?;
+        let mut bytes = vec![0; inode.size as usize];
+        self.0.read_at(&inode, &mut bytes, 0).ok()?;
+        String::from_utf8(bytes).ok()
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        if let Some(inode) = self.find(path) {
+            let listed = self.0.read_dir(&inode, 0, &mut |entry| {
+                names.extend(String::from_utf8(entry.name));
+                true
+            });
+            if listed.is_err() {
+                names.clear();
+            }
+        }
+        names
+    }
 }
 
 /// A folder with a root file system, whose links lead nowhere else.

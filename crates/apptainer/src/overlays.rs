@@ -1,6 +1,6 @@
 //! `--overlay`, `--writable` and `--writable-tmpfs`: where a container writes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use isles_engine::image_file;
 use isles_spec::{FileSystemKind, Overlay, Root, Writable};
@@ -13,8 +13,18 @@ use crate::settings::Settings;
 
 /// Where the root is written to, and the layers over it, bottom first.
 pub fn of(settings: &Settings, values: &Values, image: &Image) -> Result<(Writable, Vec<Overlay>), Failure> {
+    // Partitions of a SIF file lie over its root, below all others, and are written to with --writable only.
+    let mut inside = match (&image.root, &image.file) {
+        (Root::File(of), Some(file)) => image_file::overlays(&of.path, file)?,
+        _ => Vec::new(),
+    };
     let mut overlays = Vec::new();
-    let mut folder: Option<PathBuf> = None;
+    let mut written: Option<Writable> = None;
+    let mut write = |to: Writable| match written.replace(to) {
+        None => Ok(()),
+        Some(_) => Err(Failure::new("you can't specify more than one writable overlay")
+            .with_hint("add :ro to those that are only read")),
+    };
     for word in values.list(&flags::OVERLAY) {
         let (path, read_only) = match word.rsplit_once(':') {
             Some((path, "ro")) => (Path::new(path), true),
@@ -24,38 +34,42 @@ pub fn of(settings: &Settings, values: &Values, image: &Image) -> Result<(Writab
         if path.is_dir() {
             if read_only {
                 overlays.push(Overlay::Folder(path.to_owned()));
-            } else if folder.replace(path.to_owned()).is_some() {
-                return Err(Failure::new("you can't specify more than one writable overlay")
-                    .with_hint("add :ro to those that are only read"));
+            } else {
+                write(Writable::Folder(path.to_owned()))?;
             }
             continue;
         }
-        let found = image_file::find(path, &image_file::open(path)?)?;
+        let mut found = image_file::find(path, &image_file::open(path)?)?;
+        // What is written to is opened by a path without links.
+        found.path = path.canonicalize().unwrap_or(found.path);
         if !read_only && found.kind == FileSystemKind::Ext {
-            return Err(Failure::unsupported(
-                format!("writing into the overlay image '{}'", path.display()),
-                "use a folder as the overlay, or add :ro",
-            ));
+            write(Writable::File(found))?;
+        } else {
+            overlays.push(Overlay::File(found));
         }
-        overlays.push(Overlay::File(found));
     }
     if settings.writable {
-        if folder.is_some() || !overlays.is_empty() {
+        if written.is_some() || !overlays.is_empty() {
             return Err(Failure::new("--writable and --overlay exclude each other")
                 .with_hint("write into the image, or over it"));
         }
-        return match &image.root {
-            Root::Directory(_) => Ok((Writable::Usual, overlays)),
+        return match (&image.root, inside.pop()) {
+            (Root::Directory(_), _) => Ok((Writable::Usual, overlays)),
+            // As `overlay create` makes it.
+            (Root::File(_), Some(last)) if last.kind == FileSystemKind::Ext => {
+                Ok((Writable::File(last), inside.into_iter().map(Overlay::File).collect()))
+            }
             _ => Err(Failure::new(format!("could not use {} for writing: it is read-only", image.name))
                 .with_hint("make a folder of it with `apptainer build --sandbox`, or use --writable-tmpfs or --overlay")),
         };
     }
-    Ok(match folder {
+    let overlays = inside.into_iter().map(Overlay::File).chain(overlays).collect();
+    Ok(match written {
         Some(_) if settings.writable_tmpfs => {
             return Err(Failure::new("--writable-tmpfs and a writable overlay exclude each other")
                 .with_hint("add :ro to the overlay, or leave --writable-tmpfs out"));
         }
-        Some(folder) => (Writable::Folder(folder), overlays),
+        Some(written) => (written, overlays),
         None if settings.writable_tmpfs => (Writable::Memory { size: None }, overlays),
         None => (Writable::Nowhere, overlays),
     })

@@ -40,6 +40,9 @@ pub struct Settings {
 /// What `--no-mount` knows beside paths.
 const MOUNTS: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
 
+const ENCRYPTED: &str = "encrypted images are not read here; Apptainer makes a folder of one that is: \
+                         `apptainer build --sandbox FOLDER FILE` with this flag";
+
 /// Flags that are refused, and what can be done instead.
 const REFUSED: [(&Flag, &str); 7] = [
     (&flags::FUSEMOUNT, "mount it before the container starts, and show it with --bind"),
@@ -48,7 +51,7 @@ const REFUSED: [(&Flag, &str); 7] = [
     (&flags::DMTCP_RESTART, "programs can save their state inside of the container"),
     (&flags::NVCCLI, "--nv finds the driver without nvidia-container-cli, and --device takes CDI names"),
     (&flags::NETWORK_ARGS, "there are no CNI plugins; the network is the host's, or --net --network none"),
-    (&flags::PEM_PATH, "encrypted images cannot be read"),
+    (&flags::PEM_PATH, ENCRYPTED),
 ];
 
 impl Settings {
@@ -60,7 +63,7 @@ impl Settings {
             }
         }
         if values.is(&flags::PASSPHRASE) {
-            return Err(Failure::unsupported("--passphrase", "encrypted images cannot be read"));
+            return Err(Failure::unsupported("--passphrase", ENCRYPTED));
         }
         for flag in [&flags::ALLOW_SETUID, &flags::KEEP_PRIVS] {
             if values.is(flag) && !root {

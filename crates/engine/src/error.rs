@@ -24,6 +24,8 @@ pub enum Error {
     Sif(#[from] isles_sif::Error),
     #[error("cannot use the image {}: {source}", path.display())]
     Squashfs { path: PathBuf, source: isles_squashfs::Error },
+    #[error("cannot use the image {}: {source}", path.display())]
+    Ext { path: PathBuf, source: isles_ext::Error },
     /// What a process said that was to run in the background, before it ran.
     #[error("{message}")]
     Background { message: String, hint: Option<String>, exit_code: u8 },

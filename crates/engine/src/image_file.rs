@@ -108,7 +108,9 @@ fn partition(path: &Path, object: &Object) -> Result<ImageFile> {
         FileSystem::Squashfs => FileSystemKind::Squashfs,
         FileSystem::Ext3 => FileSystemKind::Ext,
         FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs => {
-            return Err(refused(path, "it is encrypted, and encrypted images are not supported"));
+            let reason = "its root file system is encrypted, which is not read here; Apptainer makes a folder of it that is: \
+                          `apptainer build --sandbox FOLDER FILE` with --pem-path or --passphrase";
+            return Err(refused(path, reason));
         }
         other => {
             let reason = format!("a file system of the kind '{}' is not supported", other.name());

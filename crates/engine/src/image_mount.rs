@@ -8,7 +8,7 @@
 //! | `unpack` | an image of the store, made of it once and known again | the same |
 //!
 //! What is unpacked is no longer a file: the caller takes it into the store and runs the image ([`way`]).
-//! ext3 is for the kernel alone. What is mounted is always the file that was opened, never its name again; always
+//! ext3 goes the same ways as squashfs, but is not unpacked. What is mounted is always the file that was opened, never its name again; always
 //! read-only, without set-uid bits and devices; and only in the mount namespace of the container, so it is gone when the
 //! container is, however that ended. A server dies with the process that stays with the container.
 
@@ -25,12 +25,11 @@ use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::PreparedSource;
 use isles_sandbox::{fuse, loop_device};
 use isles_spec::{FileSystemKind, ImageFile, ImageMount};
-use isles_squashfs::Image;
 use isles_store::{Merged, Ownership};
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::{Error, Result};
-use crate::squashfs::Squashfs;
+use crate::file_image::FileImage;
 use crate::view::View;
 
 /// More threads than this do not wait for each other less.
@@ -55,7 +54,7 @@ pub struct Mountable {
     pub source: PreparedSource,
     pub view: View,
     /// Where this process serves it.
-    pub server: Option<Arc<Server<Squashfs>>>,
+    pub server: Option<Arc<Server<FileImage>>>,
 }
 
 /// Gets an image ready. `file` is the opened file, where the caller has it; `opened` the image in it, where that was
@@ -63,7 +62,7 @@ pub struct Mountable {
 pub fn mountable(
     image: &ImageFile,
     file: Option<&File>,
-    opened: Option<Arc<Server<Squashfs>>>,
+    opened: Option<Arc<Server<FileImage>>>,
     way: ImageMount,
     identity: Identity,
 ) -> Result<Mountable> {
@@ -89,61 +88,59 @@ pub fn mountable(
         }
         _ => {}
     }
-    match image.kind {
-        FileSystemKind::Squashfs => {
-            let server = match opened {
-                Some(server) => server,
-                None => {
-                    let copy = file.try_clone().map_err(failed)?;
-                    let bad = |source| Error::Squashfs { path: image.path.clone(), source };
-                    let opened = Image::open(copy, image.offset, size).map_err(bad)?;
-                    Arc::new(Server::new(Squashfs::new(opened)))
-                }
-            };
-            if root && way != ImageMount::Fuse {
-                match loop_device::mount(&file, image.offset, size, c"squashfs", false) {
-                    Ok(mount) => {
-                        let source = PreparedSource::Mount(mount);
-                        return Ok(Mountable { source, view: View::Image(server), server: None });
-                    }
-                    Err(e) if way == ImageMount::Kernel => {
-                        return Err(Error::file("let the kernel mount", &image.path, e));
-                    }
-                    Err(_) => {}
-                }
+    let by_kernel = |kind| loop_device::mount(&file, image.offset, size, kind, false);
+    let kernel_cannot = |e| Error::file("let the kernel mount", &image.path, e);
+    // The kernel knows more of ext4 than our reader, so that is not asked.
+    if root && way != ImageMount::Fuse && image.kind == FileSystemKind::Ext {
+        match by_kernel(c"ext4") {
+            Ok(mount) => {
+                let view = look_into(&mount)?;
+                return Ok(Mountable { source: PreparedSource::Mount(mount), view, server: None });
             }
-            Ok(Mountable {
-                source: served(&server)?,
-                view: View::Image(server.clone()),
-                server: Some(server),
-            })
-        }
-        FileSystemKind::Ext if way == ImageMount::Fuse || !root => Err(Error::impossible(
-            wish("as an ordinary user"),
-            "only the kernel reads ext3, and only for root",
-        )),
-        FileSystemKind::Ext => {
-            let mount = loop_device::mount(&file, image.offset, size, c"ext4", false)
-                .map_err(|e| Error::file("let the kernel mount", &image.path, e))?;
-            let view = look_into(&mount)?;
-            Ok(Mountable { source: PreparedSource::Mount(mount), view, server: None })
+            Err(e) if way == ImageMount::Kernel => return Err(kernel_cannot(e)),
+            Err(_) => {}
         }
     }
+    let server = match opened {
+        Some(server) => server,
+        None => {
+            let copy = file.try_clone().map_err(failed)?;
+            let opened = FileImage::open(image.kind, copy, image.offset, size, &image.path)?;
+            Arc::new(Server::new(opened))
+        }
+    };
+    if root && way != ImageMount::Fuse && image.kind == FileSystemKind::Squashfs {
+        match by_kernel(c"squashfs") {
+            Ok(mount) => {
+                let source = PreparedSource::Mount(mount);
+                return Ok(Mountable { source, view: View::Image(server), server: None });
+            }
+            Err(e) if way == ImageMount::Kernel => return Err(kernel_cannot(e)),
+            Err(_) => {}
+        }
+    }
+    Ok(Mountable { source: served(&server)?, view: View::Image(server.clone()), server: Some(server) })
 }
 
-/// Mounts an ext3 image to be written to, with the folders of an overlay in it. Its path must be no link. The file is locked against other
-/// containers for as long as it is open.
-pub fn writable(image: &ImageFile, identity: Identity) -> Result<(PreparedSource, File)> {
+/// Mounts an ext3 image to be written to by the kernel, with the folders of an overlay in it. The file is locked against
+/// other containers for as long as it is open.
+pub fn writable(image: &ImageFile) -> Result<(PreparedSource, File)> {
+    let (file, size) = locked(image)?;
+    let mount = loop_device::mount(&file, image.offset, size, c"ext4", true)
+        .map_err(|e| Error::file("let the kernel mount", &image.path, e))?;
+    overlay_folders(&mount, image)?;
+    Ok((PreparedSource::Mount(mount), file))
+}
+
+fn writing(image: &ImageFile) -> String {
+    format!("writing into '{}'", image.path.display())
+}
+
+/// Opens an ext3 image to be written to, and locks it. Its path must be no link. Also says how many bytes the file system has.
+pub fn locked(image: &ImageFile) -> Result<(File, u64)> {
     let failed = |action| move |e: io::Error| Error::file(action, &image.path, e);
-    let wish = || format!("writing into '{}'", image.path.display());
     if image.kind != FileSystemKind::Ext {
-        return Err(Error::impossible(wish(), "only ext3 images are written to"));
-    }
-    if identity != Identity::Root {
-        return Err(Error::impossible(
-            wish(),
-            "only the kernel writes ext3, and only for root; use a folder",
-        ));
+        return Err(Error::impossible(writing(image), "only ext3 images are written to"));
     }
     // The path is the real one of what was looked at: where there is a link by now, another file is meant.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
@@ -156,23 +153,35 @@ pub fn writable(image: &ImageFile, identity: Identity) -> Result<(PreparedSource
         return Err(failed("use the image")(io::Error::other("it is shorter than its file system")));
     }
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-        rustix::io::Errno::WOULDBLOCK => Error::impossible(wish(), "another container does so now"),
+        rustix::io::Errno::WOULDBLOCK => Error::impossible(writing(image), "another container does so now"),
         e => failed("lock the image")(e.into()),
     })?;
-    let mount = loop_device::mount(&file, image.offset, size, c"ext4", true)
-        .map_err(failed("let the kernel mount"))?;
+    Ok((file, size))
+}
+
+/// Makes the folders of an overlay in a mounted image, where they are not there yet.
+pub fn overlay_folders(mount: &impl AsFd, image: &ImageFile) -> Result<()> {
+    let failed = |action| move |e: io::Error| Error::file(action, &image.path, e);
+    // The kernel takes the root of a FUSE mount for root's until somebody asks.
+    rustix::fs::fstat(mount).map_err(|e| failed("look into the image")(e.into()))?;
     for name in ["upper", "work"] {
-        match rustix::fs::mkdirat(&mount, name, rustix::fs::Mode::from(0o755)) {
+        match rustix::fs::mkdirat(mount, name, rustix::fs::Mode::from(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            // The kernel writes to no folder whose owner it cannot say in this user namespace.
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::OVERFLOW) => {
+                let reason =
+                    "its root folder is somebody else's; `apptainer overlay create` makes one of your own";
+                return Err(Error::impossible(writing(image), reason));
+            }
             Err(e) => return Err(failed("make the folders of an overlay in")(e.into())),
         }
-        let found = rustix::fs::statat(&mount, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        let found = rustix::fs::statat(mount, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| failed("look into the image")(e.into()))?;
         if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
-            return Err(Error::impossible(wish(), format!("its '{name}' is no folder")));
+            return Err(Error::impossible(writing(image), format!("its '{name}' is no folder")));
         }
     }
-    Ok((PreparedSource::Mount(mount), file))
+    Ok(())
 }
 
 /// A mount that is attached nowhere can be looked into by its descriptor.
@@ -182,17 +191,19 @@ pub fn look_into(mount: &OwnedFd) -> Result<View> {
 }
 
 /// Begins to serve: as soon as the container has mounted, and until that mount is gone.
-fn served(server: &Arc<Server<Squashfs>>) -> Result<PreparedSource> {
+fn served(server: &Arc<Server<FileImage>>) -> Result<PreparedSource> {
     let failed = |e| Error::system("serve the image", e);
     let (ours, channel) = fuse::channel().map_err(failed)?;
-    let threads = thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_THREADS);
+    // The standard library would look for bounds of control groups as well, in a dozen files.
+    let processors = rustix::thread::sched_getaffinity(None).map_or(2, |set| set.count());
+    let threads = (processors as usize).clamp(2, MOST_THREADS);
     let server = server.clone();
     let named = || thread::Builder::new().name("image".into()).stack_size(STACK);
     let receive = move || {
         while let Ok(Some(device)) = fuse::receive(&ours) {
             let device = Arc::new(device);
             let (server, theirs) = (server.clone(), device.clone());
-            let serve = move |server: &Server<Squashfs>, device: &OwnedFd| {
+            let serve = move |server: &Server<FileImage>, device: &OwnedFd| {
                 // Whoever waits for an answer is told by the kernel when the last descriptor is closed.
                 let _ = isles_fuse::serve(server, device);
             };
@@ -218,7 +229,7 @@ mod tests {
         std::fs::write(&path, "not empty").unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
         let image = ImageFile { path: link, kind: FileSystemKind::Ext, offset: 0, size: None };
-        let refused = writable(&image, Identity::Root).unwrap_err().to_string();
+        let refused = writable(&image).unwrap_err().to_string();
         assert!(refused.contains("open the image"), "{refused}");
     }
 }

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use isles_fuse::Server;
 use isles_sandbox::loop_device;
-use isles_spec::{FileSystemKind, ImageFile, Root};
-use isles_squashfs::Image as SquashfsImage;
+use isles_spec::{ImageFile, Root};
 use isles_store::{Image, Merged};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::file_image::FileImage;
 use crate::image_mount::look_into;
-use crate::squashfs::Squashfs;
 use crate::view::{Look, View, read};
 
 /// A root file system as it is at rest, without overlays and what is mounted into it.
@@ -38,7 +37,7 @@ impl Inside {
     }
 
     /// The image, where it is a file that this process reads.
-    pub(crate) fn server(&self) -> Option<Arc<Server<Squashfs>>> {
+    pub(crate) fn server(&self) -> Option<Arc<Server<FileImage>>> {
         match &self.0 {
             View::Image(server) => Some(server.clone()),
             View::Layers(_) => None,
@@ -73,17 +72,15 @@ fn of_file(image: &ImageFile, file: Option<&File>) -> Result<View> {
     };
     let length = file.metadata().map_err(failed)?.len();
     let size = image.size.unwrap_or_else(|| length.saturating_sub(image.offset));
-    match image.kind {
-        FileSystemKind::Squashfs => {
-            let bad = |source| Error::Squashfs { path: image.path.clone(), source };
-            let opened = SquashfsImage::open(file, image.offset, size).map_err(bad)?;
-            Ok(View::Image(Arc::new(Server::new(Squashfs::new(opened)))))
-        }
-        FileSystemKind::Ext => {
-            let mount = loop_device::mount(&file, image.offset, size, c"ext4", false)
-                .map_err(|e| Error::file("let the kernel mount", &image.path, e))?;
-            look_into(&mount)
-        }
+    let copy = file.try_clone().map_err(failed)?;
+    match FileImage::open(image.kind, copy, image.offset, size, &image.path) {
+        Ok(opened) => Ok(View::Image(Arc::new(Server::new(opened)))),
+        // Root's kernel may know what our reader does not.
+        Err(e @ Error::Ext { .. }) => match loop_device::mount(&file, image.offset, size, c"ext4", false) {
+            Ok(mount) => look_into(&mount),
+            Err(_) => Err(e),
+        },
+        Err(e) => Err(e),
     }
 }
 

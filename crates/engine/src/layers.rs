@@ -15,13 +15,14 @@ use isles_store::{Container, FileKind, Merged};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::file_image::FileImage;
 use crate::hosts;
 use crate::image_mount::{self, mountable};
 use crate::inside::Inside;
+use crate::overlay_programs::{self, OverlayPrograms};
 use crate::places;
 use crate::plan::Behind;
 use crate::run::Foreground;
-use crate::squashfs::Squashfs;
 use crate::view::View;
 
 /// Places of mounts are a few folders and empty files.
@@ -39,9 +40,11 @@ pub struct Base {
     /// What stands behind those mounts of the workload that are no binds of the host, by their places in the list.
     pub sources: Vec<Option<Behind>>,
     /// The images that this process serves.
-    pub servers: Vec<Arc<Server<Squashfs>>>,
+    pub servers: Vec<Arc<Server<FileImage>>>,
     /// Locked for as long as the container runs.
     pub locks: Vec<fs::File>,
+    /// Programs of the host that serve the root.
+    pub programs: Option<OverlayPrograms>,
 }
 
 /// The kinds of root, down to the layers at the bottom.
@@ -57,8 +60,10 @@ struct Images<'a> {
     folder: &'a Container,
     way: ImageMount,
     identity: Identity,
+    /// How many folders for mounts there are.
+    places: usize,
     prepared: Vec<Prepared>,
-    servers: Vec<Arc<Server<Squashfs>>>,
+    servers: Vec<Arc<Server<FileImage>>>,
     locks: Vec<fs::File>,
 }
 
@@ -67,7 +72,7 @@ impl Images<'_> {
         &mut self,
         image: &ImageFile,
         file: Option<&fs::File>,
-        opened: Option<Arc<Server<Squashfs>>>,
+        opened: Option<Arc<Server<FileImage>>>,
     ) -> Result<(PathBuf, View)> {
         // What is taken into the store is the root alone.
         let way = if self.way == ImageMount::Unpack { ImageMount::Auto } else { self.way };
@@ -83,9 +88,33 @@ impl Images<'_> {
         self.place(PreparedSource::Folder { of, name: "upper".to_owned() }, name)
     }
 
+    /// Has programs lay an image over what is below it. All that was prepared for that is mounted here then, and the whole
+    /// is a folder.
+    fn by_programs(
+        &mut self,
+        image: &ImageFile,
+        found: &overlay_programs::Found,
+        lowers: &[PathBuf],
+    ) -> Result<(OverlayPrograms, PathBuf)> {
+        if self.identity == Identity::Single {
+            // The IDs of this process's own namespace, and before anybody looks.
+            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            self.servers.iter().for_each(|server| server.file_system().belongs_to(uid, gid));
+        }
+        let folder = self.folder.path();
+        let (of_image, whole) = (folder.join("image"), folder.join("whole"));
+        make(&of_image)?;
+        make(&whole)?;
+        let prepared = std::mem::take(&mut self.prepared);
+        let places = [of_image.as_path(), &whole];
+        let programs = OverlayPrograms::start(found, image, &prepared, lowers, folder, places)?;
+        Ok((programs, whole))
+    }
+
     fn place(&mut self, source: PreparedSource, name: String) -> Result<PathBuf> {
-        let place = self.folder.path().join(format!("mount-{}", self.prepared.len()));
+        let place = self.folder.path().join(format!("mount-{}", self.places));
         make(&place)?;
+        self.places += 1;
         self.prepared.push(Prepared { place: place.clone(), source, name });
         Ok(place)
     }
@@ -99,10 +128,14 @@ impl Engine {
         workload: &Workload,
         foreground: &Foreground<'_>,
     ) -> Result<Base> {
+        let by_programs = overlay_programs::wanted(workload, self.identity);
+        // Before anything is served, since this process must have one thread.
+        let found = by_programs.map(|image| overlay_programs::prepare(image, self.identity)).transpose()?;
         let mut images = Images {
             folder,
             way: workload.image_mount,
             identity: self.identity,
+            places: 0,
             prepared: Vec::new(),
             servers: Vec::new(),
             locks: Vec::new(),
@@ -137,6 +170,10 @@ impl Engine {
                 }
             });
         }
+        let programs = match (by_programs, &found) {
+            (Some(image), Some(found)) => Some(images.by_programs(image, found, &lowers)?),
+            _ => None,
+        };
         let mut sources = Vec::with_capacity(workload.mounts.len());
         for (number, mount) in workload.mounts.iter().enumerate() {
             sources.push(match &mount.kind {
@@ -157,7 +194,8 @@ impl Engine {
                 _ => None,
             });
         }
-        let written = written(workload, &mut images)?;
+        let (programs, whole) = programs.unzip();
+        let written = if whole.is_some() { None } else { written(workload, &mut images)? };
         if let (Identity::Single, Root::Directory(path)) = (self.identity, &workload.root)
             && let Some(Prepared { source: PreparedSource::Memory { folders, .. }, .. }) =
                 images.prepared.last_mut()
@@ -166,6 +204,7 @@ impl Engine {
             folders.extend(places::folders(workload, path, &bottom.view, uid));
         }
         let (root, read_only) = match (written, bottom.folder) {
+            _ if whole.is_some() => (RootFs::Directory(whole.unwrap_or_default()), false),
             (None, Some(path)) if workload.overlays.is_empty() => (RootFs::Directory(path), false),
             (None, Some(path)) => {
                 return Err(Error::impossible(
@@ -193,6 +232,7 @@ impl Engine {
             sources,
             servers: images.servers,
             locks: images.locks,
+            programs,
         })
     }
 
@@ -242,7 +282,7 @@ fn written(workload: &Workload, images: &mut Images<'_>) -> Result<Option<(PathB
             return Ok(Some(folders));
         }
         Writable::File(image) => {
-            let (source, lock) = image_mount::writable(image, images.identity)?;
+            let (source, lock) = image_mount::writable(image)?;
             images.locks.push(lock);
             let place = images.place(source, image.path.display().to_string())?;
             return Ok(Some((place.join("upper"), place.join("work"))));

@@ -22,6 +22,7 @@ use crate::health::merged;
 use crate::inside::Inside;
 use crate::log::{JOURNAL, has_journal};
 use crate::networks::Taken;
+use crate::overlay_programs::OverlayPrograms;
 use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
 use crate::start::{Fence, null, spawn, spawn_halting};
@@ -92,6 +93,9 @@ impl Engine {
             }
         };
         let exit = self.stay(&mut started, &container, foreground, &signals);
+        // Before the folder in which they have mounted is removed.
+        let written = started.programs.take().map_or(Ok(()), OverlayPrograms::finish);
+        let exit = exit.and_then(|exit| written.map(|()| exit));
         if workload.remove {
             self.note(&container.record, "destroy", &[]);
         }
@@ -237,7 +241,8 @@ impl Engine {
             warn: foreground.warn,
         })?;
         planned.setup.namespaces.network_messages = network.as_ref().map(UserNetwork::messages);
-        if let Some(shared) = foreground.user_namespace
+        // Another namespace of the caller's is no part of the one that these programs mount in.
+        if let Some(shared) = foreground.user_namespace.filter(|_| base.programs.is_none())
             && namespaces::is_of_caller(&planned.setup.namespaces.user)
         {
             let shared = shared.try_clone().map_err(|e| Error::system("share a user namespace", e))?;
@@ -279,7 +284,7 @@ impl Engine {
         (foreground.started)(child.pid());
         self.note(record, "start", &[]);
         let serves = !base.servers.is_empty();
-        Ok(Started { child, state, fence, locks, network: made, serves, resolver })
+        Ok(Started { child, state, fence, locks, network: made, serves, resolver, programs: base.programs })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -382,6 +387,8 @@ pub(crate) struct Started {
     pub serves: bool,
     /// Answers its questions for names, where it has networks.
     pub resolver: Option<Resolver>,
+    /// Programs of the host that serve its root.
+    pub programs: Option<OverlayPrograms>,
 }
 
 /// Streams of a program other than the caller's.

@@ -14,7 +14,7 @@ use isles_store::{FileKind, Merged};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::squashfs::Squashfs;
+use crate::file_image::FileImage;
 
 /// As the kernel's own limit (path_resolution(7)).
 const LINKS: usize = 40;
@@ -23,7 +23,7 @@ const LINKS: usize = 40;
 #[derive(Debug)]
 pub enum View {
     Layers(Merged),
-    Image(Arc<Server<Squashfs>>),
+    Image(Arc<Server<FileImage>>),
 }
 
 impl From<Merged> for View {
@@ -123,7 +123,7 @@ impl View {
 
 /// A file of an image, read from its beginning on.
 struct Content<'a> {
-    of: &'a Squashfs,
+    of: &'a FileImage,
     file: u64,
     at: u64,
 }

@@ -229,8 +229,10 @@ fn unpacked(cx: &Context, store: &Store, lease: &Lease, file: File, name: &str) 
         Some(Form::Bare(FileSystemKind::Squashfs)) => {
             Ok(store.import_sif(lease, SifSource::Squashfs(&file, name), &[], &bars)?)
         }
-        Some(Form::Bare(FileSystemKind::Ext)) => Err(Failure::new(format!("cannot unpack '{name}'"))
-            .with_hint("only the kernel reads ext3, and only for root")),
+        Some(Form::Bare(FileSystemKind::Ext)) => Err(Failure::new(format!(
+            "cannot unpack '{name}': images of ext3 are mounted, and not taken into the store"
+        ))
+        .with_hint("--image-mount fuse mounts it, and needs /dev/fuse")),
         None => Err(Failure::new(format!("'{name}' is no image"))
             .with_hint("files of SIF, squashfs and ext3 are known by how they begin")),
     }

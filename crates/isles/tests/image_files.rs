@@ -4,7 +4,7 @@
 mod world;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -272,6 +272,143 @@ fn root_writes_into_ext3_images() {
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
+/// Changes an image by commands of debugfs(8).
+fn debugfs(image: &Path, commands: &[&str]) {
+    let script = image.with_extension("debugfs");
+    fs::write(&script, commands.join("\n")).unwrap();
+    let output = Command::new("debugfs").args(["-w", "-f"]).arg(&script).arg(image).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// An ext3 image of a folder, for everybody to read; `None`, with a printed reason, where it cannot be made.
+fn ext3(tree: &Path, image: &Path) -> Option<()> {
+    let mut command = Command::new("mkfs.ext3");
+    let made = command.args(["-q", "-F", "-d"]).arg(tree).arg(image).arg("32m").status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("skip: mkfs.ext3 (package e2fsprogs) is missing");
+        return None;
+    }
+    fs::set_permissions(image, fs::Permissions::from_mode(0o644)).unwrap();
+    Some(())
+}
+
+#[test]
+fn ordinary_users_write_into_ext3_images() {
+    everyone(|world| {
+        let Some(image) = image(world).filter(|_| world.who != Who::Root) else { return };
+        if mounts(world).is_empty() {
+            return;
+        }
+        let (made, overlay) = (world.path("nothing"), world.path("overlay.img"));
+        fs::create_dir_all(&made).unwrap();
+        world.give("nothing");
+        let Some(()) = ext3(&made, &overlay) else { return };
+        world.give("overlay.img");
+        let (file, path) = (image.to_str().unwrap(), overlay.to_str().unwrap());
+        let words = |overlay: &str, script: &str| {
+            ["run", "--rm", "--overlay", overlay, file, "sh", "-c", script].map(str::to_owned)
+        };
+        let over = |overlay: &str, script: &str| {
+            let words = words(overlay, script);
+            command(world, &words.each_ref().map(String::as_str))
+        };
+        let run = |script: &str| Said::of(over(path, script).output().unwrap());
+        if !["fuse2fs", "fuse-overlayfs"].iter().all(|name| Path::new("/usr/bin").join(name).exists()) {
+            run("true").fails(125, &["need fuse2fs and fuse-overlayfs", "is not installed"]);
+            println!("skip: fuse2fs and fuse-overlayfs (packages of these names) are missing");
+            return;
+        }
+        if world.who == Who::Ordinary && World::is_root() {
+            debugfs(&overlay, &["sif / uid 0", "sif / gid 0"]);
+            run("true").fails(125, &["its root folder is somebody else's"]);
+        }
+        // As `apptainer overlay create` makes it.
+        let found = fs::metadata(&overlay).unwrap();
+        debugfs(&overlay, &[&format!("sif / uid {}", found.uid()), &format!("sif / gid {}", found.gid())]);
+        run("echo kept > /new; rm -r /many; mkdir /many; echo x > /many/x; echo more >> /large").fine();
+        let script = "cat /new; ls /many; wc -c < /large; id -u";
+        assert_eq!(run(script).fine(), "kept\nx\n3000005\n0\n");
+        // The programs are gone, and what they wrote is whole.
+        let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&overlay).output().unwrap();
+        assert!(check.status.success(), "{check:?}");
+        // What is read only is read without them.
+        let read = format!("{path}:ro");
+        assert_eq!(Said::of(over(&read, "cat /new; ls /many").output().unwrap()).fine(), "kept\nx\n");
+        run("exit 7").fails(7, &[]);
+        let (mut running, _) = Running::start(&mut over(path, "echo runs; exec sleep 1000"));
+        run("true").fails(125, &["another container"]);
+        // Killed, it takes them along, and the next one can write again: fuse2fs lets go of the file when it has ended.
+        running.signal(Signal::KILL);
+        running.0.wait().unwrap();
+        while run("echo again > /new").code == 125 {
+            std::thread::yield_now();
+        }
+        assert_eq!(run("cat /new").fine(), "again\n");
+        let (mut background, over) = (vec!["run", "-d", "--overlay", path], [file, "true"]);
+        background.extend(over);
+        isles(world, &background).fails(125, &["in the foreground only"]);
+        // A link in the image leads nowhere.
+        let linked = world.path("linked.img");
+        symlink("/", made.join("upper")).unwrap();
+        ext3(&made, &linked).unwrap();
+        world.give("linked.img");
+        let run = |script: &str| {
+            Said::of(
+                command(
+                    world,
+                    &["run", "--rm", "--overlay", linked.to_str().unwrap(), file, "sh", "-c", script],
+                )
+                .output()
+                .unwrap(),
+            )
+        };
+        run("true").fails(125, &["'upper' is no folder"]);
+    });
+}
+
+#[test]
+fn ext3_images_are_run_by_everybody() {
+    everyone(|world| {
+        let Some(image) = image(world) else { return };
+        let (root, bare, sif) = (world.path("image"), world.path("root.img"), world.path("ext.sif"));
+        let Some(()) = ext3(&root, &bare) else { return };
+        let arch = Arch::from_name(&isles_spec::Platform::host().architecture).unwrap();
+        let part =
+            NewObject::partition(FileSystem::Ext3, Role::Primary, arch, fs::File::open(&bare).unwrap());
+        NewSif::new(vec![part]).create(&sif).unwrap();
+        // What an overlay wrote before: a file that is new, one that is gone, and a folder that hides what was there.
+        let (over, overlay) = (world.path("written"), world.path("overlay.img"));
+        fs::create_dir_all(over.join("upper/many")).unwrap();
+        fs::create_dir_all(over.join("work")).unwrap();
+        fs::write(over.join("upper/new"), "new\n").unwrap();
+        fs::write(over.join("upper/many/one"), "one\n").unwrap();
+        ext3(&over, &overlay).unwrap();
+        debugfs(&overlay, &["ea_set /upper/many trusted.overlay.opaque y", "cd /upper", "mknod large c 0 0"]);
+        let read = format!("{}:ro", overlay.display());
+        for way in mounts(world) {
+            for file in [&bare, &sif] {
+                let run = |options: &[&str], script: &str| {
+                    let file = file.to_str().unwrap();
+                    let words =
+                        [&["run", "--rm", "--image-mount", way], options, &[file, "sh", "-c", script]];
+                    isles(world, &words.concat())
+                };
+                let out =
+                    run(&[], "wc -c < /large; ls /many | wc -l; cat /many/name-599; readlink /link").fine();
+                assert_eq!(out, "3000000\n600\n599large\n", "{way}");
+                let out =
+                    run(&["--overlay", &read], "cat /new; ls /many; ls / | grep -c large || true").fine();
+                assert_eq!(out, "new\none\n0\n", "{way}");
+            }
+            // Over another kind of image, too.
+            let words = ["run", "--rm", "--image-mount", way, "--overlay", &read, image.to_str().unwrap()];
+            assert_eq!(isles(world, &[&words[..], &["ls", "/many"]].concat()).fine(), "one\n", "{way}");
+        }
+        let words = ["run", "--rm", "--image-mount", "unpack", bare.to_str().unwrap(), "true"];
+        isles(world, &words).fails(125, &["root.img", "ext3", "--image-mount fuse"]);
+    });
+}
+
 #[test]
 fn partitions_of_a_sif_file_lie_over_its_root() {
     everyone(|world| {
@@ -341,7 +478,7 @@ fn what_cannot_be_mounted_says_why() {
         if world.who == Who::Root {
             cases.push((vec!["--image-mount", "kernel", &ext], "x.img"));
         } else {
-            cases.push((vec![&ext], "only the kernel reads ext3"));
+            cases.push((vec![&ext], "x.img: the ext image is damaged"));
             cases.push((vec!["--image-mount", "kernel", whole], "lets only root"));
         }
         for (words, said) in cases {

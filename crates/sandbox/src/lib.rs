@@ -35,6 +35,7 @@
 //! | [`capability`] | sets of capabilities by name |
 //! | [`identity`] | which users and groups this process may map |
 //! | [`fuse`], [`loop_device`] | images that are mounted: by a server of the caller's, and by the kernel |
+//! | [`helper`] | programs of the host that mount and serve a file system |
 //! | [`network`] | sockets of a network namespace, for those who are not in it |
 //! | [`explain`] | why a program did not start, in words |
 //! | [`background`] | processes that go on when their caller has ended |
@@ -56,6 +57,7 @@ mod dev;
 mod error;
 pub mod explain;
 pub mod fuse;
+pub mod helper;
 pub mod identity;
 mod idmap;
 mod init;

@@ -6,12 +6,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use isles_ext::{Folder, NewExt3, make};
 use isles_sif::{Arch, Editor, Extra, FileSystem, Kind, NewObject, Role, is_sif};
 use isles_spec::Platform;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::command::{Arity, Command, Context};
-use crate::ext3::{Folder, NewExt3, make};
 use crate::failure::Failure;
 use crate::flag::Flag;
 

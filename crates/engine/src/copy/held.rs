@@ -24,8 +24,9 @@ pub struct Held {
     /// Nothing ever comes through it, so the process never goes on.
     _gate: PipeWriter,
     _container: Container,
-    _servers: Vec<std::sync::Arc<isles_fuse::Server<crate::squashfs::Squashfs>>>,
+    _servers: Vec<std::sync::Arc<isles_fuse::Server<crate::file_image::FileImage>>>,
     _locks: Vec<std::fs::File>,
+    _programs: Option<crate::overlay_programs::OverlayPrograms>,
 }
 
 impl Held {
@@ -56,7 +57,7 @@ impl Engine {
         let image = self.image_of(record)?;
         let workload = bare(&record.workload);
         let foreground = Foreground { image: image.as_ref(), ..Foreground::default() };
-        let Base { prepared, root, view, read_only, untrusted, sources, servers, locks } =
+        let Base { prepared, root, view, read_only, untrusted, sources, servers, locks, programs } =
             self.base(&container, &workload, &foreground)?;
         let extra = match workload.system.bare_etc {
             true => Vec::new(),
@@ -89,7 +90,14 @@ impl Engine {
         let mut setup = planned.setup;
         setup.gate = Gate { before_exec: Some(gate_read.into()), open_to_owner: true, ..Gate::default() };
         let child = Pending::new(&setup)?.wait_before_exec()?;
-        Ok(Held { child, _gate: gate_write, _container: container, _servers: servers, _locks: locks })
+        Ok(Held {
+            child,
+            _gate: gate_write,
+            _container: container,
+            _servers: servers,
+            _locks: locks,
+            _programs: programs,
+        })
     }
 }
 

@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::background::{Report, said, started};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::overlay_programs;
 use crate::record::{Record, State, Status, now};
 use crate::run::{Created, Foreground, Started, Streams};
 use crate::start::{null, pipe};
@@ -282,11 +283,12 @@ impl Engine {
         delay: Duration,
         restarts: u32,
     ) -> Result<(Running, bool)> {
+        overlay_programs::refuse_in_background(&created.record.workload, self.identity)?;
         let signals = Signals::block().map_err(|e| Error::system("wait for signals", e))?;
         let Created { folder, record } = created;
         let control = listen(folder.path())?;
         let (streams, mut ends) = streams(&record.workload)?;
-        let Started { mut child, mut state, fence, locks, network, serves, resolver } =
+        let Started { mut child, mut state, fence, locks, network, serves, resolver, programs: _ } =
             self.start_in(&folder, &record, foreground, streams)?;
         // The group is found again by its name.
         fence.keep();
