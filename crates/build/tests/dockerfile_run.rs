@@ -359,7 +359,7 @@ fn run_leaves_nothing_of_the_engine_behind() {
     assert_eq!(list["/own"], "644 0:0 \"hi\\n\"");
     assert_eq!(world.view(&image).lstat(std::path::Path::new("/")).unwrap().mode, 0o755);
     assert_eq!(
-        history(&image).last().unwrap().0.split(" --").next().unwrap(),
+        image.config.history.last().unwrap().created_by.as_ref().unwrap().split(" --").next().unwrap(),
         "RUN /bin/sh -c echo hi > /own && rm -r /data # buildkit"
     );
 }

@@ -186,8 +186,8 @@ pub struct Args {
     /// Keep what is written to the root file system in memory, and drop it with the container.
     #[arg(long, help_heading = "Files")]
     writable_tmpfs: bool,
-    /// Lay a folder over the root file system, or an image file. A folder, and for root an ext3 image, is written to
-    /// unless :ro follows.
+    /// Lay a folder over the root file system, or an image file. A folder or an ext3 image is written to unless
+    /// :ro follows; an image by others than root with --rm, and with fuse2fs and fuse-overlayfs installed.
     #[arg(long, value_name = "PATH[:ro]", help_heading = "Files")]
     overlay: Vec<String>,
     /// How an image file gets a root file system: mounted by the kernel (root), served by this process (fuse), taken
