@@ -30,3 +30,4 @@ pub mod tree;
 pub mod type_system;
 pub mod value;
 pub mod web;
+mod work_dir;

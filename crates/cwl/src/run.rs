@@ -3,27 +3,25 @@
 //! One thread decides, and it never waits for a step. Scatters begin their parts as others end, so that ten thousand of
 //! them are not ten thousand pieces of work in line.
 
+mod repeat;
+mod work;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
 
 use isles_flow::pool::{Limits, Need, Pool};
 use isles_flow::run::Doing;
 
-use crate::expression::{Scope, Text};
-use crate::files;
+use self::repeat::{LoopFrame, ScatterFrame};
+use self::work::{attempts, run_expression, run_tool};
+use crate::expression::Scope;
 use crate::inputs;
-use crate::links::{
-    goes, linked, nested, next_inputs, parts, places, skipped, step_inputs, with_values_from,
-};
-use crate::model::{Body, Origin, Process, Requirement, ScatterMethod, Tool, Workflow};
+use crate::links::{goes, linked, parts, skipped, step_inputs, with_values_from};
+use crate::model::{Body, Origin, Process, Requirement, Workflow};
 use crate::needs::Needs;
-use crate::tool::{self, Failure, Job, Settings};
+use crate::tool::{Failure, Settings};
 use crate::value::{Map, Value};
-
-/// Iterations of a loop.
-const MOST_ITERATIONS: usize = 1_000_000;
 
 /// How a run goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,30 +118,6 @@ struct WorkflowFrame {
 struct StepNeeds {
     step: Arc<Needs>,
     process: Arc<Needs>,
-}
-
-struct ScatterFrame {
-    workflow: usize,
-    step: usize,
-    /// Inputs of the step, before any part of it.
-    base: Map,
-    /// Scattered inputs with their items.
-    lists: Vec<(Arc<str>, Arc<Vec<Value>>)>,
-    total: usize,
-    next: usize,
-    active: usize,
-    results: Vec<Value>,
-    name: String,
-    failed: bool,
-}
-
-struct LoopFrame {
-    parent: Parent,
-    workflow: usize,
-    step: usize,
-    inputs: Map,
-    results: Vec<Value>,
-    name: String,
 }
 
 struct Coordinator {
@@ -444,41 +418,6 @@ impl Coordinator {
         self.feed(scatter);
     }
 
-    /// Begins parts of a scatter, as many as are worth having in line.
-    fn feed(&mut self, id: usize) {
-        let most = (self.pool.limits().cores as usize * 4).clamp(16, 1024);
-        loop {
-            if self.stopped() {
-                return;
-            }
-            let Some(Some(Frame::Scatter(scatter))) = self.frames.get_mut(id) else { return };
-            if scatter.next == scatter.total || scatter.active >= most {
-                break;
-            }
-            let i = scatter.next;
-            scatter.next += 1;
-            scatter.active += 1;
-            let mut inputs = scatter.base.clone();
-            let (workflow, step, name) = (scatter.workflow, scatter.step, format!("{}[{i}]", scatter.name));
-            let lists = scatter.lists.clone();
-            let method = match self.workflow(workflow).map(|w| w.process.clone()) {
-                Some(process) => match &process.body {
-                    Body::Workflow(w) => w.steps[step].method,
-                    _ => return,
-                },
-                None => return,
-            };
-            for ((input, items), at) in lists.iter().zip(places(method, &lists, i)) {
-                inputs.insert(input.clone(), items[at].clone());
-            }
-            self.start_part(workflow, step, inputs, Parent { frame: Some(id), slot: i }, name);
-        }
-        let Some(Some(Frame::Scatter(scatter))) = self.frames.get(id) else { return };
-        if scatter.active == 0 && scatter.next == scatter.total {
-            self.end_scatter(id);
-        }
-    }
-
     /// Begins a step, or one part of it: `valueFrom`, `when`, and what it runs.
     fn start_part(&mut self, id: usize, place: usize, inputs: Map, parent: Parent, name: String) {
         let Some(frame) = self.workflow(id) else { return };
@@ -503,64 +442,6 @@ impl Coordinator {
         }
         let run = step.run.clone();
         self.start(&run, Value::map(inputs), needs.process, parent, false, name);
-    }
-
-    /// One more turn of a loop, after the outputs of the last.
-    fn iterate(&mut self, id: usize, last: Option<Value>) {
-        let Some(Some(Frame::Loop(frame))) = self.frames.get_mut(id) else { return };
-        let (workflow_id, place, parent, name) =
-            (frame.workflow, frame.step, frame.parent, frame.name.clone());
-        let Some(workflow) = self.workflow(workflow_id) else { return };
-        let process = workflow.process.clone();
-        let Some(needs) = workflow.step_needs[place].clone() else { return };
-        let Body::Workflow(workflow) = &process.body else { return };
-        let step = &workflow.steps[place];
-        let Some(again) = &step.again else { return };
-        let Some(Some(Frame::Loop(frame))) = self.frames.get_mut(id) else { return };
-        let mut wrong = None;
-        if let Some(last) = last {
-            match next_inputs(&again.inputs, step, &frame.inputs, &last, &needs.step) {
-                Ok(inputs) => frame.inputs = inputs,
-                Err(message) => wrong = Some(message),
-            }
-            frame.results.push(last);
-        }
-        if frame.results.len() >= MOST_ITERATIONS {
-            wrong = Some(format!("it was repeated {MOST_ITERATIONS} times"));
-        }
-        let inputs = frame.inputs.clone();
-        let turn = frame.results.len();
-        let more = match wrong {
-            Some(message) => Err(message),
-            None => goes(step.when.as_ref(), &inputs, &needs.step),
-        };
-        match more {
-            Ok(true) => {
-                let run = step.run.clone();
-                let inner = Parent { frame: Some(id), slot: turn };
-                self.start(&run, Value::map(inputs), needs.process, inner, false, format!("{name}({turn})"));
-            }
-            Ok(false) => {
-                let Some(Some(Frame::Loop(frame))) = self.frames.get_mut(id) else { return };
-                let results = std::mem::take(&mut frame.results);
-                let mut out = Map::new();
-                for output in &step.outputs {
-                    let mut values = results.iter().map(|r| r.get(output).cloned().unwrap_or(Value::Null));
-                    let value = if again.all {
-                        Value::array(values.collect())
-                    } else {
-                        values.next_back().unwrap_or(Value::Null)
-                    };
-                    out.insert(output.clone(), value);
-                }
-                self.remove(id);
-                self.answer(parent, name, Ok(Value::map(out)));
-            }
-            Err(message) => {
-                self.remove(id);
-                self.fail(parent, name, &message);
-            }
-        }
     }
 
     fn deliver(&mut self, done: Done) {
@@ -623,33 +504,6 @@ impl Coordinator {
         }
     }
 
-    fn end_scatter(&mut self, id: usize) {
-        let Some(Some(Frame::Scatter(scatter))) = self.frames.get_mut(id) else { return };
-        let (workflow, place, name) = (scatter.workflow, scatter.step, scatter.name.clone());
-        let results = std::mem::take(&mut scatter.results);
-        let lengths: Vec<usize> = scatter.lists.iter().map(|(_, items)| items.len()).collect();
-        let failed = scatter.failed;
-        self.remove(id);
-        if failed {
-            // Its failure is known; who waits for the step waits for ever.
-            return;
-        }
-        let Some(process) = self.workflow(workflow).map(|w| w.process.clone()) else { return };
-        let Body::Workflow(body) = &process.body else { return };
-        let step = &body.steps[place];
-        let mut out = Map::new();
-        for output in &step.outputs {
-            let values: Vec<Value> =
-                results.iter().map(|r| r.get(output).cloned().unwrap_or(Value::Null)).collect();
-            let value = match step.method {
-                ScatterMethod::Nested => nested(&lengths, &mut values.into_iter()),
-                _ => Value::array(values),
-            };
-            out.insert(output.clone(), value);
-        }
-        self.answer(Parent { frame: Some(workflow), slot: place }, name, Ok(Value::map(out)));
-    }
-
     fn end_workflow(&mut self, id: usize) {
         let Some(frame) = self.workflow(id) else { return };
         let (parent, name, process) = (frame.parent, frame.name.clone(), frame.process.clone());
@@ -694,91 +548,9 @@ impl WorkflowFrame {
     }
 }
 
-/// Does the work of a step, again where its failure is one of those that may pass.
-fn attempts(
-    name: &str,
-    need: Need,
-    settings: &Settings,
-    work: impl Fn(&Doing<'_>) -> Result<Value, Failure>,
-) -> Result<Value, Failure> {
-    let mut attempt = 1;
-    loop {
-        let doing = settings.run.step(name, need, attempt);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&doing)))
-            .unwrap_or_else(|_| Err(Failure::permanent("a bug of this program ended it")));
-        doing.end(match &result {
-            Ok(value) => Ok(settings.run.id().map(|_| value.spaced_json()).unwrap_or_default()),
-            Err(failure) => Err(&failure.message),
-        });
-        let Err(failure) = &result else { return result };
-        if attempt > settings.retries.times || !settings.retries.on.contains(&failure.kind) {
-            return result;
-        }
-        let pause = Duration::from_secs(1 << (attempt - 1).min(6));
-        settings.run.view().again(name, &failure.message, pause);
-        let end = Instant::now() + pause;
-        while Instant::now() < end {
-            if isles_flow::step::stopping() {
-                return result;
-            }
-            std::thread::sleep(Duration::from_millis(50).min(pause));
-        }
-        attempt += 1;
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "what the closure of the pool holds")]
-fn run_tool(
-    process: &Process,
-    tool: &Tool,
-    given: &Value,
-    needs: &Needs,
-    settings: &Settings,
-    top: bool,
-    allotted: crate::needs::Allotted,
-    doing: &Doing<'_>,
-) -> Result<Value, Failure> {
-    let inputs = inputs::complete(process, given)?;
-    tool::run(&Job { process, tool, inputs: &inputs, needs, settings, discover: top, allotted, doing })
-}
-
-fn run_expression(
-    process: &Process,
-    text: &Text,
-    given: &Value,
-    needs: &Needs,
-    settings: &Settings,
-    top: bool,
-) -> Result<Value, String> {
-    let inputs = inputs::complete(process, given)?;
-    let ontology = settings.ontologies.of(process);
-    let runtime = Value::map(Map::new());
-    let inputs = inputs::prepare(process, &inputs, needs, top, &ontology, &runtime)?;
-    let scope = Scope { inputs: &inputs, this: &Value::Null, runtime: &runtime, js: needs.js() };
-    let result = text.eval(scope).map_err(|e| e.to_string())?;
-    let Some(result) = result.as_map() else {
-        return Err(format!(
-            "the expression gives {}, and must give an object with the outputs",
-            result.kind_name()
-        ));
-    };
-    let mut out = Map::new();
-    for output in &process.outputs {
-        let value = result.get(&output.name).cloned().unwrap_or(Value::Null);
-        let value = files::normalized(&value).map_err(|e| format!("the output `{}`: {e}", output.name))?;
-        if !output.kind.gives(&value) {
-            return Err(format!("the output {}", output.kind.explain(&value, &output.name)));
-        }
-        out.insert(output.name.clone(), value);
-    }
-    Ok(Value::map(out))
-}
-
 /// Whether a process has anything to do with containers, in any of its parts.
 pub fn names_images(process: &Process) -> bool {
-    let of = |list: &[crate::model::Requirement]| {
-        list.iter().any(|r| matches!(r, crate::model::Requirement::Docker(_)))
-    };
+    let of = |list: &[Requirement]| list.iter().any(|r| matches!(r, Requirement::Docker(_)));
     of(&process.requirements)
         || of(&process.hints)
         || match &process.body {

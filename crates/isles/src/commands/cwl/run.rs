@@ -1,46 +1,28 @@
 //! `isles cwl run`, also as `cwl-runner`
 
+mod order;
+mod perform;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::time::Duration;
 
-use isles_cwl::cache::Cache;
-use isles_cwl::document::Diagnostic;
 use isles_cwl::draw;
 use isles_cwl::files;
 use isles_cwl::job;
 use isles_cwl::load::{Loader, Loading};
 use isles_cwl::model::{Body, Process, Requirement, Version};
-use isles_cwl::overrides::{self, Override};
-use isles_cwl::provenance;
-use isles_cwl::relocate::{self, Taking};
-use isles_cwl::run::{OnError, names_images};
-use isles_cwl::tool::{FailureKind, Ontologies, Retries, Settings, Spare};
+use isles_cwl::overrides;
+use isles_cwl::tree::Node;
 use isles_cwl::value::Value;
-use isles_cwl::web::{Web, is_url};
-use isles_flow::history::History;
-use isles_flow::pool::Limits;
-use isles_flow::record::State;
-use isles_flow::run::{About, Run};
-use isles_flow::step::{Executor, stop_all};
-use isles_registry::web::Wish;
-use isles_sandbox::signals::{Signals, die_of};
-use rustix::event::{PollFd, PollFlags, poll};
+use isles_cwl::web::is_url;
 
-use crate::commands::cwl::executor::Local;
-use crate::commands::cwl::folders::{Outs, Scratch};
+use self::order::{
+    inputs_of, job_with_tool, overridden, read_job, refused, split, told, unknown_inputs, web,
+};
 use crate::commands::cwl::reference::{Reference, is_process};
-use crate::commands::cwl::slurm::Slurm;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::registry::Connection;
-use crate::ui::steps::Steps;
-
-/// The exit code of a process that needs what is not supported, by the conformance tests of CWL.
-const UNSUPPORTED: u8 = 33;
 
 /// Run a tool or a workflow with its inputs, and print its outputs as JSON.
 ///
@@ -259,41 +241,9 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
         (None, None) if args.target.is_empty() => process,
         (None, None) => draw::only(&process, &args.target).map_err(Failure::new)?,
     };
-    if args.print_dot {
-        cx.ui.bytes(draw::graph(&process).dot().as_bytes())?;
-        return Ok(Code::SUCCESS);
-    }
-    if args.print_svg {
-        let drawing = draw::graph(&process).svg(&BTreeMap::new()).map_err(Failure::new)?;
-        cx.ui.bytes(drawing.as_bytes())?;
-        return Ok(Code::SUCCESS);
-    }
-    if args.pack || args.reference.print_subgraph {
-        let (path, fragment) = (&target.0, target.1.as_deref());
-        let packed = isles_cwl::pack::pack(&mut loader.documents, path, fragment).map_err(|e| Failure {
-            message: told(&loader.documents, &e),
-            hint: e.hint,
-            ..Failure::default()
-        })?;
-        let packed = match args.reference.print_subgraph {
-            true => isles_cwl::pack::reduced(&packed, &process),
-            false => packed,
-        };
-        cx.ui.bytes(packed.pretty_json().as_bytes())?;
-        return Ok(Code::SUCCESS);
-    }
-    if args.print_deps {
-        let base = base_of_deps(args, &target.0);
-        let files = draw::dependencies(&loader.documents.sources, base.as_deref());
-        cx.ui.bytes(files.pretty_json().as_bytes())?;
-        return Ok(Code::SUCCESS);
-    }
-    if args.reference.print_targets {
-        cx.ui.bytes(draw::targets(&process).pretty_json().as_bytes())?;
-        return Ok(Code::SUCCESS);
-    }
-    if args.make_template {
-        cx.ui.bytes(job::template(&process).as_bytes())?;
+    let document = (target.0.as_path(), target.1.as_deref());
+    if let Some(text) = printed(args, &mut loader, &process, document)? {
+        cx.ui.bytes(text.as_bytes())?;
         return Ok(Code::SUCCESS);
     }
     let words = job::words(&process, rest).map_err(Failure::new)?;
@@ -314,7 +264,7 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     }
     job::fill(&process, &words, &mut order.inputs).map_err(Failure::new)?;
     unknown_inputs(&process, &order.inputs, &ui);
-    let mut requirements = |node: &Option<isles_cwl::tree::Node>, required: bool| match node {
+    let mut requirements = |node: &Option<Node>, required: bool| match node {
         Some(node) => loader.outer_requirements(node, process.version, required),
         None => Vec::new(),
     };
@@ -359,13 +309,45 @@ pub fn cmd_cwl_run(cx: &Context, args: &Args) -> Result<Code, Failure> {
     let digest = isles_flow::run::digest(texts.take(loaded_from).chain(words));
     let packed = match &args.provenance {
         Some(_) => {
-            let (path, fragment) = (&target.0, target.1.as_deref());
-            let packed = isles_cwl::pack::pack(&mut loader.documents, path, fragment);
+            let packed = isles_cwl::pack::pack(&mut loader.documents, document.0, document.1);
             Some(packed.map_err(|e| Failure::new(told(&loader.documents, &e)))?)
         }
         None => None,
     };
-    run(cx, args, &process, &inputs, &asked, (digest, packed))
+    perform::perform(cx, args, &process, &inputs, &asked, (digest, packed))
+}
+
+/// What is asked for in the place of a run, of the process alone.
+fn printed(
+    args: &Args,
+    loader: &mut Loader,
+    process: &Process,
+    (path, fragment): (&Path, Option<&str>),
+) -> Result<Option<String>, Failure> {
+    let text =
+        if args.print_dot {
+            draw::graph(process).dot()
+        } else if args.print_svg {
+            draw::graph(process).svg(&BTreeMap::new()).map_err(Failure::new)?
+        } else if args.pack || args.reference.print_subgraph {
+            let packed = isles_cwl::pack::pack(&mut loader.documents, path, fragment).map_err(|e| {
+                Failure { message: told(&loader.documents, &e), hint: e.hint, ..Failure::default() }
+            })?;
+            match args.reference.print_subgraph {
+                true => isles_cwl::pack::reduced(&packed, process).pretty_json(),
+                false => packed.pretty_json(),
+            }
+        } else if args.print_deps {
+            let base = base_of_deps(args, path);
+            draw::dependencies(&loader.documents.sources, base.as_deref()).pretty_json()
+        } else if args.reference.print_targets {
+            draw::targets(process).pretty_json()
+        } else if args.make_template {
+            job::template(process)
+        } else {
+            return Ok(None);
+        };
+    Ok(Some(text))
 }
 
 /// The folder that printed names of files begin in, where they are not whole.
@@ -391,389 +373,4 @@ fn software(process: &Process, names: &mut BTreeSet<String>) {
         workflow.steps.iter().for_each(|step| of(&step.requirements));
         workflow.steps.iter().for_each(|step| software(&step.run, names));
     }
-}
-
-/// The way to the web: through the same proxies, and with the same trust, as to registries.
-fn web(folder: PathBuf, ui: crate::ui::Ui) -> Web {
-    /// Of one file.
-    const MOST: u64 = 100 << 30;
-    let fetch = move |url: &str, path: &Path| {
-        let get = || -> Result<(), String> {
-            let answer = isles_registry::web::Web::new(&Connection { tls_verify: true }.options())
-                .get(url, Wish::default())
-                .map_err(|e| e.to_string())?;
-            if answer.status != 200 {
-                return Err(format!("the server answers {}", answer.status));
-            }
-            let fail = |e: std::io::Error| e.to_string();
-            let mut file = std::fs::File::create(path).map_err(fail)?;
-            let copied = std::io::copy(&mut answer.reader().take(MOST + 1), &mut file).map_err(fail)?;
-            if copied > MOST {
-                return Err(format!("it is longer than {} GiB", MOST >> 30));
-            }
-            Ok(())
-        };
-        let got = get().map_err(|e| format!("cannot fetch {url}: {e}"));
-        if let Err(e) = &got {
-            ui.warning(e);
-        }
-        got
-    };
-    Web::new(folder, Box::new(fetch))
-}
-
-/// The overrides that stand in a file.
-fn overridden(
-    loader: &mut Loader,
-    node: &isles_cwl::tree::Node,
-    file: &Path,
-    version: isles_cwl::model::Version,
-) -> Vec<Override> {
-    let folder =
-        std::path::absolute(file).ok().and_then(|file| file.parent().map(Path::to_owned)).unwrap_or_default();
-    let mut out = Vec::new();
-    for entry in node.as_map().unwrap_or_default() {
-        let (document, fragment) = overrides::target(&entry.key, &folder);
-        let requirements = match entry.value.get("requirements") {
-            Some(node) => loader.outer_requirements(node, version, true),
-            None => Vec::new(),
-        };
-        out.push(Override { document, fragment, requirements });
-    }
-    out
-}
-
-/// The texts of inputs that are to be written down nowhere.
-fn secrets(process: &Process, inputs: &Value) -> Vec<String> {
-    let named = process.requirements.iter().chain(&process.hints).filter_map(|r| match r {
-        Requirement::Secrets(names) => Some(names),
-        _ => None,
-    });
-    named.flatten().filter_map(|name| Some(inputs.get(name)?.as_str()?.to_owned())).collect()
-}
-
-/// The inputs that a run began with.
-fn inputs_of(cx: &Context, id: &str) -> Result<Value, Failure> {
-    let history = isles_flow::history::History::open(&cx.state_dir()?.join("flow"))
-        .map_err(|e| Failure::because("cannot go on", &e))?;
-    let run = history.find(Some(id)).map_err(|e| Failure::because("cannot go on", &e))?;
-    if run.inputs.contains(isles_flow::run::SECRET) {
-        return Err(Failure::new(format!(
-            "cannot go on with the run {id}: it has secret inputs, which nobody knows any more"
-        ))
-        .with_hint("start it anew; with --cache, what was done is not done again"));
-    }
-    isles_cwl::outputs::from_json(&run.inputs).map_err(|e| {
-        Failure::new(format!("cannot go on with the run {id}: its inputs are not readable: {e}"))
-    })
-}
-
-/// Requirements and hints of the job.
-type Asked = (Vec<Requirement>, Vec<Requirement>);
-
-fn run(
-    cx: &Context,
-    args: &Args,
-    process: &Arc<Process>,
-    inputs: &Value,
-    asked: &Asked,
-    (digest, packed): (String, Option<Value>),
-) -> Result<Code, Failure> {
-    let outdir = std::path::absolute(&args.outdir)
-        .map_err(|e| Failure::because(format!("cannot use the folder '{}'", args.outdir.display()), &e))?;
-    let cache = match (&args.cachedir, args.cache) {
-        (Some(folder), _) => Some(Cache::open(folder).map_err(Failure::new)?),
-        (None, true) => Some(Cache::open(&cx.state_dir()?.join("cache/steps")).map_err(Failure::new)?),
-        (None, false) => None,
-    };
-    let containers = !args.no_container && (args.default_container.is_some() || names_images(process));
-    // Before any thread is made.
-    let local: Arc<dyn Executor> = Arc::new(Local::new(cx, containers, args.quiet, args.reference.pull())?);
-    let stopped = stop_on_signals()?;
-    let ui = cx.ui.quieter(args.quiet);
-    let view = Steps::new(ui);
-    view.tick();
-    isles_flow::guard::start(&["flow", "guard"]);
-    let about = About {
-        kind: "cwl",
-        name: process.id.clone(),
-        command: command(),
-        outdir: outdir.clone(),
-        digest,
-        inputs: inputs.spaced_json(),
-        graph: draw::graph(process),
-        secrets: secrets(process, inputs),
-    };
-    if args.provenance.is_some() && !about.secrets.is_empty() {
-        return Err(Failure::new(
-            "the process has secret inputs (cwltool:Secrets), and --provenance would write them down",
-        ));
-    }
-    let here = Limits::of_this_machine();
-    let (executor, here): (Arc<dyn Executor>, Limits) = match args.executor.as_str() {
-        "slurm" => {
-            let slurm = Slurm::start(cx, containers, local)?;
-            let limits = slurm.limits();
-            (Arc::new(slurm), limits)
-        }
-        _ => (local, here),
-    };
-    let run = begin(cx, args, about, &view, &ui)?;
-    if args.provenance.is_some() && run.id().is_none() {
-        return Err(Failure::new("the provenance of a run is made from its record, and none can be kept")
-            .with_hint("name a folder that can be written to with --root or ISLES_ROOT"));
-    }
-    let kept = args.leave_tmpdir || args.leave_outputs;
-    let outs = Outs::new(args.tmp_outdir_prefix.as_deref(), kept, &run)?;
-    // All nodes see the state directory, and none the temporary folder of another one.
-    let beside = format!("{}/tmp-", outs.path.display());
-    let shared = (args.executor == "slurm").then_some(beside.as_str());
-    let scratch = Scratch::new(args.tmpdir_prefix.as_deref().or(shared), args.leave_tmpdir)?;
-    let retried = |word: &String| match word.as_str() {
-        "signal" => vec![FailureKind::Signal],
-        "timeout" => vec![FailureKind::TimedOut],
-        "any" => {
-            vec![FailureKind::Permanent, FailureKind::Temporary, FailureKind::Signal, FailureKind::TimedOut]
-        }
-        _ => vec![FailureKind::Temporary],
-    };
-    let settings = Arc::new(Settings {
-        scratch: scratch.path.clone(),
-        outs: outs.path.clone(),
-        executor,
-        containers: !args.no_container,
-        root_on_disk: args.root_on_disk,
-        strict_memory: args.strict_memory_limit,
-        strict_cores: args.strict_cpu_limit,
-        patience: Duration::try_from_secs_f64(args.eval_timeout).unwrap_or(Duration::from_secs(60)),
-        checksums: !args.no_compute_checksum,
-        keep: args.leave_tmpdir,
-        environment: environment(args),
-        default_container: args.default_container.clone(),
-        ontologies: if args.reference.skip_schemas { Ontologies::none() } else { Ontologies::default() },
-        cache,
-        retries: Retries { times: args.retries, on: args.retry_on.iter().flat_map(retried).collect() },
-        run,
-        next: AtomicU64::new(outs.first),
-        spare: Spare::default(),
-    });
-    let limits = Limits {
-        cores: args.max_cores.unwrap_or(here.cores),
-        mebibytes: args.max_ram.unwrap_or(here.mebibytes),
-        slots: args.max_jobs.unwrap_or(here.slots).max(1),
-    };
-    let on_error = if args.on_error == "continue" { OnError::Continue } else { OnError::Stop };
-    let result = isles_cwl::run::run(process, inputs, &settings, (&asked.0, &asked.1), limits, on_error);
-    view.over();
-    let signal = stopped.load(Ordering::SeqCst);
-    if signal != 0 {
-        settings.run.end(State::Stopped, None, Some("it was stopped".into()));
-        let hint = outs.left(process, &settings);
-        drop(scratch);
-        cx.ui.error(&Failure::new("the run was stopped").with_hint(hint.unwrap_or_else(|| {
-            if settings.cache.is_some() {
-                "what was finished is kept, and the same command goes on there".into()
-            } else {
-                "with --cache, the same command would go on where it was".into()
-            }
-        })));
-        drop(settings);
-        die_of(signal);
-        return Ok(Code(1));
-    }
-    let out = match result {
-        Ok(out) => out,
-        Err(failure) => {
-            settings.run.end(State::Failed, None, Some(failure.message.clone()));
-            let code = if failure.kind == FailureKind::Unsupported { UNSUPPORTED } else { 1 };
-            let hint = outs.left(process, &settings);
-            return Err(Failure { hint, ..Failure::new(failure.message).with_code(code) });
-        }
-    };
-    let taking = match (args.copy_outputs, args.leave_outputs) {
-        (true, _) => Taking::Copy,
-        (_, true) => Taking::Leave,
-        _ => Taking::Move,
-    };
-    let out = match relocate::outputs(&out, &outdir, &[&outs.path, &scratch.path], taking) {
-        Ok(out) => out,
-        Err(e) => {
-            let message = format!("the outputs are there, and cannot be put into '{}'", outdir.display());
-            settings.run.end(State::Failed, None, Some(format!("{message}: {e}")));
-            let hint = outs.left(process, &settings).map_or(e.clone(), |hint| format!("{e}\n{hint}"));
-            return Err(Failure::new(message).with_hint(hint));
-        }
-    };
-    settings.run.end(State::Done, Some(out.spaced_json()), None);
-    if let (Some(folder), Some(packed), Some(id)) = (&args.provenance, &packed, settings.run.id()) {
-        let failed = |e: &dyn std::fmt::Display| {
-            Failure::new(format!("the run is done, and its provenance cannot be written: {e}"))
-        };
-        let history = History::open(&cx.state_dir()?.join("flow")).map_err(|e| failed(&e))?;
-        let row = history.find(Some(id)).map_err(|e| failed(&e))?;
-        let steps = history.steps(&row).map_err(|e| failed(&e))?;
-        let version = env!("CARGO_PKG_VERSION");
-        let told =
-            provenance::Told { process, packed, inputs, outputs: &out, run: &row, steps: &steps, version };
-        provenance::write(folder, &told).map_err(|e| failed(&e))?;
-    }
-    if let Some(path) = &args.reference.write_summary {
-        std::fs::write(path, out.pretty_json()).map_err(|e| {
-            Failure::because(
-                format!("the run is done, and its outputs cannot be written to '{}'", path.display()),
-                &e,
-            )
-        })?;
-    }
-    cx.ui.bytes(out.pretty_json().as_bytes())?;
-    outs.remove();
-    Ok(Code::SUCCESS)
-}
-
-/// The words of this command, as `isles flow resume` starts it again.
-fn command() -> Vec<String> {
-    let mut words: Vec<String> =
-        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let own = words.first().and_then(|name| crate::cli::personality(Path::new(name)));
-    if let Some(command) = own {
-        words.splice(0..1, std::iter::once("isles").chain(command.iter().copied()).map(str::to_owned));
-    }
-    words
-}
-
-/// The run, written down where that is possible and wanted.
-fn begin(
-    cx: &Context,
-    args: &Args,
-    about: About,
-    view: &Arc<Steps>,
-    ui: &crate::ui::Ui,
-) -> Result<Run, Failure> {
-    if args.no_record {
-        return Ok(Run::unrecorded(view.clone()));
-    }
-    let without = |why: &str| {
-        ui.warning(&format!("nothing is written down of this run: {why}"));
-        Run::unrecorded(view.clone())
-    };
-    let place = match cx.state_dir() {
-        Ok(state) => state.join("flow"),
-        Err(e) if args.resume.is_some() => return Err(e),
-        Err(e) => return Ok(without(&e.message)),
-    };
-    if let Some(id) = &args.resume {
-        return Run::resume(&place, id, about, view.clone()).map_err(Failure::new);
-    }
-    let begun = Run::begin(&place, about, view.clone());
-    Ok(begun.unwrap_or_else(|e| without(&format!("cannot use {}: {e}", place.display()))))
-}
-
-/// From here on signals that end a program end the steps first; the number of the one that came is told.
-fn stop_on_signals() -> Result<Arc<AtomicI32>, Failure> {
-    let signals = Signals::block().map_err(|e| Failure::because("cannot wait for signals", &e))?;
-    let came = Arc::new(AtomicI32::new(0));
-    let told = came.clone();
-    let wait = move || {
-        loop {
-            let mut fds = [PollFd::new(&signals, PollFlags::IN)];
-            if !matches!(poll(&mut fds, None), Ok(_) | Err(rustix::io::Errno::INTR)) {
-                return;
-            }
-            while let Ok(Some((signal, _))) = signals.next() {
-                if matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
-                    told.store(signal, Ordering::SeqCst);
-                    stop_all();
-                }
-            }
-        }
-    };
-    let made = std::thread::Builder::new().name("isles-signals".into()).stack_size(64 << 10).spawn(wait);
-    made.map_err(|e| Failure::because("cannot wait for signals", &e))?;
-    Ok(came)
-}
-
-/// `FILE#NAME`, unless there is a file of that whole name.
-fn split(word: &str) -> (PathBuf, Option<String>) {
-    let plain = word.strip_prefix("file://").unwrap_or(word);
-    match plain.rsplit_once('#') {
-        Some((path, fragment)) if !Path::new(plain).exists() => (path.into(), Some(fragment.to_owned())),
-        _ => (plain.into(), None),
-    }
-}
-
-/// A job file that names its process (`cwl:tool`).
-fn job_with_tool(loader: &mut Loader, path: &Path) -> Option<job::Order> {
-    let order = job::read(&mut loader.documents, path).ok()?;
-    order.tool.is_some().then_some(order)
-}
-
-fn read_job(loader: &mut Loader, word: &str, basedir: Option<&Path>) -> Result<job::Order, Failure> {
-    let read = if word == "-" {
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut std::io::stdin().lock(), &mut text)
-            .map_err(|e| Failure::because("cannot read the job from standard input", &e))?;
-        let folder = basedir.map_or_else(|| std::env::current_dir().unwrap_or_default(), Path::to_owned);
-        let read = loader.documents.read_text("standard input", &folder, text);
-        read.and_then(|(_, node)| job::of_node(&loader.documents, &node))
-    } else {
-        job::read(&mut loader.documents, Path::new(word.strip_prefix("file://").unwrap_or(word)))
-    };
-    read.map_err(|e| Failure { message: told(&loader.documents, &e), hint: e.hint, ..Failure::default() })
-}
-
-fn unknown_inputs(process: &Process, inputs: &isles_cwl::value::Map, ui: &crate::ui::Ui) {
-    for name in inputs.keys() {
-        if !process.inputs.iter().any(|i| i.name == *name) && &**name != "id" {
-            ui.warning(&format!("the job gives `{name}`, which is no input of {}", process.id));
-        }
-    }
-}
-
-fn told(documents: &isles_cwl::document::Documents, diagnostic: &Diagnostic) -> String {
-    let place = documents.sources.place(diagnostic.at);
-    if place.is_empty() { diagnostic.message.clone() } else { format!("{place}: {}", diagnostic.message) }
-}
-
-/// Everything that is wrong with a document, each with its line.
-fn refused(loader: &Loader) -> Failure {
-    let mut lines = Vec::new();
-    for (i, error) in loader.errors.iter().enumerate() {
-        let mut text = told(&loader.documents, error);
-        if let Some(line) = loader.documents.sources.line(error.at) {
-            let number = error.at.line.to_string();
-            let margin = " ".repeat(number.len());
-            let before: String = line
-                .chars()
-                .take(error.at.column.saturating_sub(1) as usize)
-                .map(|c| if c == '\t' { '\t' } else { ' ' })
-                .collect();
-            let shown: String = line.chars().take(200).collect();
-            text.push_str(&format!("\n {number} | {shown}\n {margin} | {before}^"));
-        }
-        if let Some(hint) = &error.hint {
-            text.push_str(&format!("\n {hint}"));
-        }
-        if i > 0 {
-            text.insert(0, '\n');
-        }
-        lines.push(text);
-    }
-    let count = loader.errors.len();
-    if count > 1 {
-        lines.push(format!("\n{count} errors"));
-    }
-    Failure::new(lines.join(""))
-}
-
-fn environment(args: &Args) -> Vec<(String, String)> {
-    let mut out = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
-        let kept =
-            name == "PATH" || args.preserve_entire_environment || args.preserve_environment.contains(&name);
-        if kept && name != "HOME" && name != "TMPDIR" {
-            out.push((name, value));
-        }
-    }
-    out
 }
