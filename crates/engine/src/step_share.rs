@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use isles_sandbox::cgroup::Limits;
-use isles_sandbox::{Setup, WarmSandbox};
+use isles_sandbox::{Setup, WarmKind, WarmSandbox};
 
 use crate::engine::Engine;
 use crate::error::Result;
@@ -58,15 +58,16 @@ impl Shared {
 
     /// A warm sandbox for a step. `None` where there can be none: it starts as others do then.
     pub(crate) fn warm(&self, setup: &Setup) -> Option<Arc<WarmSandbox>> {
+        let kind = WarmKind::of(setup)?;
         let mut sandboxes = lock(&self.sandboxes);
         if sandboxes.impossible {
             return None;
         }
-        if let Some(free) = sandboxes.free.iter().position(|sandbox| sandbox.fits(setup)) {
+        if let Some(free) = sandboxes.free.iter().position(|sandbox| sandbox.fits(&kind)) {
             return Some(sandboxes.free.remove(free));
         }
         drop(sandboxes);
-        match WarmSandbox::new(setup) {
+        match WarmSandbox::new(setup, kind) {
             Ok(made) => made.map(Arc::new),
             // What is wrong with the step itself is said when it starts.
             Err(_) => {

@@ -8,6 +8,7 @@ pub mod attend;
 pub mod graph;
 pub mod guard;
 pub mod history;
+mod journal;
 mod log;
 pub mod pool;
 pub mod record;

@@ -1,35 +1,29 @@
 //! A run under way: its steps as they begin, speak and end, written down and shown.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isles_spec::digest::hex;
 use ring::digest::{Context, SHA256};
-use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::graph::Graph;
+use crate::journal::{Entry, Journal};
 use crate::log::Log;
 use crate::pool::Need;
 use crate::record::{self, RunRow, State, StepRow, now};
 use crate::step::{Ended, Outcome};
 
-/// Steps that come within this time are written together.
-const TOGETHER: Duration = Duration::from_millis(40);
 /// Longer texts of a step are not kept.
 const MOST_INPUTS: usize = 256 << 10;
 const MOST_OUTPUTS: usize = 16 << 20;
-/// Work of runs that failed is kept so long, for whoever wants to go on with it.
-const KEEP_WORK: i64 = 14 * 24 * 3600 * 1000;
 
 /// Shown what happens. Threads tell it.
 pub trait View: Send + Sync {
@@ -78,16 +72,6 @@ struct Record {
     folder: PathBuf,
     _lock: File,
     journal: Mutex<Option<Journal>>,
-}
-
-struct Journal {
-    sender: Sender<Entry>,
-    thread: JoinHandle<Result<(), String>>,
-}
-
-enum Entry {
-    Step(Box<StepRow>),
-    Run(Box<RunRow>),
 }
 
 impl Run {
@@ -159,12 +143,7 @@ impl Run {
         secrets: Vec<String>,
         view: Arc<dyn View>,
     ) -> Run {
-        let (sender, receiver) = channel();
-        let (place, id) = (place.to_owned(), row.id.clone());
-        let thread = std::thread::Builder::new()
-            .name("isles-record".into())
-            .spawn(move || keep(&place, &id, &receiver));
-        let journal = thread.ok().map(|thread| Journal { sender, thread });
+        let journal = Journal::start(place, &row.id).ok();
         let first = Entry::Run(Box::new(row.clone()));
         let record = Record { row, folder, _lock: lock, journal: Mutex::new(journal) };
         let run = Run { view, record: Some(record), next: AtomicU64::new(next), earlier, secrets };
@@ -219,8 +198,7 @@ impl Run {
         }
         let journal = record.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(journal) = journal.as_ref() {
-            // Whoever writes has met an error, which is told at the end.
-            let _ = journal.sender.send(entry);
+            journal.add(entry);
         }
     }
 
@@ -230,15 +208,8 @@ impl Run {
         let row = RunRow { state, ended: Some(now()), outputs, message, ..record.row.clone() };
         self.send(Entry::Run(Box::new(row)));
         let journal = record.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(journal) = journal {
-            drop(journal.sender);
-            match journal.thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(message)) => {
-                    self.view.warns(&format!("the record of this run is not whole: {message}"));
-                }
-                Err(_) => self.view.warns("the record of this run is not whole"),
-            }
+        if let Some(Err(message)) = journal.map(Journal::end) {
+            self.view.warns(&format!("the record of this run is not whole: {message}"));
         }
     }
 }
@@ -297,69 +268,6 @@ fn row_of(id: String, about: About) -> RunRow {
         outputs: None,
         message: None,
         graph: serde_json::to_string(&about.graph).unwrap_or_default(),
-    }
-}
-
-/// Writes what comes, until nobody is there to send more.
-fn keep(place: &Path, run: &str, entries: &Receiver<Entry>) -> Result<(), String> {
-    let database = record::open(place).map_err(|e| e.to_string())?;
-    let mut tidied = false;
-    // What is not written yet. Where the disk was full, that is tried again with what comes next.
-    let mut steps = BTreeMap::new();
-    let mut last_run = None;
-    let mut written = Ok(());
-    while let Ok(entry) = entries.recv() {
-        let mut take = |entry: Entry| match entry {
-            Entry::Step(step) => drop(steps.insert(step.number, step)),
-            Entry::Run(row) => last_run = Some(row),
-        };
-        take(entry);
-        let end = Instant::now() + TOGETHER;
-        let over = loop {
-            match entries.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(entry) => take(entry),
-                Err(error) => break error == RecvTimeoutError::Disconnected,
-            }
-        };
-        written = write(&database, run, &steps, last_run.as_deref());
-        if written.is_ok() {
-            steps.clear();
-            last_run = None;
-        } else if !database.is_autocommit() {
-            let _ = database.execute_batch("ROLLBACK");
-        }
-        if !over && !std::mem::replace(&mut tidied, true) {
-            forget_old_work(&database, place);
-        }
-    }
-    written.and_then(|()| record::settle(&database, place)).map_err(|e| e.to_string())
-}
-
-fn write(
-    database: &Connection,
-    run: &str,
-    steps: &BTreeMap<u64, Box<StepRow>>,
-    last: Option<&RunRow>,
-) -> rusqlite::Result<()> {
-    database.execute_batch("BEGIN IMMEDIATE")?;
-    for step in steps.values() {
-        record::write_step(database, run, step)?;
-    }
-    if let Some(row) = last {
-        record::write_run(database, row)?;
-    }
-    database.execute_batch("COMMIT")
-}
-
-/// Removes the work of runs that failed long ago.
-fn forget_old_work(database: &Connection, place: &Path) {
-    let Ok(old) = record::left_before(database, now() - KEEP_WORK) else { return };
-    for id in old {
-        let folder = place.join(&id);
-        let Ok(lock) = File::options().write(true).open(folder.join("lock")) else { continue };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = crate::history::remove(&folder.join("work"));
-        }
     }
 }
 

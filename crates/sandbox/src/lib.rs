@@ -84,4 +84,4 @@ pub use error::{SpawnError, Step};
 pub use own_program::{execute_again, protect_own_program};
 pub use setup::Setup;
 pub use spawn::{Child, ExitStatus, Pending, late_failure, spawn};
-pub use warm::WarmSandbox;
+pub use warm::{WarmKind, WarmSandbox};

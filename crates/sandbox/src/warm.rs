@@ -13,6 +13,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,9 @@ use std::time::Duration;
 
 use isles_spec::Propagation;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, Timestamps, fstatvfs, mkdirat, openat, statat, utimensat};
+use rustix::fs::{
+    AtFlags, Dir, Mode, OFlags, RawDir, SeekFrom, Timestamps, fstatvfs, mkdirat, openat, statat, utimensat,
+};
 
 use crate::error::{SpawnError, Step};
 use crate::plan::initial_user_namespace;
@@ -33,7 +36,7 @@ use crate::sys::{Errno, mount as m, process as p};
 /// See the top of this module. Dropped, it ends, and all that runs in it.
 #[derive(Debug)]
 pub struct WarmSandbox {
-    kind: Kind,
+    kind: WarmKind,
     init: Child,
     /// Its PID namespace, and that of this process.
     pub(crate) pids: OwnedFd,
@@ -46,8 +49,8 @@ pub struct WarmSandbox {
 }
 
 /// What the programs of one sandbox agree in.
-#[derive(Debug, PartialEq, Eq)]
-struct Kind {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmKind {
     lowers: Vec<PathBuf>,
     size: Option<u64>,
     userxattr: bool,
@@ -75,14 +78,12 @@ struct Fresh {
 type Looks = (u32, u32, u32, i64, (i64, u64), (i64, u64));
 
 impl WarmSandbox {
-    /// A sandbox for this program, and others such as it; `None` where they can have none. They can where the root is an
-    /// overlay that is written in memory, the user namespace is the first one, all namespaces are new, and no mount is shared
-    /// with the host.
+    /// A sandbox for this program, which is of that kind, and others such as it; `None` where they can have none: in a user
+    /// namespace other than the first.
     ///
     /// # Errors
     /// As those of [`crate::spawn`].
-    pub fn new(setup: &Setup) -> Result<Option<WarmSandbox>, SpawnError> {
-        let Some(kind) = Kind::of(setup) else { return Ok(None) };
+    pub fn new(setup: &Setup, kind: WarmKind) -> Result<Option<WarmSandbox>, SpawnError> {
         let Some(Prepared { place, name, source: PreparedSource::Memory { folders, .. } }) =
             setup.prepared.first()
         else {
@@ -156,16 +157,16 @@ impl WarmSandbox {
         }
     }
 
-    /// Whether this is a sandbox for that program.
-    pub fn fits(&self, setup: &Setup) -> bool {
-        Kind::of(setup).is_some_and(|kind| kind == self.kind)
+    /// Whether this is a sandbox for programs of that kind.
+    pub fn fits(&self, kind: &WarmKind) -> bool {
+        *kind == self.kind
     }
 
     /// Whether it is as it was before the first program. No program is in it any more.
     pub fn is_clean(&self) -> bool {
         only_init(self.proc.as_fd(), Duration::from_millis(1))
             && self.written.iter().all(Fresh::holds)
-            && self.queues.as_ref().is_none_or(|queues| matches!(entries(queues.as_fd(), |_| true), Ok(0)))
+            && self.queues.as_ref().is_none_or(|queues| is_empty(queues.as_fd()))
             && self.has_no_ipc()
     }
 
@@ -233,7 +234,7 @@ fn only_init(proc: BorrowedFd<'_>, patience: Duration) -> bool {
     let mut pause = Duration::from_micros(20);
     let mut waited = Duration::ZERO;
     loop {
-        if matches!(entries(proc, |name| name.first().is_some_and(u8::is_ascii_digit)), Ok(1)) {
+        if shows_only_init(proc).unwrap_or(false) {
             return true;
         }
         if waited >= patience {
@@ -245,15 +246,51 @@ fn only_init(proc: BorrowedFd<'_>, patience: Duration) -> bool {
     }
 }
 
-/// How many entries of a folder have such a name, besides `.` and `..`.
-fn entries(folder: BorrowedFd<'_>, such: impl Fn(&[u8]) -> bool) -> io::Result<usize> {
-    let mut count = 0;
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        count += usize::from(name != b"." && name != b".." && such(name));
+/// Where processes begin in the folder /proc, after all that is there in any case. They come in the order of their numbers, after
+/// `self` and `thread-self`. A kernel that has another order shows something else here, and all of it is read.
+const PROCESSES: u64 = 256;
+
+fn shows_only_init(proc: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut shown = Vec::with_capacity(3);
+    each_entry(proc, PROCESSES, |name| {
+        shown.push(name.to_owned());
+        shown.len() <= 3
+    })?;
+    if shown == [&b"self"[..], b"thread-self", b"1"] {
+        return Ok(true);
     }
-    Ok(count)
+    let mut processes = 0;
+    each_entry(proc, 0, |name| {
+        processes += usize::from(name.first().is_some_and(u8::is_ascii_digit));
+        true
+    })?;
+    Ok(processes == 1)
+}
+
+fn is_empty(folder: BorrowedFd<'_>) -> bool {
+    let mut empty = true;
+    let read = each_entry(folder, 0, |name| {
+        empty &= name == b"." || name == b"..";
+        empty
+    });
+    read.is_ok() && empty
+}
+
+/// Gives the entries of a folder that is open from this place in it on, as long as more are wanted.
+fn each_entry(
+    folder: BorrowedFd<'_>,
+    from: u64,
+    mut wants_more: impl FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
+    rustix::fs::seek(folder, SeekFrom::Start(from))?;
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(folder, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if !wants_more(entry?.file_name().to_bytes()) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Fresh {
@@ -301,8 +338,10 @@ fn looks(memory: BorrowedFd<'_>, path: &Path) -> io::Result<Looks> {
     Ok((stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, content, inode))
 }
 
-impl Kind {
-    fn of(setup: &Setup) -> Option<Kind> {
+impl WarmKind {
+    /// The kind of a program; `None` where it can have no warm sandbox. It can where the root is an overlay that is written in
+    /// memory, the user namespace is that of this process, all other namespaces are new, and no mount is shared with the host.
+    pub fn of(setup: &Setup) -> Option<WarmKind> {
         let RootFs::Overlay { lowers, upper, work, userxattr, foreign: false, .. } = &setup.root else {
             return None;
         };
@@ -363,7 +402,7 @@ impl Kind {
                 Some(directory) => places.push((at.to_owned(), directory)),
             }
         }
-        Some(Kind {
+        Some(WarmKind {
             lowers: lowers.clone(),
             size: *size,
             userxattr: *userxattr,

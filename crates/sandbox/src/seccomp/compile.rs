@@ -5,7 +5,9 @@
 //! one argument twice are alternatives (as runc and crun have it), socketcall(2) and ipc(2) of i386 follow the
 //! calls they carry, interfaces with 32-bit registers compare the low half only. Two additions: numbers
 //! above all that the profile can know fail with ENOSYS where the default would refuse them, and so does
-//! clone3(2), whose flags no filter can see, where clone(2) is filtered by its flags and clone3 not mentioned.
+//! clone3(2), whose flags no filter can see, where clone(2) is filtered by its flags and clone3 not mentioned. Where the kernel
+//! has no x32, all calls of x32 fail with ENOSYS as they would without a filter: that is a third of a program which the
+//! kernel compiles for each container.
 
 use isles_spec::{Error, Result};
 
@@ -25,11 +27,16 @@ const DATA_NR: u32 = 0;
 const DATA_ARCH: u32 = 4;
 const DATA_ARGS: u32 = 16;
 
-/// Turns a profile into a program.
+/// Turns a profile into a program for the kernel that runs here.
 ///
 /// # Errors
 /// When the program would be longer than the kernel takes.
 pub fn compile(profile: &Profile) -> Result<Bpf> {
+    compile_for(profile, x32_may_exist())
+}
+
+/// Turns a profile into a program; `x32` is whether a kernel may have that interface.
+pub(super) fn compile_for(profile: &Profile, x32: bool) -> Result<Bpf> {
     let rules = Resolved { rules: resolve(&profile.rules), overrides: resolve(&profile.overrides) };
     let mut code = vec![load(DATA_ARCH)];
     let mut done: Vec<u32> = Vec::new();
@@ -39,7 +46,7 @@ pub fn compile(profile: &Profile) -> Result<Bpf> {
         }
         done.push(arch.audit());
         let mut section = vec![load(DATA_NR)];
-        section.extend(tree(ranges(profile, &rules, arch.audit())));
+        section.extend(tree(ranges(profile, &rules, arch.audit(), x32)));
         // Few sections are short enough for the eight bits of a conditional jump.
         code.push(jump(libc::BPF_JEQ, arch.audit(), 1, 0));
         code.push(statement(libc::BPF_JMP | libc::BPF_JA, section.len() as u32));
@@ -54,6 +61,24 @@ pub fn compile(profile: &Profile) -> Result<Bpf> {
         .with_hint("use fewer conditions on arguments"));
     }
     Ok(Bpf::new(code, profile.flags, profile.listens()))
+}
+
+/// Whether the kernel may have the x32 interface. Few have (CONFIG_X86_X32_ABI), and where a filter is in force already, which
+/// might kill who asks, nobody asks.
+fn x32_may_exist() -> bool {
+    // SAFETY: neither call has an effect, whatever its result.
+    unsafe {
+        libc::prctl(libc::PR_GET_SECCOMP) != 0
+            || libc::syscall((X32_BIT | libc::SYS_getpid as u32).into()) != -1
+    }
+}
+
+/// Whether calls of an interface that the kernel lacks may fail as they do without a filter. Where some are to be seen by
+/// others, or to end the process, all are.
+fn may_be_missing(profile: &Profile) -> bool {
+    let silent = |action: Action| matches!(action, Action::Errno(_) | Action::Allow);
+    let rules = profile.rules.iter().chain(&profile.overrides);
+    matches!(profile.default_action, Action::Errno(_)) && rules.into_iter().all(|rule| silent(rule.action))
 }
 
 /// The rules with the numbers of their calls.
@@ -111,7 +136,7 @@ struct Range {
 }
 
 /// All numbers of the interfaces that share `audit`, in order, neighbours with one verdict merged.
-fn ranges(profile: &Profile, rules: &Resolved<'_>, audit: u32) -> Vec<Range> {
+fn ranges(profile: &Profile, rules: &Resolved<'_>, audit: u32, x32: bool) -> Vec<Range> {
     let mut out: Vec<Range> = Vec::with_capacity(128);
     let mut add = |start: u32, verdict: Verdict, wide: bool| {
         if out.last().is_none_or(|last| last.verdict != verdict || (last.wide != wide && verdict.is_tested()))
@@ -129,7 +154,10 @@ fn ranges(profile: &Profile, rules: &Resolved<'_>, audit: u32) -> Vec<Range> {
         add(count, Verdict::Plain(beyond), arch.wide());
     }
     if audit == Arch::X86_64.audit() {
-        if profile.arches.contains(&Arch::X32) {
+        let contained = profile.arches.contains(&Arch::X32);
+        if contained && !x32 && may_be_missing(profile) {
+            add(X32_BIT, Verdict::Plain(ENOSYS), false);
+        } else if contained {
             let (calls, beyond) = verdicts(profile, rules, Arch::X32);
             let count = calls.len() as u32;
             for (nr, verdict) in calls.into_iter().enumerate() {

@@ -5,14 +5,20 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use super::compile::compile_for;
 use super::profile::{Action, Compare, Condition, Host, Profile, Rule};
-use super::{Arch, compile, default, single_id_emulation, syscalls};
+use super::{Arch, Bpf, compile, default, single_id_emulation, syscalls};
 use crate::capability::CapabilitySet;
 
 const X86: [Arch; 3] = [Arch::X86_64, Arch::X86, Arch::X32];
 
 fn host(capabilities: CapabilitySet) -> Host {
     Host { arch: Arch::X86_64, capabilities, kernel: (6, 18) }
+}
+
+/// As for a kernel that has x32.
+fn whole(profile: &Profile) -> isles_spec::Result<Bpf> {
+    compile_for(profile, true)
 }
 
 /// Runs a program as the kernel would (only what seccomp programs may contain).
@@ -133,7 +139,7 @@ fn samples(profile: &Profile) -> Vec<[u64; 6]> {
 
 fn agrees(title: &str, profile: &Profile) {
     let Some((theirs, unknown)) = oracle(profile) else { return };
-    let ours = compile(profile).unwrap();
+    let ours = whole(profile).unwrap();
     let all = samples(profile);
     let named: Vec<&str> = profile.rules.iter().flat_map(|r| r.names.iter().map(|n| &**n)).collect();
     let top = |arch: Arch| {
@@ -294,7 +300,7 @@ fn a_large_filter_jumps_far() {
             conditions: vec![Condition { index: 1, compare: Compare::Eq, value }],
         });
     }
-    assert!(compile(&profile).unwrap_err().to_string().contains("4096"));
+    assert!(whole(&profile).unwrap_err().to_string().contains("4096"));
 }
 
 #[test]
@@ -303,9 +309,9 @@ fn the_built_in_profile_is_dockers() {
     for capabilities in [CapabilitySet::CONTAINER, CapabilitySet::ALL, CapabilitySet::EMPTY] {
         for (arch, kernel) in [(Arch::X86_64, (6, 18)), (Arch::Aarch64, (6, 1)), (Arch::X86_64, (4, 4))] {
             let host = Host { arch, capabilities, kernel };
-            let theirs = compile(&Profile::from_json(&text, &host).unwrap()).unwrap();
+            let theirs = whole(&Profile::from_json(&text, &host).unwrap()).unwrap();
             let profile = default::for_host(&host);
-            let ours = compile(&profile).unwrap();
+            let ours = whole(&profile).unwrap();
             let all = samples(&profile);
             for arch in &profile.arches {
                 let mark = if *arch == Arch::X32 { 0x4000_0000 } else { 0 };
@@ -327,7 +333,7 @@ fn the_built_in_profile_is_dockers() {
 #[test]
 fn young_calls_and_clone3_fall_back() {
     let profile = default::for_host(&host(CapabilitySet::CONTAINER));
-    let bpf = compile(&profile).unwrap();
+    let bpf = whole(&profile).unwrap();
     let verdict = |arch: Arch, nr| run(bpf.instructions(), arch.audit(), nr, [0; 6]);
     assert_eq!(verdict(Arch::X86_64, 435), Action::Errno(38).value(), "clone3");
     assert_eq!(verdict(Arch::X86_64, 600), Action::Errno(38).value());
@@ -350,12 +356,12 @@ fn young_calls_and_clone3_fall_back() {
                 value: 0,
             }],
         });
-        let bpf = compile(&profile).unwrap();
+        let bpf = whole(&profile).unwrap();
         assert_eq!(run(bpf.instructions(), Arch::X86_64.audit(), 435, [0; 6]), Action::Errno(38).value());
     }
     let mut alone = Profile::new(Arch::X86_64, Action::Allow);
     alone.flags.spec_allow = true;
-    let bpf = compile(&alone).unwrap();
+    let bpf = whole(&alone).unwrap();
     assert_eq!(run(bpf.instructions(), Arch::X86.audit(), 5, [0; 6]), Action::KillThread.value());
     assert_eq!(
         run(bpf.instructions(), Arch::X86_64.audit(), 0x4000_0001, [0; 6]),
@@ -367,9 +373,30 @@ fn young_calls_and_clone3_fall_back() {
 fn the_default_filter_stays_small() {
     // What a start pays for grows with this: a linear filter of the same verdicts has some 1,500 instructions.
     for capabilities in [CapabilitySet::CONTAINER, CapabilitySet::ALL, CapabilitySet::EMPTY] {
-        let length = compile(&default::for_host(&host(capabilities))).unwrap().instructions().len();
+        let length = whole(&default::for_host(&host(capabilities))).unwrap().instructions().len();
         assert!(length <= 360, "{capabilities:?}: {length}");
     }
+}
+
+#[test]
+fn an_interface_that_the_kernel_lacks_is_missing() {
+    let mut profile = default::for_host(&host(CapabilitySet::CONTAINER));
+    let (all, some) = (whole(&profile).unwrap(), compile_for(&profile, false).unwrap());
+    assert!(some.instructions().len() * 4 < all.instructions().len() * 3, "{some:?} of {all:?}");
+    let verdict = |bpf: &Bpf, arch: Arch, nr| run(bpf.instructions(), arch.audit(), nr, [0; 6]);
+    for nr in (0..600).chain([0x4000_0000, 0x4000_0027, 0x4000_00a5, 0x4000_0258, 0x7fff_ffff, u32::MAX - 1])
+    {
+        let missing = Action::Errno(38).value();
+        let expected = if nr >= 0x4000_0000 { missing } else { verdict(&all, Arch::X86_64, nr) };
+        assert_eq!(verdict(&some, Arch::X86_64, nr), expected, "{nr:#x}");
+        assert_eq!(verdict(&some, Arch::X86, nr), verdict(&all, Arch::X86, nr), "{nr:#x} of i386");
+    }
+    // What a tracer left out.
+    assert_eq!(verdict(&some, Arch::X86_64, u32::MAX), verdict(&all, Arch::X86_64, u32::MAX));
+    // Where somebody is to see such a call, or it is to end the program, the profile counts.
+    profile.rules.push(Rule { names: vec!["bpf".into()], action: Action::Log, conditions: vec![] });
+    let logged = compile_for(&profile, false).unwrap();
+    assert_eq!(verdict(&logged, Arch::X32, 0x4000_0000 | 165), Action::Errno(1).value());
 }
 
 #[test]
@@ -377,7 +404,7 @@ fn one_id_emulation() {
     let alone = single_id_emulation(Arch::X86_64).unwrap();
     let mut profile = default::for_host(&host(CapabilitySet::CONTAINER));
     profile.emulate_owners();
-    let both = compile(&profile).unwrap();
+    let both = whole(&profile).unwrap();
     let modes = [libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK, 0, libc::S_IFCHR, libc::S_IFBLK];
     for bpf in [&alone, &both] {
         let verdict = |arch: Arch, name: &str, args: [u64; 6]| {
