@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use isles_flow::pool::{Limits, Need, Pool};
+use isles_flow::pool::{Hold, Limits, Need, Pool};
 use isles_flow::run::Doing;
 
 use self::repeat::{LoopFrame, ScatterFrame};
@@ -252,9 +252,9 @@ impl Coordinator {
         };
         let need = Need { cores: allotted.cores, mebibytes: allotted.ram.max(0) as u64 };
         let (process, settings) = (process.clone(), self.settings.clone());
-        self.submit(need, parent, name, move |doing| {
+        self.submit(need, parent, name, move |doing, hold| {
             let Body::Tool(tool) = &process.body else { return Err(Failure::permanent("no tool")) };
-            run_tool(&process, tool, &given, &needs, &settings, top, allotted, doing)
+            run_tool(&process, tool, &given, &needs, &settings, top, allotted, (doing, hold))
         });
     }
 
@@ -269,7 +269,7 @@ impl Coordinator {
     ) {
         let (process, settings) = (process.clone(), self.settings.clone());
         let need = Need { cores: 0.5, mebibytes: 0 };
-        self.submit(need, parent, name, move |_| {
+        self.submit(need, parent, name, move |_, _| {
             let Body::Expression(text) = &process.body else {
                 return Err(Failure::permanent("no expression"));
             };
@@ -282,12 +282,12 @@ impl Coordinator {
         need: Need,
         parent: Parent,
         name: String,
-        work: impl Fn(&Doing<'_>) -> Result<Value, Failure> + Send + 'static,
+        work: impl Fn(&Doing<'_>, &Hold<'_>) -> Result<Value, Failure> + Send + 'static,
     ) {
         let sender = self.sender.clone();
         let (called, settings) = (name.clone(), self.settings.clone());
-        let work = move || {
-            let result = attempts(&called, need, &settings, work);
+        let work = move |hold: &Hold<'_>| {
+            let result = attempts(&called, need, &settings, |doing| work(doing, hold));
             // Nobody listens any more where the run was given up.
             let _ = sender.send(Done { parent, name: called, result, of_pool: true });
         };

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use isles_flow::pool::Need;
+use isles_flow::pool::{Hold, Need};
 use isles_flow::run::{Doing, Run, digest};
 use isles_flow::step::{Bounds, Container, Ended, Executor, ImageSource, Mount, Root, Step};
 
@@ -162,6 +162,8 @@ pub struct Job<'a> {
     pub discover: bool,
     pub allotted: Allotted,
     pub doing: &'a Doing<'a>,
+    /// What it holds of the machine.
+    pub hold: &'a Hold<'a>,
 }
 
 /// Folders of one run of a tool, on the host and inside.
@@ -454,6 +456,10 @@ fn run_in(
         }
     };
     judge(job.tool, code)?;
+    // What is left is to look at the outputs, unless that fails and all of it is done again.
+    if !settings.retries.on.contains(&FailureKind::Permanent) {
+        job.hold.release();
+    }
     if image.is_some() {
         unmounted(&plan, folders)?;
     }
@@ -503,7 +509,7 @@ fn output_file(out: &Path, name: &str) -> Result<PathBuf, String> {
         return Err("it must be a name in the output folder".into());
     }
     let full = out.join(path);
-    if let Some(folder) = full.parent() {
+    if let Some(folder) = full.parent().filter(|folder| *folder != out) {
         std::fs::create_dir_all(folder).map_err(|e| format!("cannot make its folder: {e}"))?;
     }
     Ok(full)

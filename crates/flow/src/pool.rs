@@ -1,8 +1,10 @@
 //! A pool of threads over cores, memory and slots.
 //!
 //! Work is taken in the order in which it came, and what is small enough may pass what is still too big, up to a bound,
-//! so that big work is not kept waiting for ever. Threads are made when there is work for them and stay.
+//! so that big work is not kept waiting for ever. Threads are made when there is work for them and stay. Work that needs
+//! no more of what it holds [says so](Hold::release), and other work begins while it puts things in order.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -52,7 +54,29 @@ impl std::fmt::Display for TooBig {
 
 impl std::error::Error for TooBig {}
 
-type Work = Box<dyn FnOnce() + Send>;
+type Work = Box<dyn FnOnce(&Hold<'_>) + Send>;
+
+/// What a piece of work holds while it runs.
+pub struct Hold<'a> {
+    shared: &'a Arc<Shared>,
+    need: Need,
+    released: Cell<bool>,
+}
+
+impl Hold<'_> {
+    /// Gives back what the work needed, as the little that is left of it needs none. It is kept where as much work as there
+    /// are cores is in that state.
+    pub fn release(&self) {
+        let mut state = self.shared.lock();
+        if self.released.get() || state.ending as f64 >= self.shared.limits.cores {
+            return;
+        }
+        self.released.set(true);
+        state.ending += 1;
+        state.free(self.need);
+        self.shared.rouse(&mut state);
+    }
+}
 
 /// So many pieces of work may be looked at behind the first that does not fit.
 const LOOK_BEHIND: usize = 64;
@@ -64,10 +88,20 @@ struct State {
     cores: f64,
     mebibytes: u64,
     running: usize,
+    /// Pieces of work that hold nothing any more.
+    ending: usize,
     idle: usize,
     threads: Vec<std::thread::JoinHandle<()>>,
     passed: usize,
     closing: bool,
+}
+
+impl State {
+    fn free(&mut self, need: Need) {
+        self.cores = (self.cores - need.cores).max(0.0);
+        self.mebibytes -= need.mebibytes;
+        self.running -= 1;
+    }
 }
 
 struct Shared {
@@ -79,6 +113,23 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a thread look for work where there may be some for it.
+    fn rouse(self: &Arc<Shared>, state: &mut State) {
+        if next(state, &self.limits, true).is_none() {
+            return;
+        }
+        if state.idle > 0 {
+            self.wake.notify_one();
+        } else if state.threads.len() < self.limits.slots && !state.closing {
+            let shared = self.clone();
+            let made = std::thread::Builder::new().name("isles-flow".into()).spawn(move || serve(&shared));
+            // Without another thread those that there are do the work.
+            if let Ok(thread) = made {
+                state.threads.push(thread);
+            }
+        }
     }
 }
 
@@ -94,6 +145,7 @@ impl Pool {
             cores: 0.0,
             mebibytes: 0,
             running: 0,
+            ending: 0,
             idle: 0,
             threads: Vec::new(),
             passed: 0,
@@ -117,23 +169,14 @@ impl Pool {
         }
         let mut state = self.shared.lock();
         state.queue.push_back((need, work));
-        if state.idle > 0 {
-            self.shared.wake.notify_one();
-        } else if state.threads.len() < limits.slots && next(&mut state, &limits, true).is_some() {
-            let shared = self.shared.clone();
-            let made = std::thread::Builder::new().name("isles-flow".into()).spawn(move || serve(&shared));
-            // Without another thread those that there are do the work.
-            if let Ok(thread) = made {
-                state.threads.push(thread);
-            }
-        }
+        self.shared.rouse(&mut state);
         Ok(())
     }
 
     /// Work that waits or runs.
     pub fn pending(&self) -> usize {
         let state = self.shared.lock();
-        state.queue.len() + state.running
+        state.queue.len() + state.running + state.ending
     }
 
     /// Forgets what has not begun.
@@ -175,7 +218,7 @@ fn next(state: &mut State, limits: &Limits, look: bool) -> Option<usize> {
     Some(found)
 }
 
-fn serve(shared: &Shared) {
+fn serve(shared: &Arc<Shared>) {
     let mut state = shared.lock();
     loop {
         if state.closing {
@@ -191,16 +234,20 @@ fn serve(shared: &Shared) {
         state.cores += need.cores;
         state.mebibytes += need.mebibytes;
         state.running += 1;
-        if state.idle > 0 && next(&mut state, &shared.limits, true).is_some() {
-            shared.wake.notify_one();
+        if state.idle > 0 {
+            shared.rouse(&mut state);
         }
         drop(state);
+        let hold = Hold { shared, need, released: Cell::new(false) };
         // A panic of one piece of work is no reason to keep its resources for ever.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&hold)));
         state = shared.lock();
-        state.cores = (state.cores - need.cores).max(0.0);
-        state.mebibytes -= need.mebibytes;
-        state.running -= 1;
+        if hold.released.get() {
+            state.ending -= 1;
+        } else {
+            state.free(need);
+        }
+        // This thread looks for work itself; another one may find some, too.
         if state.idle > 0 && !state.queue.is_empty() {
             shared.wake.notify_one();
         }
@@ -223,7 +270,7 @@ mod tests {
         let (done, finished) = channel();
         for _ in 0..200 {
             let (now, most, done) = (now.clone(), most.clone(), done.clone());
-            let work = move || {
+            let work = move |_: &Hold<'_>| {
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 std::thread::yield_now();
                 now.fetch_sub(1, Ordering::SeqCst);
@@ -245,7 +292,7 @@ mod tests {
         for i in 0..2000 {
             let done = done.clone();
             let need = if i == 10 { Need { cores: 2.0, mebibytes: 0 } } else { small };
-            pool.submit(need, Box::new(move || done.send(i).unwrap())).unwrap();
+            pool.submit(need, Box::new(move |_| done.send(i).unwrap())).unwrap();
         }
         let order: Vec<i32> = (0..2000).map(|_| finished.recv().unwrap()).collect();
         let place = order.iter().position(|i| *i == 10).unwrap();
@@ -253,13 +300,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_early_is_free_for_others() {
+        let pool = Pool::new(Limits { cores: 1.0, mebibytes: 10, slots: 8 });
+        let (begun, begins) = channel();
+        let (go, goes) = channel::<()>();
+        let goes = Arc::new(Mutex::new(goes));
+        for i in 0..3 {
+            let (begun, goes) = (begun.clone(), goes.clone());
+            let work = move |hold: &Hold<'_>| {
+                hold.release();
+                // Twice is as good as once.
+                hold.release();
+                begun.send(i).unwrap();
+                goes.lock().unwrap().recv().unwrap();
+            };
+            pool.submit(NEED, Box::new(work)).unwrap();
+        }
+        // One has given back what it held, and the next keeps it, since as many as there are cores end already.
+        assert_eq!((begins.recv(), begins.recv()), (Ok(0), Ok(1)));
+        assert_eq!(pool.pending(), 3);
+        assert!(begins.recv_timeout(std::time::Duration::from_millis(20)).is_err());
+        (0..3).for_each(|_| go.send(()).unwrap());
+        assert_eq!(begins.recv(), Ok(2));
+        drop(pool);
+    }
+
+    #[test]
     fn what_can_never_run_is_refused_and_a_panic_keeps_nothing() {
         let pool = Pool::new(Limits { cores: 1.0, mebibytes: 10, slots: 1 });
-        assert!(pool.submit(Need { cores: 2.0, mebibytes: 1 }, Box::new(|| ())).is_err());
-        assert!(pool.submit(Need { cores: 1.0, mebibytes: 11 }, Box::new(|| ())).is_err());
-        pool.submit(NEED, Box::new(|| panic!("on purpose"))).unwrap();
+        assert!(pool.submit(Need { cores: 2.0, mebibytes: 1 }, Box::new(|_| ())).is_err());
+        assert!(pool.submit(Need { cores: 1.0, mebibytes: 11 }, Box::new(|_| ())).is_err());
+        pool.submit(NEED, Box::new(|_| panic!("on purpose"))).unwrap();
         let (done, finished) = channel();
-        pool.submit(NEED, Box::new(move || done.send(()).unwrap())).unwrap();
+        pool.submit(NEED, Box::new(move |_| done.send(()).unwrap())).unwrap();
         finished.recv().unwrap();
     }
 }

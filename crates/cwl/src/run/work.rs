@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use isles_flow::pool::Need;
+use isles_flow::pool::{Hold, Need};
 use isles_flow::run::Doing;
 
 use crate::expression::{Scope, Text};
@@ -55,10 +55,10 @@ pub(super) fn run_tool(
     settings: &Settings,
     top: bool,
     allotted: Allotted,
-    doing: &Doing<'_>,
+    (doing, hold): (&Doing<'_>, &Hold<'_>),
 ) -> Result<Value, Failure> {
     let inputs = inputs::complete(process, given)?;
-    tool::run(&Job { process, tool, inputs: &inputs, needs, settings, discover: top, allotted, doing })
+    tool::run(&Job { process, tool, inputs: &inputs, needs, settings, discover: top, allotted, doing, hold })
 }
 
 pub(super) fn run_expression(
