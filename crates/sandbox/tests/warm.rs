@@ -54,7 +54,7 @@ fn fits(sandbox: &WarmSandbox, setup: &Setup) -> bool {
 /// What a script says in this sandbox.
 fn say(sandbox: &Arc<WarmSandbox>, root: &Path, dir: &Path, script: &str) -> String {
     let mut setup = in_memory(root, dir, script);
-    assert!(fits(&sandbox, &setup));
+    assert!(fits(sandbox, &setup));
     setup.warm = Some(sandbox.clone());
     let (status, output) = run(&mut setup);
     assert_eq!(status, ExitStatus::Code(0), "{script}: {output}");
