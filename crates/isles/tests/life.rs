@@ -427,7 +427,8 @@ fn a_stream_through_attach_is_whole_and_takes_little_memory() {
     stdin.write_all(b"go\n").unwrap();
     read_lines(child.stdout.as_mut().unwrap(), bytes);
     let monitor = written(&world, &id)["monitor"][0].as_i64().unwrap();
-    for peak in [peak(monitor), peak(child.id())] {
+    for (whose, peak) in [("the monitor", peak(monitor)), ("the caller", peak(child.id()))] {
+        println!("{bytes} bytes: {whose} has had {peak} KiB at most");
         assert!(peak < 32 << 10, "{peak} KiB");
     }
     stdin.write_all(b"end\n").unwrap();
@@ -450,7 +451,8 @@ fn a_log_that_is_followed_is_whole_and_takes_little_memory() {
     stdin.write_all(b"go\n").unwrap();
     read_lines(child.stdout.as_mut().unwrap(), bytes);
     let monitor = written(&world, &id)["monitor"][0].as_i64().unwrap();
-    for peak in [peak(monitor), peak(child.id())] {
+    for (whose, peak) in [("the monitor", peak(monitor)), ("the caller", peak(child.id()))] {
+        println!("{bytes} bytes: {whose} has had {peak} KiB at most");
         assert!(peak < 32 << 10, "{peak} KiB");
     }
     stdin.write_all(b"end\n").unwrap();
@@ -534,5 +536,21 @@ fn what_goes_along_with_a_log_is_printed_where_it_is_asked_for() {
         assert_eq!((shown["labels"].as_str(), shown["tag"].as_str()), (Some("part,none"), Some("{{.Name}}")));
         let cri = ["--log-driver", "cri", "--log-opt", "env=KEY", "--", "true"];
         detached(world, &cri).fails(125, &["cri"]);
+    });
+}
+
+#[test]
+fn whoever_of_it_the_kernel_kills_for_memory_is_told() {
+    everyone(|world| {
+        let script = "head -c 200000000 /dev/zero | tail -c 150000000 > /dev/null; exit 3";
+        let options = ["--memory", "32m", "--name", "large", "--", "sh", "-c", script];
+        let made = detached(world, &options);
+        if made.code != 0 && made.err.contains("memory controller") {
+            println!("skip: {:?} cannot limit memory here", world.who);
+            return;
+        }
+        made.fine();
+        assert_eq!(world.isles(&["wait", "large"]).fine(), "3\n");
+        assert_eq!(inspect(world, "large")["State"]["OOMKilled"], true);
     });
 }

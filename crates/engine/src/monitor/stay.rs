@@ -398,8 +398,8 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
     let code = exit.map_or(255, Exit::code);
     let ended = now();
     if let Ok(mut fence) = Fence::leftover(&running.engine.group_name(&running.record.id)) {
-        let killed = exit == Some(Exit::Signal(libc::SIGKILL as u8));
-        running.state.out_of_memory = killed && fence.oom_kills() > 0;
+        // As docker has it: whichever of its processes the kernel has killed.
+        running.state.out_of_memory = fence.oom_kills() > 0;
         let _ = fence.remove();
     }
     running.ends = super::Ends::default();
