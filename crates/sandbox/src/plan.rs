@@ -11,7 +11,7 @@ use isles_spec::{IdMapping, Propagation};
 use crate::error::{SpawnError, Step};
 use crate::interpreter::{self, Registrations};
 use crate::prepared::{self, PlannedPrepared};
-use crate::setup::{MountFlags, MountSource, Namespace, PreparedSource, Process, RootFs, Setup, UserNs};
+use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
 use crate::sys::process::CLONE_NEWTIME;
 use crate::warm::WarmSandbox;
@@ -629,9 +629,9 @@ impl Plan<'_> {
             || gate.before_root
             || gate.before_exec.is_some()
             || self.interpreters.maps.is_some()
-            || self.process.seccomp.iter().any(|filter| filter.listens())
-            || self.setup.prepared.iter().any(|p| matches!(p.source, PreparedSource::Fuse { .. }));
-        let unseen = self.flags & libc::CLONE_NEWPID as u64 != 0 || self.warm.is_some();
+            || self.process.seccomp.iter().any(|filter| filter.listens());
+        // Of an ordinary user's processes on the host none is seen less than the caller is anyway.
+        let unseen = self.flags & libc::CLONE_NEWPID as u64 != 0 || self.warm.is_some() || self.maps_by_child;
         // Root of another namespace would no longer own its files in /proc, when its memory has been closed to others.
         let closes = self.maps_by_child || self.in_initial_userns;
         // An init is no program, and a time namespace wants memory of its own (clone(2)).

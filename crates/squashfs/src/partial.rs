@@ -15,8 +15,8 @@ use crate::data::RAW;
 use crate::error::{Error, Result};
 use crate::image::Image;
 
-/// Bytes by which is inflated: as much as the kernel reads at once.
-const STEP: usize = 32 << 10;
+/// So few bytes at the end of a block are inflated with what is before them.
+const REST: usize = 8 << 10;
 /// Bytes of blocks that wait, and how many there are at most, each with some 50 KiB for its decompressor.
 const ROOM: usize = 2 << 20;
 const MOST: usize = 16;
@@ -130,8 +130,8 @@ impl Image {
             return self.block(at, word, len).map(Piece::Whole);
         }
         let (key, room) = ((at, word), len + 1);
-        // What is left after the last step is not worth another one.
-        let target = if end + STEP >= len { room } else { end.next_multiple_of(STEP).min(room) };
+        // No more than is wanted: of the blocks of a library that a program starts with, most are never read on.
+        let target = if end + REST >= len { room } else { end };
         let mut partial = match self.partials.take(key, room) {
             Some(partial) => partial,
             None if target == room => return self.block(at, word, len).map(Piece::Whole),
