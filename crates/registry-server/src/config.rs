@@ -254,6 +254,7 @@ impl Config {
             return vec![format!("127.0.0.1:{PORT}")];
         }
         let whole = |a: &String| match a.rsplit_once(':') {
+            _ if a.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{a}]:{PORT}"),
             Some((host, port))
                 if port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')) =>
             {
@@ -374,6 +375,7 @@ mod tests {
             (":5001", "0.0.0.0:5001"),
             ("[::1]:80", "[::1]:80"),
             ("[::1]", "[::1]:5000"),
+            ("::1", "[::1]:5000"),
         ] {
             assert_eq!(config(given).addresses(), [whole], "{given}");
         }

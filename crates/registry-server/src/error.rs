@@ -43,6 +43,9 @@ impl Hint for Error {
                 io::ErrorKind::AddrInUse => {
                     Some("another program has the address; choose another with --listen".into())
                 }
+                io::ErrorKind::AddrNotAvailable => {
+                    Some("this machine has no such address; 0.0.0.0 stands for all that it has".into())
+                }
                 io::ErrorKind::PermissionDenied => {
                     Some("ports below 1024 are root's; choose another with --listen".into())
                 }

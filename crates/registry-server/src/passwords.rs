@@ -113,7 +113,7 @@ fn parse(path: &Path, text: &str) -> Result<HashMap<String, String>> {
         }
         let place = || format!("{} line {}", path.display(), number + 1);
         let Some((name, hash)) = line.split_once(':') else {
-            return Err(Error::config(place(), "it is not NAME:HASH"));
+            return Err(Error::config(place(), "it is not NAME:HASH, as `htpasswd -B` writes it"));
         };
         if parts(hash).is_none() {
             return Err(Error::config(place(), "its hash is not bcrypt; write it with `htpasswd -B`"));

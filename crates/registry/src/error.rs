@@ -89,6 +89,9 @@ impl Hint for Error {
             Error::Unauthorized { operation: SIGN_IN, .. } => {
                 "check both; many registries want an access token in place of the password".into()
             }
+            Error::Unauthorized { host, signed_in: false, operation: "push", .. } => {
+                format!("sign in first, with: isles login {host}")
+            }
             Error::Unauthorized { host, signed_in: false, .. } => {
                 format!("check the name; if the repository is private, sign in with: isles login {host}")
             }

@@ -243,6 +243,11 @@ fn serve(cx: &Context, args: &ServeArgs, store: &Store) -> Result<Code, Failure>
         Some(file) if file.as_os_str() == "-" => LogTo::Output,
         Some(file) => LogTo::File(file.clone()),
     };
+    if let Some(port) = config.listen.iter().find(|a| a.parse::<u16>().is_ok()) {
+        return Err(Failure::new(format!("'{port}' is no address to listen on")).with_hint(format!(
+            "a port of this machine alone is written 127.0.0.1:{port}, one of all its addresses :{port}"
+        )));
+    }
     let open = config.access().is_open();
     let local = config
         .addresses()
@@ -388,7 +393,7 @@ fn remove(store: &Store, name: &str, recursive: bool) -> Result<bool, Failure> {
         return Ok(isles_store::is_tag(tag) && store.hosted(repository)?.remove_tag(tag)?);
     }
     let hosted = store.hosted(name)?;
-    if !recursive {
+    if !recursive && hosted.exists() {
         return Err(Failure::new(format!("'{name}' is a repository"))
             .with_hint("name a tag (NAME:TAG) or a digest (NAME@DIGEST), or remove all of it with -r"));
     }
