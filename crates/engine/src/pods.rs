@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isles_spec::{NamespaceMode, NetworkMode, Pod, PodShares, Root, Workload};
 
+use crate::control::Condition;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::record::{Info, Status};
@@ -175,8 +176,15 @@ impl Engine {
     pub fn kill_pod(&self, name: &str, signal: i32) -> Result<()> {
         let pod = self.pod(name)?;
         let own = (signal == libc::SIGKILL).then_some(&pod.owner);
-        let running = pod.members.iter().chain(own).filter(|info| info.is_running());
-        first_error(running.map(|info| self.signal(&info.record.id, signal)))
+        let running: Vec<&Info> = pod.members.iter().chain(own).filter(|info| info.is_running()).collect();
+        let told = first_error(running.iter().map(|info| self.signal(&info.record.id, signal)));
+        if told.is_ok() && signal == libc::SIGKILL {
+            // Who starts one of them next is not to take it, or the pod, for one that runs.
+            for info in running {
+                self.wait(&info.record.id, Condition::NotRunning)?;
+            }
+        }
+        told
     }
 
     /// Keeps all processes of a pod from running.
