@@ -35,28 +35,19 @@ pub fn resources(values: &Values) -> Result<Resources, Failure> {
     out.cpuset_mems = own(&flags::CPUSET_MEMS, out.cpuset_mems.take());
     out.oom_kill_disable |= values.is(&flags::OOM_KILL_DISABLE);
     if let Some(weight) = values.number(&flags::BLKIO_WEIGHT).filter(|n| *n != 0) {
-        out.block_weight = Some(block_weight(weight, &flags::BLKIO_WEIGHT)?);
+        out.block_weight = Some(BlockWeight::weight(weight).map_err(|e| of(e, &flags::BLKIO_WEIGHT))?);
     }
     for text in values.list(&flags::BLKIO_WEIGHT_DEVICE) {
-        let odd = || {
-            Failure::new(format!("invalid --{} '{text}'", flags::BLKIO_WEIGHT_DEVICE.name))
-                .with_hint("write the path of a block device and its weight: /dev/sda:500")
-        };
-        let (device, weight) = text.rsplit_once(':').ok_or_else(odd)?;
-        let weight = weight.parse().map_err(|_| odd())?;
-        let weight = block_weight(weight, &flags::BLKIO_WEIGHT_DEVICE)?;
-        out.block_weights.push(BlockWeight { device: device.into(), weight });
+        out.block_weights.push(BlockWeight::parse(text).map_err(|e| of(e, &flags::BLKIO_WEIGHT_DEVICE))?);
     }
     out.pids = values.number(&flags::PIDS_LIMIT).filter(|n| *n > 0).or(out.pids);
     Ok(out)
 }
 
-fn block_weight(weight: i64, flag: &Flag) -> Result<u16, Failure> {
-    let known = u16::try_from(weight).ok().filter(|weight| (10..=1000).contains(weight));
-    known.ok_or_else(|| {
-        Failure::new(format!("invalid --{}: {weight}", flag.name))
-            .with_hint("a weight is between 10 and 1000")
-    })
+/// What is wrong, with the flag that it is wrong with.
+fn of(error: isles_spec::Error, flag: &Flag) -> Failure {
+    let failure = Failure::from(error);
+    Failure { message: format!("--{}: {}", flag.name, failure.message), ..failure }
 }
 
 fn read(path: &Path) -> Result<Resources, Failure> {
@@ -106,8 +97,8 @@ fn parse(text: &str) -> Result<Resources, String> {
                 };
             }
             ("blockIO", "weight") => {
-                let weight = u16::try_from(number()?).ok().filter(|weight| (10..=1000).contains(weight));
-                out.block_weight = Some(weight.ok_or_else(|| at("a weight is between 10 and 1000"))?);
+                let weight = BlockWeight::weight(number()?);
+                out.block_weight = Some(weight.map_err(|_| at("a weight is between 10 and 1000"))?);
             }
             ("cpu", "shares") => out.cpu_shares = Some(positive()?),
             ("cpu", "quota") => out.cpu_quota = Some(number()?),

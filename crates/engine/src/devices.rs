@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule, Weight};
+use isles_sandbox::cgroup::{Access, DeviceKind, DeviceRule, Limits, Throttle, Weight};
 use isles_sandbox::setup::DeviceNode;
-use isles_spec::{BlockWeight, Workload};
+use isles_spec::{BlockRate, BlockTraffic, BlockWeight, Resources, Workload};
 
 use crate::error::{Error, Result};
 use crate::view::absolute;
@@ -86,13 +86,32 @@ fn node(source: &Path, destination: &Path, found: &std::fs::Metadata) -> Option<
         source: Some(source.to_owned()),
     })
 }
-/// The weight of a device, by its numbers.
-pub fn weight(of: &BlockWeight) -> Result<Weight> {
-    let failed = |e: io::Error| Error::file("weigh the device", &of.device, e);
-    let found = fs::metadata(&of.device).map_err(failed)?;
+
+/// Adds what is asked for of block devices to the limits, by the devices' numbers.
+pub fn block_limits(wanted: &Resources, limits: &mut Limits) -> Result<()> {
+    for BlockWeight { device, weight } in &wanted.block_weights {
+        let (major, minor) = block_device(device)?;
+        limits.io_weights.push(Weight { major, minor, weight: *weight });
+    }
+    for BlockRate { device, of, rate } in &wanted.block_rates {
+        let (major, minor) = block_device(device)?;
+        let list = match of {
+            BlockTraffic::ReadBytes => &mut limits.read_bps,
+            BlockTraffic::WrittenBytes => &mut limits.write_bps,
+            BlockTraffic::Reads => &mut limits.read_iops,
+            BlockTraffic::Writes => &mut limits.write_iops,
+        };
+        list.push(Throttle { major, minor, rate: *rate });
+    }
+    Ok(())
+}
+
+/// The numbers of a block device.
+fn block_device(path: &Path) -> Result<(u64, u64)> {
+    let failed = |e: io::Error| Error::file("limit what goes to the device", path, e);
+    let found = fs::metadata(path).map_err(failed)?;
     if !found.file_type().is_block_device() {
         return Err(failed(io::Error::other("it is no block device")));
     }
-    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
-    Ok(Weight { major: major.into(), minor: minor.into(), weight: of.weight })
+    Ok((rustix::fs::major(found.rdev()).into(), rustix::fs::minor(found.rdev()).into()))
 }

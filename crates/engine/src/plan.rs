@@ -22,7 +22,7 @@ use isles_spec::{
 };
 
 use crate::caller::{caller, caller_and_groups};
-use crate::devices::{self, devices};
+use crate::devices::{block_limits, devices};
 use crate::error::{Error, Result};
 use crate::namespaces::namespaces;
 use crate::owners;
@@ -143,8 +143,7 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     }
     let (devices, rules) = devices(workload)?;
     let mut limits = Limits::from(&workload.resources);
-    limits.io_weights =
-        workload.resources.block_weights.iter().map(devices::weight).collect::<Result<_>>()?;
+    block_limits(&workload.resources, &mut limits)?;
     // Whoever keeps the caller's rights keeps those over devices.
     let fenced = !security.privileged && security.capabilities != CapabilityBase::Caller;
     if identity == Identity::Root && fenced {

@@ -40,8 +40,13 @@ impl Fence {
         warn: &mut dyn FnMut(String),
     ) -> Result<Fence> {
         let layout = Layout::detect().map_err(|e| Error::system("look at the control groups", e))?;
-        if limits.disable_oom_killer && layout.hierarchy("memory").is_none() {
-            let wish = "disabling the killer of processes that memory is short for";
+        for (wanted, wish) in [
+            (limits.disable_oom_killer, "disabling the killer of processes that memory is short for"),
+            (limits.swappiness.is_some(), "choosing how readily memory is swapped out"),
+        ] {
+            if !wanted || layout.hierarchy("memory").is_some() {
+                continue;
+            }
             if !best_effort {
                 return Err(Error::impossible(wish, "cgroup v2 has no such setting"));
             }

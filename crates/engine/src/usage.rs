@@ -162,6 +162,7 @@ fn merge(own: &mut Resources, wanted: &Resources) {
     or(&mut own.cpuset_cpus, &wanted.cpuset_cpus);
     or(&mut own.cpuset_mems, &wanted.cpuset_mems);
     or(&mut own.pids, &wanted.pids);
+    or(&mut own.block_weight, &wanted.block_weight);
 }
 
 /// Processes in the PID namespace of another one, whoever has started them; none where that one is gone. What may not be

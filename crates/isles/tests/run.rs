@@ -325,51 +325,6 @@ fn devices_are_out_of_reach_for_root_too() {
 }
 
 #[test]
-fn limits_work_or_are_refused_by_name() {
-    everyone(|world| {
-        let out = world.run(&["--ulimit", "nofile=64:128", "--", "sh", "-c", "ulimit -n; ulimit -Hn"]).fine();
-        assert_eq!(out, "64\n128\n");
-        let said = world.run(&[
-            "--pids-limit",
-            "4",
-            "--",
-            "sh",
-            "-c",
-            "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait",
-        ]);
-        if world.who != Who::Root {
-            if said.code == 125 {
-                assert!(said.err.contains("pids"), "{said:?}");
-                let words = ["--pids-limit", "4", "--best-effort", "--", "true"];
-                let said = world.run(&words);
-                assert!(said.code == 0 && said.err.contains("warning:"), "{said:?}");
-            }
-            return;
-        }
-        assert!(said.err.contains("fork"), "{said:?}");
-        let eat = "dd if=/dev/zero of=/dev/null bs=100M count=1";
-        let said = world.run(&["--memory", "16m", "--memory-swap", "16m", "--", "sh", "-c", eat]);
-        assert!(said.code != 0, "{said:?}");
-        let said = world.run(&[
-            "--memory",
-            "16m",
-            "--memory-swap",
-            "16m",
-            "--",
-            "dd",
-            "if=/dev/zero",
-            "of=/dev/null",
-            "bs=100M",
-            "count=1",
-        ]);
-        assert_eq!(said.code, 137, "{said:?}");
-        assert!(said.err.contains("more memory than its limit"), "{said:?}");
-        world.run(&["--cpuset-cpus", "4000", "--", "true"]).fails(125, &["4000"]);
-        world.run(&["--cpus", "0.5", "--", "true"]).fine();
-    });
-}
-
-#[test]
 fn containers_stay_until_they_are_removed() {
     everyone(|world| {
         let source = world.source();

@@ -22,6 +22,7 @@ pub mod port;
 pub mod progress;
 pub mod quantity;
 pub mod reference;
+mod resources;
 pub mod source;
 pub mod time;
 pub mod volume;
@@ -36,11 +37,12 @@ pub use platform::Platform;
 pub use port::{Port, Protocol};
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;
+pub use resources::{BlockRate, BlockTraffic, BlockWeight, Resources, Rlimit};
 pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{
-    BlockWeight, CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation,
-    Mount, MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Pod, PodShares, Propagation, PullPolicy,
-    Resources, RestartPolicy, Rlimit, Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount,
-    UserNamespace, Workload, Writable,
+    CapabilityBase, Device, Dns, FileSystemKind, IdMapping, ImageFile, ImageMount, Isolation, Mount,
+    MountKind, NamespaceMode, NetworkMode, Overlay, Owners, Pod, PodShares, Propagation, PullPolicy,
+    RestartPolicy, Root, RunAs, SeccompChoice, Security, SystemFiles, SystemMount, UserNamespace, Workload,
+    Writable,
 };

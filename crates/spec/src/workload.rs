@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::Healthcheck;
 use crate::port::Port;
+use crate::resources::{Resources, Rlimit};
 use crate::volume::VolumeSpec;
 use crate::{Digest, Error, LogOptions, NetworkUse, Platform, Result};
 
@@ -382,111 +383,6 @@ pub struct Device {
     pub permissions: String,
 }
 
-/// Limits; none is set where a field is `None`. A limit that the host cannot apply is an error.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Resources {
-    /// Bytes.
-    pub memory: Option<u64>,
-    /// Memory plus swap in bytes; -1 for no limit on swap.
-    pub memory_swap: Option<i64>,
-    /// Bytes below which memory is not reclaimed first.
-    pub memory_reservation: Option<u64>,
-    /// Billionths of a processor.
-    pub nano_cpus: Option<u64>,
-    /// Relative weight as cgroup v1 has it, 2 to 262144.
-    pub cpu_shares: Option<u64>,
-    pub cpu_period: Option<u64>,
-    pub cpu_quota: Option<i64>,
-    /// A list as `0-3,7`.
-    pub cpuset_cpus: Option<String>,
-    pub cpuset_mems: Option<String>,
-    /// Processes and threads; -1 for no limit.
-    pub pids: Option<i64>,
-    pub oom_score_adj: Option<i32>,
-    /// Processes wait for memory instead of being killed, which cgroup v1 alone has.
-    pub oom_kill_disable: bool,
-    /// Relative weight of what is read from and written to block devices, 10 to 1000.
-    pub block_weight: Option<u16>,
-    /// The same for one of them.
-    pub block_weights: Vec<BlockWeight>,
-    /// Give in where a controller is missing, with a warning, rather than fail.
-    pub best_effort: bool,
-}
-
-impl Resources {
-    /// Whether any limit is asked for.
-    pub fn is_empty(&self) -> bool {
-        let Resources { oom_score_adj: _, best_effort: _, .. } = self;
-        *self
-            == Resources {
-                oom_score_adj: self.oom_score_adj,
-                best_effort: self.best_effort,
-                ..Resources::default()
-            }
-    }
-}
-
-/// The weight of a block device of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockWeight {
-    pub device: PathBuf,
-    pub weight: u16,
-}
-
-/// A resource limit of setrlimit(2): `nofile=1024:2048`. `None` is unlimited.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// Lower case, without `RLIMIT_`: `nofile`, `nproc`, `memlock`.
-    pub name: String,
-    pub soft: Option<u64>,
-    pub hard: Option<u64>,
-}
-
-impl Rlimit {
-    const NAMES: [&str; 15] = [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
-
-    /// Reads `NAME=SOFT[:HARD]` as docker's `--ulimit` has it; -1 and `unlimited` mean no limit.
-    pub fn parse(text: &str) -> Result<Self> {
-        let bad = |why: &str| {
-            Error::new(format!("invalid ulimit '{text}': {why}"))
-                .with_hint("write NAME=SOFT or NAME=SOFT:HARD, for example nofile=1024:2048")
-        };
-        let (name, values) = text.split_once('=').ok_or_else(|| bad("it has no '='"))?;
-        if !Rlimit::NAMES.contains(&name) {
-            return Err(bad("no limit has that name"));
-        }
-        let value = |s: &str| match s {
-            "-1" | "unlimited" => Ok(None),
-            n => n.parse::<u64>().map(Some).map_err(|_| bad("a limit is a number, -1 or 'unlimited'")),
-        };
-        let (soft, hard) = match values.split_once(':') {
-            Some((soft, hard)) => (value(soft)?, value(hard)?),
-            None => (value(values)?, value(values)?),
-        };
-        if soft.unwrap_or(u64::MAX) > hard.unwrap_or(u64::MAX) {
-            return Err(bad("the soft limit is above the hard limit"));
-        }
-        Ok(Rlimit { name: name.to_owned(), soft, hard })
-    }
-}
-
 /// Which network a workload sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -697,28 +593,11 @@ mod tests {
     }
 
     #[test]
-    fn ulimits() {
-        let r = Rlimit::parse("nofile=1024:2048").unwrap();
-        assert_eq!((r.soft, r.hard), (Some(1024), Some(2048)));
-        assert_eq!(Rlimit::parse("core=-1").unwrap().hard, None);
-        for bad in ["", "nofile", "nofile=", "nofile=2:1", "bogus=1", "nofile=x", "nofile=-1:5"] {
-            assert!(Rlimit::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn ways_to_mount_an_image() {
         for word in ImageMount::WORDS {
             let way = ImageMount::parse(word).unwrap();
             assert_eq!(serde_json::to_string(&way).unwrap(), format!("\"{word}\""));
         }
         assert!(ImageMount::parse("loop").is_err());
-    }
-
-    #[test]
-    fn no_limit_is_empty() {
-        assert!(Resources::default().is_empty());
-        assert!(Resources { oom_score_adj: Some(1), ..Default::default() }.is_empty());
-        assert!(!Resources { pids: Some(5), ..Default::default() }.is_empty());
     }
 }

@@ -7,7 +7,6 @@ use crate::failure::Failure;
 
 const WINDOWS: &str = "it is for containers of Windows";
 const SWARM: &str = "it is for swarms, which there are none of here; leave it out";
-const DISK: &str = "there are no limits for block devices; --cpus and --memory bound what a container does";
 const REALTIME: &str = "there are no limits for real-time scheduling; --ulimit rtprio=N allows it";
 const TRUST: &str = "signatures of this kind are not read; leave it out, or name the image by its digest";
 const LEGACY_LINK: &str = "links are not supported; containers of one network know each other by name";
@@ -23,18 +22,12 @@ const TABLE: &[(&str, &str, &str)] = &[
         "--annotation",
         "annotations go to a runtime of its own, and there is none; use --label",
     ),
-    (" run create update ", "--blkio-weight", DISK),
-    (" run create ", "--blkio-weight-device", DISK),
     (" run create ", "--cgroup-parent", GROUP),
     (" run create ", "--cpu-count", WINDOWS),
     (" run create ", "--cpu-percent", WINDOWS),
     (" run create update ", "--cpu-rt-period", REALTIME),
     (" run create update ", "--cpu-rt-runtime", REALTIME),
     (" run create ", "--device-cgroup-rule", "name the devices with --device PATH:PATH:rwm"),
-    (" run create ", "--device-read-bps", DISK),
-    (" run create ", "--device-read-iops", DISK),
-    (" run create ", "--device-write-bps", DISK),
-    (" run create ", "--device-write-iops", DISK),
     (" run create pull push build ", "--disable-content-trust", TRUST),
     (" run create ", "--domainname", "give the whole name with --hostname"),
     (" run create ", "--io-maxbandwidth", WINDOWS),
@@ -49,16 +42,6 @@ const TABLE: &[(&str, &str, &str)] = &[
         " run create network-connect ",
         "--link-local-ip",
         "choose an address of the network with --ip or --ip6",
-    ),
-    (
-        " run create ",
-        "--memory-swappiness",
-        "cgroup v2 has no such setting; --memory-swap bounds what is swapped",
-    ),
-    (
-        " run create ",
-        "--oom-kill-disable",
-        "cgroup v2 has no such setting; --oom-score-adj says who is killed first",
     ),
     (" run create ", "--runtime", "Isles is the runtime; `isles oci` is one for others"),
     (

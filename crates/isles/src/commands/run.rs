@@ -247,6 +247,30 @@ pub struct Args {
     /// How readily the kernel kills it when memory is short, -1000 to 1000.
     #[arg(long, value_name = "NUMBER", help_heading = "Limits", allow_hyphen_values = true)]
     oom_score_adj: Option<i32>,
+    /// Have what is short of memory wait for it, and kill nothing (cgroup v1).
+    #[arg(long, help_heading = "Limits")]
+    oom_kill_disable: bool,
+    /// How readily memory is swapped out, 0 to 100 (cgroup v1); -1 as the host has it.
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits", allow_hyphen_values = true)]
+    memory_swappiness: Option<i64>,
+    /// A weight relative to others at block devices, 10 to 1000.
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    blkio_weight: Option<i64>,
+    /// The same at one of them: /dev/sda:500.
+    #[arg(long, value_name = "PATH:NUMBER", help_heading = "Limits")]
+    blkio_weight_device: Vec<String>,
+    /// Bytes that are read from a block device in a second: /dev/sda:10mb.
+    #[arg(long, value_name = "PATH:BYTES", help_heading = "Limits")]
+    device_read_bps: Vec<String>,
+    /// Bytes that are written to one.
+    #[arg(long, value_name = "PATH:BYTES", help_heading = "Limits")]
+    device_write_bps: Vec<String>,
+    /// How often one is read in a second: /dev/sda:1000.
+    #[arg(long, value_name = "PATH:NUMBER", help_heading = "Limits")]
+    device_read_iops: Vec<String>,
+    /// How often one is written to.
+    #[arg(long, value_name = "PATH:NUMBER", help_heading = "Limits")]
+    device_write_iops: Vec<String>,
     /// Go on with a warning where a limit cannot be set.
     #[arg(long, help_heading = "Limits")]
     best_effort: bool,

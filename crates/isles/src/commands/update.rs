@@ -1,7 +1,7 @@
 //! `isles update`
 
 use isles_spec::quantity::{parse_bytes, parse_cpus};
-use isles_spec::{Resources, RestartPolicy};
+use isles_spec::{BlockWeight, Resources, RestartPolicy};
 
 use crate::commands::each::each;
 use crate::context::Context;
@@ -34,6 +34,9 @@ pub struct Args {
     /// Processes.
     #[arg(long, value_name = "NUMBER")]
     pids_limit: Option<i64>,
+    /// Its weight beside others at block devices, 10 to 1000.
+    #[arg(long, value_name = "NUMBER")]
+    blkio_weight: Option<i64>,
     /// When it starts again after it has ended: no, on-failure[:MAX-RETRIES], always or unless-stopped.
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
@@ -56,6 +59,7 @@ pub fn cmd_update(cx: &Context, args: &Args) -> Result<Code, Failure> {
         cpuset_cpus: args.cpuset_cpus.clone(),
         cpuset_mems: args.cpuset_mems.clone(),
         pids: args.pids_limit.filter(|n| *n > 0),
+        block_weight: args.blkio_weight.filter(|n| *n != 0).map(BlockWeight::weight).transpose()?,
         ..Resources::default()
     };
     let policy = args.restart.as_deref().map(RestartPolicy::parse).transpose()?;

@@ -89,6 +89,7 @@ impl From<&Resources> for Limits {
             cpuset_cpus: r.cpuset_cpus.clone(),
             cpuset_mems: r.cpuset_mems.clone(),
             pids: r.pids,
+            swappiness: r.swappiness,
             disable_oom_killer: r.oom_kill_disable,
             io_weight: r.block_weight,
             ..Limits::default()

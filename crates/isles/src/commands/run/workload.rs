@@ -8,8 +8,8 @@ use std::time::Duration;
 use isles_spec::image::Healthcheck;
 use isles_spec::quantity::{parse_bytes, parse_cpus, parse_duration};
 use isles_spec::{
-    Device, Dns, Error as Spelling, LogOptions, Mount, NamespaceMode, Port, Resources, RestartPolicy, Rlimit,
-    SeccompChoice, Security, UserNamespace, Workload,
+    BlockRate, BlockTraffic, BlockWeight, Device, Dns, Error as Spelling, LogOptions, Mount, NamespaceMode,
+    Port, Resources, RestartPolicy, Rlimit, SeccompChoice, Security, UserNamespace, Workload,
 };
 
 use super::Args;
@@ -253,6 +253,22 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         return Err(Failure::new(format!("invalid --cpu-quota {quota}"))
             .with_hint("it is at least 1000 microseconds, or -1"));
     }
+    let swappiness = args.memory_swappiness.filter(|number| *number != -1);
+    if let Some(number) = swappiness.filter(|number| !(0..=100).contains(number)) {
+        return Err(Failure::new(format!("invalid --memory-swappiness {number}"))
+            .with_hint("it is between 0 and 100, or -1 for what the host has"));
+    }
+    let mut block_rates = Vec::new();
+    for (of, rates) in [
+        (BlockTraffic::ReadBytes, &args.device_read_bps),
+        (BlockTraffic::WrittenBytes, &args.device_write_bps),
+        (BlockTraffic::Reads, &args.device_read_iops),
+        (BlockTraffic::Writes, &args.device_write_iops),
+    ] {
+        for text in rates {
+            block_rates.push(BlockRate::parse(of, text)?);
+        }
+    }
     Ok(Resources {
         memory,
         memory_swap,
@@ -267,8 +283,15 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
         // Docker takes 0 and -1 for "no limit".
         pids: args.pids_limit.filter(|n| *n > 0),
         oom_score_adj: args.oom_score_adj,
+        swappiness: swappiness.map(i64::unsigned_abs),
+        oom_kill_disable: args.oom_kill_disable,
+        // Docker takes 0 for "as all others".
+        block_weight: args.blkio_weight.filter(|n| *n != 0).map(BlockWeight::weight).transpose()?,
+        block_weights: (args.blkio_weight_device.iter())
+            .map(|text| BlockWeight::parse(text))
+            .collect::<Result<_, _>>()?,
+        block_rates,
         best_effort: args.best_effort,
-        ..Resources::default()
     })
 }
 
