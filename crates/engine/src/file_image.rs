@@ -257,6 +257,35 @@ fn shown(name: &[u8]) -> bool {
 /// name than those of others, which may mount what root wrote.
 const OPAQUE: [&[u8]; 2] = [b"user.overlay.opaque", b"trusted.overlay.opaque"];
 
+/// Errors and kinds of files of a room as the kernel is told of them. Both rooms name them alike; a folder is called so in the
+/// errors of the one, and otherwise in those of the other.
+macro_rules! as_the_kernel_has_it {
+    ($folder:literal) => {
+        /// What the kernel is told; what it was in words, nobody could hear.
+        pub fn errno(error: &Error) -> Errno {
+            match error {
+                Error::Kind { wanted: $folder, .. } => Errno::NOTDIR,
+                Error::Kind { .. } => Errno::INVAL,
+                Error::Unsupported { .. } => Errno::OPNOTSUPP,
+                Error::Read { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
+                _ => Errno::IO,
+            }
+        }
+
+        pub fn kind(of: FileType) -> FileKind {
+            match of {
+                FileType::Dir => FileKind::Dir,
+                FileType::File => FileKind::File,
+                FileType::Symlink => FileKind::Symlink,
+                FileType::BlockDevice => FileKind::BlockDevice,
+                FileType::CharDevice => FileKind::CharDevice,
+                FileType::Fifo => FileKind::Fifo,
+                FileType::Socket => FileKind::Socket,
+            }
+        }
+    };
+}
+
 mod squashfs {
     use isles_fuse::FileKind;
     use isles_squashfs::{Error, FileType, Image, Inode, InodeRef};
@@ -266,28 +295,7 @@ mod squashfs {
         image.inode(InodeRef::from_raw(file)).map_err(|e| errno(&e))
     }
 
-    /// What the kernel is told; what it was in words, nobody could hear.
-    pub fn errno(error: &Error) -> Errno {
-        match error {
-            Error::Kind { wanted: "directory", .. } => Errno::NOTDIR,
-            Error::Kind { .. } => Errno::INVAL,
-            Error::Unsupported { .. } => Errno::OPNOTSUPP,
-            Error::Read { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
-            _ => Errno::IO,
-        }
-    }
-
-    pub fn kind(of: FileType) -> FileKind {
-        match of {
-            FileType::Dir => FileKind::Dir,
-            FileType::File => FileKind::File,
-            FileType::Symlink => FileKind::Symlink,
-            FileType::BlockDevice => FileKind::BlockDevice,
-            FileType::CharDevice => FileKind::CharDevice,
-            FileType::Fifo => FileKind::Fifo,
-            FileType::Socket => FileKind::Socket,
-        }
-    }
+    as_the_kernel_has_it!("directory");
 }
 
 mod ext {
@@ -326,25 +334,5 @@ mod ext {
         image.inode(number).map_err(|e| errno(&e))
     }
 
-    pub fn errno(error: &Error) -> Errno {
-        match error {
-            Error::Kind { wanted: "folder", .. } => Errno::NOTDIR,
-            Error::Kind { .. } => Errno::INVAL,
-            Error::Unsupported { .. } => Errno::OPNOTSUPP,
-            Error::Read { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
-            _ => Errno::IO,
-        }
-    }
-
-    pub fn kind(of: FileType) -> FileKind {
-        match of {
-            FileType::Dir => FileKind::Dir,
-            FileType::File => FileKind::File,
-            FileType::Symlink => FileKind::Symlink,
-            FileType::BlockDevice => FileKind::BlockDevice,
-            FileType::CharDevice => FileKind::CharDevice,
-            FileType::Fifo => FileKind::Fifo,
-            FileType::Socket => FileKind::Socket,
-        }
-    }
+    as_the_kernel_has_it!("folder");
 }

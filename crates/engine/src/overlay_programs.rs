@@ -11,8 +11,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use isles_sandbox::helper::{self, Helper};
-use isles_sandbox::identity::Identity;
+use isles_sandbox::identity::{Identity, on_path};
+use isles_sandbox::mount_program::{self, MountProgram};
 use isles_sandbox::setup::{Prepared, PreparedSource};
 use isles_spec::{ImageFile, Workload, Writable};
 
@@ -52,16 +52,15 @@ pub fn prepare(image: &ImageFile, identity: Identity) -> Result<Found> {
     }
     // Root of a namespace is in one of its own.
     if identity == Identity::Single && !rustix::process::geteuid().is_root() {
-        helper::enter_own_namespaces().map_err(|e| Error::system("make a user namespace", e))?;
+        mount_program::enter_own_namespaces().map_err(|e| Error::system("make a user namespace", e))?;
     }
     Ok(found)
 }
 
 fn find(name: &str, image: &ImageFile) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/bin", "/usr/sbin", "/sbin"].map(PathBuf::from));
-    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_absolute() && file.is_file());
-    found.ok_or_else(|| {
+    let usual = ["/usr/bin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
+    let usual = usual.into_iter().filter(|file| file.is_file());
+    on_path(name).chain(usual).find(|file| file.is_absolute()).ok_or_else(|| {
         let reason = format!(
             "only the kernel writes ext3, and only for root; others need {SERVES_IMAGE} and {LAYS_OVER}, and {name} is not \
              installed"
@@ -79,8 +78,8 @@ pub struct Found {
 /// The programs, while they run.
 #[derive(Debug)]
 pub struct OverlayPrograms {
-    overlay: Helper,
-    ext: Helper,
+    overlay: MountProgram,
+    ext: MountProgram,
     /// What is mounted for them here, the first below the others.
     _below: Below,
     /// Locked as long as they write to it.
@@ -102,7 +101,7 @@ impl OverlayPrograms {
         let (file, _) = image_mount::locked(image)?;
         let mut below = Below(Vec::new());
         for mount in prepared {
-            helper::mount_here(mount)?;
+            mount_program::mount_here(mount)?;
             below.0.push(mount.place.clone());
         }
         // By short names in this folder: a path of the host may have any characters.
@@ -116,7 +115,7 @@ impl OverlayPrograms {
                 return Err(Error::impossible(wish(image), format!("over '{}'", lower.display())));
             };
             let source = PreparedSource::Folder { of: of.to_owned(), name: last.to_owned() };
-            helper::mount_here(&Prepared {
+            mount_program::mount_here(&Prepared {
                 place: place.clone(),
                 source,
                 name: lower.display().to_string(),
@@ -130,7 +129,7 @@ impl OverlayPrograms {
         let path = format!("/proc/{}/fd/{descriptor}", std::process::id());
         let arguments =
             [OsStr::new(&path), of_image.as_os_str(), "-f".as_ref(), "-o".as_ref(), "fakeroot".as_ref()];
-        let ext = Helper::start(&found.ext, &arguments, folder, of_image).map_err(failed)?;
+        let ext = MountProgram::start(&found.ext, &arguments, folder, of_image).map_err(failed)?;
         image_mount::overlay_folders(&File::open(of_image).map_err(failed)?, image)?;
         let short = |place: &Path| place.file_name().unwrap_or_default().to_string_lossy().into_owned();
         names.reverse();
@@ -142,7 +141,7 @@ impl OverlayPrograms {
         );
         let whole_name = short(whole);
         let arguments = ["-f".as_ref(), "-o".as_ref(), OsStr::new(&options), OsStr::new(&whole_name)];
-        let overlay = Helper::start(&found.overlay, &arguments, folder, whole).map_err(failed)?;
+        let overlay = MountProgram::start(&found.overlay, &arguments, folder, whole).map_err(failed)?;
         // Whose its root is the kernel asks then, and not before something is made in it.
         std::fs::metadata(whole).map_err(failed)?;
         Ok(OverlayPrograms { overlay, ext, _below: below, _image: file })
@@ -163,7 +162,7 @@ struct Below(Vec<PathBuf>);
 impl Drop for Below {
     fn drop(&mut self) {
         for place in self.0.iter().rev() {
-            let _ = helper::detach(place);
+            let _ = mount_program::detach(place);
         }
     }
 }

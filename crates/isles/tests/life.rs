@@ -414,6 +414,15 @@ fn read_lines(from: &mut impl Read, bytes: u64) {
     assert_eq!(sum, bytes);
 }
 
+/// Neither the monitor of a container nor who was given so many bytes by it has had much memory.
+fn took_little_memory(world: &World, id: &str, caller: u32, bytes: u64) {
+    let monitor = written(world, id)["monitor"][0].as_i64().unwrap();
+    for (whose, peak) in [("the monitor", peak(monitor)), ("the caller", peak(caller))] {
+        println!("{bytes} bytes: {whose} has had {peak} KiB at most");
+        assert!(peak < 32 << 10, "{peak} KiB");
+    }
+}
+
 #[test]
 fn a_stream_through_attach_is_whole_and_takes_little_memory() {
     let Some(world) = World::new(if World::is_root() { Who::Root } else { Who::Ordinary }) else { return };
@@ -426,11 +435,7 @@ fn a_stream_through_attach_is_whole_and_takes_little_memory() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"go\n").unwrap();
     read_lines(child.stdout.as_mut().unwrap(), bytes);
-    let monitor = written(&world, &id)["monitor"][0].as_i64().unwrap();
-    for (whose, peak) in [("the monitor", peak(monitor)), ("the caller", peak(child.id()))] {
-        println!("{bytes} bytes: {whose} has had {peak} KiB at most");
-        assert!(peak < 32 << 10, "{peak} KiB");
-    }
+    took_little_memory(&world, &id, child.id(), bytes);
     stdin.write_all(b"end\n").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -450,11 +455,7 @@ fn a_log_that_is_followed_is_whole_and_takes_little_memory() {
     let mut stdin = starts.stdin.take().unwrap();
     stdin.write_all(b"go\n").unwrap();
     read_lines(child.stdout.as_mut().unwrap(), bytes);
-    let monitor = written(&world, &id)["monitor"][0].as_i64().unwrap();
-    for (whose, peak) in [("the monitor", peak(monitor)), ("the caller", peak(child.id()))] {
-        println!("{bytes} bytes: {whose} has had {peak} KiB at most");
-        assert!(peak < 32 << 10, "{peak} KiB");
-    }
+    took_little_memory(&world, &id, child.id(), bytes);
     stdin.write_all(b"end\n").unwrap();
     assert_eq!(starts.wait().unwrap().code(), Some(0));
     assert_eq!(child.wait().unwrap().code(), Some(0));

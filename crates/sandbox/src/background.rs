@@ -27,10 +27,9 @@ pub struct Afterwards {
 /// Makes a process that waits for the end of this one, or until it lets go, and then does `work`. Nothing that a terminal
 /// or a session tells reaches it. The process must have one thread.
 pub fn afterwards(work: impl FnOnce()) -> io::Result<Afterwards> {
-    let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
-    let (read, write) = sys::pipe().map_err(os)?;
+    let (read, write) = sys::pipe()?;
     // SAFETY: this process has one thread, so the child may allocate and lock.
-    let pid = sys::check(unsafe { libc::fork() }.into()).map_err(os)? as i32;
+    let pid = sys::check(unsafe { libc::fork() }.into())? as i32;
     if pid > 0 {
         return Ok(Afterwards { pid, held: Some(write) });
     }
@@ -55,10 +54,9 @@ impl Drop for Afterwards {
 /// Splits this process in two. The one in the background reads nothing, and writes to these files; the rest is as it
 /// was. The process must have one thread.
 pub fn split(stdout: &File, stderr: &File) -> io::Result<Side> {
-    let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
-    let (read, write) = sys::pipe().map_err(os)?;
+    let (read, write) = sys::pipe()?;
     // SAFETY: this process has one thread, so the child may allocate and lock.
-    let child = sys::check(unsafe { libc::fork() }.into()).map_err(os)? as i32;
+    let child = sys::check(unsafe { libc::fork() }.into())? as i32;
     if child > 0 {
         // SAFETY: the child is this process's own; it ends at once.
         unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
@@ -77,7 +75,7 @@ pub fn split(stdout: &File, stderr: &File) -> io::Result<Side> {
     }
     let null = File::open("/dev/null")?;
     for (file, target) in [(&null, 0), (stdout, 1), (stderr, 2)] {
-        p::dup_to(file.as_raw_fd(), target).map_err(os)?;
+        p::dup_to(file.as_raw_fd(), target)?;
     }
     Ok(Side::Background(owned(write)))
 }
@@ -101,7 +99,7 @@ pub fn close_on_execution(first: u32) -> io::Result<()> {
             }
             Ok(())
         }
-        Err(Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -109,7 +109,7 @@ fn ranges(uid: u32) -> Option<(Subordinate, Subordinate)> {
     let name = user_name(uid);
     let uids = subordinate(Path::new("/etc/subuid"), name.as_deref(), uid)?;
     let gids = subordinate(Path::new("/etc/subgid"), name.as_deref(), uid)?;
-    ["newuidmap", "newgidmap"].iter().all(|program| find(program).is_some()).then_some((uids, gids))
+    ["newuidmap", "newgidmap"].iter().all(|program| on_path(program).next().is_some()).then_some((uids, gids))
 }
 
 /// Moves this process into a user and mount namespace in which it is root and owns the range that
@@ -123,7 +123,7 @@ pub fn enter_mapped() -> Result<(), EnterError> {
     // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let (uids, gids) = ranges(uid).ok_or(EnterError::NoRange)?;
-    let os = |Errno(e): Errno| EnterError::Unshare(io::Error::from_raw_os_error(e));
+    let os = |e: Errno| EnterError::Unshare(e.into());
     let (ready_read, ready_write) = sys::pipe().map_err(os)?;
     let (done_read, done_write) = sys::pipe().map_err(os)?;
     let target = std::process::id();
@@ -183,8 +183,7 @@ fn map_own_id(uid: u32, gid: u32) -> io::Result<()> {
             fs::write(file, format!("0 {id} 1"))?;
         }
     }
-    crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC)
-        .map_err(|Errno(e)| io::Error::from_raw_os_error(e))
+    Ok(crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC)?)
 }
 
 /// Moves this process into the user namespace that `pid`, a process of the same user, got from [`enter_mapped`], and into
@@ -192,14 +191,13 @@ fn map_own_id(uid: u32, gid: u32) -> io::Result<()> {
 /// thread.
 pub fn enter_mapped_of(pid: i32) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let os = |Errno(e): Errno| io::Error::from_raw_os_error(e);
     let namespace = fs::File::open(format!("/proc/{pid}/ns/user"))?;
-    p::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER).map_err(os)?;
-    p::unshare(libc::CLONE_NEWNS).map_err(os)?;
-    p::set_gid(0).map_err(os)?;
-    p::set_uid(0).map_err(os)?;
-    p::set_groups(&[]).map_err(os)?;
-    crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC).map_err(os)
+    p::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER)?;
+    p::unshare(libc::CLONE_NEWNS)?;
+    p::set_gid(0)?;
+    p::set_uid(0)?;
+    p::set_groups(&[])?;
+    Ok(crate::sys::mount::propagation(libc::MS_SLAVE | libc::MS_REC)?)
 }
 
 fn write_maps(pid: u32, uid: u32, uids: Subordinate, gid: u32, gids: Subordinate) -> Result<(), EnterError> {
@@ -218,9 +216,11 @@ fn write_maps(pid: u32, uid: u32, uids: Subordinate, gid: u32, gids: Subordinate
     Ok(())
 }
 
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+/// The files of a program's name in the folders of PATH, in their order.
+pub fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let files: Vec<PathBuf> = std::env::split_paths(&path).map(|dir| dir.join(program)).collect();
+    files.into_iter().filter(|file| file.is_file())
 }
 
 /// The name of a user in /etc/passwd.

@@ -35,7 +35,7 @@
 //! | [`capability`] | sets of capabilities by name |
 //! | [`identity`] | which users and groups this process may map |
 //! | [`fuse`], [`loop_device`] | images that are mounted: by a server of the caller's, and by the kernel |
-//! | [`helper`] | programs of the host that mount and serve a file system |
+//! | [`mount_program`] | programs of the host that mount and serve a file system |
 //! | [`network`] | sockets of a network namespace, for those who are not in it |
 //! | [`explain`] | why a program did not start, in words |
 //! | [`background`] | processes that go on when their caller has ended |
@@ -57,12 +57,12 @@ mod dev;
 mod error;
 pub mod explain;
 pub mod fuse;
-pub mod helper;
 pub mod identity;
 mod idmap;
 mod init;
 mod interpreter;
 pub mod loop_device;
+pub mod mount_program;
 pub mod network;
 pub mod oci;
 mod own_program;

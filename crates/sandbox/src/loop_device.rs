@@ -42,10 +42,9 @@ struct LoopConfig {
 /// # Errors
 /// Not root, no loop device left, or nothing that this kernel can mount.
 pub fn mount(file: &File, offset: u64, size: u64, kind: &CStr, writable: bool) -> io::Result<OwnedFd> {
-    let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
     // Open until the mount holds the device.
-    let (_device, path) = attach(file, offset, size, writable).map_err(os)?;
-    let context = m::fsopen(kind).map_err(os)?;
+    let (_device, path) = attach(file, offset, size, writable)?;
+    let context = m::fsopen(kind)?;
     let make = || {
         m::set_string(&context, c"source", &path)?;
         let safe = m::ATTR_NOSUID | m::ATTR_NODEV;
@@ -63,7 +62,7 @@ pub fn mount(file: &File, offset: u64, size: u64, kind: &CStr, writable: bool) -
         }
         m::create(&context, m::ATTR_RDONLY | safe)
     };
-    let mount = make().map_err(os)?;
+    let mount = make()?;
     let raw = mount.0;
     std::mem::forget(mount);
     // SAFETY: the descriptor was owned by the value that was just forgotten.

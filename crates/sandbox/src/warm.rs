@@ -212,7 +212,6 @@ const PATIENCE: i64 = 10;
 
 /// A tmpfs with these folders, attached nowhere.
 fn memory(size: Option<u64>, folders: &[String]) -> io::Result<OwnedFd> {
-    let os = |Errno(errno): Errno| io::Error::from_raw_os_error(errno);
     let make = || {
         let context = m::fsopen_named(c"tmpfs")?;
         if let Some(size) = size {
@@ -222,7 +221,7 @@ fn memory(size: Option<u64>, folders: &[String]) -> io::Result<OwnedFd> {
         m::set_string(&context, c"mode", c"755")?;
         m::create(&context, m::ATTR_NOSUID | m::ATTR_NODEV)
     };
-    let mount = owned(make().map_err(os)?);
+    let mount = owned(make()?);
     for folder in folders {
         mkdirat(&mount, folder, Mode::from(0o755))?;
     }

@@ -211,7 +211,7 @@ impl<'a> Ended<'a> {
             Status::Created => self.waiting,
             Status::Running | Status::Paused | Status::Restarting => false,
         };
-        let made = i64::try_from(info.record.created / 1_000_000_000).unwrap_or(i64::MAX);
+        let made = seconds(info.record.created);
         // Those of pods are members of a whole.
         idle && info.record.workload.pod.is_none()
             && self.before.is_none_or(|before| made < before)
@@ -246,13 +246,17 @@ pub fn ended(engine: &Engine, which: &Ended<'_>, dry_run: bool) -> Result<(Vec<S
     Ok((ids, bytes))
 }
 
+fn seconds(nanoseconds: u64) -> i64 {
+    i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(i64::MAX)
+}
+
 /// Removes networks that no container is in. Returns their names.
 fn idle_networks(engine: &Engine, until: Option<i64>, dry_run: bool) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     let places = engine.places()?;
     for network in engine.networks()? {
         let used = places.iter().any(|(_, of)| of.endpoints.iter().any(|place| place.id == network.id));
-        let made = i64::try_from(network.created / 1_000_000_000).unwrap_or(i64::MAX);
+        let made = seconds(network.created);
         if network.name == DEFAULT || used || until.is_some_and(|until| made >= until) {
             continue;
         }

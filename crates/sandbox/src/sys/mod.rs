@@ -23,6 +23,12 @@ impl Errno {
     }
 }
 
+impl From<Errno> for std::io::Error {
+    fn from(Errno(errno): Errno) -> std::io::Error {
+        std::io::Error::from_raw_os_error(errno)
+    }
+}
+
 /// Turns the answer of a raw system call into a result.
 pub fn check(answer: libc::c_long) -> Result<libc::c_long> {
     if answer < 0 { Err(Errno::last()) } else { Ok(answer) }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use isles_sandbox::identity::{Identity, detect, is_real_root, subordinate};
+use isles_sandbox::identity::{Identity, detect, is_real_root, on_path, subordinate};
 
 use super::Finding;
 use super::probe::{self, Probe};
@@ -58,7 +58,7 @@ fn ranges() -> Finding {
         );
     };
     for program in ["newuidmap", "newgidmap"] {
-        let Some(path) = find(program) else {
+        let Some(path) = on_path(program).next() else {
             return Finding::note(
                 CHECK,
                 format!("{program} is missing, which hands them out"),
@@ -104,11 +104,6 @@ fn idmapped() -> Finding {
              (ext4, xfs, btrfs, tmpfs)",
         ),
     }
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 fn user_name(uid: u32) -> Option<String> {

@@ -41,8 +41,7 @@ pub(super) fn read_job(
     basedir: Option<&Path>,
 ) -> Result<job::Order, Failure> {
     let read = if word == "-" {
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut std::io::stdin().lock(), &mut text)
+        let text = std::io::read_to_string(std::io::stdin().lock())
             .map_err(|e| Failure::because("cannot read the job from standard input", &e))?;
         let folder = basedir.map_or_else(|| std::env::current_dir().unwrap_or_default(), Path::to_owned);
         let read = loader.documents.read_text("standard input", &folder, text);

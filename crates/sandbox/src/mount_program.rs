@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::SpawnError;
 use crate::setup::{Prepared, UserNs};
-use crate::sys::{self, Errno, mount as m, process as p};
+use crate::sys::{self, mount as m, process as p};
 use isles_spec::IdMapping;
 
 /// A program that has not mounted, or has not ended, by then does not work.
@@ -26,19 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// So much of what it said is said on.
 const TALK: u64 = 2000;
 
-fn os(Errno(errno): Errno) -> io::Error {
-    io::Error::from_raw_os_error(errno)
-}
-
 /// Moves this process into a user and mount namespace of its own, with the IDs that it has. It must have one thread.
 pub fn enter_own_namespaces() -> io::Result<()> {
     // SAFETY: geteuid(2) and getegid(2) have no preconditions and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    p::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(os)?;
+    p::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
-    m::propagation(libc::MS_SLAVE | libc::MS_REC).map_err(os)
+    Ok(m::propagation(libc::MS_SLAVE | libc::MS_REC)?)
 }
 
 /// Mounts something in the namespace of this process, which [`enter_own_namespaces`] made.
@@ -50,7 +46,7 @@ pub fn mount_here(prepared: &Prepared) -> Result<(), SpawnError> {
     let failed = |cause| SpawnError {
         step: crate::error::Step::Image,
         object: prepared.name.clone(),
-        cause: os(cause),
+        cause: io::Error::from(cause),
     };
     crate::prepared::mount(&planned).map_err(failed)
 }
@@ -59,14 +55,13 @@ pub fn mount_here(prepared: &Prepared) -> Result<(), SpawnError> {
 pub fn detach(place: &Path) -> io::Result<()> {
     let place = std::ffi::CString::new(place.as_os_str().as_encoded_bytes())?;
     // SAFETY: the path is terminated.
-    sys::check(unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into())
-        .map(drop)
-        .map_err(os)
+    sys::check(unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) }.into())?;
+    Ok(())
 }
 
 /// A program that serves a mount.
 #[derive(Debug)]
-pub struct Helper {
+pub struct MountProgram {
     name: String,
     child: Child,
     end: OwnedFd,
@@ -74,12 +69,17 @@ pub struct Helper {
     said: File,
 }
 
-impl Helper {
+impl MountProgram {
     /// Starts a program, and waits until it has mounted something at `place`. What it says is kept for an error.
     ///
     /// # Errors
     /// It ended before, with its own words, or did nothing in half a minute.
-    pub fn start(program: &Path, arguments: &[&OsStr], folder: &Path, place: &Path) -> io::Result<Helper> {
+    pub fn start(
+        program: &Path,
+        arguments: &[&OsStr],
+        folder: &Path,
+        place: &Path,
+    ) -> io::Result<MountProgram> {
         let before = device_of(place)?;
         let mut changes = File::open("/proc/self/mountinfo")?;
         let said = unnamed(folder)?;
@@ -93,22 +93,22 @@ impl Helper {
         let pid = rustix::process::Pid::from_child(&child);
         let end = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut helper = Helper { name, child, end, place: place.to_owned(), said };
+        let mut this = MountProgram { name, child, end, place: place.to_owned(), said };
         let until = Instant::now() + PATIENCE;
         loop {
-            if helper.ended(Duration::ZERO)? {
-                return Err(helper.failed("ended"));
+            if this.ended(Duration::ZERO)? {
+                return Err(this.failed("ended"));
             }
             if device_of(place)? != before {
-                return Ok(helper);
+                return Ok(this);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(helper.failed("mounts nothing"));
+                return Err(this.failed("mounts nothing"));
             }
             use rustix::event::{PollFd, PollFlags};
             let mut fds = [
-                PollFd::new(&helper.end, PollFlags::IN),
+                PollFd::new(&this.end, PollFlags::IN),
                 // Readable at any time, and otherwise ready when mounts change (proc_pid_mounts(5)).
                 PollFd::new(&changes, PollFlags::PRI),
             ];
@@ -143,6 +143,9 @@ impl Helper {
     }
 
     fn end(&mut self) -> io::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
         if let Ok(root) = File::open(&self.place) {
             // What the kernel has of it in memory; a program that is told to end is asked no more.
             // SAFETY: syncfs(2) of a descriptor has no memory effects.
@@ -157,7 +160,7 @@ impl Helper {
     }
 }
 
-impl Drop for Helper {
+impl Drop for MountProgram {
     fn drop(&mut self) {
         if self.end().is_err() {
             let _ = self.child.kill();
@@ -202,11 +205,11 @@ fn unnamed(folder: &Path) -> io::Result<File> {
 /// Between fork and exec.
 fn prepare(parent: u32) -> io::Result<()> {
     // SAFETY: setsid(2) has no memory effects.
-    sys::check(unsafe { libc::setsid() }.into()).map_err(os)?;
-    let (effective, permitted, _) = p::capget().map_err(os)?;
-    p::capset(effective, permitted, permitted).map_err(os)?;
+    sys::check(unsafe { libc::setsid() }.into())?;
+    let (effective, permitted, _) = p::capget()?;
+    p::capset(effective, permitted, permitted)?;
     for bit in (0..64).filter(|bit| permitted & 1 << bit != 0) {
-        p::raise_ambient(bit).map_err(os)?;
+        p::raise_ambient(bit)?;
     }
     // Signals are the caller's to wait for, and not the program's.
     // SAFETY: the set is initialised before it is used, and lives.
@@ -215,7 +218,7 @@ fn prepare(parent: u32) -> io::Result<()> {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
-    p::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as u64).map_err(os)?;
+    p::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as u64)?;
     // It was killed before it was looked at.
     // SAFETY: getppid(2) has no preconditions and cannot fail.
     if unsafe { libc::getppid() }.cast_unsigned() != parent {
