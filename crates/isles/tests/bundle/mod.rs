@@ -216,8 +216,12 @@ pub fn resizes(bundle: &Bundle, client: Command) {
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
     assert_eq!(line.trim(), "<20 70>");
     let pts = fs::read_to_string(bundle.path("pts")).unwrap();
-    let resized = Command::new("stty").args(["-F", pts.trim(), "rows", "40", "cols", "100"]).status();
-    assert!(resized.unwrap().success());
+    // At once, not rows and columns after each other as stty(1) does: of two messages that conmon 2.1 reads together
+    // it takes the first twice.
+    let size = rustix::termios::Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let terminal = rustix::fs::open(pts.trim(), flags, rustix::fs::Mode::empty()).unwrap();
+    rustix::termios::tcsetwinsize(terminal, size).unwrap();
     line.clear();
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
     assert_eq!(line.trim(), "<40 100>");
