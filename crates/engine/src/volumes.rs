@@ -25,28 +25,37 @@ use crate::plan::Behind;
 use crate::record::now;
 use crate::view::{View, absolute};
 
-/// Docker's mark of a volume that nobody named, for programs that look at labels.
+/// Docker's mark of a volume that nobody named: such volumes are pruned before others.
 pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
 impl Engine {
-    /// Makes a volume, or finds the one of that name that was made with the same options. Without a name it gets one.
+    /// Makes a volume, or finds the one of that name that was made with the same options. Without a name it gets one, and
+    /// docker's mark; it goes with no container, because whoever made it may have written down what it is called.
     ///
     /// # Errors
     /// The name or an option is not possible, or a volume of that name has other options.
     pub fn create_volume(&self, name: Option<&str>, spec: &VolumeSpec) -> Result<Volume> {
+        let mut spec = spec.clone();
         let name = match name {
             Some(name) => name.to_owned(),
-            None => name::id()?,
+            None => {
+                spec.labels.insert(ANONYMOUS.to_owned(), String::new());
+                name::id()?
+            }
         };
         check_name(&name)?;
-        self.check_backing(spec)?;
-        let record =
-            VolumeRecord { name, created: now(), spec: spec.clone(), anonymous: false, goes_with: None };
+        self.check_backing(&spec)?;
+        let record = VolumeRecord { name, created: now(), spec, anonymous: false, goes_with: None };
         let (volume, made) = self.store.create_volume(&record)?;
-        if !made && volume.record.spec.options != spec.options {
+        if !made && volume.record.spec.options != record.spec.options {
             return Err(Error::VolumeDiffers(record.name));
         }
         Ok(volume)
+    }
+
+    /// Whether nobody named a volume.
+    pub fn is_anonymous(volume: &Volume) -> bool {
+        volume.record.anonymous || volume.record.spec.labels.contains_key(ANONYMOUS)
     }
 
     /// Which containers have which volumes: names of volumes with the IDs of containers, newest container first.

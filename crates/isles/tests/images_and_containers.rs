@@ -114,3 +114,76 @@ fn dockers_groups_tidy_up_as_docker_does() {
         assert_eq!(world.isles(&["image", "ls", "-q"]).fine(), "");
     });
 }
+
+#[test]
+fn what_is_pruned_meets_dockers_filters() {
+    // docker-container-prune(1) and its kin: what each command knows, beside what is nobody's.
+    const KNOWN: [(&[&str], &[&str]); 7] = [
+        (&["container", "prune"], &["until=1h", "label=a", "label=a=b", "label!=a", "label!=a=b"]),
+        (&["image", "prune"], &["until=1h", "until=2020-01-01", "label=a", "label!=a=b"]),
+        (&["network", "prune"], &["until=1h", "label=a", "label!=a=b"]),
+        (&["volume", "prune"], &["label=a", "label!=a=b", "all=1"]),
+        (&["system", "prune"], &["until=1577836800", "label=a", "label!=a=b"]),
+        (
+            &["builder", "prune"],
+            &["until=1h", "id=a", "type=regular", "description=a", "inuse=true", "shared=false"],
+        ),
+        (&["prune"], &["until=1h", "label=a", "label!=a=b"]),
+    ];
+    everyone(|world| {
+        for (command, filters) in KNOWN {
+            let with = |filter: &str| world.isles(&[command, &["-f", "--filter", filter]].concat());
+            filters.iter().for_each(|filter| drop(with(filter).fine()));
+            with("color=red").fails(1, &["unknown filter 'color'", "hint: filters are "]);
+            with("until=soon").fails(1, &["'soon'"]);
+            if command[0] != "builder" {
+                world
+                    .isles(&[command, &["-f", "--filter", "until=1h", "--filter", "until=2h"]].concat())
+                    .fails(1, &["more than one filter 'until'"]);
+            }
+        }
+        world.isles(&["volume", "prune", "-a", "-f", "--filter", "all=1"]).fails(1, &["'all'"]);
+        world.isles(&["volume", "update", "db", "--availability", "drain"]).fails(1, &["swarms"]);
+
+        for name in ["keep", "goes"] {
+            let label = format!("{name}=1");
+            world.image(&format!("of-{name}"), &world.path("tree"), |config| {
+                config.config.labels.insert(name.to_owned(), "1".to_owned());
+            });
+            let source = format!("oci:{}:latest", world.path(&format!("of-{name}")).display());
+            world.isles(&["load", "-q", "-i", &source]).fine();
+            world.isles(&["tag", "test", name]).fine();
+            world.isles(&["rmi", "test"]).fine();
+            world.isles(&["create", "--name", name, "--label", &label, name, "true"]).fine();
+            world.isles(&["network", "create", "--label", &label, name]).fine();
+            world.isles(&["volume", "create", "--label", &label]).fine();
+        }
+        let left = || {
+            ["container", "network", "volume", "image"].map(|kind| {
+                let all: &[&str] = if kind == "container" { &["-a"] } else { &[] };
+                let of = |name: &str| {
+                    let filter = format!("label={name}=1");
+                    let line = [&[kind, "ls", "-q", "--filter", &filter], all].concat();
+                    world.isles(&line).fine().lines().count()
+                };
+                (of("keep"), of("goes"))
+            })
+        };
+        assert_eq!(left(), [(1, 1); 4]);
+        let system = |filter: &str| {
+            world.isles(&["system", "prune", "-a", "--volumes", "-f", "--filter", filter]).fine()
+        };
+        // All of it is young; the images do not say when they were made.
+        system("until=1h");
+        system("label=other");
+        system("label=goes=2");
+        assert_eq!(left(), [(1, 1); 4]);
+        system("label!=keep");
+        assert_eq!(left(), [(1, 0); 4]);
+        world.isles(&["container", "prune", "-f", "--filter", "label=keep"]).fine();
+        world.isles(&["network", "prune", "-f", "--filter", "label=keep"]).fine();
+        world.isles(&["volume", "prune", "-f", "--filter", "label=keep"]).fine();
+        world.isles(&["image", "prune", "-a", "-f", "--filter", "label=keep=1"]).fine();
+        assert_eq!(left(), [(0, 0); 4]);
+    });
+}

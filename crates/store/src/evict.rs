@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isles_spec::Digest;
 
@@ -51,11 +51,12 @@ impl Cached {
 }
 
 impl Store {
-    /// What exceeds a budget, when the most recently used stay. What is in use counts, and stays.
+    /// What exceeds a budget, when the most recently used stay. What is in use, or was used within `grace`, counts, and stays.
     pub(crate) fn over_budget(
         &self,
         dropped: &HashSet<Digest>,
         budget: u64,
+        grace: Duration,
         sizes: &mut Sizes,
     ) -> Result<Vec<Cached>> {
         let base = self.mark(&Roots { dropped, evicted: None })?;
@@ -68,7 +69,8 @@ impl Store {
             if let Kind::Record(holds) = &item.kind {
                 total += self.extra(holds, &base, &mut counted, sizes);
             }
-            (total > budget || budget == 0) && !item.in_use()
+            let young = !grace.is_zero() && item.used.elapsed().map_or(true, |age| age < grace);
+            (total > budget || budget == 0) && !young && !item.in_use()
         });
         Ok(items)
     }

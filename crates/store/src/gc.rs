@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isles_spec::image::{Index, Manifest};
-use isles_spec::time::parse_rfc3339;
 use isles_spec::{Algorithm, Digest, Reference};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::evict::{self, Kind};
 use crate::refs::names_in;
-use crate::{Error, Result, Store};
+use crate::{Error, ImageSummary, Result, Store};
 
 /// Objects that one turn takes away.
 const TURN: usize = 256;
@@ -25,17 +24,17 @@ const TURN: usize = 256;
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What a pruning takes away, besides blobs and layers that nothing needs.
-#[derive(Debug, Clone, Default)]
-pub struct PruneOptions {
+#[derive(Clone, Default)]
+pub struct PruneOptions<'a> {
     /// Also images that have a name but no container, not only nameless ones.
     pub all_images: bool,
-    /// Images of which the configuration does not say that they were made before this time (seconds) stay.
-    pub made_before: Option<i64>,
+    /// Which of these images may go; all where nothing is said.
+    pub may_go: Option<&'a dyn Fn(&ImageSummary) -> bool>,
     /// Also the build cache and downloads, as far as they exceed `cache_budget`.
     pub cache: bool,
     /// Bytes of cache that may stay, the most recently used first.
     pub cache_budget: u64,
-    /// Younger unreachable objects stay.
+    /// Unreachable objects that are younger stay, and what was used since in caches.
     pub grace: Duration,
     /// Only say what would go.
     pub dry_run: bool,
@@ -107,7 +106,7 @@ type Garbage = (Vec<Digest>, Vec<(Digest, PathBuf)>);
 
 impl Store {
     /// Removes what is not needed. Runs beside everything else; stops others for moments only.
-    pub fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
+    pub fn prune(&self, options: &PruneOptions<'_>) -> Result<Pruned> {
         let mut pruned = Pruned::default();
         let mut sizes = Sizes::default();
         let dropped = {
@@ -122,7 +121,7 @@ impl Store {
         };
         let mut evicted = Vec::new();
         if options.cache {
-            evicted = self.over_budget(&dropped, options.cache_budget, &mut sizes)?;
+            evicted = self.over_budget(&dropped, options.cache_budget, options.grace, &mut sizes)?;
         }
         if options.dry_run {
             evicted.iter().for_each(|item| item.count(&mut pruned));
@@ -294,7 +293,7 @@ impl Store {
     /// The images that a pruning drops, and the names that go with them.
     fn images_to_drop(
         &self,
-        options: &PruneOptions,
+        options: &PruneOptions<'_>,
         pruned: &mut Pruned,
     ) -> Result<(HashSet<Digest>, Vec<Reference>)> {
         let mut held: HashSet<Digest> = self.held_by_containers()?.into_iter().collect();
@@ -302,10 +301,11 @@ impl Store {
         let mut dropped = HashSet::new();
         let mut names = Vec::new();
         for image in self.images()? {
-            let made = image.created.as_deref().and_then(parse_rfc3339);
-            let young = options.made_before.is_some_and(|time| made.is_none_or(|made| made >= time));
             let named = !image.references.is_empty();
-            if held.contains(&image.manifest_digest) || young || (!options.all_images && named) {
+            if held.contains(&image.manifest_digest)
+                || (!options.all_images && named)
+                || !options.may_go.is_none_or(|may| may(&image))
+            {
                 continue;
             }
             if image.references.is_empty() {

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use isles_spec::quantity::human_bytes;
 
-use crate::commands::prune::{Ended, ended};
+use crate::commands::prune::{Conditions, Ended, ended};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::Filter;
@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 pub fn cmd_container_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
-    let which = Ended { waiting: true, ..Ended::that_meet(&args.filter)? };
+    let which = Ended { conditions: &Conditions::of(&args.filter)?, waiting: true };
     let asks = !args.force && io::stdin().is_terminal();
     if asks && !cx.ui.confirmed("this removes all containers that do not run")? {
         return Ok(Code(1));

@@ -12,7 +12,7 @@ pub struct Args {
     /// Also those that have a name but no container.
     #[arg(short, long)]
     all: bool,
-    /// until=24h or a time: what was made later stays.
+    /// Only those with: until=24h or a time (made before it), label=KEY[=VALUE], label!=KEY[=VALUE].
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Do not ask.

@@ -8,6 +8,7 @@ use isles_spec::{Digest, Reference};
 use isles_store::{ImageSummary, Store};
 use serde::Serialize;
 
+use crate::commands::prune::moment;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::{Filter, glob, has_label};
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long)]
     digests: bool,
     /// Only those for which this holds: reference=PATTERN, dangling=BOOL, label=KEY[=VALUE], before=IMAGE,
-    /// since=IMAGE.
+    /// since=IMAGE, until=24h or a time (made before it).
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// How to print: table, json, or a template such as '{{.Repository}}:{{.Tag}}'.
@@ -139,7 +140,12 @@ fn apply(store: &Store, filter: &Filter, images: &mut Vec<ImageSummary>) -> Resu
                 if filter.key == "before" { own < other } else { own > other }
             });
         }
-        _ => return Err(filter.unknown("reference, dangling, label, before and since")),
+        "until" => {
+            let before = moment(&filter.value)?;
+            let made = |image: &ImageSummary| image.created.as_deref().and_then(parse_rfc3339);
+            images.retain(|image| made(image).is_some_and(|made| made < before));
+        }
+        _ => return Err(filter.unknown("reference, dangling, label, before, since and until")),
     }
     Ok(())
 }

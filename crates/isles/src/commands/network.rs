@@ -12,6 +12,7 @@ use isles_spec::{NetworkUse, parse_mac};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::commands::prune::{Conditions, idle_networks};
 use crate::commands::run::NO_LINKS;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -148,7 +149,7 @@ struct DisconnectArgs {
 /// Remove all networks that no container is in.
 #[derive(Debug, clap::Args)]
 struct PruneArgs {
-    /// Only those with: label=KEY[=VALUE], label!=KEY[=VALUE].
+    /// Only those with: until=24h or a time (made before it), label=KEY[=VALUE], label!=KEY[=VALUE].
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Do not ask.
@@ -490,22 +491,13 @@ fn connect(cx: &Context, args: &ConnectArgs) -> Result<Code, Failure> {
 }
 
 fn prune(cx: &Context, args: &PruneArgs) -> Result<Code, Failure> {
+    let conditions = Conditions::of(&args.filter)?;
     let engine = cx.engine()?;
     engine.collect_all()?;
     let asks = !args.force && io::stdin().is_terminal();
     if asks && !cx.ui.confirmed("this removes all networks that no container is in")? {
         return Ok(Code(1));
     }
-    let places = engine.places()?;
-    for network in engine.networks()? {
-        let mut wanted = network.name != DEFAULT && users(&places, &network) == 0;
-        for filter in &args.filter {
-            wanted &= accepts(filter, &Listed::of(&network, 0))?;
-        }
-        // One that somebody has taken meanwhile stays.
-        if wanted && engine.remove_network(&network.id).is_ok() {
-            cx.ui.line(&network.name)?;
-        }
-    }
+    idle_networks(&engine, &conditions, false)?.iter().try_for_each(|name| cx.ui.line(name))?;
     Ok(Code::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! `isles prune`
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -7,16 +8,20 @@ use isles_engine::{Engine, Info, Status};
 use isles_flow::history::History;
 use isles_flow::record::State;
 use isles_network::state::DEFAULT;
-use isles_spec::quantity::{human_bytes, parse_bytes, parse_duration};
+use isles_spec::quantity::{human_bytes, parse_bytes};
 use isles_spec::time::parse_rfc3339;
-use isles_store::{PruneOptions, Pruned, disk_bytes};
+use isles_store::{ImageSummary, PruneOptions, Pruned, Store, Volume, disk_bytes};
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::filter::{Filter, has_label};
+use crate::filter::Filter;
 use crate::ui::age::now;
 use crate::ui::format::{Format, count};
+
+mod conditions;
+
+pub use conditions::{Conditions, moment};
 
 /// Remove what is not needed: images without a name, content without an image, and build cache above its budget.
 ///
@@ -46,7 +51,8 @@ pub struct Args {
     /// whichever is less; with -a nothing].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     keep_storage: Option<u64>,
-    /// until=24h or a time: what was made later stays.
+    /// Only what meets until=24h or a time (made, or in caches used, before it), label=KEY[=VALUE] and label!=KEY[=VALUE].
+    /// Build cache and runs have no labels.
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Do not ask.
@@ -61,6 +67,9 @@ pub struct Args {
     /// Images and what they consist of, and nothing else (`isles image prune`).
     #[arg(skip)]
     images_only: bool,
+    /// Of containers also those that have not been started yet (`isles system prune`).
+    #[arg(skip)]
+    waiting: bool,
 }
 
 impl Args {
@@ -83,6 +92,7 @@ impl Args {
             dry_run: false,
             format: Format::Table,
             images_only: false,
+            waiting: true,
         }
     }
 
@@ -110,52 +120,50 @@ struct Outcome {
 }
 
 pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
-    let mut until = None;
-    for filter in &args.filter {
-        match filter.key.as_str() {
-            "until" => until = Some(moment(&filter.value)?),
-            _ => return Err(filter.unknown("until")),
-        }
-    }
-    let grace = until.map_or(0, |until| (now() - until).max(0));
+    let conditions = Conditions::of(&args.filter)?;
+    let grace = conditions.before.map_or(0, |before| (now() - before).max(0));
     let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
     let engine = cx.engine()?;
     let store = engine.store();
-    let options = PruneOptions {
-        all_images: args.all,
-        made_before: until,
-        cache: !args.images_only,
-        cache_budget: args.keep_storage.unwrap_or_else(|| if args.all { 0 } else { store.cache_budget() }),
-        grace,
-        dry_run: args.dry_run,
-    };
     if !args.force && !args.dry_run && io::stdin().is_terminal() && !confirmed(cx, args)? {
         return Ok(Code(1));
     }
-    let of_time = Ended { before: until, ..Ended::default() };
+    let which = Ended { conditions: &conditions, waiting: args.waiting };
     let (containers, of_containers) =
-        if args.containers { ended(&engine, &of_time, args.dry_run)? } else { Default::default() };
+        if args.containers { ended(&engine, &which, args.dry_run)? } else { Default::default() };
     if !args.dry_run {
         engine.collect_all()?;
         isles_build::remove_dead_secrets();
     }
-    let networks = if args.networks { idle_networks(&engine, until, args.dry_run)? } else { Vec::new() };
+    let networks =
+        if args.networks { idle_networks(&engine, &conditions, args.dry_run)? } else { Vec::new() };
     let (volumes, of_volumes) =
-        if args.volumes { volumes(&engine, args.dry_run)? } else { Default::default() };
-    let (runs, of_runs) = if args.runs { runs(cx, grace, args.dry_run)? } else { Default::default() };
-    let mut pruned = store.prune(&options)?;
+        if args.volumes { volumes(&engine, &conditions, args.dry_run)? } else { Default::default() };
+    let (runs, of_runs) = match args.runs && conditions.met_without_labels() {
+        true => runs(cx, grace, args.dry_run)?,
+        false => Default::default(),
+    };
+    let may_go = |image: &ImageSummary| is_meant(store, image, &conditions);
+    let mut pruned = store.prune(&PruneOptions {
+        all_images: args.all,
+        may_go: Some(&may_go),
+        cache: !args.images_only && conditions.met_without_labels(),
+        cache_budget: args.keep_storage.unwrap_or_else(|| if args.all { 0 } else { store.cache_budget() }),
+        grace,
+        dry_run: args.dry_run,
+    })?;
     pruned.freed += of_containers + of_volumes + of_runs;
     report(cx, args, pruned, Removed { containers, networks, volumes, runs })?;
     Ok(Code::SUCCESS)
 }
 
-/// The moment of a filter `until`, in seconds: a time, or how long ago it was.
-fn moment(text: &str) -> Result<i64, Failure> {
-    if let Some(time) = parse_rfc3339(text).or_else(|| text.parse().ok()) {
-        return Ok(time);
+fn is_meant(store: &Store, image: &ImageSummary, conditions: &Conditions<'_>) -> bool {
+    let made = image.created.as_deref().and_then(parse_rfc3339);
+    match store.image(&image.manifest_digest) {
+        Ok(image) => conditions.met(made, &image.config.config.labels),
+        // Nobody can have meant the labels of one that cannot be read.
+        Err(_) => conditions.are_without_labels() && conditions.met(made, &BTreeMap::new()),
     }
-    let ago = parse_duration(text)?;
-    Ok(now() - i64::try_from(ago.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
@@ -180,45 +188,23 @@ fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
 }
 
 /// Which containers that do not run are meant.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Ended<'a> {
-    /// Only those that were made before this time, in seconds.
-    pub before: Option<i64>,
-    /// Labels that they have, and that they have not.
-    pub labels: Vec<(&'a str, bool)>,
+    pub conditions: &'a Conditions<'a>,
     /// Those as well that have not been started yet.
     pub waiting: bool,
 }
 
-impl<'a> Ended<'a> {
-    /// Those that meet all conditions.
-    pub fn that_meet(filters: &'a [Filter]) -> Result<Ended<'a>, Failure> {
-        let mut which = Ended::default();
-        for filter in filters {
-            match filter.key.as_str() {
-                "until" => which.before = Some(moment(&filter.value)?),
-                "label" => which.labels.push((&filter.value, true)),
-                "label!" => which.labels.push((&filter.value, false)),
-                _ => return Err(filter.unknown("until, label and label!")),
-            }
-        }
-        Ok(which)
-    }
-
+impl Ended<'_> {
     fn has(&self, info: &Info) -> bool {
         let idle = match info.status {
             Status::Exited | Status::Dead => true,
             Status::Created => self.waiting,
             Status::Running | Status::Paused | Status::Restarting => false,
         };
-        let made = seconds(info.record.created);
+        let (made, workload) = (seconds(info.record.created), &info.record.workload);
         // Those of pods are members of a whole.
-        idle && info.record.workload.pod.is_none()
-            && self.before.is_none_or(|before| made < before)
-            && self
-                .labels
-                .iter()
-                .all(|(label, wanted)| has_label(&info.record.workload.labels, label) == *wanted)
+        idle && workload.pod.is_none() && self.conditions.met(Some(made), &workload.labels)
     }
 }
 
@@ -251,13 +237,17 @@ fn seconds(nanoseconds: u64) -> i64 {
 }
 
 /// Removes networks that no container is in. Returns their names.
-fn idle_networks(engine: &Engine, until: Option<i64>, dry_run: bool) -> Result<Vec<String>, Failure> {
+pub fn idle_networks(
+    engine: &Engine,
+    conditions: &Conditions<'_>,
+    dry_run: bool,
+) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     let places = engine.places()?;
     for network in engine.networks()? {
         let used = places.iter().any(|(_, of)| of.endpoints.iter().any(|place| place.id == network.id));
         let made = seconds(network.created);
-        if network.name == DEFAULT || used || until.is_some_and(|until| made >= until) {
+        if network.name == DEFAULT || used || !conditions.met(Some(made), &network.labels) {
             continue;
         }
         // One that somebody has taken meanwhile stays.
@@ -269,15 +259,25 @@ fn idle_networks(engine: &Engine, until: Option<i64>, dry_run: bool) -> Result<V
 }
 
 /// Removes volumes that nobody named and no container has. Returns their names and what they took.
-fn volumes(engine: &Engine, dry_run: bool) -> Result<(Vec<String>, u64), Failure> {
+fn volumes(
+    engine: &Engine,
+    conditions: &Conditions<'_>,
+    dry_run: bool,
+) -> Result<(Vec<String>, u64), Failure> {
+    let meant = |volume: &Volume| Engine::is_anonymous(volume) && is_meant_volume(volume, conditions);
     if !dry_run {
-        return Ok(engine.prune_volumes(&|volume| volume.record.anonymous)?);
+        return Ok(engine.prune_volumes(&meant)?);
     }
     let users = engine.users_of_volumes()?;
     let idle = engine.store().volumes()?.into_iter();
-    let idle: Vec<_> = idle.filter(|v| v.record.anonymous && !users.contains_key(v.name())).collect();
+    let idle: Vec<_> = idle.filter(|volume| meant(volume) && !users.contains_key(volume.name())).collect();
     let bytes = idle.iter().map(|volume| volume.disk_bytes()).sum();
     Ok((idle.into_iter().map(|volume| volume.record.name).collect(), bytes))
+}
+
+/// Whether a volume meets the conditions.
+pub fn is_meant_volume(volume: &Volume, conditions: &Conditions<'_>) -> bool {
+    conditions.met(Some(seconds(volume.record.created)), &volume.record.spec.labels)
 }
 
 /// Forgets workflow runs that ended longer ago than `grace`. Returns their IDs and what they took.

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::Filter;
 
-/// Remove containers that have ended, networks that nobody is in, images without a name, and build cache above its budget.
+/// Remove containers that do not run, networks that nobody is in, images without a name, and build cache above its budget.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  isles system prune\n  isles system prune -a --volumes -f")]
 pub struct Args {
@@ -15,7 +15,8 @@ pub struct Args {
     /// Also volumes that nobody named and no container has.
     #[arg(long)]
     volumes: bool,
-    /// until=24h or a time: what was made later stays.
+    /// Only what meets until=24h or a time (made, or in the build cache used, before it), label=KEY[=VALUE] and
+    /// label!=KEY[=VALUE]. Build cache has no labels.
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Do not ask.

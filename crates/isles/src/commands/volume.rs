@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 
-use isles_engine::mountpoint;
+use isles_engine::{Engine, mountpoint};
 use isles_spec::VolumeSpec;
 use isles_spec::quantity::human_bytes;
 use isles_spec::time::rfc3339_nanoseconds;
@@ -11,6 +11,7 @@ use isles_store::{Store, Volume};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::commands::prune::{Conditions, is_meant_volume};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::{Filter, glob, has_label};
@@ -39,6 +40,8 @@ enum Command {
     #[command(alias = "remove")]
     Rm(RmArgs),
     Prune(PruneArgs),
+    #[command(hide = true)]
+    Update(UpdateArgs),
 }
 
 /// Make a volume; one of that name that is there already stays as it is.
@@ -97,12 +100,19 @@ struct PruneArgs {
     /// Those with a name, too.
     #[arg(short, long)]
     all: bool,
-    /// Only those with: label=KEY[=VALUE], label!=KEY[=VALUE].
+    /// Only those with: until=24h or a time (made before it), label=KEY[=VALUE], label!=KEY[=VALUE]; all=true is --all.
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Do not ask.
     #[arg(short, long)]
     force: bool,
+}
+
+/// Not here: it is for volumes of swarms.
+#[derive(Debug, clap::Args)]
+struct UpdateArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORD")]
+    _words: Vec<String>,
 }
 
 pub fn cmd_volume(cx: &Context, args: &Args) -> Result<Code, Failure> {
@@ -112,6 +122,7 @@ pub fn cmd_volume(cx: &Context, args: &Args) -> Result<Code, Failure> {
         Command::Inspect(args) => inspect(cx, args),
         Command::Rm(args) => rm(cx, args),
         Command::Prune(args) => prune(cx, args),
+        Command::Update(_) => Err(update()),
     }
 }
 
@@ -262,25 +273,36 @@ fn rm(cx: &Context, args: &RmArgs) -> Result<Code, Failure> {
 }
 
 fn prune(cx: &Context, args: &PruneArgs) -> Result<Code, Failure> {
-    for filter in &args.filter {
-        if !matches!(filter.key.as_str(), "label" | "label!") {
-            return Err(filter.unknown("label and label!"));
-        }
-    }
-    let what = if args.all { "all volumes" } else { "all volumes without a name" };
+    let (all, filters) = everything(args)?;
+    let conditions = Conditions::of(&filters)?;
+    let what = if all { "all volumes" } else { "all volumes without a name" };
     let asks = !args.force && io::stdin().is_terminal();
     if asks && !cx.ui.confirmed(&format!("this removes {what} that no container has"))? {
         return Ok(Code(1));
     }
     let engine = cx.engine()?;
     engine.collect_all()?;
-    let wanted = |volume: &Volume| {
-        let labels = &volume.record.spec.labels;
-        (args.all || volume.record.anonymous)
-            && args.filter.iter().all(|f| has_label(labels, &f.value) == (f.key == "label"))
-    };
-    let (removed, bytes) = engine.prune_volumes(&wanted)?;
+    let meant =
+        |volume: &Volume| (all || Engine::is_anonymous(volume)) && is_meant_volume(volume, &conditions);
+    let (removed, bytes) = engine.prune_volumes(&meant)?;
     removed.iter().try_for_each(|name| cx.ui.line(name))?;
     cx.ui.line(&format!("Total reclaimed space: {}", human_bytes(bytes)))?;
     Ok(Code::SUCCESS)
+}
+
+/// Whether volumes with a name go as well, which docker's filter `all` says, too; and the other filters.
+fn everything(args: &PruneArgs) -> Result<(bool, Vec<Filter>), Failure> {
+    let (of_all, others): (Vec<Filter>, Vec<Filter>) =
+        args.filter.iter().cloned().partition(|filter| filter.key == "all");
+    match of_all.as_slice() {
+        [] => Ok((args.all, others)),
+        [filter] if !args.all => Ok((filter.truth()?, others)),
+        _ => Err(Failure::new("--all and a filter 'all' say the same").with_hint("give one of them")),
+    }
+}
+
+/// What `isles volume update` says: docker changes volumes of swarms only.
+fn update() -> Failure {
+    Failure::new("a volume cannot be changed")
+        .with_hint("docker has this for volumes of swarms, which there are none of here; make another one with 'isles volume create'")
 }

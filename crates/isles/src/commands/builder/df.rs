@@ -19,8 +19,8 @@ use crate::ui::table::Table;
 
 SIZE is what goes with an entry: what an image needs too is not in it. Images are in `isles df`.")]
 pub struct DfArgs {
-    /// Only until=24h (not used since), type=regular|exec.cachemount|source.download|internal, id=ID,
-    /// description=TEXT, inuse=BOOL or shared=BOOL.
+    /// Only until=24h or a time (not used since), type=regular|exec.cachemount|source.download|internal, id=ID,
+    /// description=TEXT, inuse=BOOL, shared=BOOL or private=BOOL.
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// Show whole IDs and descriptions.

@@ -6,14 +6,15 @@ mod prune;
 
 use std::time::Duration;
 
-use isles_spec::quantity::parse_duration;
 use isles_spec::time::rfc3339;
 use isles_store::{CacheEntry, CacheKind};
 use serde::Serialize;
 
+use crate::commands::prune::moment;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::filter::Filter;
+use crate::ui::age::now;
 
 /// Look at the build cache, shrink it, and carry cache mounts about.
 #[derive(Debug, clap::Args)]
@@ -100,18 +101,21 @@ impl Conditions {
         let mut conditions = Conditions { older_than: Duration::ZERO, others: Vec::new() };
         for filter in filters {
             match filter.key.as_str() {
-                "until" => conditions.older_than = parse_duration(&filter.value)?,
+                "until" => {
+                    let age = (now() - moment(&filter.value)?).max(0);
+                    conditions.older_than = Duration::from_secs(u64::try_from(age).unwrap_or(0));
+                }
                 "type" if !KINDS.iter().any(|(_, name)| *name == filter.value) => {
                     let names = KINDS.map(|(_, name)| name).join(", ");
                     return Err(Failure::new(format!("unknown type '{}'", filter.value))
                         .with_hint(format!("types are {names}")));
                 }
                 "type" | "id" | "description" => conditions.others.push(filter.clone()),
-                "inuse" | "shared" => {
+                "inuse" | "shared" | "private" => {
                     filter.truth()?;
                     conditions.others.push(filter.clone());
                 }
-                _ => return Err(filter.unknown("until, type, id, description, inuse and shared")),
+                _ => return Err(filter.unknown("until, type, id, description, inuse, shared and private")),
             }
         }
         Ok(conditions)
@@ -124,6 +128,7 @@ impl Conditions {
             "id" => entry.id.starts_with(&filter.value) || entry.about == filter.value,
             "description" => entry.about.contains(&filter.value),
             "inuse" => filter.truth().is_ok_and(|yes| yes == entry.in_use),
+            "private" => filter.truth().is_ok_and(|yes| yes != entry.shared),
             _ => filter.truth().is_ok_and(|yes| yes == entry.shared),
         })
     }
@@ -165,6 +170,9 @@ mod tests {
             (&["inuse=false"], false),
             (&["until=30m"], true),
             (&["until=24h"], false),
+            (&["until=2020-01-01"], false),
+            (&["private=true", "shared=false"], true),
+            (&["private=false"], false),
         ] {
             let filters: Vec<Filter> = filters.iter().map(|f| f.parse().unwrap()).collect();
             let conditions = Conditions::of(&filters).unwrap();

@@ -26,8 +26,8 @@ pub struct PruneArgs {
     /// Everything that is not in use.
     #[arg(short, long)]
     all: bool,
-    /// Only until=24h (not used since), type=regular|exec.cachemount|source.download|internal, id=ID,
-    /// description=TEXT or shared=BOOL.
+    /// Only until=24h or a time (not used since), type=regular|exec.cachemount|source.download|internal, id=ID,
+    /// description=TEXT, shared=BOOL or private=BOOL.
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
     /// So much of the cache may stay, last used first [default: the budget; with --all or --filter nothing].
