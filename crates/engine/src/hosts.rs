@@ -215,6 +215,51 @@ pub fn of_caller(user: &User, container: &Container, view: &View) -> Result<Vec<
     Ok(mounts)
 }
 
+/// Lets a container that runs ask whoever stays with it for names: its resolv.conf(5) says so in the place of the servers that
+/// it was given. What it has written there itself stays.
+pub(crate) fn ask_at_home(folder: &Path, given: impl Fn(IpAddr) -> bool) -> std::io::Result<()> {
+    let path = folder.join("resolv.conf");
+    let now = fs::read_to_string(&path)?;
+    // The file is mounted in the container, so it is the same one.
+    fs::write(&path, at_home(&now, given))
+}
+
+fn at_home(resolv_conf: &str, given: impl Fn(IpAddr) -> bool) -> String {
+    let is_given = |line: &str| {
+        let server = line.trim().strip_prefix("nameserver").and_then(|rest| rest.trim().parse().ok());
+        server.is_some_and(&given)
+    };
+    let mut text = String::with_capacity(resolv_conf.len());
+    let mut said = false;
+    for line in resolv_conf.lines() {
+        if !is_given(line) {
+            text.push_str(&format!("{line}\n"));
+        } else if !std::mem::replace(&mut said, true) {
+            text.push_str(&format!("nameserver {}\n", isles_network::dns::ADDRESS));
+        }
+    }
+    text
+}
+
+/// Adds the names that a container has at an address to its hosts(5), or takes them away again, while it runs. Other lines
+/// stay as they are.
+pub(crate) fn change_own_names(folder: &Path, names: &[(IpAddr, String)], adds: bool) -> Result<()> {
+    let path = folder.join("hosts");
+    let changed = fs::read_to_string(&path).and_then(|now| fs::write(&path, with_names(&now, names, adds)));
+    match changed {
+        // One whose files of /etc are its own.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|e| Error::file("write", &path, e)),
+    }
+}
+
+fn with_names(hosts: &str, names: &[(IpAddr, String)], adds: bool) -> String {
+    let lines: Vec<String> = names.iter().map(|(address, names)| format!("{address}\t{names}")).collect();
+    let kept = hosts.lines().filter(|line| !lines.iter().any(|own| own == line));
+    let all = kept.chain(lines.iter().filter(|_| adds).map(String::as_str));
+    all.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The mode of files that every user of the container can read.
 const READABLE: u32 = 0o644;
 
@@ -369,6 +414,24 @@ mod tests {
         for bad in ["x", ":1.2.3.4", "x:", "x:host", "a b:1.2.3.4", "a\nb:1.2.3.4"] {
             assert!(hosts("", "isle", &words(&[bad]), None, None).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_container_that_joins_others_asks_at_home() {
+        let given = |server: IpAddr| server == IpAddr::from([10, 0, 2, 3]);
+        for (now, then) in [
+            ("nameserver 10.0.2.3\nsearch a.org\n", "nameserver 127.0.0.11\nsearch a.org\n"),
+            ("search a\nnameserver 10.0.2.3\nnameserver\t10.0.2.3", "search a\nnameserver 127.0.0.11\n"),
+            ("nameserver 9.9.9.9\n", "nameserver 9.9.9.9\n"),
+            ("", ""),
+        ] {
+            assert_eq!(at_home(now, given), then);
+        }
+        let own = [(IpAddr::from([172, 18, 0, 2]), "isle".to_owned())];
+        let more = with_names("127.0.0.1 localhost", &own, true);
+        assert_eq!(more, "127.0.0.1 localhost\n172.18.0.2\tisle\n");
+        assert_eq!(with_names(&more, &own, true), more);
+        assert_eq!(with_names(&more, &own, false), "127.0.0.1 localhost\n");
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod inside;
 mod join;
 mod layers;
 pub mod log;
+mod membership;
 pub mod monitor;
 mod name;
 mod names;

@@ -16,13 +16,13 @@ use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
 use isles_network::user::inside::MAC;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::network::Entered;
-use isles_spec::{Dns, NetworkMode, NetworkUse, Workload};
+use isles_spec::{Dns, NetworkUse, Workload};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::name;
 use crate::record::{Record, now};
-use crate::user_network::{change_addresses, may_overlap, shares};
+use crate::user_network::shares;
 
 /// The places of a container that is about to start. Dropping it gives them back.
 pub(crate) struct Taken {
@@ -187,7 +187,7 @@ impl Engine {
     }
 
     /// Whether networks are bridges in the kernel, which only root may make.
-    fn has_bridges(&self) -> bool {
+    pub(crate) fn has_bridges(&self) -> bool {
         self.identity == Identity::Root
     }
 
@@ -295,7 +295,7 @@ impl Engine {
     }
 
     /// Out of the kernel first: what is written down is how it is found.
-    fn give_back(&self, networks: &Networks, id: &str) -> Result<()> {
+    pub(crate) fn give_back(&self, networks: &Networks, id: &str) -> Result<()> {
         if let Some(places) = Networks::places(&self.networks_dir(), id)? {
             if self.has_bridges() {
                 place::withdraw(&places)?;
@@ -303,187 +303,6 @@ impl Engine {
             networks.release(id)?;
         }
         Ok(())
-    }
-
-    /// Connects a container that runs with a network, or lets one that does not be in it when it starts.
-    ///
-    /// # Errors
-    /// It is in it already, or has no networks at all.
-    pub fn connect_network(&self, name: &str, wanted: &NetworkUse) -> Result<()> {
-        let network = self.network(&wanted.name)?;
-        let found = self.find(name)?;
-        let container = self.store.container(&found.record.id)?;
-        let names = self.store.lock_names()?;
-        let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
-        // An ordinary user's own network stays beside those that it shares.
-        if matches!(
-            record.workload.network,
-            NetworkMode::Default | NetworkMode::User { host_loopback: false }
-        ) && !self.has_bridges()
-        {
-            record.workload.network = NetworkMode::Networks(Vec::new());
-        }
-        let NetworkMode::Networks(uses) = &mut record.workload.network else {
-            return Err(Error::impossible(
-                format!("connecting container {name} with a network"),
-                "it shares a network with the host or another container, or has none",
-            ));
-        };
-        if uses.iter().any(|other| other.name == network.name || network.id.starts_with(&other.name)) {
-            return Err(Error::impossible(
-                format!("connecting container {name} with the network {}", network.name),
-                "it is in it already",
-            ));
-        }
-        uses.push(NetworkUse { name: network.name.clone(), ..wanted.clone() });
-        let alive = self.is_alive(&found.record.id);
-        if alive && !self.has_bridges() {
-            let pid = found.state.pid.ok_or_else(|| Error::NotRunning(name.to_owned()))?;
-            self.join_served(&network, &record, wanted, pid)?;
-            record.save(&container)?;
-            return Ok(());
-        }
-        if alive && let Some(pid) = found.state.pid {
-            let dir = self.networks_dir();
-            let networks = Networks::open(&dir)?;
-            let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
-            let number = (0..)
-                .find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n)))
-                .unwrap_or(0);
-            let endpoint = take(&networks, &network, &record, wanted, number)?;
-            places.endpoints.push(endpoint.clone());
-            networks.put(&record.id, &places)?;
-            place::prepare(&dir, &network, "")?;
-            let path = format!("/proc/{pid}/ns/net");
-            let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
-            let first = places.endpoints.len() == 1;
-            if let Err(e) = place::connect(&network, &endpoint, namespace.as_fd(), number, first) {
-                places.endpoints.pop();
-                drop(networks.release_addresses(&endpoint));
-                networks.put(&record.id, &places)?;
-                return Err(e.into());
-            }
-            // One that was in no network has had nowhere for its ports to lead.
-            if first {
-                place::publish(&places)?;
-            }
-        }
-        record.save(&container)?;
-        drop(names);
-        Ok(())
-    }
-
-    /// Takes a container out of a network. With `force` also what is left there of one that is gone, by its name or ID.
-    ///
-    /// # Errors
-    /// It is not in it.
-    pub fn disconnect_network(&self, network: &str, name: &str, force: bool) -> Result<()> {
-        let network = self.network(network)?;
-        let found = match self.find(name) {
-            Err(Error::NoContainer(_)) if force => return self.forget_place(&network, name),
-            other => other?,
-        };
-        let container = self.store.container(&found.record.id)?;
-        let _names = self.store.lock_names()?;
-        let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
-        let is_it = |other: &NetworkUse| other.name == network.name || network.id.starts_with(&other.name);
-        let member = match &mut record.workload.network {
-            NetworkMode::Networks(uses) => {
-                let before = uses.len();
-                uses.retain(|other| !is_it(other));
-                uses.len() < before
-            }
-            _ => false,
-        };
-        if !member {
-            return Err(Error::impossible(
-                format!("disconnecting container {name} from the network {}", network.name),
-                "it is not in it",
-            ));
-        }
-        let dir = self.networks_dir();
-        let networks = Networks::open(&dir)?;
-        if let Some(mut places) = Networks::places(&dir, &record.id)?
-            && let Some(at) = places.endpoints.iter().position(|endpoint| endpoint.id == network.id)
-        {
-            if at == 0 && self.has_bridges() {
-                place::withdraw(&places)?;
-            }
-            let endpoint = places.endpoints.remove(at);
-            match found.state.pid.filter(|_| self.is_alive(&record.id)) {
-                _ if self.has_bridges() => place::disconnect(&endpoint)?,
-                // What it has changed itself is its own affair: nobody sends to that address any more.
-                Some(pid) => drop(change_addresses(pid, &endpoint.addresses, false)),
-                None => {}
-            }
-            networks.release_addresses(&endpoint)?;
-            networks.put(&record.id, &places)?;
-            if at == 0 && self.has_bridges() && self.is_alive(&record.id) {
-                self.lead_out(&places, &record.id, found.state.pid)?;
-            }
-        }
-        record.save(&container)
-    }
-}
-
-impl Engine {
-    /// Lets a container that runs, and whose network is served by its monitor, be in a further one. The monitor reads
-    /// that in what is written down.
-    fn join_served(&self, network: &Network, record: &Record, wanted: &NetworkUse, pid: i32) -> Result<()> {
-        let refused = |why: &str| {
-            let what = format!("connecting container {} with a network while it runs", record.name);
-            Error::impossible(what, why)
-        };
-        let dir = self.networks_dir();
-        let networks = Networks::open(&dir)?;
-        let Some(mut places) = Networks::places(&dir, &record.id)? else {
-            return Err(refused(
-                "it was started without one that it shares; stop it, connect it, and start it again",
-            ));
-        };
-        if wanted.mac.is_some() {
-            return Err(refused("its device has its MAC address already; stop it first"));
-        }
-        if network.mtu.is_some() {
-            return Err(refused("its device has its MTU already; stop it first"));
-        }
-        if network.pools.iter().any(|pool| may_overlap(pool.subnet)) {
-            return Err(refused("the addresses may be those of its own network, 10.0.0.0/16; stop it first"));
-        }
-        let mut endpoint = take(&networks, network, record, wanted, places.endpoints.len())?;
-        endpoint.mac = places.endpoints.first().map_or(MAC, |first| first.mac);
-        places.endpoints.push(endpoint.clone());
-        networks.put(&record.id, &places)?;
-        change_addresses(pid, &endpoint.addresses, true).inspect_err(|_| {
-            places.endpoints.pop();
-            let _ = networks.release_addresses(&endpoint);
-            let _ = networks.put(&record.id, &places);
-        })
-    }
-
-    /// Gives back what a container that is gone has of a network.
-    fn forget_place(&self, network: &Network, name: &str) -> Result<()> {
-        let dir = self.networks_dir();
-        let networks = Networks::open(&dir)?;
-        let named = |id: &str, places: &Places| id == name || places.name == name;
-        let of_network = |places: &Places| places.endpoints.iter().any(|endpoint| endpoint.id == network.id);
-        let all = Networks::all_places(&dir)?;
-        let found = all.into_iter().find(|(id, places)| named(id, places) && of_network(places));
-        match found {
-            // One that lives is known by another name, and has its place still.
-            Some((id, _)) if !self.is_alive(&id) => self.give_back(&networks, &id),
-            _ => Err(Error::NoContainer(name.to_owned())),
-        }
-    }
-
-    /// After a container has left the network with its way out: the next one has it, and the ports lead there.
-    fn lead_out(&self, places: &Places, id: &str, pid: Option<i32>) -> Result<()> {
-        let (Some(first), Some(pid)) = (places.endpoints.first(), pid) else { return Ok(()) };
-        let path = format!("/proc/{pid}/ns/net");
-        let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
-        let number = (0..10).find(|n| first.device == device(id, *n)).unwrap_or(0);
-        place::lead_out(&self.network(&first.network)?, first, namespace.as_fd(), number)?;
-        Ok(place::publish(places)?)
     }
 }
 
@@ -509,7 +328,7 @@ pub fn modes() -> [Mode; 2] {
 }
 
 /// The network of those who name none, which is made where it is not there.
-fn default(networks: &Networks, dir: &Path) -> Result<Network> {
+pub(crate) fn default(networks: &Networks, dir: &Path) -> Result<Network> {
     match Networks::find(dir, DEFAULT)? {
         Some(found) => Ok(found),
         None => Ok(networks.create(DEFAULT, &name::id()?, now(), &Wish::default(), &known()?)?),
@@ -517,7 +336,7 @@ fn default(networks: &Networks, dir: &Path) -> Result<Network> {
 }
 
 /// Takes a place in one network, and writes nothing down.
-fn take(
+pub(crate) fn take(
     networks: &Networks,
     network: &Network,
     record: &Record,
@@ -538,7 +357,7 @@ fn take(
 }
 
 /// The host's end of a container's device. Names have 15 bytes at most.
-fn device(id: &str, number: usize) -> String {
+pub(crate) fn device(id: &str, number: usize) -> String {
     format!("iv{:.10}{number}", id)
 }
 

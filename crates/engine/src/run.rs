@@ -201,8 +201,9 @@ impl Engine {
         let mut network = UserNetwork::of(workload, self.identity)?;
         let default = ContainerConfig::default();
         let taken = self.take_places(record)?;
-        if let (Some(network), Some(taken)) = (&mut network, &taken) {
-            network.share(&record.id, taken, folder.path())?;
+        if let Some(network) = &mut network {
+            network.of_container(&record.id);
+            taken.as_ref().map_or(Ok(()), |taken| network.share(taken, folder.path()))?;
         }
         let mut extra = match workload.system.bare_etc {
             true => Vec::new(),
@@ -297,7 +298,7 @@ impl Engine {
     ) -> Result<Exit> {
         let workload = &container.record.workload;
         // The program waits for it only where it uses the network.
-        let served = started.network.take().map(|network| network.serve(self)).transpose();
+        let served = started.network.take().map(|network| network.serve(self, &workload.dns)).transpose();
         if let Err(e) = &served {
             (foreground.warn)(&format!("the container has no network: {e}"));
         }
@@ -401,7 +402,7 @@ pub(crate) struct Streams {
 
 impl Engine {
     /// That of the container whose name it shares, or its own.
-    fn hostname(&self, workload: &Workload, id: &str) -> Result<String> {
+    pub(crate) fn hostname(&self, workload: &Workload, id: &str) -> Result<String> {
         match &workload.uts {
             NamespaceMode::Container(other) => {
                 let other = self.find(other)?.record;

@@ -11,7 +11,7 @@ use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{Namespace, Prepared, PreparedSource, RootFs};
 use isles_sandbox::{Child, Setup, Step as StartStep, WarmSandbox};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{Device, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
+use isles_spec::{Device, Dns, Mount, NetworkMode, Progress, Resources, Rlimit, Security, Workload};
 use isles_store::Merged;
 
 use crate::engine::Engine;
@@ -353,7 +353,7 @@ impl Engine {
         }
         let mounts = child.mount_namespace();
         let served = match (network, child.network.take()) {
-            (Some(network), Some(socket)) => network.made(socket).serve(self).map(Some),
+            (Some(network), Some(socket)) => network.made(socket).serve(self, &Dns::default()).map(Some),
             _ => Ok(None),
         };
         let served = match served {

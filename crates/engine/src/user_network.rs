@@ -11,20 +11,21 @@ use isles_network::netlink::message::Batch;
 use isles_network::netlink::{Socket, route};
 use isles_network::place;
 use isles_network::state::{DEFAULT, Networks, Places};
-use isles_network::user::inside::{EXPOSED, Ipv4Net, Ipv6Net, MAC, MTU, Plan};
+use isles_network::user::inside::{self, EXPOSED, Ipv4Net, Ipv6Net, MAC, MTU, Plan};
 use isles_network::user::neighbour;
-use isles_network::user::rules::{self, Changes, Rules, Shared};
-use isles_network::user::{self, Kind, Listener, Service};
+use isles_network::user::rules::{self, Changes, Joined, Rules, Shared};
+use isles_network::user::{self, Kind, Late, Listener, Service};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::network::Entered;
 use isles_sandbox::setup::NetworkMessages;
-use isles_spec::{NetworkMode, NetworkUse, Port, Protocol, Workload};
+use isles_spec::{Dns, NetworkMode, NetworkUse, Port, Protocol, Workload};
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
 use rustix::thread::CapabilitySet;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::hosts;
 use crate::networks::Taken;
 
 /// The third byte of the network's address (10.0.n.0/24), where the host's own networks leave it free.
@@ -35,6 +36,7 @@ const ROUTER: u8 = 2;
 const CONTAINER: u8 = 100;
 /// All of them, of which one is a container's from its start on.
 const OWN: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 0, 0), 16);
+const OWN_PREFIX: u8 = 24;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -48,7 +50,7 @@ pub(crate) struct UserNetwork {
     pub ports: Vec<Port>,
     shared: Vec<Shared>,
     internal: bool,
-    /// The container's ID, where it shares networks.
+    /// The container's ID, where it is one that may share networks.
     container: Option<String>,
 }
 
@@ -63,7 +65,7 @@ pub(crate) struct Unserved {
     /// Networks of several containers, and whether they lead nowhere else.
     pub shared: Vec<Shared>,
     pub internal: bool,
-    /// The container's ID, where it shares networks: it may join and leave some while it runs.
+    /// The container's ID, where it is one that may share networks: it may join and leave some while it runs.
     pub container: Option<String>,
 }
 
@@ -137,12 +139,16 @@ impl UserNetwork {
         }))
     }
 
-    /// Lets the container `id` have places in networks, where others find it by its folder.
-    pub fn share(&mut self, id: &str, taken: &Taken, folder: &Path) -> Result<()> {
+    /// It is that of the container `id`, which may join others while it runs.
+    pub fn of_container(&mut self, id: &str) {
+        self.container = Some(id.to_owned());
+    }
+
+    /// Lets the container have places in networks, where others find it by its folder.
+    pub fn share(&mut self, taken: &Taken, folder: &Path) -> Result<()> {
         let places = &taken.places;
         self.shared = shared(places);
         self.internal = taken.is_internal();
-        self.container = Some(id.to_owned());
         self.plan = plan(&routes(), &self.shared);
         self.plan.mac = places.endpoints.first().map_or(MAC, |first| first.mac);
         // One device is in all of them.
@@ -182,12 +188,16 @@ impl UserNetwork {
 }
 
 impl Unserved {
-    /// Serves the network, until what comes back is dropped.
-    pub fn serve(self, engine: &Engine) -> Result<Service> {
+    /// Serves the network of a container or a step, until what comes back is dropped.
+    pub fn serve(self, engine: &Engine, dns: &Dns) -> Result<Service> {
         let mut rules = Rules::new(self.plan, self.host_loopback);
+        let mut late = None;
         if let Some(container) = self.container {
             let networks = engine.networks_dir();
             let containers = engine.store().root().join("containers");
+            if self.shared.is_empty() {
+                late = Some(joins_late(engine, &container, dns, self.plan));
+            }
             let find = move |network: &str, address: IpAddr| {
                 Networks::owner(&networks, network, address).map(|id| containers.join(id))
             };
@@ -196,7 +206,7 @@ impl Unserved {
                 .with_changes(changes(engine.networks_dir(), container));
         }
         // A thread that stays behind has nobody to tell; the container is told by silence.
-        user::serve(self.network, rules, self.listeners, |e| {
+        user::serve(self.network, rules, self.listeners, late, |e| {
             eprintln!("isles: the container's network ended: {e}")
         })
         .map_err(|e| Error::system("serve the container's network", e))
@@ -228,33 +238,86 @@ fn changes(networks: PathBuf, container: String) -> Changes {
         let is_internal =
             |id: &str| Networks::find(&networks, id).is_ok_and(|found| found.is_some_and(|net| net.internal));
         let internal = places.endpoints.iter().all(|endpoint| is_internal(&endpoint.id));
+        let mac = places.endpoints.first().map_or(MAC, |first| first.mac);
         seen = Some(stamp);
-        Some((shared(&places), internal))
+        Some(Joined { shared: shared(&places), internal, mac })
     })
 }
 
-/// Whether a network has addresses that may be those of a container's own from its start on.
-pub(crate) fn may_overlap(subnet: Subnet) -> bool {
-    Subnet::containing(OWN.0.into(), OWN.1).is_ok_and(|own| own.overlaps(subnet))
+/// What is done for a container that shares no networks when it joins the first ones.
+fn joins_late(engine: &Engine, container: &str, dns: &Dns, plan: Plan) -> Late {
+    let folder = engine.store().root().join("containers").join(container);
+    let (engine, container, dns, own) = (engine.clone(), container.to_owned(), dns.clone(), folder.clone());
+    let names = move |sockets| {
+        let resolver = crate::networks::resolver(&engine, sockets, &container, &dns);
+        // Its own network's addresses stand for the host's servers.
+        let network = Subnet::containing(plan.v4.router.into(), OWN_PREFIX);
+        let given = |server: IpAddr| {
+            dns.servers.contains(&server) || network.as_ref().is_ok_and(|network| network.contains(server))
+        };
+        hosts::ask_at_home(&own, given).map(|()| resolver)
+    };
+    Late { folder, names: Box::new(names) }
 }
 
-/// Gives the device of a container that runs further addresses, or takes them away.
-pub(crate) fn change_addresses(pid: i32, addresses: &[(IpAddr, u8)], gives: bool) -> Result<()> {
+/// Whether a network has addresses that the container has for itself since its start.
+pub(crate) fn overlaps_own(pid: i32, subnet: Subnet) -> bool {
+    let ways = std::fs::read_to_string(format!("/proc/{pid}/net/route")).unwrap_or_default();
+    let ours =
+        |net: &Subnet| Subnet::containing(OWN.0.into(), OWN.1).is_ok_and(|all| all.contains(net.first()));
+    subnets(&ways).filter(ours).any(|own| own.prefix() == OWN_PREFIX && own.overlaps(subnet))
+}
+
+/// What changes on the device of a container that runs when it joins a network.
+#[derive(Debug)]
+pub(crate) struct Joining<'a> {
+    pub addresses: &'a [(IpAddr, u8)],
+    pub gateways: &'a [IpAddr],
+    /// What the largest packet of the network has, where it says so.
+    pub mtu: Option<u32>,
+    pub mac: [u8; 6],
+}
+
+/// Gives the device of a container that runs what it needs in further networks. Whoever serves its network hears of it by the
+/// gateways.
+pub(crate) fn join(pid: i32, joins: &[Joining<'_>]) -> Result<()> {
+    on_device(pid, |socket| {
+        let most = route::mtu(socket, EXPOSED)?.unwrap_or(MTU);
+        let mut batch = Batch::new();
+        for network in joins {
+            route::mac(&mut batch, EXPOSED, network.mac);
+            for (address, prefix) in network.addresses {
+                route::address(&mut batch, EXPOSED, *address, *prefix);
+                if let Some(mtu) = network.mtu.filter(|mtu| *mtu < most) {
+                    route::narrow(&mut batch, EXPOSED, *address, *prefix, mtu);
+                }
+            }
+            network.gateways.iter().for_each(|gateway| inside::neighbour(&mut batch, *gateway));
+        }
+        Ok(batch)
+    })
+}
+
+/// Takes addresses from the device of a container that runs.
+pub(crate) fn leave(pid: i32, addresses: &[(IpAddr, u8)]) -> Result<()> {
+    on_device(pid, |_| {
+        let mut batch = Batch::new();
+        addresses.iter().for_each(|(own, prefix)| route::no_address(&mut batch, EXPOSED, *own, *prefix));
+        Ok(batch)
+    })
+}
+
+fn on_device(pid: i32, what: impl FnOnce(&mut Socket) -> io::Result<Batch>) -> Result<()> {
     let path = format!("/proc/{pid}/ns/net");
     let namespace = std::fs::File::open(&path).map_err(|e| Error::file("open", &path, e))?;
-    let mut batch = Batch::new();
-    for (address, prefix) in addresses {
-        match gives {
-            true => route::address(&mut batch, EXPOSED, *address, *prefix),
-            false => route::no_address(&mut batch, EXPOSED, *address, *prefix),
-        }
-    }
     let say = || -> io::Result<()> {
         let entered = Entered::namespace(&namespace.into())?;
-        let socket = entered.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-        Ok(Socket::opened(socket).apply(&batch)?)
+        let mut socket =
+            Socket::opened(entered.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?);
+        let batch = what(&mut socket)?;
+        Ok(socket.apply(&batch)?)
     };
-    say().map_err(|e| Error::system("change the addresses of the container", e))
+    say().map_err(|e| Error::system("change the device of the container", e))
 }
 
 fn no_ports(reason: &str) -> Error {
@@ -292,18 +355,22 @@ fn routes() -> String {
     std::fs::read_to_string("/proc/net/route").unwrap_or_default()
 }
 
-/// Whether the host has no way to a network of 24 bits but the default one. The kernel's table has addresses and masks as
-/// hexadecimal numbers in its own order of bytes.
+/// Whether the host has no way to a network of 24 bits but the default one.
 fn is_free(routes: &str, network: Ipv4Addr) -> bool {
+    let Ok(own) = Subnet::containing(network.into(), OWN_PREFIX) else { return true };
+    // Routes of half the world are what some private networks have instead of the default one.
+    subnets(routes).all(|way| way.prefix() <= 1 || !way.overlaps(own))
+}
+
+/// The networks in a table of ways as the kernel writes it (proc_net(5)): addresses and masks are hexadecimal numbers in its own
+/// order of bytes.
+fn subnets(routes: &str) -> impl Iterator<Item = Subnet> {
     let number =
         |word: Option<&str>| u32::from_str_radix(word?, 16).ok().map(|n| u32::from_be_bytes(n.to_ne_bytes()));
-    let own = u32::from(network);
-    routes.lines().skip(1).all(|line| {
+    routes.lines().skip(1).filter_map(move |line| {
         let mut words = line.split_whitespace().skip(1);
-        let (destination, mask) = (number(words.next()), number(words.nth(5)));
-        let (Some(destination), Some(mask)) = (destination, mask) else { return true };
-        // Routes of half the world are what some private networks have instead of the default one.
-        mask.count_ones() <= 1 || own & mask & 0xffff_ff00 != destination & mask & 0xffff_ff00
+        let (destination, mask) = (number(words.next())?, number(words.nth(5))?);
+        Subnet::containing(Ipv4Addr::from(destination).into(), mask.count_ones() as u8).ok()
     })
 }
 

@@ -80,6 +80,11 @@ fn part() {
                 Err(e) => println!("answer: {}", e.kind()),
             }
         }
+        ["mtu", address] => {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(address).unwrap();
+            println!("answer: {}", rustix::net::sockopt::ip_mtu(&socket).unwrap());
+        }
         ["connect", address] => match TcpStream::connect(address) {
             Ok(_) => println!("answer: connected"),
             Err(e) => println!("answer: {:?}", e.kind()),
@@ -314,6 +319,53 @@ fn what_cannot_be_published() {
     });
 }
 
+/// One that was started without any network that it shares is asked for, and asks, as others are when it has joined one.
+fn joins_late(world: &World) {
+    let hosts = |name: &str| world.isles(&["exec", name, "cat", "/etc/hosts"]).fine();
+    stays(world, "alone", &["-h", "lone"], "serve 0.0.0.0:80");
+    let before = hosts("alone");
+    world.isles(&["network", "create", "--subnet", "10.0.77.0/24", "near"]).fine();
+    let second = ["network", "connect", "--ip", "10.0.77.9", "--alias", "late", "near", "alone"];
+    world.isles(&second).fine();
+    world.isles(&["network", "connect", "one", "alone"]).fine();
+    for (network, name) in [("one", "alone"), ("near", "late"), ("near", "10.0.77.9"), ("bridge", "alone")] {
+        let others = ["--network", network, "--network", "two"];
+        assert!(plays(world, &others, &format!("send {name}:80 7")).starts_with("7 from "), "{network}");
+    }
+    assert!(within(world, "alone", "send web:80 7").starts_with("7 from "));
+    assert!(world.isles(&["exec", "alone", "busybox", "nslookup", "web"]).fine().contains("web"));
+    assert!(hosts("alone").contains("10.0.77.9\tlone\n"));
+    // The host is reached by its own network as before.
+    let host = world.isles(&["exec", "alone", "busybox", "nslookup", "host.docker.internal"]).fine();
+    assert!(host.contains("host.docker.internal"), "{host}");
+    for network in ["near", "one", "bridge"] {
+        world.isles(&["network", "disconnect", network, "alone"]).fine();
+    }
+    assert_eq!(hosts("alone"), before);
+    assert_ne!(plays(world, &["--network", "near"], "connect 10.0.77.9:80"), "connected");
+    world.isles(&["rm", "-f", "alone"]).fine();
+
+    // What it has for itself it cannot share while it runs; and nobody shares what is not its own.
+    world.isles(&["network", "rm", "near"]).fine();
+    stays(world, "alone", &[], "serve 0.0.0.0:80");
+    let own = world.isles(&["exec", "alone", "busybox", "ip", "-4", "route"]).fine();
+    let own = own.lines().find_map(|line| line.split(' ').next().filter(|word| word.contains('/'))).unwrap();
+    world.isles(&["network", "create", "--subnet", own, "near"]).fine();
+    world.isles(&["network", "connect", "near", "alone"]).fails(1, &["for itself", "stop it"]);
+    assert_ne!(plays(world, &["--network", "one"], "connect alone:80"), "connected");
+    world.isles(&["stop", "-t", "0", "alone"]).fine();
+    world.isles(&["network", "connect", "near", "alone"]).fine();
+    world.isles(&["start", "alone"]).fine();
+    assert!(plays(world, &["--network", "near"], "send alone:80 7").starts_with("7 from "));
+    world.isles(&["rm", "-f", "alone"]).fine();
+    world.isles(&["network", "rm", "near"]).fine();
+    for (network, why) in [("none", "--network none"), ("host", "of the host")] {
+        world.isles(&["create", "--name", "other", "--network", network, &world.source(), "true"]).fine();
+        world.isles(&["network", "connect", "one", "other"]).fails(1, &[why]);
+        world.isles(&["rm", "other"]).fine();
+    }
+}
+
 #[test]
 fn containers_of_one_network_know_each_other() {
     everyone(|world| {
@@ -360,8 +412,17 @@ fn containers_of_one_network_know_each_other() {
             let answer = plays(world, &["--network", "narrow"], &format!("ask mirror:53 {length}"));
             assert_eq!(answer.split(' ').next(), Some(length), "{answer}");
         }
-        world.isles(&["network", "connect", "narrow", "web"]).fails(1, &["MTU"]);
+        // One that joins it while it runs cuts what goes there, and nothing else.
+        world.isles(&["network", "connect", "narrow", "web"]).fine();
+        assert_eq!(world.isles(&["exec", "web", "cat", "/sys/class/net/eth0/mtu"]).fine(), "65200\n");
+        assert_eq!(
+            [within(world, "web", "mtu near:80"), within(world, "web", "mtu echo:53")],
+            ["1400", "65200"]
+        );
+        assert!(within(world, "web", "send near:80 3000000").starts_with("3000000 from "));
+        assert_eq!(within(world, "web", "ask mirror:53 30000").split(' ').next(), Some("30000"));
         world.isles(&["rm", "-f", "near", "mirror"]).fine();
+        world.isles(&["network", "disconnect", "narrow", "web"]).fine();
         world.isles(&["network", "rm", "narrow"]).fine();
         // What is published leads into it as before, and the host is known by its names.
         assert!(heard(place(world, "web", "80/tcp"), b"xy").starts_with("2 from "));
@@ -384,10 +445,15 @@ fn containers_of_one_network_know_each_other() {
 
         world.isles(&["network", "rm", "one"]).fails(1, &["web"]);
         // One that runs may join and leave: its device has the address, and whoever serves it knows of the others.
-        world
-            .isles(&["network", "connect", "--mac-address", "02:42:00:00:00:07", "two", "web"])
-            .fails(1, &["MAC"]);
-        world.isles(&["network", "connect", "--alias", "late", "two", "web"]).fine();
+        let mac =
+            ["network", "connect", "--mac-address", "02:42:00:00:00:07", "--alias", "late", "two", "web"];
+        world.isles(&mac).fine();
+        assert_eq!(
+            world.isles(&["exec", "web", "cat", "/sys/class/net/eth0/address"]).fine(),
+            "02:42:00:00:00:07\n"
+        );
+        let other = ["network", "connect", "--mac-address", "02:42:00:00:00:08", "bridge", "web"];
+        world.isles(&other).fails(1, &["another MAC address"]);
         world.isles(&["network", "connect", "two", "web"]).fails(1, &["in it already"]);
         let second = address("web", "two");
         for name in ["web", "late", &second] {
@@ -403,14 +469,7 @@ fn containers_of_one_network_know_each_other() {
         assert_ne!(world.isles(&["exec", "web", "busybox", "nslookup", "inner"]).code, 0);
         assert!(plays(world, &["--network", "one"], "send web:80 7").starts_with("7 from "));
         world.isles(&["rm", "-f", "inner"]).fine();
-        // One without any network that it shares is connected before it starts.
-        stays(world, "alone", &[], "serve 0.0.0.0:80");
-        world.isles(&["network", "connect", "one", "alone"]).fails(1, &["while it runs", "stop it"]);
-        world.isles(&["stop", "-t", "0", "alone"]).fine();
-        world.isles(&["network", "connect", "one", "alone"]).fine();
-        world.isles(&["start", "alone"]).fine();
-        assert!(plays(world, &["--network", "one"], "send alone:80 7").starts_with("7 from "));
-        world.isles(&["rm", "-f", "alone"]).fine();
+        joins_late(world);
         // A container whose monitor was killed has no place any more, and its address is another's.
         let monitor = world.isles(&["inspect", "-f", "{{.State.Pid}}", "web"]).fine();
         let status = std::fs::read_to_string(format!("/proc/{}/status", monitor.trim())).unwrap();

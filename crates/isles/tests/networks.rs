@@ -263,6 +263,18 @@ fn what_is_wanted_of_a_network_stands_with_its_name() {
     world.isles(&["network", "connect", "--mac-address", "02:00:00:00:00:0b", "two", "late"]).fine();
     let links = world.isles(&["exec", "late", "busybox", "ip", "link"]).fine();
     assert!(links.contains("02:00:00:00:00:0b"), "{links}");
+    // An address, the network's MTU, and the name that it has there.
+    let narrow = ["network", "create", "--subnet", "10.77.3.0/24", "--opt", "mtu=1400", "narrow"];
+    world.isles(&narrow).fine();
+    world.isles(&["network", "connect", "--ip", "10.77.3.9", "narrow", "late"]).fine();
+    let script = "cat /sys/class/net/eth2/mtu; busybox ip address show dev eth2; cat /etc/hosts";
+    let seen = world.isles(&["exec", "late", "sh", "-c", script]).fine();
+    let id: String = world.isles(&["ps", "-q", "--filter", "name=late"]).fine();
+    let name = format!("10.77.3.9\t{}\n", id.trim());
+    assert!(seen.starts_with("1400\n") && seen.contains("10.77.3.9/24") && seen.contains(&name), "{seen}");
+    world.isles(&["network", "disconnect", "narrow", "late"]).fine();
+    assert!(!world.isles(&["exec", "late", "cat", "/etc/hosts"]).fine().contains("10.77.3.9"));
+    world.isles(&["network", "rm", "narrow"]).fine();
     world.isles(&["network", "disconnect", "--force", "two", "late"]).fine();
     // What is left of one that is gone: its folder went without its place.
     let id = world.isles(&["inspect", "-f", "{{.Id}}", "late"]).fine();

@@ -45,7 +45,8 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
     // The container may do without either; `inspect` says why it does.
     let mut wrong = Vec::new();
     let served = running.network.take().and_then(|network| {
-        network.serve(&running.engine).map_err(|e| wrong.push(format!("it has no network: {e}"))).ok()
+        let dns = &running.record.workload.dns;
+        network.serve(&running.engine, dns).map_err(|e| wrong.push(format!("it has no network: {e}"))).ok()
     });
     let log = open_log(&running.engine, &running.folder, &running.record);
     let log = log.map_err(|e| wrong.push(format!("it has no log: {e}"))).ok();

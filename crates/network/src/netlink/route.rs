@@ -293,6 +293,49 @@ pub fn no_address(batch: &mut Batch, index: u32, address: IpAddr, prefix: u8) {
     });
 }
 
+/// What the largest packet has that a device takes; `None` where there is no such device.
+pub fn mtu(socket: &mut Socket, index: u32) -> io::Result<Option<u32>> {
+    let mut batch = Batch::new();
+    batch.command(GET_LINK, 0, |body| {
+        body.fixed(&link(index, 0));
+    });
+    let answers = socket.ask(&batch)?;
+    Ok(answers.iter().find(|answer| answer.kind == NEW_LINK).and_then(|answer| {
+        let bytes = message::attribute(answer.body.get(16..)?, MTU)?;
+        bytes.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes))
+    }))
+}
+
+/// Adds a message that gives a device another address.
+pub fn mac(batch: &mut Batch, index: u32, mac: [u8; 6]) {
+    batch.command(NEW_LINK, 0, |body| {
+        body.fixed(&link(index, 0)).attribute(ADDRESS, &mac);
+    });
+}
+
+/// Adds a message by which packets to the network of an address of the device's own, which the kernel has made a way for, are
+/// no larger than `mtu`. The way goes with the address.
+pub fn narrow(batch: &mut Batch, index: u32, own: IpAddr, prefix: u8, mtu: u32) {
+    let Ok(subnet) = Subnet::containing(own, prefix) else { return };
+    batch.command(NEW_ROUTE, message::CREATE | message::REPLACE, |body| {
+        // The main table, made by the kernel, on this link or (IPv6) everywhere, unicast.
+        let scope = if own.is_ipv4() { 253 } else { 0 };
+        body.fixed(&[family(own), prefix, 0, 0, 254, 2, scope, 1, 0, 0, 0, 0]);
+        // RTA_DST and RTA_OIF.
+        body.attribute(1, &octets(subnet.first())).number(4, index);
+        match own {
+            // RTA_PREFSRC.
+            IpAddr::V4(_) => body.attribute(7, &octets(own)),
+            // RTA_PRIORITY, as the kernel's has it.
+            IpAddr::V6(_) => body.number(6, 256),
+        };
+        // RTA_METRICS with RTAX_MTU.
+        body.nested(8, |metrics| {
+            metrics.number(2, mtu);
+        });
+    });
+}
+
 /// Adds a message that sends everything that has no other way to `gateway`.
 pub fn default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
     batch.command(NEW_ROUTE, message::CREATE | message::REPLACE, |body| {

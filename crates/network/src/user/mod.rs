@@ -7,6 +7,7 @@
 //! | [`serve`] | the thread that serves it |
 //! | [`ring`] | frames from and to the namespace |
 //! | [`stack`] | which packet belongs to which socket |
+//! | `late` | what a container needs that joins others while it runs |
 //! | `tcp` | one connection, without buffers of its own |
 //! | [`neighbour`] | from one container to another |
 //! | [`packet`] | headers |
@@ -14,6 +15,7 @@
 //! | [`rules`] | where packets may go |
 
 pub mod inside;
+mod late;
 mod link;
 pub mod neighbour;
 pub mod packet;
@@ -25,5 +27,6 @@ mod socket;
 pub mod stack;
 mod tcp;
 
+pub use late::Late;
 pub use link::Link;
 pub use serve::{Kind, Listener, Service, serve};

@@ -26,6 +26,8 @@ const VERSION: u8 = 1;
 /// The other container has taken the connection.
 pub const TAKEN: u8 = 1;
 const BACKLOG: i32 = 128;
+/// What a socket is called before somebody listens.
+const NEW: &str = "network.new";
 
 /// Who speaks to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,23 +70,37 @@ fn type_of(kind: Kind) -> SocketType {
     if kind == Kind::Datagrams { SocketType::SEQPACKET } else { SocketType::STREAM }
 }
 
-/// The socket of that kind in a folder. A path of a socket has 107 bytes at most, and a folder may be anywhere.
-fn address(folder: &File, kind: Kind) -> Result<SocketAddrUnix, Errno> {
-    SocketAddrUnix::new(PathBuf::from(format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), name(kind))))
+/// The socket of that name in a folder. A path of a socket has 107 bytes at most, and a folder may be anywhere.
+fn address(folder: &File, name: &str) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())))
 }
 
-/// Listens in the folder of a container for what others of its networks want.
+/// Listens in the folder of a container for what others of its networks want. The name is there when somebody listens.
 pub fn hear(folder: &Path, kind: Kind) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(folder.join(name(kind))) {
+    let (new, known) = (folder.join(NEW), folder.join(name(kind)));
+    match std::fs::remove_file(&new) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let folder = File::open(folder)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, type_of(kind), flags, None)?;
-    bind(&socket, &address(&folder, kind)?)?;
+    bind(&socket, &address(&folder, NEW)?)?;
     listen(&socket, BACKLOG)?;
+    std::fs::rename(new, known)?;
     Ok(socket)
+}
+
+/// Whether somebody listens in the folder of a container. Who connects and says nothing is forgotten.
+pub fn is_heard(folder: &Path) -> bool {
+    let Ok(folder) = File::open(folder) else { return false };
+    [Kind::Stream, Kind::Datagrams].into_iter().all(|kind| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, type_of(kind), flags, None);
+        let connected = socket.and_then(|socket| connect(&socket, &address(&folder, name(kind))?));
+        // A queue that is full is somebody's.
+        matches!(connected, Ok(()) | Err(Errno::AGAIN))
+    })
 }
 
 /// Asks whoever serves the container with that folder.
@@ -94,7 +110,7 @@ pub fn ask(folder: &Path, kind: Kind, introduction: &Introduction) -> Result<Own
     let folder = File::open(folder).map_err(|_| Errno::HOSTUNREACH)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, type_of(kind), flags, None)?;
-    connect(&socket, &address(&folder, kind)?).map_err(gone)?;
+    connect(&socket, &address(&folder, name(kind))?).map_err(gone)?;
     send(&socket, &introduction.bytes(), SendFlags::NOSIGNAL).map_err(gone)?;
     Ok(socket)
 }
@@ -123,12 +139,16 @@ mod tests {
         for kind in [Kind::Stream, Kind::Datagrams] {
             assert_eq!(ask(dir.path(), kind, &said).unwrap_err(), Errno::HOSTUNREACH);
             let socket = hear(dir.path(), kind).unwrap();
+            assert!(!is_heard(dir.path()), "one of two is not enough");
             ask(dir.path(), kind, &said).unwrap();
             // The next one in the same folder takes its place.
             drop(socket);
             assert_eq!(ask(dir.path(), kind, &said).unwrap_err(), Errno::HOSTUNREACH);
             hear(dir.path(), kind).unwrap();
         }
+        assert!(!is_heard(dir.path()), "nobody listens any more");
+        let _both = [Kind::Stream, Kind::Datagrams].map(|kind| hear(dir.path(), kind).unwrap());
+        assert!(is_heard(dir.path()));
         assert_eq!(ask(&dir.path().join("none"), Kind::Stream, &said).unwrap_err(), Errno::HOSTUNREACH);
     }
 }

@@ -176,6 +176,10 @@ impl Link for Ring {
         // What cannot be sent is lost, and sent again by those who care.
         let _ = rustix::io::writev(&self.socket, &parts);
     }
+
+    fn belongs_to(&mut self, mac: [u8; 6]) {
+        self.mac = mac;
+    }
 }
 
 impl AsFd for Ring {

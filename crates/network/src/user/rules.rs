@@ -35,8 +35,18 @@ pub struct Shared {
 /// Finds who has an address in the network of that ID: the folder of that container.
 pub type Find = Box<dyn Fn(&str, IpAddr) -> Option<PathBuf> + Send>;
 
-/// Tells which networks are shared now and whether they lead nowhere else, where that has changed since it was asked last.
-pub type Changes = Box<dyn FnMut() -> Option<(Vec<Shared>, bool)> + Send>;
+/// What a container shares with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    pub shared: Vec<Shared>,
+    /// These networks lead nowhere else.
+    pub internal: bool,
+    /// The address of the container's device.
+    pub mac: [u8; 6],
+}
+
+/// Tells what is shared now, where that has changed since it was asked last.
+pub type Changes = Box<dyn FnMut() -> Option<Joined> + Send>;
 
 /// Where packets to an address go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,8 +112,8 @@ impl Rules {
 
     /// Looks at which networks are shared now.
     pub fn refresh(&mut self) {
-        if let Some((shared, internal)) = self.changes.as_mut().and_then(|changes| changes()) {
-            (self.shared, self.internal) = (shared, internal);
+        if let Some(now) = self.changes.as_mut().and_then(|changes| changes()) {
+            (self.shared, self.internal, self.plan.mac) = (now.shared, now.internal, now.mac);
         }
     }
 
@@ -414,11 +424,12 @@ mod tests {
             .with_changes(Box::new(move || said.try_recv().ok()));
         let asked: SocketAddr = "10.7.0.3:80".parse().unwrap();
         assert_eq!(rules.target(asked), Some(Target::Host(asked)));
-        say.send((vec![shared], true)).unwrap();
+        let mac = [2, 0, 0, 0, 0, 7];
+        say.send(Joined { shared: vec![shared], internal: true, mac }).unwrap();
         assert_eq!(rules.target(asked), Some(Target::Container("n1".into())));
         assert_eq!(rules.target("10.8.0.1:80".parse().unwrap()), None);
         assert!(rules.is_own([10, 7, 0, 2].into()));
-        say.send((Vec::new(), false)).unwrap();
+        say.send(Joined { shared: Vec::new(), internal: false, mac }).unwrap();
         rules.refresh();
         assert!(!rules.is_own([10, 7, 0, 2].into()));
         assert_eq!(rules.target(asked), Some(Target::Host(asked)));

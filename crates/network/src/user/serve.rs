@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
 use serde::{Deserialize, Serialize};
 
 use super::inside;
+use super::late::{Late, answer_names};
 use super::ring::Ring;
 use super::rules::Rules;
 use super::stack::{FIRST_FLOW, Stack};
@@ -68,7 +69,7 @@ impl Drop for Service {
 }
 
 /// Serves the network of a container that was made with [`inside::Plan::messages`], on whose socket `network` they were
-/// sent. What fails later is told to `warn`, by the thread.
+/// sent. `late` is for one that shares no networks yet. What fails later is told to `warn`, by the thread.
 ///
 /// # Errors
 /// No thread, or no descriptor.
@@ -76,19 +77,26 @@ pub fn serve(
     network: OwnedFd,
     rules: Rules,
     listeners: Vec<Listener>,
+    late: Option<Late>,
     warn: impl FnOnce(io::Error) + Send + 'static,
 ) -> io::Result<Service> {
     let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let service = Service { end: end.clone() };
     std::thread::Builder::new().name("network".to_owned()).stack_size(STACK).spawn(move || {
-        if let Err(e) = run(&network, rules, listeners, &end) {
+        if let Err(e) = run(&network, rules, listeners, late, &end) {
             warn(e);
         }
     })?;
     Ok(service)
 }
 
-fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd) -> io::Result<()> {
+fn run(
+    network: &OwnedFd,
+    rules: Rules,
+    listeners: Vec<Listener>,
+    mut late: Option<Late>,
+    end: &Arc<OwnedFd>,
+) -> io::Result<()> {
     if !first(network, &listeners, end)? {
         return Ok(());
     }
@@ -99,7 +107,7 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
     let level = EventFlags::IN;
     epoll::add(&waiting, ring.as_fd(), EventData::new_u64(LINK), level)?;
     epoll::add(&waiting, network, EventData::new_u64(QUESTIONS), level)?;
-    epoll::add(&waiting, end, EventData::new_u64(END), level)?;
+    epoll::add(&waiting, &**end, EventData::new_u64(END), level)?;
     for (number, listener) in listeners.iter().enumerate() {
         epoll::add(&waiting, &listener.socket, EventData::new_u64(PORTS + number as u64), level)?;
     }
@@ -138,7 +146,27 @@ fn run(network: &OwnedFd, rules: Rules, listeners: Vec<Listener>, end: &OwnedFd)
                         stack.frame(&frame, now);
                     }
                 }
-                QUESTIONS => answer(network),
+                QUESTIONS => {
+                    answer(network);
+                    // Whoever lets the container join a network says so by a neighbour.
+                    stack.refresh();
+                    if let Some(mut joins) = late.take_if(|_| !stack.rules.shared.is_empty()) {
+                        if let Some(resolver) = joins.resolver(&entered) {
+                            answer_names(resolver, end.clone());
+                        }
+                        match joins.listeners() {
+                            Ok(listeners) => {
+                                for (socket, kind) in listeners {
+                                    let token = EventData::new_u64(PORTS + ports.len() as u64);
+                                    epoll::add(&waiting, &socket, token, level)?;
+                                    ports.push(Port::Neighbours(socket, kind));
+                                }
+                            }
+                            // Whoever waits for them says that it failed, and may try again.
+                            Err(_) => late = Some(joins),
+                        }
+                    }
+                }
                 END => return Ok(()),
                 token if token >= FIRST_FLOW => stack.stirred(token, now),
                 token => match ports.get((token - PORTS) as usize) {

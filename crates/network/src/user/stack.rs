@@ -128,6 +128,12 @@ impl<L: Link> Stack<L> {
         }
     }
 
+    /// Looks at which networks the container shares now.
+    pub fn refresh(&mut self) {
+        self.rules.refresh();
+        self.link.belongs_to(self.rules.plan.mac);
+    }
+
     /// The set of descriptors that is waited for.
     pub fn waiting(&self) -> &OwnedFd {
         &self.waiting
