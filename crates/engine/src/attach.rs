@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use isles_sandbox::signals::Signals;
-use isles_spec::Workload;
+use isles_spec::{RestartPolicy, Workload};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -133,11 +133,14 @@ impl Engine {
         let found = self.find(id).ok();
         let process = found.as_ref().and_then(|info| info.state.pid.zip(info.state.pid_start));
         let terminal = found.as_ref().is_some_and(|info| info.record.workload.tty);
-        let goes = found.filter(|info| info.record.workload.remove).and_then(|info| info.state.monitor);
+        // Who ran it in the foreground finds it ended for everybody.
+        let ends = |workload: &Workload| wishes.foreground && workload.restart == RestartPolicy::No;
+        let goes = found.filter(|info| info.record.workload.remove || ends(&info.record.workload));
+        let goes = goes.and_then(|info| info.state.monitor);
         let monitor = goes.and_then(|(pid, _)| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok());
         let parted = stay(socket, wishes, process, terminal, &format!("container {id}"))?;
         if let (Parted::Ended(_), Some(monitor)) = (parted, monitor) {
-            // It removes the container, and then it ends.
+            // It removes the container, where that goes with its end, and lets go of it.
             let _ = poll(&mut [PollFd::new(&monitor, PollFlags::IN)], Some(&timespec(REMOVAL)));
         }
         Ok(parted)
@@ -196,7 +199,7 @@ struct Streams<'a> {
 
 /// So much waits for the monitor at most, before more is read.
 const ENOUGH: usize = 64 << 10;
-/// How long a container that is removed at its end is waited for.
+/// How long the end of a monitor is waited for after that of its container.
 const REMOVAL: Duration = Duration::from_secs(10);
 /// How long the last word to a monitor may take that has not listened for a while.
 const PARTING: Duration = Duration::from_secs(2);

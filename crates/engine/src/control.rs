@@ -1,6 +1,7 @@
 //! What is done to containers that live: stop, kill, pause, rename, wait. Whoever asks does it: signals go through
 //! descriptors of processes, and the end of a container is seen by its files changing, so its monitor has nothing to answer.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use isles_sandbox::cgroup::{Group, Layout};
@@ -264,16 +265,18 @@ impl Engine {
     /// There is no such container.
     pub fn wait(&self, name: &str, condition: Condition) -> Result<u8> {
         let id = self.begun(name)?.record.id;
-        // Connected before anything is looked at: who has been let in is told the end, whatever becomes of the files.
+        // Connected before anything is looked at: who has been let in is told the end, whatever becomes of the files. Of one
+        // in the foreground, which lets nobody in, the events remember it.
         let line = self.connect(&id).ok();
+        let told = |line: Option<&UnixStream>| line.and_then(told_exit).or_else(|| self.noted_end(&id));
         let looked = self.find(&id).and_then(|first| Ok((first, self.store.container(&id)?)));
         let (first, container) = match looked {
             Ok(found) => found,
-            Err(e) => return line.as_ref().and_then(told_exit).ok_or(e),
+            Err(e) => return told(line.as_ref()).ok_or(e),
         };
         let mut watch = match watch(&container) {
             Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(first.state.exit_code.unwrap_or(0));
+                return Ok(told(line.as_ref()).or(first.state.exit_code).unwrap_or(0));
             }
             other => other?,
         };
@@ -291,9 +294,8 @@ impl Engine {
                 Some(now) => now,
                 // With its folder went what it said of its end.
                 None if runs(first.status) => {
-                    let told = line.as_ref().and_then(told_exit);
                     // Who removes one that runs has killed it.
-                    return Ok(told.or(last).unwrap_or(137));
+                    return Ok(told(line.as_ref()).or(last).unwrap_or(137));
                 }
                 None => return Ok(last.unwrap_or(0)),
             };
@@ -358,7 +360,7 @@ impl Engine {
 }
 
 /// The exit code that a monitor tells those who are connected with it, at its end.
-fn told_exit(mut line: &std::os::unix::net::UnixStream) -> Option<u8> {
+fn told_exit(mut line: &UnixStream) -> Option<u8> {
     loop {
         match frames::receive(&mut line).ok()?? {
             (frames::Kind::Exit, code) => return code.first().copied(),

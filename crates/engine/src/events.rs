@@ -123,6 +123,22 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The exit code with which a container ended last, as far as events remember.
+    pub(crate) fn noted_end(&self, id: &str) -> Option<u8> {
+        let mut code = None;
+        let ends = &mut |event: &Event| {
+            if event.id == id && event.action == "die" {
+                code = event.actor.attributes.get("exitCode").and_then(|code| code.parse().ok());
+            }
+            true
+        };
+        // What cannot be read remembers nothing.
+        let _ = self.events(Some(0), Some(now()), ends);
+        code
+    }
+}
+
 fn place(root: &Path, number: u32) -> PathBuf {
     match number {
         0 => root.join("events"),

@@ -141,6 +141,85 @@ fn streams_that_were_asked_for() {
 }
 
 #[test]
+fn whoever_has_the_callers_streams_is_like_others_in_all_else() {
+    const ENDS: &str = "trap 'exit 7' TERM; echo ready; while true; do sleep 0.1; done";
+    everyone(|world| {
+        let json = |words: &[&str]| -> serde_json::Value {
+            let out = world.isles(words).fine();
+            serde_json::from_str(&out).unwrap_or_else(|e| panic!("{words:?}: {e}: {out}"))
+        };
+        let (mut plain, _) = Running::start(&mut run(world, &["--label", "kind=plain"], ENDS));
+        world
+            .isles(&["attach", "one"])
+            .fails(1, &["attaching to container one is not possible", "without --rm", "-t"]);
+        world.isles(&["logs", "one"]).fails(1, &["reading the log of container one is not possible"]);
+        assert_eq!(
+            world.isles(&["ps", "--filter", "label=kind=plain", "--format", "{{.Names}}"]).fine(),
+            "one\n"
+        );
+        let found = json(&["inspect", "one"]);
+        assert_eq!(
+            (&found[0]["State"]["Running"], &found[0]["HostConfig"]["AutoRemove"]),
+            (&true.into(), &true.into())
+        );
+        assert_eq!(world.isles(&["exec", "one", "sh", "-c", "echo in > /made; echo said; exit 4"]).code, 4);
+        let mut session =
+            Session::start(&mut world.command(["exec", "-it", "one", "sh", "-c", "echo ready; read x"]));
+        session.until("ready");
+        session.types(b"\r");
+        assert_eq!(session.run.code(), Some(0));
+        assert!(world.isles(&["top", "one"]).fine().contains("sleep 0.1"));
+        let used = json(&["stats", "--no-stream", "--format", "json", "one"]);
+        assert!(used[0]["PIDs"].as_str().or(used["PIDs"].as_str()).is_some(), "{used}");
+        world.isles(&["cp", "one:/made", "made"]).fine();
+        assert_eq!(std::fs::read_to_string(world.path("home/made")).unwrap(), "in\n");
+        world.isles(&["cp", "made", "one:/again"]).fine();
+        assert_eq!(world.isles(&["exec", "one", "cat", "/again"]).fine(), "in\n");
+        assert!(world.isles(&["diff", "one"]).fine().contains("A /made\n"));
+        assert!(world.isles(&["port", "one"]).fine().is_empty());
+        world.isles(&["rename", "one", "two"]).fine();
+        world.isles(&["commit", "two", "kept:1"]).fine();
+        world.isles(&["export", "-o", "all.tar", "two"]).fine();
+        world.isles(&["pause", "two"]).code.eq(&0).then(|| world.isles(&["unpause", "two"]).fine());
+        let whose = format!("container={}", found[0]["Id"].as_str().unwrap());
+        let events =
+            ["events", "--since", "1", "--until", "0s", "--filter", &whose, "--format", "{{.Action}}"];
+        let told = world.isles(&events).fine();
+        assert!(told.starts_with("create\nstart\n") && told.contains("rename\n"), "{told}");
+
+        // However it ends, whoever waits is told.
+        let wait = world.command(["wait", "two"]).stdout(Stdio::piped()).spawn().unwrap();
+        world.isles(&["stop", "two"]).fine();
+        assert_eq!(plain.code(), Some(7));
+        let said = world::Said::of(wait.wait_with_output().unwrap());
+        assert!(said.out == "7\n" || said.err.contains("no such container"), "{said:?}");
+        for (end, code) in
+            [(&["kill", "-s", "TERM", "one"][..], 7), (&["kill", "one"], 137), (&["rm", "-f", "one"], 137)]
+        {
+            let (mut plain, _) = Running::start(&mut run(world, &[], ENDS));
+            let id = world.isles(&["ps", "-q", "--no-trunc"]).fine();
+            let mut waits = world.command(["wait", "one"]);
+            let waits = waits.stdout(Stdio::piped()).spawn().unwrap();
+            // It has what it waits with: a watch of the container's folder.
+            while !world::watches(waits.id()) {}
+            world.isles(end).fine();
+            assert_eq!(plain.code(), Some(code), "{end:?}");
+            assert_eq!(
+                world::Said::of(waits.wait_with_output().unwrap()).fine(),
+                format!("{code}\n"),
+                "{end:?}"
+            );
+            let events = ["events", "--since", "1", "--until", "0s", "--filter", "event=die"];
+            let whose = format!("container={}", id.trim());
+            let events = [&events[..], &["--filter", &whose]].concat();
+            let told = world.isles(&events).fine();
+            assert!(told.contains(&format!("exitCode={code}")), "{told}");
+            assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
+        }
+    });
+}
+
+#[test]
 fn a_plain_run_that_is_kept_has_company_and_a_log() {
     everyone(|world| {
         let source = world.source();

@@ -8,9 +8,9 @@ use crate::failure::{Code, Failure};
 
 /// Have a container's streams on this terminal, beside whoever else has them.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  isles attach game\n  isles attach --no-stdin web    only look\n\nThe exit code is the container's."
-)]
+#[command(after_help = "Examples:\n  isles attach game\n  isles attach --no-stdin web    only look\n\n\
+A container of 'isles run --rm' in the foreground has the streams of that command itself, so nobody else can have them,\n\
+unless it was given -t, -a or --log-driver.\n\nThe exit code is the container's.")]
 pub struct Args {
     /// Pass no input on.
     #[arg(long)]

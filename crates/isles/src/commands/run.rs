@@ -46,7 +46,9 @@ Examples:
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
 A container has a network of its own, which leads to the world but not to the host's loopback: on a bridge as root, and
-without any right on the host's network as an ordinary user. The exit code is the command's: 128+n after signal n,
+without any right on the host's network as an ordinary user. With --rm, and without -t, -d, -a or --log-driver, the command has
+the caller's own streams: nothing is copied, so 'isles attach' and 'isles logs' have no part in them; 'isles exec', 'stop', 'cp' and all
+others work as ever. The exit code is the command's: 128+n after signal n,
 125 when Isles itself failed, 126 when the command could not be run, 127 when it was not found.";
 
 /// Run a command in a container: from an image, an image file, a recipe, a folder, or a Debian suite.

@@ -293,6 +293,13 @@ impl World {
     }
 }
 
+/// Whether a process waits for changes of files: it has a queue of inotify(7).
+pub fn watches(pid: u32) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let leads = |entry: fs::DirEntry| fs::read_link(entry.path());
+    open.flat_map(leads).any(|target| target.as_os_str() == "anon_inode:inotify")
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         // Those in the background go on else, without their files.
