@@ -224,7 +224,7 @@ pub fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The name of a user in /etc/passwd.
-fn user_name(uid: u32) -> Option<String> {
+pub fn user_name(uid: u32) -> Option<String> {
     let text = fs::read_to_string("/etc/passwd").ok()?;
     text.lines().find_map(|line| {
         let mut fields = line.split(':');

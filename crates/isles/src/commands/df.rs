@@ -1,6 +1,7 @@
 //! `isles df`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use isles_flow::history::History;
 use isles_flow::record::State;
@@ -114,10 +115,16 @@ fn runs(cx: &Context) -> Result<Option<Row>, Failure> {
     }
     let history = History::open(&place).map_err(|e| Failure::because("cannot look at the runs", &e))?;
     let runs = history.runs().map_err(|e| Failure::because("cannot look at the runs", &e))?;
-    let bytes =
-        disk_bytes(&place) + disk_bytes(&state.join("cache/steps")) + disk_bytes(&state.join("cache/web"));
-    let over = runs.iter().filter(|run| run.state != State::Running);
-    let reclaimable = over.map(|run| disk_bytes(&history.folder(run))).sum();
+    let over: HashSet<PathBuf> =
+        runs.iter().filter(|run| run.state != State::Running).map(|run| history.folder(run)).collect();
+    let mut bytes = disk_bytes(&state.join("cache/steps")) + disk_bytes(&state.join("cache/web"));
+    let mut reclaimable = 0;
+    // What is removed meanwhile takes nothing.
+    for entry in std::fs::read_dir(&place).into_iter().flatten().flatten() {
+        let size = disk_bytes(&entry.path());
+        bytes += size;
+        reclaimable += if over.contains(&entry.path()) { size } else { 0 };
+    }
     Ok(Some(Row {
         kind: "Workflow Runs",
         total: runs.len() as u64,

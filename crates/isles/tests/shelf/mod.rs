@@ -343,3 +343,24 @@ fn serve(mut stream: TcpStream, answers: &Mutex<HashMap<String, Answer>>) {
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let _ = stream.read(&mut [0; 1]);
 }
+
+/// What the image of [`stocked`] has.
+pub fn layers() -> Vec<Vec<u8>> {
+    vec![
+        tar(&[("bin/sh", &noise(400_000, 1)), ("etc/passwd", b"root:x:0:0::/:/bin/sh\n")]),
+        tar(&[("etc/hello", b"hello\n"), ("etc/.wh.passwd", b"")]),
+        tar(&[("usr/lib/x", &noise(90_000, 2))]),
+    ]
+}
+
+/// A shelf with one image, `app:1`.
+pub fn stocked(shelf: &Shelf) -> String {
+    let image = layout(&shelf.path("layout"), "app:1", &layers());
+    shelf.share("layout");
+    assert_eq!(shelf.isles(&["load", "-i", "oci:layout"]).fine(), "Loaded image: app:1\n");
+    image.id().to_string()
+}
+
+pub fn json_of(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}

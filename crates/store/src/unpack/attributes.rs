@@ -3,7 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fsetxattr, utimensat};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fsetxattr, lsetxattr, utimensat,
+};
 use rustix::io::Errno;
 
 use super::{Unpacker, failed};
@@ -59,26 +61,7 @@ impl Unpacker {
         fd: BorrowedFd<'_>,
         path: &[u8],
     ) -> Result<(), tar::Error> {
-        for (name, value) in &entry.xattrs {
-            match xattr::fate(name, self.ownership) {
-                Fate::Drop => continue,
-                Fate::Note => self.note(path, &format!("attribute {}", display(name))),
-                Fate::Set => {
-                    let value = xattr::value_for(name, value, self.ownership);
-                    match fsetxattr(fd, name.as_slice(), &value, XattrFlags::empty()) {
-                        Ok(()) => {}
-                        Err(e) if xattr::is_refusal(e) => {
-                            self.note(
-                                path,
-                                &format!("attribute {}: {}", display(name), std::io::Error::from(e)),
-                            );
-                        }
-                        Err(e) => return Err(failed("set an attribute of", path, e)),
-                    }
-                }
-            }
-        }
-        Ok(())
+        self.each_xattr(entry, path, |name, value| fsetxattr(fd, name, value, XattrFlags::empty()))
     }
 
     /// Extended attributes of what cannot be opened: symbolic links and devices.
@@ -89,27 +72,35 @@ impl Unpacker {
         name: &[u8],
         path: &[u8],
     ) -> Result<(), tar::Error> {
-        for (attribute, value) in &entry.xattrs {
-            if self.placing.is_some() {
-                self.note(path, &format!("attribute {}", display(attribute)));
-                continue;
-            }
-            match xattr::fate(attribute, self.ownership) {
+        if self.placing.is_some() {
+            entry
+                .xattrs
+                .iter()
+                .for_each(|(name, _)| self.note(path, &format!("attribute {}", display(name))));
+            return Ok(());
+        }
+        let at = crate::sys::proc_child(dir.as_fd(), name);
+        self.each_xattr(entry, path, |name, value| lsetxattr(&at, name, value, XattrFlags::empty()))
+    }
+
+    /// Sets each attribute that is to be set by `set`, and notes what cannot be had.
+    fn each_xattr(
+        &mut self,
+        entry: &Entry,
+        path: &[u8],
+        set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), tar::Error> {
+        for (name, value) in &entry.xattrs {
+            match xattr::fate(name, self.ownership) {
                 Fate::Drop => continue,
-                Fate::Note => self.note(path, &format!("attribute {}", display(attribute))),
-                Fate::Set => {
-                    let at = crate::sys::proc_child(dir.as_fd(), name);
-                    match rustix::fs::lsetxattr(at, attribute.as_slice(), value, XattrFlags::empty()) {
-                        Ok(()) => {}
-                        Err(e) if xattr::is_refusal(e) => {
-                            self.note(
-                                path,
-                                &format!("attribute {}: {}", display(attribute), std::io::Error::from(e)),
-                            );
-                        }
-                        Err(e) => return Err(failed("set an attribute of", path, e)),
+                Fate::Note => self.note(path, &format!("attribute {}", display(name))),
+                Fate::Set => match set(name, &xattr::value_for(name, value, self.ownership)) {
+                    Ok(()) => {}
+                    Err(e) if xattr::is_refusal(e) => {
+                        self.note(path, &format!("attribute {}: {}", display(name), std::io::Error::from(e)));
                     }
-                }
+                    Err(e) => return Err(failed("set an attribute of", path, e)),
+                },
             }
         }
         Ok(())

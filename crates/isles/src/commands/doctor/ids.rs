@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use isles_sandbox::identity::{Identity, detect, is_real_root, on_path, subordinate};
+use isles_sandbox::identity::{Identity, detect, is_real_root, on_path, subordinate, user_name};
 
 use super::Finding;
 use super::probe::{self, Probe};
@@ -104,12 +104,4 @@ fn idmapped() -> Finding {
              (ext4, xfs, btrfs, tmpfs)",
         ),
     }
-}
-
-fn user_name(uid: u32) -> Option<String> {
-    fs::read_to_string("/etc/passwd").ok()?.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse::<u32>().ok()? == uid).then(|| name.to_owned())
-    })
 }
