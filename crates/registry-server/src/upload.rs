@@ -86,7 +86,7 @@ pub async fn begin(
         return Ok(going_on(202, &hosted, &id, 0));
     };
     let (id, user) = (upload.id().to_owned(), asked.who.user.as_deref());
-    match receive(server, user, upload, body).await {
+    match receive(server, &hosted, user, upload, body).await {
         (Some(upload), Ok(())) => finish(server, asked, hosted, upload, &digest.to_string()).await,
         (_, result) => {
             // Nobody has heard of this upload, so nobody can go on with it.
@@ -161,7 +161,7 @@ pub async fn go_on(
         }
         Method::PATCH => {
             let upload = resume(server, asked, &hosted, id, &body).await?;
-            let (upload, result) = receive(server, user, upload, body).await;
+            let (upload, result) = receive(server, &hosted, user, upload, body).await;
             let size = upload.as_ref().map(Upload::size);
             if let Some(hash) = upload.and_then(Upload::pause) {
                 server.keep_hash(id, hash);
@@ -175,7 +175,7 @@ pub async fn go_on(
             })?;
             let digest = digest_of(digest)?.to_string();
             let upload = resume(server, asked, &hosted, id, &body).await?;
-            match receive(server, user, upload, body).await {
+            match receive(server, &hosted, user, upload, body).await {
                 (Some(upload), Ok(())) => finish(server, asked, hosted, upload, &digest).await,
                 (upload, result) => {
                     if let Some(hash) = upload.and_then(Upload::pause) {
@@ -252,13 +252,15 @@ fn write(mut upload: Upload, pieces: Vec<Bytes>) -> Writing {
 
 /// Takes what a request brings. Returns the upload, unless a thread was lost, and whether all of it came.
 async fn receive(
-    server: &Server,
+    server: &Arc<Server>,
+    hosted: &Hosted,
     user: Option<&str>,
     upload: Upload,
     mut body: Incoming,
 ) -> (Option<Upload>, Result<(), Reply>) {
     let limit = quota::most(server, user).unwrap_or(u64::MAX);
     let mut came = upload.size();
+    let mut next_look = came;
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut gathered = 0;
     let mut result = Ok(());
@@ -269,6 +271,14 @@ async fn receive(
             Some(Ok(bytes)) => {
                 server.metrics.received(bytes.len() as u64);
                 came += bytes.len() as u64;
+                if came > next_look && limit < u64::MAX {
+                    next_look = came + quota::LOOK;
+                    let (shared, here) = (server.clone(), hosted.clone());
+                    let room = blocking(move || quota::room_for_unfinished(&shared, &here)).await;
+                    if let Err(refused) = room.and_then(|room| room) {
+                        return (writing.await.ok().map(|(upload, _)| upload), Err(refused));
+                    }
+                }
                 if came > limit {
                     let text = format!("nothing of more than {} is taken here", human_bytes(limit));
                     let refused = Reply::error(403, "DENIED", text);

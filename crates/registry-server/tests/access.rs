@@ -215,6 +215,33 @@ fn quotas() {
     assert_eq!(r.manifest("c", "1", OCI, &manifest(&sha256(b"ab"), &[], "")).is(403).code(), "DENIED");
 }
 
+/// Uploads that nobody finishes do not fill the disk.
+#[test]
+fn unfinished_uploads_keep_within_quotas() {
+    for (quota, spread) in [
+        (Quota { repository: Some(10), ..Quota::default() }, false),
+        (Quota { total: Some(10), ..Quota::default() }, true),
+    ] {
+        let r = Registry::with(|_| Config { quota, ..Config::default() });
+        let begin = |repository: &str| {
+            let begun = r.ask("POST", &format!("/v2/{repository}/blobs/uploads/")).is(202);
+            begun.header("location").to_owned()
+        };
+        let (left, other) = (begin("a"), begin(if spread { "b" } else { "a" }));
+        let id = left.rsplit('/').next().unwrap();
+        // As if so much had come, in parts that were taken each.
+        let file = r.store().root().join("registry/a/uploads").join(id);
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        file.set_len(65 << 20).unwrap();
+        let refused = r.send("PATCH", &other, &[], b"abc").is(403);
+        assert_eq!(refused.code(), "DENIED");
+        assert!(String::from_utf8_lossy(&refused.body).contains("unfinished"), "{refused:?}");
+        r.ask("DELETE", &left).is(204);
+        r.send("PATCH", &other, &[], b"abc").is(202);
+        r.send("PUT", &format!("{other}?digest={}", sha256(b"abc")), &[], b"").is(201);
+    }
+}
+
 /// Uploads that have all come are closed at the same time, on two servers: as many are taken as there is room for.
 #[test]
 fn pushes_at_the_same_time_keep_within_quotas() {

@@ -80,7 +80,7 @@ enum Command {
   password-file = \"/etc/isles/hub\"
   users = [\"@staff\"]                 # whom a mirror with a login is for
   [quota]
-  repository = \"20g\"
+  repository = \"20g\"                 # unfinished uploads may have as much again
   user = \"5g\"                        # blobs that one user has sent
   total = \"500g\"                    # mirrors count, and go on when it is full
   [collect]

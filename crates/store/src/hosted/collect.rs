@@ -110,11 +110,15 @@ impl Hosted {
         usage.manifests = self.manifests()?.len() as u64;
         usage.blobs = self.blobs()?.len() as u64;
         usage.bytes = self.bytes(None)?;
-        let uploads = self.dir.join("uploads");
-        for name in names_in(&uploads)? {
-            usage.uploads += fs::metadata(uploads.join(name)).map(|m| m.len()).unwrap_or_default();
-        }
+        usage.uploads = self.unfinished()?;
         Ok(usage)
+    }
+
+    /// Bytes that have come of its unfinished uploads.
+    pub fn unfinished(&self) -> Result<u64> {
+        let uploads = self.dir.join("uploads");
+        let size = |name: &String| fs::metadata(uploads.join(name)).map(|m| m.len()).unwrap_or_default();
+        Ok(names_in(&uploads)?.iter().map(size).sum())
     }
 
     fn collect(

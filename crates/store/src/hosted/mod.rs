@@ -177,6 +177,11 @@ impl Store {
         Ok(all.iter().filter(|d| Some(*d) != without).filter_map(|d| self.blob_size(d)).sum())
     }
 
+    /// Bytes that have come of the unfinished uploads to all repositories.
+    pub fn hosted_unfinished(&self) -> Result<u64> {
+        self.hosted_names()?.iter().map(|name| self.hosted(name)?.unfinished()).sum()
+    }
+
     /// Bytes of the blobs that a user has brought to repositories, each once, without one of them.
     pub fn credited(&self, user: &str, without: Option<&Digest>) -> Result<u64> {
         let mut all = HashSet::new();
