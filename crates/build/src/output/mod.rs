@@ -6,7 +6,7 @@
 
 mod annotation;
 mod bundle;
-mod files;
+pub(crate) mod files;
 mod write;
 
 use std::path::PathBuf;
