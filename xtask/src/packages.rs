@@ -42,6 +42,8 @@ pub const FOR_TESTS: &[Package] = &[
     Package { name: "munge", file: "/usr/sbin/munged" },
     Package { name: "git", file: "/usr/bin/git" },
     Package { name: "bzip2", file: "/usr/bin/bzip2" },
+    Package { name: "cryptsetup-bin", file: "/usr/sbin/cryptsetup" },
+    Package { name: "gocryptfs", file: "/usr/bin/gocryptfs" },
     Package { name: "chromium", file: "/usr/bin/chromium" },
     Package { name: "qemu-user-static", file: "/usr/bin/qemu-aarch64-static" },
 ];

@@ -16,7 +16,8 @@ pub struct Contents(Inside);
 
 impl Contents {
     pub fn open(engine: &Engine, image: &Image) -> Result<Contents, Failure> {
-        Ok(Contents(engine.inside(&image.root, image.store_image.as_ref(), image.file.as_ref())?))
+        let (of_store, file) = (image.store_image.as_ref(), image.file.as_ref());
+        Ok(Contents(engine.inside(&image.root, of_store, file, image.secret.as_deref())?))
     }
 
     pub fn exists(&self, path: &str) -> bool {

@@ -16,6 +16,7 @@ use crate::action_flags as flags;
 use crate::command::Context;
 use crate::commands::pull::path_and_tag;
 use crate::failure::Failure;
+use crate::image_key;
 use crate::reach::{self, Steps};
 
 /// How an image is named.
@@ -72,6 +73,8 @@ pub struct Image {
     pub store_image: Option<StoreImage>,
     /// Opened once: what was looked at is what is mounted.
     pub file: Option<File>,
+    /// The passphrase of one that is encrypted.
+    pub secret: Option<Vec<u8>>,
     /// Keeps an image of the store from being collected until a container holds it.
     _lease: Option<Lease>,
     temporary: Option<Unfinished>,
@@ -100,6 +103,7 @@ impl Image {
             config: ContainerConfig::default(),
             store_image: None,
             file: None,
+            secret: None,
             _lease: None,
             temporary: None,
             unwanted: None,
@@ -109,6 +113,16 @@ impl Image {
 
 /// Finds the image, and fetches it where it is not here.
 pub fn acquire(cx: &Context<'_>, engine: &Engine, text: &str) -> Result<Image, Failure> {
+    let mut image = found(cx, engine, text)?;
+    if let (Root::File(file), Some(opened)) = (&image.root, &image.file)
+        && file.kind.is_encrypted()
+    {
+        image.secret = Some(image_key::passphrase(cx, &image.name, opened)?);
+    }
+    Ok(image)
+}
+
+fn found(cx: &Context<'_>, engine: &Engine, text: &str) -> Result<Image, Failure> {
     match Named::parse(text) {
         Named::Path(path) => mountable(cx, engine, on_disk(path)?),
         Named::Instance(name) => Err(Failure::new(format!("the instance {name} is no image"))),
@@ -327,6 +341,7 @@ fn of_store(image: StoreImage, text: &str, lease: Option<Lease>) -> Result<Image
         config,
         store_image: Some(image),
         file: None,
+        secret: None,
         _lease: lease,
         temporary: None,
         unwanted: None,

@@ -309,7 +309,9 @@ fn started(
     let engine = launch.engine()?;
     let image = image::acquire(launch.cx, &engine, image)?;
     let (out, err) = shelf.logs(name)?;
-    let mut workload = Workload { interactive: false, init_stays: true, ..launch.workload(&engine, &image)? };
+    let contents = Contents::open(&engine, &image)?;
+    let mut workload =
+        Workload { interactive: false, init_stays: true, ..launch.workload(&image, &contents)? };
     if watch.shared {
         // Those who share it run their programs in it; by itself it is only there.
         workload.command = ["/bin/sh", "-c", ":"].map(str::to_owned).into();
@@ -317,6 +319,7 @@ fn started(
     let foreground = Foreground {
         image: image.store_image.as_ref(),
         file: image.file.as_ref(),
+        inside: Some(contents.inside()),
         started: watch.started,
         warn: &|text| launch.warn(text),
         ..Foreground::default()

@@ -131,8 +131,8 @@ impl<'a> Launch<'a> {
     }
 
     /// The whole description of the container.
-    pub fn workload(&self, engine: &Engine, image: &Image) -> Result<Workload, Failure> {
-        self.workload_of(image, &Contents::open(engine, image)?, Shell::WhereNeeded)
+    pub fn workload(&self, image: &Image, contents: &Contents) -> Result<Workload, Failure> {
+        self.workload_of(image, contents, Shell::WhereNeeded)
     }
 
     fn workload_of(&self, image: &Image, contents: &Contents, shell: Shell) -> Result<Workload, Failure> {

@@ -32,7 +32,7 @@ pub fn inspection(path: &Path) -> Result<Inspection, Failure> {
     match image_file::form(&file).map_err(failed)? {
         Some(Form::Bare(FileSystemKind::Squashfs)) => return of_squashfs(file, 0, size, &name),
         Some(Form::Bare(FileSystemKind::Ext)) => return of_ext(file, 0, size, &name),
-        Some(Form::Sif) | None => {}
+        _ => {}
     }
     Err(Failure::new(format!("Failed to open image {name}: image format not recognized"))
         .with_hint("an image here is a file of SIF, squashfs or ext3, or a folder with a root file system"))

@@ -40,18 +40,14 @@ pub struct Settings {
 /// What `--no-mount` knows beside paths.
 const MOUNTS: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
 
-const ENCRYPTED: &str = "encrypted images are not read here; Apptainer makes a folder of one that is: \
-                         `apptainer build --sandbox FOLDER FILE` with this flag";
-
 /// Flags that are refused, and what can be done instead.
-const REFUSED: [(&Flag, &str); 7] = [
+const REFUSED: [(&Flag, &str); 6] = [
     (&flags::FUSEMOUNT, "mount it before the container starts, and show it with --bind"),
     (&flags::BOOT, "start the services of the container from its startscript"),
     (&flags::DMTCP_LAUNCH, "programs can save their state inside of the container"),
     (&flags::DMTCP_RESTART, "programs can save their state inside of the container"),
     (&flags::NVCCLI, "--nv finds the driver without nvidia-container-cli, and --device takes CDI names"),
     (&flags::NETWORK_ARGS, "there are no CNI plugins; the network is the host's, or --net --network none"),
-    (&flags::PEM_PATH, ENCRYPTED),
 ];
 
 impl Settings {
@@ -61,9 +57,6 @@ impl Settings {
             if values.has(flag) && values.text(flag) != Some("false") {
                 return Err(Failure::unsupported(format!("--{}", flag.name), instead));
             }
-        }
-        if values.is(&flags::PASSPHRASE) {
-            return Err(Failure::unsupported("--passphrase", ENCRYPTED));
         }
         for flag in [&flags::ALLOW_SETUID, &flags::KEEP_PRIVS] {
             if values.is(flag) && !root {
@@ -261,7 +254,6 @@ mod tests {
             (&[(&flags::FUSEMOUNT, "host:x /y")][..], "--fusemount"),
             (&[(&flags::NVCCLI, "true")], "--nvccli"),
             (&[(&flags::BOOT, "true")], "--boot"),
-            (&[(&flags::PASSPHRASE, "true")], "--passphrase"),
             (&[(&flags::NET, "true")], "'bridge'"),
             (&[(&flags::NETWORK, "fakeroot")], "'fakeroot'"),
             (&[(&flags::NET, "true"), (&flags::NETNS_PATH, "/n")], "--netns-path"),

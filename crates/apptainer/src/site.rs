@@ -40,6 +40,7 @@ pub enum Takes {
 /// Every directive, with what it is where the file does not say.
 pub const DIRECTIVES: &[(&str, Takes, &str)] = &[
     ("allow container dir", Takes::YesNo, "yes"),
+    ("allow container encrypted", Takes::YesNo, "yes"),
     ("allow container extfs", Takes::YesNo, "yes"),
     ("allow container sif", Takes::YesNo, "yes"),
     ("allow container squashfs", Takes::YesNo, "yes"),
@@ -59,7 +60,6 @@ pub const DIRECTIVES: &[(&str, Takes, &str)] = &[
     ("mount tmp", Takes::YesNo, "yes"),
     ("sessiondir max size", Takes::Size, "64"),
     ("user bind control", Takes::YesNo, "yes"),
-    ("allow container encrypted", Takes::Unread, "yes"),
     ("allow kernel extfs", Takes::Unread, "no"),
     ("allow kernel squashfs", Takes::Unread, "yes"),
     ("allow net groups", Takes::Unread, ""),
@@ -238,10 +238,11 @@ impl Site {
         let form = || image.file.as_ref().and_then(|file| image_file::form(file).ok().flatten());
         let (kind, name) = match &image.root {
             Root::Directory(_) => ("dir", "sandbox"),
+            Root::File(file) if file.kind.is_encrypted() => ("encrypted", "encrypted SIF"),
             Root::File(_) => match form() {
                 Some(Form::Bare(FileSystemKind::Squashfs)) => ("squashfs", "squashfs"),
                 Some(Form::Bare(FileSystemKind::Ext)) => ("extfs", "extfs"),
-                Some(Form::Sif) | None => ("sif", "SIF"),
+                _ => ("sif", "SIF"),
             },
             // Apptainer would have made a SIF file of it first.
             Root::Image { .. } => ("sif", "SIF"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use isles_squashfs::Options;
-use isles_store::{Added, Image, Merged, NewSifImage, SifMade, Store};
+use isles_store::{Added, Encryption, Image, Merged, NewSifImage, SifMade, Store};
 
 use crate::definition::{Entry, Origin, singularity_tree};
 use crate::error::Result;
@@ -23,10 +23,12 @@ pub struct SifOptions {
     pub latest: Option<i64>,
     /// The identity of the file; all zeros for none.
     pub uuid: [u8; 16],
+    /// Its root file system is encrypted.
+    pub encryption: Option<Encryption>,
 }
 
 /// Makes a SIF file of an image at `path`, in place of what may be there. The same image and options give the same
-/// bytes.
+/// bytes, unless they are encrypted.
 pub fn write_sif(store: &Store, image: &Image, options: &SifOptions, path: &Path) -> Result<SifMade> {
     let merged = Merged::open(&store.layers_of(image)?, store.ownership())?;
     let has = |path: &str| merged.lstat(Path::new(path)).is_ok();
@@ -47,6 +49,7 @@ pub fn write_sif(store: &Store, image: &Image, options: &SifOptions, path: &Path
         squashfs: options.squashfs.clone(),
         latest: options.latest,
         uuid: options.uuid,
+        encryption: options.encryption.as_ref(),
     };
     Ok(store.export_sif(image, &new, path)?)
 }
@@ -60,6 +63,7 @@ pub fn write_oci_sif(store: &Store, image: &Image, options: &SifOptions, path: &
         squashfs: options.squashfs.clone(),
         latest: options.latest,
         uuid: options.uuid,
+        encryption: None,
     };
     Ok(store.export_oci_sif(image, &new, path)?)
 }

@@ -26,6 +26,10 @@ pub enum Error {
     Squashfs { path: PathBuf, source: isles_squashfs::Error },
     #[error("cannot use the image {}: {source}", path.display())]
     Ext { path: PathBuf, source: isles_ext::Error },
+    #[error("cannot decrypt the image {}: {source}", path.display())]
+    Crypt { path: PathBuf, source: isles_crypt::Error },
+    #[error("the image {} is encrypted, and no passphrase or key for it is given", path.display())]
+    Encrypted { path: PathBuf },
     /// What a process said that was to run in the background, before it ran.
     #[error("{message}")]
     Background { message: String, hint: Option<String>, exit_code: u8 },
@@ -149,6 +153,14 @@ impl Hint for Error {
                 }
                 _ => "the address has to be one of the host's".into(),
             }),
+            Error::Crypt { source: isles_crypt::Error::Passphrase, .. } => Some(
+                "give the passphrase that it was built with; one that was built for an RSA key opens with the private key"
+                    .into(),
+            ),
+            Error::Encrypted { .. } => Some(
+                "set APPTAINER_ENCRYPTION_PASSPHRASE, or APPTAINER_ENCRYPTION_PEM_PATH to the private RSA key; `apptainer run` takes --passphrase and --pem-path"
+                    .into(),
+            ),
             Error::NoCommand => Some("the image names no command, so say which one to run".into()),
             Error::NoUser(_) | Error::NoGroup(_) => {
                 Some("the user and group are looked up in the image; numbers need no entry there".into())

@@ -1,4 +1,5 @@
-//! The file system of an image file, as it can be served and looked into: SquashFS, or ext2 and its heirs.
+//! The file system of an image file, as it can be served and looked into: SquashFS, encrypted or not, or ext2 and its
+//! heirs.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,18 +27,32 @@ enum Content {
 }
 
 impl FileImage {
-    /// Opens what lies in a file from `offset` on, in `size` bytes. `path` is for messages.
+    /// Opens what lies in a file from `offset` on, in `size` bytes. `path` is for messages, `secret` the passphrase of
+    /// what is encrypted, which is kept nowhere.
     pub fn open(
         kind: FileSystemKind,
         file: File,
         offset: u64,
         size: u64,
         path: &Path,
+        secret: Option<&[u8]>,
     ) -> std::result::Result<FileImage, Error> {
+        let bad = |source| Error::Squashfs { path: path.to_owned(), source };
+        let wrong = |source| Error::Crypt { path: path.to_owned(), source };
+        let secret = || secret.ok_or_else(|| Error::Encrypted { path: path.to_owned() });
         let content = match kind {
             FileSystemKind::Squashfs => {
-                let bad = |source| Error::Squashfs { path: path.to_owned(), source };
                 Content::Squashfs(isles_squashfs::Image::open(file, offset, size).map_err(bad)?)
+            }
+            FileSystemKind::LuksSquashfs => {
+                let volume = isles_crypt::luks::open(file, offset, size, secret()?).map_err(wrong)?;
+                let size = volume.len();
+                Content::Squashfs(isles_squashfs::Image::open(volume, 0, size).map_err(bad)?)
+            }
+            FileSystemKind::GocryptfsSquashfs => {
+                let volume = isles_crypt::gocryptfs::open(file, offset, size, secret()?).map_err(wrong)?;
+                let size = volume.len();
+                Content::Squashfs(isles_squashfs::Image::open(volume, 0, size).map_err(bad)?)
             }
             FileSystemKind::Ext => {
                 let bad = |source| Error::Ext { path: path.to_owned(), source };

@@ -107,11 +107,8 @@ fn partition(path: &Path, object: &Object) -> Result<ImageFile> {
     let kind = match found.file_system {
         FileSystem::Squashfs => FileSystemKind::Squashfs,
         FileSystem::Ext3 => FileSystemKind::Ext,
-        FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs => {
-            let reason = "its root file system is encrypted, which is not read here; Apptainer makes a folder of it that is: \
-                          `apptainer build --sandbox FOLDER FILE` with --pem-path or --passphrase";
-            return Err(refused(path, reason));
-        }
+        FileSystem::EncryptedSquashfs => FileSystemKind::LuksSquashfs,
+        FileSystem::GocryptfsSquashfs => FileSystemKind::GocryptfsSquashfs,
         other => {
             let reason = format!("a file system of the kind '{}' is not supported", other.name());
             return Err(refused(path, &reason));

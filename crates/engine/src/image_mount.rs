@@ -8,7 +8,8 @@
 //! | `unpack` | an image of the store, made of it once and known again | the same |
 //!
 //! What is unpacked is no longer a file: the caller takes it into the store and runs the image ([`way`]).
-//! ext3 goes the same ways as squashfs, but is not unpacked. What is mounted is always the file that was opened, never its name again; always
+//! ext3 goes the same ways as squashfs, but is not unpacked. What is encrypted is always served: the kernel has no key,
+//! and unpacked it would lie open. What is mounted is always the file that was opened, never its name again; always
 //! read-only, without set-uid bits and devices; and only in the mount namespace of the container, so it is gone when the
 //! container is, however that ended. A server dies with the process that stays with the container.
 
@@ -83,6 +84,11 @@ pub fn mountable(
         ImageMount::Unpack => {
             return Err(Error::impossible(wish("unpacked"), "it was not taken into the store"));
         }
+        ImageMount::Kernel if image.kind.is_encrypted() => {
+            let reason =
+                "it is encrypted, and decrypted as this process serves it; let --image-mount be fuse or auto";
+            return Err(Error::impossible(wish("by the kernel"), reason));
+        }
         ImageMount::Kernel if !root => {
             return Err(Error::impossible(wish("by the kernel"), "it lets only root mount what is in files"));
         }
@@ -105,7 +111,7 @@ pub fn mountable(
         Some(server) => server,
         None => {
             let copy = file.try_clone().map_err(failed)?;
-            let opened = FileImage::open(image.kind, copy, image.offset, size, &image.path)?;
+            let opened = FileImage::open(image.kind, copy, image.offset, size, &image.path, None)?;
             Arc::new(Server::new(opened))
         }
     };

@@ -47,8 +47,15 @@ impl Inside {
 
 impl Engine {
     /// Opens the root of a workload to look into it. `image` is that of [`Root::Image`], `file` that of
-    /// [`Root::File`], opened already.
-    pub fn inside(&self, root: &Root, image: Option<&Image>, file: Option<&File>) -> Result<Inside> {
+    /// [`Root::File`], opened already, and `secret` the passphrase of one that is encrypted. To run such an image takes
+    /// this look ([`Foreground::inside`](crate::Foreground::inside)), since nothing keeps the passphrase.
+    pub fn inside(
+        &self,
+        root: &Root,
+        image: Option<&Image>,
+        file: Option<&File>,
+        secret: Option<&[u8]>,
+    ) -> Result<Inside> {
         let ownership = self.store.ownership();
         let view = match (root, image) {
             (Root::Directory(path), _) => Merged::open(std::slice::from_ref(path), ownership)?.into(),
@@ -58,13 +65,13 @@ impl Engine {
             (Root::Image { name, .. }, None) => {
                 return Err(Error::impossible(format!("image {name}"), "it was not looked up"));
             }
-            (Root::File(image), _) => of_file(image, file)?,
+            (Root::File(image), _) => of_file(image, file, secret)?,
         };
         Ok(Inside(view))
     }
 }
 
-fn of_file(image: &ImageFile, file: Option<&File>) -> Result<View> {
+fn of_file(image: &ImageFile, file: Option<&File>, secret: Option<&[u8]>) -> Result<View> {
     let failed = |e| Error::file("read the image", &image.path, e);
     let file = match file {
         Some(file) => file.try_clone().map_err(failed)?,
@@ -73,7 +80,7 @@ fn of_file(image: &ImageFile, file: Option<&File>) -> Result<View> {
     let length = file.metadata().map_err(failed)?.len();
     let size = image.size.unwrap_or_else(|| length.saturating_sub(image.offset));
     let copy = file.try_clone().map_err(failed)?;
-    match FileImage::open(image.kind, copy, image.offset, size, &image.path) {
+    match FileImage::open(image.kind, copy, image.offset, size, &image.path, secret) {
         Ok(opened) => Ok(View::Image(Arc::new(Server::new(opened)))),
         // Root's kernel may know what our reader does not.
         Err(e @ Error::Ext { .. }) => match loop_device::mount(&file, image.offset, size, c"ext4", false) {
@@ -95,11 +102,11 @@ mod tests {
         std::fs::create_dir_all(root.join("etc")).unwrap();
         std::fs::write(root.join("etc/passwd"), "inside").unwrap();
         let engine = Engine::open_single(dir.path().join("state")).unwrap();
-        let inside = engine.inside(&Root::Directory(root), None, None).unwrap();
+        let inside = engine.inside(&Root::Directory(root), None, None, None).unwrap();
         assert!(
             inside.stat(Path::new("/etc/passwd")).is_some() && inside.stat(Path::new("/etc/group")).is_none()
         );
         assert_eq!(inside.read(Path::new("/etc/passwd"), 10).unwrap().as_deref(), Some(&b"inside"[..]));
-        assert!(engine.inside(&Root::Directory("/nonexistent/x".into()), None, None).is_err());
+        assert!(engine.inside(&Root::Directory("/nonexistent/x".into()), None, None, None).is_err());
     }
 }

@@ -233,7 +233,7 @@ fn unpacked(cx: &Context, store: &Store, lease: &Lease, file: File, name: &str) 
             "cannot unpack '{name}': images of ext3 are mounted, and not taken into the store"
         ))
         .with_hint("--image-mount fuse mounts it, and needs /dev/fuse")),
-        None => Err(Failure::new(format!("'{name}' is no image"))
+        _ => Err(Failure::new(format!("'{name}' is no image"))
             .with_hint("files of SIF, squashfs and ext3 are known by how they begin")),
     }
 }

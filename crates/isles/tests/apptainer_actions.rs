@@ -508,7 +508,6 @@ fn build_makes_files_and_folders() {
         say(world, &["build", &sif, &recipe])
             .fails(255, &["already exists. Use --force if you want to overwrite it"]);
         say(world, &["build", "--update", &sif, &recipe]).fails(255, &["only sandbox update is supported"]);
-        say(world, &["build", "--encrypt", &sif, &recipe]).fails(255, &["--encrypt is not supported"]);
         say(world, &["build", &sif]).fails(1, &["accepts 2 arg(s), received 1"]);
         say(world, &["build", "-F", &sif, "/nonexistent.def"])
             .fails(255, &["unable to open file /nonexistent.def"]);

@@ -24,6 +24,7 @@ mod pem;
 mod read;
 mod sign;
 mod verify;
+mod wrapped_key;
 
 pub use create::{NewFile, NewSif, PROGRAM, create_whole, random_uuid};
 pub use descriptor::{
@@ -38,3 +39,4 @@ pub use pem::{PrivateKey, PublicKey, blocks as pem_blocks};
 pub use read::{Data, Sif, is_sif};
 pub use sign::{Selection, Signer, sign};
 pub use verify::{Checked, Kinds, Problem, Report, Trust, fingerprint_text, verify};
+pub use wrapped_key::{UnwrappingKey, WrappingKey};

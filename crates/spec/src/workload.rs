@@ -185,6 +185,17 @@ pub enum FileSystemKind {
     Squashfs,
     /// ext2, ext3 or ext4.
     Ext,
+    /// SquashFS in a container of LUKS2.
+    LuksSquashfs,
+    /// SquashFS in a file that gocryptfs encrypted.
+    GocryptfsSquashfs,
+}
+
+impl FileSystemKind {
+    /// Whether it takes a key to read it.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, FileSystemKind::LuksSquashfs | FileSystemKind::GocryptfsSquashfs)
+    }
 }
 
 /// How a file system in a file gets into the container.

@@ -1,7 +1,5 @@
 //! An image that is open: its bytes, its caches, and the blocks between the two.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use crate::cache::{Block, Cache};
@@ -12,6 +10,7 @@ use crate::error::{Error, Result, damaged};
 use crate::inode::{FileType, InodeRef};
 use crate::meta;
 use crate::partial::Partials;
+use crate::source::Source;
 use crate::superblock::{self, Superblock, flag};
 
 /// What an open image may take.
@@ -42,11 +41,11 @@ pub struct Statistics {
     pub exportable: bool,
 }
 
-/// An open image. Reads by position only, so threads share it, and so may others the descriptor.
+/// An open image. Reads by position only, so threads share it, and so may others the source.
 #[derive(Debug)]
 pub struct Image {
-    file: File,
-    /// Where the image begins in the file.
+    source: Box<dyn Source>,
+    /// Where the image begins in the source.
     start: u64,
     pub(crate) superblock: Superblock,
     metadata: Cache,
@@ -58,13 +57,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens the image in `len` bytes of `file` from `start` on.
-    pub fn open(file: File, start: u64, len: u64) -> Result<Image> {
-        Image::open_with(file, start, len, Limits::default())
+    /// Opens the image in `len` bytes of `source`, which is a file mostly, from `start` on.
+    pub fn open(source: impl Source + 'static, start: u64, len: u64) -> Result<Image> {
+        Image::open_with(source, start, len, Limits::default())
     }
 
     /// The same with limits of the caller's.
-    pub fn open_with(file: File, start: u64, len: u64, limits: Limits) -> Result<Image> {
+    pub fn open_with(source: impl Source + 'static, start: u64, len: u64, limits: Limits) -> Result<Image> {
+        let source: Box<dyn Source> = Box::new(source);
         let mut raw = [0; superblock::SIZE];
         if len < raw.len() as u64 {
             return Err(Error::NotSquashfs { reason: format!("it has {len} bytes") });
@@ -72,11 +72,11 @@ impl Image {
         if start.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
             return damaged(0, "its place in the file is beyond all files");
         }
-        read_exact(&file, &mut raw, start, 0)?;
+        read_exact(&*source, &mut raw, start, 0)?;
         let superblock = Superblock::parse(&raw, len)?;
         let block = superblock.block_size as usize;
         let image = Image {
-            file,
+            source,
             start,
             metadata: Cache::new(limits.cache / 4, meta::BLOCK),
             data: Cache::new(limits.cache / 4 * 3, block),
@@ -123,7 +123,7 @@ impl Image {
             return damaged(at, format!("{} bytes are outside of the image", out.len()));
         }
         // Cannot overflow: the image is inside of the file.
-        read_exact(&self.file, out, self.start + at, at)
+        read_exact(&*self.source, out, self.start + at, at)
     }
 
     /// The metadata block at a position.
@@ -195,8 +195,8 @@ impl Image {
 }
 
 /// `at` is the position in the image, for the error.
-fn read_exact(file: &File, out: &mut [u8], offset: u64, at: u64) -> Result<()> {
-    file.read_exact_at(out, offset).map_err(|source| match source.kind() {
+fn read_exact(source: &dyn Source, out: &mut [u8], offset: u64, at: u64) -> Result<()> {
+    source.read_exact_at(out, offset).map_err(|source| match source.kind() {
         std::io::ErrorKind::UnexpectedEof => Error::Damaged { at, what: "the file ends here".into() },
         _ => Error::Read { at, source },
     })

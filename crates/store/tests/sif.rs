@@ -47,6 +47,7 @@ fn new(added: &[(String, Added)]) -> NewSifImage<'_> {
         squashfs: packing(1),
         latest: Some(1_600_000_000),
         uuid: [0; 16],
+        encryption: None,
     }
 }
 

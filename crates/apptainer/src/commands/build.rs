@@ -6,14 +6,14 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use isles_build::definition::{DefinitionOptions, Lender, Origin, Sections};
+use isles_build::definition::{DefinitionOptions, Lender, Sections};
 use isles_build::recipe::{self, Found, Language};
 use isles_build::{BuildOptions, SifOptions, write_sif};
 use isles_engine::image_file::{self, Form};
 use isles_registry::{Client, ClientOptions};
 use isles_sif::Sif;
 use isles_spec::{FileSystemKind, Hint, Platform};
-use isles_store::{Image, Lease, SifSource, Store};
+use isles_store::{EncryptedForm, Encryption, Image, Lease, SifSource, Store};
 
 use crate::action_flags::{
     BIND, COMPAT32, IGNORE_FAKEROOT, IGNORE_SUBUID, IGNORE_USERNS, MOUNT, NVCCLI, OF_REGISTRY, PASSPHRASE,
@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::gpu;
 use crate::image::{self, Named};
+use crate::image_key;
 use crate::{mksquashfs, mounts};
 use crate::{reach, variables};
 
@@ -51,7 +52,8 @@ static NO_CLEANUP: Flag =
 static FAKEROOT: Flag = Flag::switch("fakeroot", "accepted; builds are always as root of the container")
     .short('f')
     .env(&["FAKEROOT"]);
-static ENCRYPT: Flag = Flag::switch("encrypt", "encrypted images, which are refused").short('e');
+static ENCRYPT: Flag =
+    Flag::switch("encrypt", "encrypt the root file system, with a passphrase or for an RSA key").short('e');
 static FIX_PERMS: Flag =
     Flag::switch("fix-perms", "let the owner read, write and enter everything").env(&["FIXPERMS"]);
 static MKSQUASHFS_ARGS: Flag =
@@ -114,10 +116,7 @@ static FLAGS: [&Flag; 36] = [
 ];
 
 /// Flags that are refused, and what can be done instead.
-const REFUSED: [(&Flag, &str); 6] = [
-    (&ENCRYPT, "images cannot be encrypted; keep the file where only you can read it"),
-    (&PASSPHRASE, "images cannot be encrypted; keep the file where only you can read it"),
-    (&PEM_PATH, "images cannot be encrypted; keep the file where only you can read it"),
+const REFUSED: [(&Flag, &str); 3] = [
     (&DATA, "Apptainer has no such images; `apptainer sif add` puts a file system of data into a SIF file"),
     (&REMOTE, "build here, without it"),
     (&NVCCLI, "--nv finds the driver without nvidia-container-cli"),
@@ -132,7 +131,8 @@ pub static COMMAND: Command = Command {
            cache of Isles.",
     examples: "apptainer build tool.sif tool.def\n\
                apptainer build --sandbox tree docker://debian:12\n\
-               apptainer build --build-arg VERSION=2 tool.sif tool.def",
+               apptainer build --build-arg VERSION=2 tool.sif tool.def\n\
+               apptainer build --encrypt --pem-path public.pem secret.sif tool.def",
     flags: &[&FLAGS, &OF_REGISTRY],
     arity: Arity::Exactly(2),
     run: build,
@@ -157,6 +157,7 @@ fn build(cx: &Context<'_>) -> Result<u8, Failure> {
         let place = if update { &mut options.definition.update } else { &mut options.definition.sandbox };
         *place = Some(target.to_owned());
     }
+    let encryption = encryption(cx, sandbox)?;
     let squashfs = mksquashfs::options(cx.values.word(&MKSQUASHFS_ARGS).unwrap_or_default())?;
     if cx.values.word(&TMPDIR).is_some() {
         cx.talk.verbose("What is unfinished lies in the store and beside the image, not in --tmpdir");
@@ -199,11 +200,34 @@ fn build(cx: &Context<'_>) -> Result<u8, Failure> {
     if !sandbox {
         cx.talk.info("Creating SIF file...");
         let latest = super::epoch();
-        let sif = SifOptions { origin: Origin::default(), latest, squashfs, ..SifOptions::default() };
+        let sif = SifOptions { latest, squashfs, encryption, ..SifOptions::default() };
         write_sif(engine.store(), &built.image, &sif, target).map_err(|e| failed(&e))?;
     }
     cx.talk.info(&format!("Build complete: {}", target.display()));
     Ok(0)
+}
+
+/// How the image is encrypted, where that is asked for: before anything is built, since it may fail. Root makes what root
+/// opens everywhere, others what everybody opens, as Apptainer does.
+fn encryption(cx: &Context<'_>, sandbox: bool) -> Result<Option<Encryption>, Failure> {
+    let asked = cx.values.is(&ENCRYPT) || cx.values.is(&PASSPHRASE) || cx.values.word(&PEM_PATH).is_some();
+    if !asked {
+        if image_key::is_in_variables() {
+            cx.talk.warning(
+                "Encryption related env vars found, but --encrypt was not specified. NOT encrypting container.",
+            );
+        }
+        return Ok(None);
+    }
+    if sandbox {
+        return Err(Failure::unsupported(
+            "--encrypt with --sandbox",
+            "a folder is not encrypted; make a file",
+        ));
+    }
+    let root = rustix::process::geteuid().is_root();
+    let form = if root { EncryptedForm::Luks } else { EncryptedForm::Gocryptfs };
+    Ok(Some(Encryption { form, secret: image_key::new_secret(cx)? }))
 }
 
 /// A failed build, with the line of the recipe that it is about.

@@ -11,6 +11,7 @@ use isles_spec::{
     Dns, ImageMount, Overlay, PodShares, PullPolicy, RestartPolicy, Root, Source, Workload, Writable,
 };
 
+use crate::address::of_door;
 use crate::commands::build::build_arguments;
 use crate::context::Context;
 use crate::devices;
@@ -498,12 +499,24 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
             }
         }
     };
+    // What is encrypted is opened once, and nothing keeps its passphrase.
+    let mut inside = match (&workload.root, &file) {
+        (Root::File(found), Some(opened)) if found.kind.is_encrypted() => {
+            let name = found.path.display().to_string();
+            let secret = isles_apptainer::passphrase_by_variables(&name, opened).map_err(of_door)?;
+            Some(engine.inside(&workload.root, None, Some(opened), secret.as_deref())?)
+        }
+        _ => None,
+    };
     let nvidia = args.nv || args.gpus.is_some();
     if nvidia || args.rocm {
         let of_store = image.as_ref().map(|found| &found.image);
-        let inside = engine.inside(&workload.root, of_store, file.as_ref())?;
+        let inside = match &mut inside {
+            Some(inside) => inside,
+            none => none.insert(engine.inside(&workload.root, of_store, file.as_ref(), None)?),
+        };
         let env = of_store.map(|image| image.config.config.env.as_slice()).unwrap_or_default();
-        devices::add_drivers((nvidia, args.rocm), &inside, env, &mut workload, &cx.ui);
+        devices::add_drivers((nvidia, args.rocm), inside, env, &mut workload, &cx.ui);
     }
     if args.publish_all {
         let of_image = image.iter().flat_map(|found| found.image.config.config.exposed_ports.keys());
@@ -514,7 +527,7 @@ pub fn make(cx: &Context, args: &Args, way: Way) -> Result<Code, Failure> {
         user_namespace: None,
         image: image.as_ref().map(|found| &found.image),
         file: file.as_ref(),
-        inside: None,
+        inside: inside.as_ref(),
         started: &|_| {},
         created: &|id| cidfile.as_ref().map_or(Ok(()), |file| file.write(id)),
         warn: &|text| cx.ui.warning(text),

@@ -7,6 +7,6 @@ mod import;
 mod oci;
 mod tree;
 
-pub use export::{NewSifImage, SifMade};
+pub use export::{EncryptedForm, Encryption, NewSifImage, Secret, SifMade};
 pub use import::{SifSource, Squashed};
 pub use tree::Added;
