@@ -433,6 +433,18 @@ fn containers_of_one_network_know_each_other() {
         let script = "busybox nc -l -p 53 & busybox nslookup web";
         assert!(world.run(&["--network", "one", "--", "sh", "-c", script]).fine().contains(&web));
 
+        world.isles(&["network", "create", "--ipv6", "six"]).fine();
+        stays(world, "six", &["--network", "six"], "serve [::]:80");
+        stays(world, "mirror", &["--network", "six"], "echo [::]:53");
+        let template = "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}";
+        let six = |name: &str| world.isles(&["inspect", "-f", template, name]).fine().trim().to_owned();
+        let answer = plays(world, &["--network", "six"], &format!("send [{}]:80 100000", six("six")));
+        assert!(answer.starts_with("100000 from f"), "{answer}");
+        let answer = plays(world, &["--network", "six"], &format!("ask [{}]:53", six("mirror")));
+        assert!(answer.starts_with("question from [f"), "{answer}");
+        world.isles(&["rm", "-f", "six", "mirror"]).fine();
+        world.isles(&["network", "rm", "six"]).fine();
+
         // Networks are apart, and one that is internal leads nowhere else.
         assert_ne!(world.run(&["--network", "two", "--", "busybox", "nslookup", "web"]).code, 0);
         for place in [format!("{web}:80"), "192.0.2.1:80".to_owned()] {

@@ -370,6 +370,13 @@ pub fn udp(way: &Way, from: u16, to: u16, data: usize, largest: usize, id: u16) 
     out
 }
 
+/// What neighbours and routers say to each other (RFC 4861, section 4), and the hop limit by which it is known that nobody has
+/// passed it on: the kernel believes no other (sections 7.1.1 and 7.1.2).
+const NEIGHBOURS: std::ops::RangeInclusive<u8> = 133..=137;
+const NOT_PASSED_ON: u8 = 255;
+/// Where the hop limit stands before the end of a header of IPv6, which has 40 bytes.
+const HOP_LIMIT: usize = 40 - 7;
+
 /// The headers of a message of ICMP: its kind and code, the four bytes after the checksum, and what follows, of which the
 /// checksum is made here.
 pub fn icmp(way: &Way, kind: u8, code: u8, word: [u8; 4], data: &[u8]) -> Headers {
@@ -378,6 +385,9 @@ pub fn icmp(way: &Way, kind: u8, code: u8, word: [u8; 4], data: &[u8]) -> Header
     let mut out = Headers::new();
     out.ip(way, protocol, length);
     let start = out.length;
+    if protocol == ICMPV6 && NEIGHBOURS.contains(&kind) {
+        out.bytes[start - HOP_LIMIT] = NOT_PASSED_ON;
+    }
     out.push(&[kind, code, 0, 0]).push(&word);
     let begin = if way.to.is_ipv4() { 0 } else { pseudo(way, protocol, length) };
     let checksum = finish(sum(sum(begin, &out.bytes[start..out.length]), data));
@@ -487,6 +497,11 @@ mod tests {
             let Some(Frame::Ip(ip)) = frame(&bytes) else { panic!("{from}") };
             let begin = if from.contains(':') { pseudo(&way, ICMPV6, ip.payload.len()) } else { 0 };
             assert_eq!(finish(sum(begin, ip.payload)), 0, "{from}");
+            if from.contains(':') {
+                // RFC 4861, section 7.1.2: an answer with another hop limit is not believed.
+                let hops = |kind: u8| icmp(&way, kind, 0, [0; 4], b"")[WORDS + ETHERNET + 7];
+                assert_eq!([hops(136), hops(129)], [255, 64]);
+            }
         }
         let reply = arp_reply([10, 0, 2, 2].into(), [10, 0, 2, 100].into(), DEVICE, ROUTER);
         assert_eq!(frame(&reply), None);
