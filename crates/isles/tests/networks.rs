@@ -171,7 +171,13 @@ fn udp_and_ipv6() {
         );
         assert_eq!(host(&world, &["python3", "-c", &talk]).fine(), "b'hello'\n", "{at}");
     }
-    server(&world, "web", &["--network", "six"]);
+    let at_loopback = ["--network", "six", "-p", "[::1]:7008:7", "--", "true"];
+    world.run(&at_loopback).fails(125, &["no answer to [::1]", "127.0.0.1"]);
+    server(&world, "web", &["--network", "six", "-p", "7009:80"]);
+    // Who asks for `localhost` is refused by the one address, and goes on to the other.
+    let refused = "import socket\ntry: socket.create_connection(('::1', 7009), 9)\nexcept ConnectionRefusedError: print('no')";
+    assert_eq!(host(&world, &["python3", "-c", refused]).fine(), "no\n");
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:7009/").fine(), "i am web\n");
     let said = run(&world, "six", &["busybox", "nslookup", "-type=aaaa", "web"]).fine();
     assert!(said.contains("fd77::"), "{said}");
     let shown = world.isles(&["network", "inspect", "-f", "{{.EnableIPv6}}", "six"]).fine();
@@ -201,7 +207,8 @@ fn nothing_is_left_behind_by_a_monitor_that_is_killed() {
     let monitor = rustix::process::Pid::from_raw(state["monitor"][0].as_i64().unwrap() as i32).unwrap();
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
     while world.isles(&["ps", "-a", "--format", "{{.State}}"]).fine() != "dead\n" {}
-    // The next command has collected them.
+    // The next command collects them: that one may have looked before the end, and listed after it.
+    world.isles(&["ps"]).fine();
     assert_eq!(left(&world), [""; 0]);
     server(&world, "next", &["-p", "8080:80"]);
     assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am next\n");
@@ -322,6 +329,22 @@ fn what_is_not_possible_is_said() {
         let words = [&["run", "--rm"], options, &[source.as_str(), "true"]].concat();
         world.isles(&words).fails(125, &[said]);
     }
+    // Who shares the network of another, has none, or one that nobody shares, joins none: running or not, as with docker.
+    detached(&world, &["--name", "base", "--network", "one"], "exec sleep 1000").fine();
+    for (mode, said) in [
+        ("host", "network of the host"),
+        ("none", "--network none"),
+        ("container:base", "another container"),
+        ("slirp4netns", "nobody shares"),
+    ] {
+        world.isles(&["create", "--name", "idle", "--network", mode, &source, "true"]).fine();
+        detached(&world, &["--name", "lives", "--network", mode], "exec sleep 1000").fine();
+        for name in ["idle", "lives"] {
+            world.isles(&["network", "connect", "one", name]).fails(1, &[said]);
+        }
+        world.isles(&["rm", "-f", "idle", "lives"]).fine();
+    }
+    world.isles(&["rm", "-f", "base"]).fine();
     assert_eq!(left(&world), [""; 0]);
 }
 

@@ -181,6 +181,10 @@ fn found(socket: &mut Socket, anew: bool) -> io::Result<()> {
             &rule.field(field, 0).masked(&[255, 0, 0, 0]).is(&[127, 0, 0, 0]).verdict(Verdict::Drop),
         );
     }
+    // The kernel takes answers to ::1 from no other device than the loopback, whatever it is told (rt6_need_strict). Whoever
+    // asks there hears at once that nobody listens, and asks 127.0.0.1.
+    let at_loopback = Rule::new().family(true).field(Field::Destination6, 0);
+    t.rule("sending", &at_loopback.is(&std::net::Ipv6Addr::LOCALHOST.octets()).verdict(Verdict::Accept));
     for chain in ["arriving", "sending"] {
         t.rule(chain, &Rule::new().to_host().verdict(Verdict::Jump("publish")));
     }
@@ -230,8 +234,6 @@ fn found(socket: &mut Socket, anew: bool) -> io::Result<()> {
     // From the host's loopback to a published port: nobody could answer that address.
     let loopback = bridge_out(true).family(false).field(Field::Source4, 0);
     t.rule("leaving", &loopback.masked(&[255, 0, 0, 0]).is(&[127, 0, 0, 0]).masquerade());
-    let loopback = bridge_out(true).family(true).field(Field::Source6, 0);
-    t.rule("leaving", &loopback.is(&std::net::Ipv6Addr::LOCALHOST.octets()).masquerade());
 
     match socket.apply(&t.finish()) {
         // Another process was faster.

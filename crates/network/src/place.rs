@@ -284,6 +284,12 @@ fn published(places: &Places) -> Vec<Published> {
 pub fn reserve(ports: &mut [Port]) -> Result<Vec<OwnedFd>> {
     let mut held = Vec::with_capacity(ports.len());
     for port in ports {
+        if port.address.is_some_and(|address| address == IpAddr::V6(Ipv6Addr::LOCALHOST)) {
+            let wish = format!("publishing {port} of a container on a bridge is not possible");
+            return Err(isles_spec::Error::new(format!("{wish}: the kernel leads no answer to [::1]"))
+                .with_hint("publish it at 127.0.0.1, or use --network slirp4netns")
+                .into());
+        }
         let address = port.address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         let socket = match reserve_one(address, port, port.address.is_none()) {
             // Without IPv6 there is IPv4 still.
