@@ -137,13 +137,14 @@ fn faults(who: Who, usual: u32) {
     let world = if who == Who::Root && World::is_root() { world.with_own_network() } else { world };
     let source = world.source();
     world.run(&["true"]).fine();
+    world.isles(&["network", "create", "side"]).fine();
     let mut dice = Dice::new();
     let mark = mark(&world);
     let script = format!("trap 'exit 0' TERM; echo {mark}; while :; do busybox sleep 100 & wait; done");
     let port = if who == Who::Root { "8080:80" } else { "127.0.0.1::80" };
     for round in 0..times(usual) {
         world.isles(&["run", "-d", "--name", "one", "-p", port, &source, "sh", "-c", &script, &mark]).fine();
-        let operations: [&[&str]; 8] = [
+        let operations: [&[&str]; 10] = [
             &["create", "--name", "two", &source, "true", &mark],
             &["run", "-d", "--name", "two", &source, "sh", "-c", &script, &mark],
             &["run", "--rm", "--name", "two", &source, "sh", "-c", ":", &mark],
@@ -152,8 +153,13 @@ fn faults(who: Who, usual: u32) {
             &["restart", "-t", "1", "one"],
             &["rm", "-f", "one"],
             &["kill", "one"],
+            &["network", "connect", "--alias", "x", "side", "one"],
+            &["network", "disconnect", "side", "one"],
         ];
         let words = operations[dice.roll(operations.len() as u64) as usize];
+        if words[..2] == ["network", "disconnect"] {
+            world.isles(&["network", "connect", "side", "one"]).fine();
+        }
         let before = state(&world, "one");
         let mut client = begin(&world, words);
         std::thread::sleep(Duration::from_micros(dice.roll(30_000)));

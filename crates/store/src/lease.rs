@@ -68,6 +68,11 @@ impl Store {
         Ok(GcGuard { _file: file })
     }
 
+    /// Removes the leases of processes that are gone.
+    pub fn forget_dead_leases(&self) -> Result<()> {
+        self.leased().map(drop)
+    }
+
     /// What living processes hold. Leases of dead ones are removed on the way.
     pub(crate) fn leased(&self) -> Result<Vec<Digest>> {
         let dir = self.root.join("leases");

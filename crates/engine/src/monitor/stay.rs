@@ -62,7 +62,11 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
         let _ = log.finish(now());
     }
     drop(served);
-    finish(running, code, clients)
+    let store = running.engine.store().clone();
+    let code = finish(running, code, clients);
+    // Who started this was perhaps killed, and this process had a part in what it held until it executed itself anew.
+    let _ = store.forget_dead_leases();
+    code
 }
 
 fn open_log(engine: &Engine, folder: &Container, record: &Record) -> io::Result<Writer> {
