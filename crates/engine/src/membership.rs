@@ -82,6 +82,10 @@ impl Engine {
             let dir = self.networks_dir();
             let networks = Networks::open(&dir)?;
             let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
+            for stale in take_out(&mut places, &network) {
+                place::disconnect(&stale)?;
+                networks.release_addresses(&stale)?;
+            }
             let number = (0..)
                 .find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n)))
                 .unwrap_or(0);
@@ -200,7 +204,11 @@ impl Engine {
         }
         let dir = self.networks_dir();
         let networks = Networks::open(&dir)?;
-        let before = Networks::places(&dir, &record.id)?;
+        let mut before = Networks::places(&dir, &record.id)?;
+        for stale in before.iter_mut().flat_map(|places| take_out(places, network)) {
+            drop(leave(pid, &stale.addresses));
+            networks.release_addresses(&stale)?;
+        }
         let mut places = before.clone().unwrap_or(Places { name: record.name.clone(), ..Places::default() });
         let mac = wanted.mac.or(places.endpoints.first().map(|first| first.mac)).unwrap_or(MAC);
         let mut joined: Vec<(Network, Endpoint)> = Vec::with_capacity(2);
@@ -283,6 +291,11 @@ impl Engine {
         place::lead_out(&self.network(&first.network)?, first, namespace.as_fd(), number)?;
         Ok(place::publish(places)?)
     }
+}
+
+/// Takes out what is left of a network that the container is not in by its record: whoever let it join was killed.
+fn take_out(places: &mut Places, network: &Network) -> Vec<Endpoint> {
+    places.endpoints.extract_if(.., |endpoint| endpoint.id == network.id).collect()
 }
 
 /// Whether a container of an ordinary user is to be in the usual network, which its own stands for.

@@ -370,15 +370,19 @@ impl Networks {
         Ok(())
     }
 
-    /// Releases what belongs to containers that do not live, also where a crash came before it was all written down.
-    /// `before` takes what there is of them in the kernel, while it is still known.
+    /// Releases what belongs to containers that do not live, and addresses of others where a crash came before it was all
+    /// written down: whoever takes some holds the lock until then. `before` takes what there is of them in the kernel, while
+    /// it is still known.
     pub fn collect(
         &self,
         lives: &dyn Fn(&str) -> bool,
         before: &dyn Fn(&Places) -> Result<()>,
     ) -> Result<()> {
+        let mut known = BTreeMap::new();
         for (container, places) in Self::all_places(&self.root)? {
-            if !lives(&container) {
+            if lives(&container) {
+                known.insert(container, places.endpoints);
+            } else {
                 before(&places)?;
                 self.release(&container)?;
             }
@@ -387,7 +391,12 @@ impl Networks {
             let Ok(entries) = fs::read_dir(self.addresses(&network)) else { continue };
             for entry in entries.flatten() {
                 let owner = fs::read_to_string(entry.path()).unwrap_or_default();
-                if !lives(&owner) {
+                let address = entry.file_name().to_str().and_then(|name| name.parse::<IpAddr>().ok());
+                let is_it = |endpoint: &Endpoint| {
+                    let mut own = endpoint.addresses.iter().map(|(own, _)| Some(*own));
+                    endpoint.id == network.id && own.any(|own| own == address)
+                };
+                if !known.get(&owner).is_some_and(|endpoints: &Vec<_>| endpoints.iter().any(is_it)) {
                     forget(&entry.path())?;
                 }
             }
@@ -635,6 +644,8 @@ mod tests {
         assert!(matches!(networks.remove(&net), Err(Error::InUse { users, .. }) if users.len() == 2));
         // One that died before its places were written down.
         networks.give(&net, "c", &[]).unwrap();
+        // One that lives, and whose joining was cut short.
+        networks.give(&net, "b", &[]).unwrap();
         let gone = std::cell::RefCell::new(Vec::new());
         let before = |places: &Places| {
             gone.borrow_mut().push(places.clone());
