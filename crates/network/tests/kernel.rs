@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use isles_network::firewall::{self, Published, Share, Zone};
-use isles_network::netlink::message::Batch;
+use isles_network::netlink::message::{self, Batch};
 use isles_network::netlink::nft::Transaction;
 use isles_network::netlink::{Socket, route};
 use isles_network::{Port, Subnet};
@@ -134,6 +134,20 @@ fn bridge(name: &str, addresses: &[(&str, u8)]) -> u32 {
     index
 }
 
+/// How many queues a device was made with, to send and to receive (IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES).
+fn queues(name: &str) -> (u32, u32) {
+    let mut batch = Batch::new();
+    batch.command(18, 0, |body| {
+        body.fixed(&[0; 16]).text(3, name);
+    });
+    let answers = Socket::route().unwrap().ask(&batch).unwrap();
+    let number = |kind: u16| {
+        let found = message::attribute(&answers[0].body[16..], kind).unwrap();
+        u32::from_ne_bytes(found.try_into().unwrap())
+    };
+    (number(31), number(32))
+}
+
 /// What the server at an address says; `None` where nothing comes through.
 fn ask(address: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address.parse::<SocketAddr>().unwrap()).ok()?;
@@ -180,6 +194,11 @@ fn devices_and_routes() {
             &[("10.99.0.2", 24), ("fd00:99::2", 64)],
             &["10.99.0.1", "fd00:99::1"],
         );
+        // With one queue of each kind there are none that the kernel takes away again, for which it would wait.
+        assert_eq!(queues("veth-a"), (1, 1));
+        assert_eq!(container.run(|| queues("eth0")), (1, 1));
+        let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+        assert!(!addresses.contains("veth-a"), "the host's end speaks IPv6: {addresses}");
         container.serve(80);
         assert_eq!(ask("10.99.0.2:80").unwrap(), "10.99.0.1");
         assert_eq!(ask("[fd00:99::2]:80").unwrap(), "fd00:99::1");

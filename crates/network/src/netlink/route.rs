@@ -27,6 +27,9 @@ const LINK_INFO: u16 = 18;
 const ALIAS: u16 = 20;
 const LONGEST_ALIAS: usize = 254;
 const NAMESPACE_FD: u16 = 28;
+/// How many queues a device has, to send and to receive.
+const SEND_QUEUES: u16 = 31;
+const RECEIVE_QUEUES: u16 = 32;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const VETH_PEER: u16 = 1;
@@ -157,7 +160,7 @@ pub struct Inside<'a> {
     pub namespace: BorrowedFd<'a>,
 }
 
-/// Makes a pair of devices in one message: one end on the bridge `master`, up; the other in the container's namespace.
+/// Makes a pair of devices: one end on the bridge `master`, up; the other in the container's namespace.
 /// `ipv6` is whether the kernel knows IPv6: the end on the bridge has no address, and speaks to nobody. A bridge carries what
 /// is for many to all of its ports, so with a thousand of them each that looks for a router would cost as much as a start.
 pub fn add_pair(
@@ -170,7 +173,8 @@ pub fn add_pair(
 ) -> Result<(), Refusal> {
     let mut batch = Batch::new();
     batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
-        body.fixed(&link(0, UP)).text(NAME, name).number(MASTER, master);
+        body.fixed(&link(0, 0)).text(NAME, name).number(MASTER, master);
+        one_queue(body);
         if let Some(mtu) = mtu {
             body.number(MTU, mtu);
         }
@@ -178,6 +182,7 @@ pub fn add_pair(
             info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
                 data.nested(VETH_PEER, |peer| {
                     peer.fixed(&link(0, 0)).text(NAME, inside.name).attribute(ADDRESS, &inside.mac);
+                    one_queue(peer);
                     if let Some(mtu) = mtu {
                         peer.number(MTU, mtu);
                     }
@@ -189,7 +194,7 @@ pub fn add_pair(
     // Where the host filters bridged packets (br_netfilter), what a container sends to a port that it has published itself
     // is turned around in the bridge, and must be let out where it came in.
     batch.command(NEW_LINK, 0, |body| {
-        body.fixed(&link(0, UP)).text(NAME, name);
+        body.fixed(&link(0, 0)).text(NAME, name);
         if ipv6 {
             no_own_addresses(body);
         }
@@ -199,7 +204,17 @@ pub fn add_pair(
             });
         });
     });
+    // Not before: what is up looks for an address at once, under the lock that all who change devices wait for.
+    batch.command(NEW_LINK, 0, |body| {
+        body.fixed(&link(0, UP)).text(NAME, name);
+    });
     socket.apply(&batch)
+}
+
+/// A pair of devices gets as many queues as there are processors, all but one of which the kernel takes away at once, and
+/// waits for all its readers, once for each end: a third of a start, and with thousands of devices ten milliseconds.
+fn one_queue(body: &mut Body<'_>) {
+    body.number(SEND_QUEUES, 1).number(RECEIVE_QUEUES, 1);
 }
 
 /// Adds a message that makes a pair of devices, both of which are in this namespace and up: names, numbers, and the
@@ -213,21 +228,21 @@ pub fn own_pair(
 ) {
     batch.command(NEW_LINK, message::CREATE | message::EXCLUSIVE, |body| {
         body.fixed(&link(first.1, 0)).text(NAME, first.0).attribute(ADDRESS, &first.2).number(MTU, mtus.0);
+        one_queue(body);
         body.nested(LINK_INFO, |info| {
             info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
                 data.nested(VETH_PEER, |peer| {
                     peer.fixed(&link(second.1, 0)).text(NAME, second.0).number(MTU, mtus.1);
+                    one_queue(peer);
                 });
             });
         });
     });
     for index in [second.1, first.1] {
-        batch.command(NEW_LINK, 0, |body| {
-            body.fixed(&link(index, UP));
-            if ipv6 {
-                no_own_addresses(body);
-            }
-        });
+        if ipv6 {
+            silent(batch, index);
+        }
+        up(batch, index);
     }
 }
 
