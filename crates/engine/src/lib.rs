@@ -40,6 +40,7 @@ mod plan;
 mod pods;
 mod process;
 mod record;
+mod removal;
 mod run;
 mod start;
 mod step;

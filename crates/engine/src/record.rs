@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use isles_sandbox::cgroup::{Group, Layout};
 use isles_spec::image::Healthcheck;
 use isles_spec::{Digest, Pod, Port, Workload};
-use isles_store::Container;
+use isles_store::{Container, Remains};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{mark, send_to, wake};
@@ -210,11 +210,18 @@ impl Engine {
 
     /// Removes a container and what it wrote; with `force` it is killed first where it runs. Returns its ID.
     pub fn remove(&self, name: &str, force: bool) -> Result<String> {
+        let (id, remains) = self.set_aside(name, force)?;
+        remains.delete()?;
+        Ok(id)
+    }
+
+    /// As [`Engine::remove`], without deleting what it wrote.
+    pub(crate) fn set_aside(&self, name: &str, force: bool) -> Result<(String, Remains)> {
         let found = self.find(name)?;
         if let Some(Pod::Owner(_)) = found.record.workload.pod {
             return Err(Error::IsPod { name: name.to_owned(), doing: "removed" });
         }
-        self.remove_found(&found, name, force)
+        self.set_found_aside(&found, name, force)
     }
 
     /// Kills those of the containers that run, and waits for none of them: the kernel takes many apart at once in the time
@@ -238,36 +245,43 @@ impl Engine {
 
     /// As [`Engine::remove`], whatever it is.
     pub(crate) fn remove_found(&self, found: &Info, name: &str, force: bool) -> Result<String> {
+        let (id, remains) = self.set_found_aside(found, name, force)?;
+        remains.delete()?;
+        Ok(id)
+    }
+
+    fn set_found_aside(&self, found: &Info, name: &str, force: bool) -> Result<(String, Remains)> {
         let id = found.record.id.clone();
+        let nothing = |id| Ok((id, Remains::default()));
         let mut container = match self.store.container(&id) {
-            Err(e) if gone(&e) => return Ok(id),
+            Err(e) if gone(&e) => return nothing(id),
             other => other?,
         };
         match container.try_lock() {
             Ok(true) => {}
             // Its monitor has written down its end, and is about to let go of it.
             Ok(false) if found.status == Status::Exited && !force => match container.lock() {
-                Err(e) if gone(&e) => return Ok(id),
+                Err(e) if gone(&e) => return nothing(id),
                 other => other?,
             },
             Ok(false) if force => {
                 if !self.end(&mut container)? {
-                    return Ok(id);
+                    return nothing(id);
                 }
             }
             Ok(false) => return Err(Error::Running { name: name.to_owned() }),
-            Err(e) if gone(&e) => return Ok(id),
+            Err(e) if gone(&e) => return nothing(id),
             Err(e) => return Err(e.into()),
         }
         Fence::leftover(&self.group_name(&id))?.remove()?;
         self.release_networks(&id)?;
         self.note(&found.record, "destroy", &[]);
-        match container.remove() {
-            Err(e) if gone(&e) => {}
+        let remains = match container.set_aside() {
+            Err(e) if gone(&e) => Remains::default(),
             other => other?,
-        }
+        };
         self.forget_name(&found.record);
-        Ok(id)
+        Ok((id, remains))
     }
 
     /// Kills a running container until its monitor lets go of the lock: it sees the end, and writes it down or removes the

@@ -524,6 +524,27 @@ fn names_are_found_without_looking_at_all() {
 }
 
 #[test]
+fn several_are_removed_at_once() {
+    everyone(|world| {
+        let names = ["one", "two", "three", "four"];
+        for name in names {
+            let script = "mkdir -p /kept/below; echo x > /kept/below/file; exec sleep 1000";
+            detached(world, &["--name", name, "--", "sh", "-c", script]).fine();
+        }
+        world.isles(&["run", "--name", "five", &world.source(), "true"]).fine();
+        let said = world.isles(&["rm", "one", "five"]);
+        assert_eq!(said.out, "five\n");
+        said.fails(1, &["one", "running"]);
+        let said = world.isles(&[&["rm", "-f", "nobody"], &names[..]].concat()).fine();
+        assert_eq!(said, "one\ntwo\nthree\nfour\n");
+        // All that they wrote is gone when the command comes back.
+        assert_eq!(world.isles(&["ps", "-aq"]).fine(), "");
+        let left: Vec<_> = fs::read_dir(world.path("state/tmp")).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+#[test]
 fn what_goes_along_with_a_log_is_printed_where_it_is_asked_for() {
     everyone(|world| {
         let options = ["--name", "one", "--label", "part=b c", "-e", "KEY=v", "-e", "OTHER=x"];

@@ -5,11 +5,11 @@
 //! An address is given by making its file, so two containers never share one, and what that costs does not depend on how many
 //! there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use isles_spec::{Error as Spelling, Port};
@@ -304,7 +304,8 @@ impl Networks {
         let range = pool.range.unwrap_or(pool.subnet);
         let full = || bad(format!("the network {} has no free address in {range}", network.name));
         let cursor_file = self.root.join("cursors").join(&network.id);
-        let mut cursors: BTreeMap<String, String> = read(&cursor_file)?.unwrap_or_default();
+        // One that cannot be read only makes the search longer.
+        let mut cursors: BTreeMap<String, String> = read(&cursor_file).ok().flatten().unwrap_or_default();
         let last = cursors.get(&pool.subnet.to_string()).and_then(|text| text.parse::<IpAddr>().ok());
         let begin = last.and_then(|address| range.offset(address)).map_or(0, |offset| offset + 1);
         let end = range.offset(range.last()).unwrap_or(0);
@@ -313,7 +314,7 @@ impl Networks {
             let usable = pool.subnet.is_usable(address) && address != pool.gateway;
             if usable && self.take(network, address, container)? {
                 cursors.insert(pool.subnet.to_string(), address.to_string());
-                self.write(&cursor_file, &cursors)?;
+                write_over(&cursor_file, &cursors)?;
                 return Ok(address);
             }
         }
@@ -378,10 +379,13 @@ impl Networks {
         lives: &dyn Fn(&str) -> bool,
         before: &dyn Fn(&Places) -> Result<()>,
     ) -> Result<()> {
-        let mut known = BTreeMap::new();
+        // What an address is kept for is in the places of one that lives.
+        let mut known: HashSet<(String, IpAddr)> = HashSet::new();
         for (container, places) in Self::all_places(&self.root)? {
             if lives(&container) {
-                known.insert(container, places.endpoints);
+                for endpoint in places.endpoints {
+                    known.extend(endpoint.addresses.iter().map(|(at, _)| (endpoint.id.clone(), *at)));
+                }
             } else {
                 before(&places)?;
                 self.release(&container)?;
@@ -390,13 +394,8 @@ impl Networks {
         for network in Self::list(&self.root)? {
             let Ok(entries) = fs::read_dir(self.addresses(&network)) else { continue };
             for entry in entries.flatten() {
-                let owner = fs::read_to_string(entry.path()).unwrap_or_default();
-                let address = entry.file_name().to_str().and_then(|name| name.parse::<IpAddr>().ok());
-                let is_it = |endpoint: &Endpoint| {
-                    let mut own = endpoint.addresses.iter().map(|(own, _)| Some(*own));
-                    endpoint.id == network.id && own.any(|own| own == address)
-                };
-                if !known.get(&owner).is_some_and(|endpoints: &Vec<_>| endpoints.iter().any(is_it)) {
+                let at = entry.file_name().to_str().and_then(|name| name.parse::<IpAddr>().ok());
+                if !at.is_some_and(|at| known.contains(&(network.id.clone(), at))) {
                     forget(&entry.path())?;
                 }
             }
@@ -526,6 +525,18 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&text).map(Some).map_err(|e| failed(e.into()))
 }
 
+/// Writes over what is in a file, for what may be lost. A start does so each time, and where one file takes the place of
+/// another, ext4 puts the new one on the disk at once, and may wait for the disk to hear what is free (`discard`).
+fn write_over<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let failed = |e: io::Error| Error::system(format!("write {}", path.display()), e);
+    let mut text = serde_json::to_vec(value).map_err(|e| failed(e.into()))?;
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    // What was longer ends in spaces, which JSON has no use for; what is not ours is not filled up.
+    text.resize(text.len().max(length.min(LIMIT) as usize), b' ');
+    file.write_all_at(&text, 0).map_err(failed)
+}
+
 fn forget(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -618,6 +629,30 @@ mod tests {
         fs::remove_file(dir.path().join("addresses").join(ID).join("10.0.0.3")).unwrap();
         assert_eq!(give(&[]).unwrap(), "10.0.0.3");
         assert!(give(&[]).is_err());
+    }
+
+    #[test]
+    fn where_the_search_goes_on_is_written_over_what_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(dir.path()).unwrap();
+        let net = networks.create("one", ID, 5, &wish(&["10.0.0.0/24"]), &[]).unwrap();
+        let next = || networks.give(&net, "c", &[]).unwrap()[0].0.to_string();
+        let cursor = dir.path().join("cursors").join(ID);
+        assert_eq!(next(), "10.0.0.2");
+        let file = fs::metadata(&cursor).unwrap().ino();
+        for (before, expected) in [
+            ("", "10.0.0.3"),
+            ("{\"10.0.0.0/24\":\"10.0.0.200\"}      ", "10.0.0.201"),
+            ("{\"10.0.0.0/24\":\"10.0.0", "10.0.0.4"),
+        ] {
+            fs::write(&cursor, before).unwrap();
+            assert_eq!(next(), expected, "{before}");
+            assert_eq!(
+                fs::read_to_string(&cursor).unwrap().trim_end(),
+                format!("{{\"10.0.0.0/24\":\"{expected}\"}}")
+            );
+        }
+        assert_eq!(fs::metadata(&cursor).unwrap().ino(), file);
     }
 
     #[test]

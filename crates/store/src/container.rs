@@ -287,11 +287,28 @@ impl Container {
 
     /// Removes the container and all that it wrote. The lock must be free or held by this handle. The folder
     /// is out of sight at once; a crash while its tree is deleted leaves that to [`Store::collect`].
-    pub fn remove(mut self) -> Result<()> {
+    pub fn remove(self) -> Result<()> {
+        self.set_aside()?.delete()
+    }
+
+    /// As [`Container::remove`], without deleting what the container wrote: that can take its time.
+    pub fn set_aside(mut self) -> Result<Remains> {
         if !self.try_lock()? {
             return Err(Error::InUse { what: "container", name: self.id.clone() });
         }
-        self.store.discard_dir(&self.path)
+        Ok(Remains(self.store.set_aside(&self.path)?))
+    }
+}
+
+/// What a removed container wrote, where nobody looks for it any more. When it is not deleted, [`Store::collect`] does so.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Remains(Option<PathBuf>);
+
+impl Remains {
+    /// Deletes it. What is gone already is fine.
+    pub fn delete(self) -> Result<()> {
+        self.0.map_or(Ok(()), |tree| crate::remove::tree(&tree))
     }
 }
 

@@ -71,7 +71,7 @@ pub use cache_mount::{CacheLock, CacheMount};
 pub use changes::{Change, changes, left_by_mounts};
 pub use commit::{CommitOptions, CommittedLayer};
 pub use compress::Compression;
-pub use container::Container;
+pub use container::{Container, Remains};
 pub use decompress::Encoding;
 pub use error::{Error, Result};
 pub use export::{ExportFormat, LayoutPlace};

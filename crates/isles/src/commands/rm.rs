@@ -27,21 +27,17 @@ pub fn cmd_rm(cx: &Context, args: &Args) -> Result<Code, Failure> {
     // What monitors left that were killed is nobody's container any more. The kernel takes the others apart meanwhile.
     engine.collect_all()?;
     let mut code = Code::SUCCESS;
-    for name in &args.containers {
-        let workload = engine.find(name).ok().filter(|_| args.volumes).map(|info| info.record.workload);
-        let removed = engine.remove(name, args.force).and_then(|_| match &workload {
-            Some(workload) => engine.release_volumes(workload),
-            None => Ok(()),
-        });
-        match removed {
-            Ok(()) => cx.ui.line(name)?,
-            // As with docker and rm(1): what is not there need not be removed.
-            Err(isles_engine::Error::NoContainer(_)) if args.force => {}
-            Err(e) => {
-                cx.ui.error(&e.into());
-                code = Code(1);
-            }
+    let mut outcome = Ok(());
+    engine.remove_all(&args.containers, args.force, args.volumes, &mut |name, removed| match removed {
+        Ok(()) if outcome.is_ok() => outcome = cx.ui.line(name),
+        Ok(()) => {}
+        // As with docker and rm(1): what is not there need not be removed.
+        Err(isles_engine::Error::NoContainer(_)) if args.force => {}
+        Err(e) => {
+            cx.ui.error(&e.into());
+            code = Code(1);
         }
-    }
+    });
+    outcome?;
     Ok(code)
 }
