@@ -58,6 +58,14 @@ impl Taken {
         Ok(place::publish(&self.places)?)
     }
 
+    /// Kernel parameters that the container's first process is to set. It does so by a /proc of its own: in that of the host,
+    /// which the kernel keeps a name in for each network namespace, it would look through thousands of the same.
+    pub fn parameters(&self) -> Option<(String, String)> {
+        // As docker has it: a program needs no rights to serve a low port of its own namespace.
+        let low_ports = || ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        self.engine.has_bridges().then(low_ports)
+    }
+
     /// Whether none of them leads to anybody else.
     pub fn is_internal(&self) -> bool {
         self.networks.iter().all(|network| network.internal)

@@ -350,6 +350,8 @@ impl Engine {
             None => spawn(setup, view)?,
             Some(taken) => {
                 setup.gate.before_root = true;
+                // First, so what the user wants of the same parameter has the last word.
+                setup.sysctls.splice(..0, taken.parameters());
                 spawn_halting(setup, view, &|pid, network| taken.connect(pid, network))?
             }
         };

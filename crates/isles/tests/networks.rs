@@ -143,6 +143,23 @@ fn published_ports_lead_to_the_container() {
 }
 
 #[test]
+fn low_ports_take_no_rights_unless_the_user_says_otherwise() {
+    let Some(world) = apart() else { return };
+    world.isles(&["network", "create", "one"]).fine();
+    let file = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    for (options, start) in [
+        (&["--network", "bridge"][..], "0\n"),
+        (&["--network", "one"], "0\n"),
+        (&["--network", "bridge", "--sysctl", "net.ipv4.ip_unprivileged_port_start=1000"], "1000\n"),
+        (&["--network", "none"], "1024\n"),
+    ] {
+        let source = world.source();
+        let said = world.isles(&[&["run", "--rm"], options, &[source.as_str(), "cat", file]].concat());
+        assert_eq!(said.fine(), start, "{options:?}");
+    }
+}
+
+#[test]
 fn udp_and_ipv6() {
     let Some(world) = apart() else { return };
     if !fs::exists("/proc/sys/net/ipv6").unwrap() {

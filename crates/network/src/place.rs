@@ -194,12 +194,7 @@ pub fn connect(
                 route::default_route(&mut batch, index, *gateway);
             }
         }
-        links.apply(&batch)?;
-        if first {
-            // As docker has it: a program needs no rights to serve a low port of its own namespace.
-            set("net/ipv4/ip_unprivileged_port_start", "0")?;
-        }
-        Ok(())
+        Ok(links.apply(&batch)?)
     })
     .map_err(fail)
 }
