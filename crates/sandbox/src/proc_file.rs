@@ -29,8 +29,9 @@ pub(crate) fn read(path: &str) -> io::Result<String> {
 mod tests {
     #[test]
     fn long_files_are_read_to_their_end() {
-        let whole = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-        assert_eq!(super::read("/proc/kallsyms").unwrap_or_default().len(), whole.len());
+        let whole = || std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+        // It changes whenever somebody loads a program into the kernel.
+        assert!((0..100).any(|_| super::read("/proc/kallsyms").unwrap_or_default() == whole()));
         assert_eq!(
             super::read("/proc/self/uid_map").unwrap(),
             std::fs::read_to_string("/proc/self/uid_map").unwrap()
