@@ -82,7 +82,16 @@ fn in_folder(path: &Path) -> bool {
 /// Nothing is there, or a folder holds several and none is named after the others' rule: a single
 /// `Dockerfile` beside a `Containerfile` or a definition file is ambiguous.
 pub fn find(path: &Path) -> Result<Found> {
-    let metadata = std::fs::metadata(path).map_err(Error::io("find the recipe", path))?;
+    let metadata = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(isles_spec::Error::new(format!("no recipe at '{}'", path.display()))
+                .with_hint(
+                    "name a Dockerfile, a Containerfile or something.def, or a folder with one of them",
+                )
+                .into());
+        }
+        found => found.map_err(Error::io("find the recipe", path))?,
+    };
     if !metadata.is_dir() {
         let language = match language_of(path) {
             Some(language) => language,

@@ -318,6 +318,13 @@ fn missing(tree: &Tree, place: &Path) -> Result<Nothing> {
                 .map(|near| format!("did you mean '{}'?", parent.join(near).display()));
         }
     }
+    let hint = hint.or_else(|| match tree {
+        Tree::Folder(_) => Some(
+            "paths begin at that folder, and nothing outside of it is copied; an earlier step's files are had with --from"
+                .to_owned(),
+        ),
+        Tree::Layers(_) => None,
+    });
     Ok(Nothing { message: format!("'{}' is not in {}", place.display(), tree.describe()), hint })
 }
 

@@ -322,6 +322,8 @@ fn what_is_refused() {
     world.write("ignored", "x").write(".wh.x", "y").write("Dockerfile.dockerignore", "ignored\n!nothing\n");
     for (instruction, place, part, hint) in [
         ("COPY a.tx /", "2:6", "'a.tx' is not in", "a.txt"),
+        ("COPY nothing-like-it /", "2:6", "'nothing-like-it' is not in", "paths begin at that folder"),
+        ("COPY --from=tools a /", "2:6", "'tools'", "no stage before this one is called 'tools'"),
         ("COPY dir/onee /", "2:6", "'dir/onee' is not in", "dir/one"),
         ("COPY out /", "2:6", "'out' is not in", "symbolic link"),
         ("COPY up /", "2:6", "'up' is not in", "symbolic link"),

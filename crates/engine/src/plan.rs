@@ -422,8 +422,10 @@ fn user_mount(wish: &isles_spec::Mount, given: Option<Behind>) -> Result<Mount> 
             match std::fs::metadata(source) {
                 Ok(_) => {}
                 Err(e) if *create_source && e.kind() == std::io::ErrorKind::NotFound => {
-                    std::fs::create_dir_all(source)
-                        .map_err(|e| Error::file("make the folder to bind,", source, e))?;
+                    std::fs::create_dir_all(source).map_err(|e| {
+                        let reason = format!("it is not there, and cannot be made as a folder: {e}");
+                        Error::impossible(format!("binding '{}'", source.display()), reason)
+                    })?;
                 }
                 Err(e) => return Err(Error::file("bind", source, e)),
             }

@@ -31,6 +31,10 @@ pub trait Tree {
     fn names(&self, folder: &Path) -> Vec<OsString>;
 }
 
+/// What to do without a shell, which commands in one string take.
+const NO_SHELL: &str = "the image has no shell: take one that has, or give the program and its arguments one by one, \
+                        in a recipe as [\"program\", \"argument\"]";
+
 /// A reason, what to do, and the exit code that goes with it (docker-run(1)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
@@ -58,6 +62,7 @@ pub fn explain(tree: &dyn Tree, program: &OsStr, path: &str, cwd: &Path, errno: 
         let file = cwd.join(program);
         if tree.look(&file).is_none() {
             let near = near(tree, [file.parent().unwrap_or(Path::new("/"))].into_iter(), file.file_name());
+            let near = near.or_else(|| (program == "/bin/sh").then(|| NO_SHELL.to_owned()));
             return say(127, format!("no file '{shown}' in the container"), near);
         }
         file

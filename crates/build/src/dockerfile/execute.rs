@@ -212,7 +212,7 @@ fn stage<'s>(file: &Dockerfile<'_>, index: usize, stages: &Stages<'s, Outcome>) 
             (base.snapshot.clone(), base.scope.clone())
         }
         From::Image(name) => {
-            let image = file.image(name, &platform, index, source, written.base.span)?;
+            let image = file.image(name, &platform, (index, index > 0), source, written.base.span)?;
             (images::base(&image, &platform), Scope::default())
         }
         From::Context(key) => {
@@ -257,26 +257,39 @@ fn makes_layer(instruction: &Instruction) -> bool {
     matches!(instruction, Add(_) | Copy(_) | Run(_) | Workdir(_))
 }
 
+/// Neither a registry nor a tag stands in it.
+fn is_word(name: &str) -> bool {
+    !name.contains(['/', ':', '@', '.'])
+}
+
 impl Dockerfile<'_> {
     pub fn words<'w>(&'w self, source: &'w SourceText, escape: char) -> Words<'w> {
         Words { source, escape, warnings: self.warnings }
     }
 
-    /// A base image, or one to copy from.
+    /// A base image, or one to copy from. `stage` is the stage that wants it, and whether one before could have been meant.
     fn image(
         &self,
         name: &str,
         platform: &Platform,
-        index: usize,
+        stage: (usize, bool),
         source: &SourceText,
         span: Span,
     ) -> Result<isles_store::Image> {
         images::named_or_other(self.build, name, platform).map_err(|e| {
-            match plan::near_stage(self.recipe, name, index) {
+            let here = !matches!(e, Error::Registry(_) | Error::Store(isles_store::Error::NoImage { .. }));
+            match plan::near_stage(self.recipe, name, stage.0) {
                 Some(near) => {
                     let place = source
                         .at(span, e.to_string())
                         .with_suggestion(format!("did you mean the stage '{near}'?"));
+                    Error::At { place: Box::new(place), source: Box::new(e) }
+                }
+                // A word alone is rather meant for a stage.
+                None if stage.1 && is_word(name) && !here => {
+                    let place = source.at(span, e.to_string()).with_suggestion(format!(
+                        "no stage before this one is called '{name}', so it was taken for an image"
+                    ));
                     Error::At { place: Box::new(place), source: Box::new(e) }
                 }
                 None => place(source, span, e),
@@ -432,7 +445,8 @@ impl Stage<'_, '_> {
         let snapshot = match source {
             From::Stage(stage) => self.stages.get(stage)?.snapshot.clone(),
             From::Image(name) => {
-                let image = self.file.image(&name, &build.platform, self.index, &origin.source, from.span)?;
+                let image =
+                    self.file.image(&name, &build.platform, (self.index, true), &origin.source, from.span)?;
                 Snapshot::of_image(&image)
             }
             From::Scratch => Snapshot::empty(&build.platform),
