@@ -136,12 +136,14 @@ fn found(cx: &Context<'_>, engine: &Engine, text: &str) -> Result<Image, Failure
     }
 }
 
-/// A squashfs image as it can be used here: unpacked into the store where the caller wants that, or where this user
+/// An image file as it can be used here: unpacked into the store where the caller wants that, or where this user
 /// cannot mount it. What was unpacked before, and has not changed since, is there already.
 fn mountable(cx: &Context<'_>, engine: &Engine, image: Image) -> Result<Image, Failure> {
-    let Root::File(ImageFile { path, kind: FileSystemKind::Squashfs, .. }) = &image.root else {
+    let Root::File(ImageFile { path, kind, .. }) = &image.root else { return Ok(image) };
+    // It would lie open in the store.
+    if kind.is_encrypted() {
         return Ok(image);
-    };
+    }
     let wanted = if cx.values.is(&flags::UNSQUASH) { ImageMount::Unpack } else { ImageMount::Auto };
     if engine.image_mount(wanted) != ImageMount::Unpack {
         return Ok(image);
@@ -160,7 +162,13 @@ fn mountable(cx: &Context<'_>, engine: &Engine, image: Image) -> Result<Image, F
                 .map_err(|e| Failure::because(format!("while extracting {}", path.display()), &e))?;
             store.import_sif(&lease, SifSource::Sif(&sif), &[], &Steps(cx.talk))?
         }
-        _ => store.import_sif(&lease, SifSource::Squashfs(&file, &image.name), &[], &Steps(cx.talk))?,
+        _ => {
+            let source = match kind {
+                FileSystemKind::Ext => SifSource::Ext(&file, &image.name),
+                _ => SifSource::Squashfs(&file, &image.name),
+            };
+            store.import_sif(&lease, source, &[], &Steps(cx.talk))?
+        }
     };
     if store.layers_of(&unpacked).is_err() {
         store.ensure_layers(&lease, &unpacked, &Steps(cx.talk))?;

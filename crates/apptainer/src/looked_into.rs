@@ -9,7 +9,7 @@ use std::path::Path;
 use isles_engine::image_file::{self, Form};
 use isles_sif::{FileSystem, INSPECTION, Inspection, Kind, Root, Sif};
 use isles_spec::FileSystemKind;
-use isles_store::Squashed;
+use isles_store::FileTree;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::failure::Failure;
@@ -30,8 +30,12 @@ pub fn inspection(path: &Path) -> Result<Inspection, Failure> {
     }
     let size = file.metadata().map_err(failed)?.len();
     match image_file::form(&file).map_err(failed)? {
-        Some(Form::Bare(FileSystemKind::Squashfs)) => return of_squashfs(file, 0, size, &name),
-        Some(Form::Bare(FileSystemKind::Ext)) => return of_ext(file, 0, size, &name),
+        Some(Form::Bare(FileSystemKind::Squashfs)) => {
+            return Ok(Inspection::of(&FileTree::squashfs(&file, 0, size, &name)?));
+        }
+        Some(Form::Bare(FileSystemKind::Ext)) => {
+            return Ok(Inspection::of(&FileTree::ext(&file, 0, size, &name)?));
+        }
         _ => {}
     }
     Err(Failure::new(format!("Failed to open image {name}: image format not recognized"))
@@ -44,14 +48,14 @@ fn of_sif(sif: &Sif) -> Result<Inspection, Failure> {
     {
         return Ok(inspection);
     }
-    let file = || {
-        let copy = sif.file().try_clone();
-        copy.map_err(|e| Failure::because(format!("cannot read {}", sif.name()), &e))
-    };
     let primary = sif.primary().and_then(|object| Some((object, object.partition()?.file_system)));
     let mut inspection = match primary {
-        Some((object, FileSystem::Squashfs)) => of_squashfs(file()?, object.offset, object.size, sif.name())?,
-        Some((object, FileSystem::Ext3)) => of_ext(file()?, object.offset, object.size, sif.name())?,
+        Some((object, FileSystem::Squashfs)) => {
+            Inspection::of(&FileTree::squashfs(sif.file(), object.offset, object.size, sif.name())?)
+        }
+        Some((object, FileSystem::Ext3)) => {
+            Inspection::of(&FileTree::ext(sif.file(), object.offset, object.size, sif.name())?)
+        }
         _ => Inspection::default(),
     };
     if let Some(object) = sif.of_kind(Kind::Definition).next() {
@@ -59,54 +63,6 @@ fn of_sif(sif: &Sif) -> Result<Inspection, Failure> {
         inspection.data.attributes.deffile = text.trim_end_matches('\n').to_owned();
     }
     Ok(inspection)
-}
-
-fn of_squashfs(file: File, at: u64, size: u64, name: &str) -> Result<Inspection, Failure> {
-    let image = isles_squashfs::Image::open(file, at, size);
-    let image = image.map_err(|e| Failure::because(format!("Failed to open image {name}"), &e))?;
-    Ok(Inspection::of(&Squashed(&image)))
-}
-
-fn of_ext(file: File, at: u64, size: u64, name: &str) -> Result<Inspection, Failure> {
-    let image = isles_ext::Image::open(file, at, size);
-    let image = image.map_err(|e| Failure::because(format!("Failed to open image {name}"), &e))?;
-    Ok(Inspection::of(&Ext(&image)))
-}
-
-/// An ext3 image, looked into without following links.
-struct Ext<'a>(&'a isles_ext::Image);
-
-impl Ext<'_> {
-    fn find(&self, path: &str) -> Option<isles_ext::Inode> {
-        let mut inode = self.0.inode(self.0.root()).ok()?;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            inode = self.0.inode(self.0.lookup(&inode, name.as_bytes()).ok()??).ok()?;
-        }
-        Some(inode)
-    }
-}
-
-impl Root for Ext<'_> {
-    fn text(&self, path: &str) -> Option<String> {
-        let inode = self.find(path).filter(|inode| inode.size <= LIMIT)?;
-        let mut bytes = vec![0; inode.size as usize];
-        self.0.read_at(&inode, &mut bytes, 0).ok()?;
-        String::from_utf8(bytes).ok()
-    }
-
-    fn names(&self, path: &str) -> Vec<String> {
-        let mut names = Vec::new();
-        if let Some(inode) = self.find(path) {
-            let listed = self.0.read_dir(&inode, 0, &mut |entry| {
-                names.extend(String::from_utf8(entry.name));
-                true
-            });
-            if listed.is_err() {
-                names.clear();
-            }
-        }
-        names
-    }
 }
 
 /// A folder with a root file system, whose links lead nowhere else.

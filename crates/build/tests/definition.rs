@@ -134,7 +134,7 @@ fn images_on_disk() {
     std::fs::write(world.context().join("x.img"), ext).unwrap();
     let error = world.build_with("x.def", "Bootstrap: localimage\nFrom: x.img\n", &world.options());
     let shown = describe(&error.unwrap_err());
-    assert!(shown.contains("x.def:2:7: ") && shown.contains("ext3"), "{shown}");
+    assert!(shown.contains("x.def:2:7: ") && shown.contains("the ext image"), "{shown}");
 }
 
 #[test]

@@ -69,6 +69,21 @@ fn sif(world: &World, name: &str, arch: Arch, file_system: FileSystem) -> std::p
     path
 }
 
+/// The same tree in an ext3 image, and that in a SIF file; false, with the reason, where it cannot be made.
+fn ext3(world: &World) -> bool {
+    let (tree, image) = (world.context().join("tree"), world.context().join("x.ext3"));
+    let mut command = std::process::Command::new("mke2fs");
+    command.args(["-q", "-F", "-t", "ext3", "-d"]).arg(tree).arg(&image).arg("8m");
+    if !command.env("PATH", "/usr/sbin:/sbin").status().is_ok_and(|status| status.success()) {
+        println!("skip: mke2fs (package e2fsprogs) is missing");
+        return false;
+    }
+    let partition =
+        NewObject::partition(FileSystem::Ext3, Role::Primary, host_arch(), File::open(image).unwrap());
+    NewSif::new(vec![partition]).create(&world.context().join("ext.sif")).unwrap();
+    true
+}
+
 fn has_the_tree(world: &World, image: &isles_store::Image) {
     let list = world.list(image);
     assert!(list["/.singularity.d/runscript"].contains("of the base"));
@@ -87,10 +102,18 @@ fn has_the_tree(world: &World, image: &isles_store::Image) {
 fn sif_files_and_squashfs_images() {
     let world = World::new();
     sif(&world, "x.sif", host_arch(), FileSystem::Squashfs);
-    let mut old = b"#!/usr/bin/env run-singularity\n".to_vec();
-    old.extend(std::fs::read(world.context().join("x.squashfs")).unwrap());
-    std::fs::write(world.context().join("old.img"), old).unwrap();
-    for from in ["x.sif", "x.squashfs", "old.img"] {
+    let with_launch_line = |from: &str, to: &str| {
+        let mut old = b"#!/usr/bin/env run-singularity\n".to_vec();
+        old.extend(std::fs::read(world.context().join(from)).unwrap());
+        std::fs::write(world.context().join(to), old).unwrap();
+    };
+    with_launch_line("x.squashfs", "old.img");
+    let mut all = vec!["x.sif", "x.squashfs", "old.img"];
+    if ext3(&world) {
+        with_launch_line("x.ext3", "old-ext.img");
+        all.extend(["x.ext3", "ext.sif", "old-ext.img"]);
+    }
+    for from in all {
         let text = format!("Bootstrap: localimage\nFrom: {from}\n%environment\nexport B=own\n");
         let built = build(&world, &text);
         has_the_tree(&world, &built.image);
@@ -101,8 +124,10 @@ fn sif_files_and_squashfs_images() {
     let other = if host_arch() == Arch::from_name("s390x").unwrap() { "amd64" } else { "s390x" };
     sif(&world, "other.sif", Arch::from_name(other).unwrap(), FileSystem::Squashfs);
     fails(&world, "Bootstrap: localimage\nFrom: other.sif\n", &["x.def:2:7: ", "is for", other]);
-    sif(&world, "ext.sif", host_arch(), FileSystem::Ext3);
-    fails(&world, "Bootstrap: localimage\nFrom: ext.sif\n", &["x.def:2:7: ", "ext3"]);
+    sif(&world, "no-ext.sif", host_arch(), FileSystem::Ext3);
+    fails(&world, "Bootstrap: localimage\nFrom: no-ext.sif\n", &["x.def:2:7: ", "the ext image"]);
+    sif(&world, "locked.sif", host_arch(), FileSystem::EncryptedSquashfs);
+    fails(&world, "Bootstrap: localimage\nFrom: locked.sif\n", &["x.def:2:7: ", "an encrypted partition"]);
     NewSif::new(vec![NewObject::new(Kind::Generic, &b"x"[..])])
         .create(&world.context().join("no.sif"))
         .unwrap();

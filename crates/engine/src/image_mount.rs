@@ -8,7 +8,7 @@
 //! | `unpack` | an image of the store, made of it once and known again | the same |
 //!
 //! What is unpacked is no longer a file: the caller takes it into the store and runs the image ([`way`]).
-//! ext3 goes the same ways as squashfs, but is not unpacked. What is encrypted is always served: the kernel has no key,
+//! ext3 goes the same ways as squashfs. What is encrypted is always served: the kernel has no key,
 //! and unpacked it would lie open. What is mounted is always the file that was opened, never its name again; always
 //! read-only, without set-uid bits and devices; and only in the mount namespace of the container, so it is gone when the
 //! container is, however that ended. A server dies with the process that stays with the container.

@@ -19,9 +19,11 @@ mod inode;
 mod make;
 mod map;
 mod superblock;
+mod walk;
 
 pub use dir::Entry;
 pub use error::{Error, Result};
 pub use image::Image;
 pub use inode::{FileType, Inode};
 pub use make::{Folder, NewExt3, make};
+pub use walk::{Walk, Walked};

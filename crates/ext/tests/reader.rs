@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -145,6 +147,13 @@ fn what_is_made_of_a_folder_is_read_back() {
         }
         // And lost+found, and the root.
         assert_eq!(found.len(), expected + 2, "{kind} {options:?}");
+        let walked: Vec<_> = image.walk().map(Result::unwrap).collect();
+        let paths: Vec<&[u8]> = walked.iter().map(|w| w.path.as_slice()).collect();
+        // A folder stands before what is in it, and names in order: as in the order of their parts.
+        let parts = |path: &[u8]| path.split(|b| *b == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert!(paths[0].is_empty() && paths[1..].is_sorted_by_key(|path| parts(path)), "{kind} {options:?}");
+        assert_eq!(walked.len(), found.len());
+        assert!(walked.iter().all(|w| found[Path::new(OsStr::from_bytes(&w.path))] == w.inode));
         assert_eq!(found[Path::new("small")].number, found[Path::new("folder/deep/twin")].number);
         let folder = image.inode(image.lookup(&found[Path::new("")], b"folder").unwrap().unwrap()).unwrap();
         assert_eq!(folder, found[Path::new("folder")]);
@@ -278,6 +287,9 @@ fn ask(image: &Image) {
         }
         let _ = image.read_dir(&inode, inode.size / 2, &mut |_| true);
     }
+    let most = image.statistics().0;
+    // Each takes some bytes of a folder's.
+    assert!(image.walk().count() as u64 <= most / 8);
     for number in [0, 1, 5, 8, 11, u32::MAX] {
         let _ = image.inode(number);
     }

@@ -45,7 +45,7 @@ pub fn overlays(words: &[String], in_memory: bool) -> Result<(Vec<Overlay>, Writ
         if path.is_file() {
             let mut found = image_file::find(&path, &image_file::open(&path)?)?;
             found.path = path.canonicalize().unwrap_or(path);
-            if read_only || found.kind == FileSystemKind::Squashfs {
+            if read_only || found.kind != FileSystemKind::Ext {
                 overlays.push(Overlay::File(found));
             } else if writable == Writable::Usual {
                 writable = Writable::File(found);

@@ -9,7 +9,7 @@ use isles_engine::Engine;
 use isles_engine::image_file::{self, Form};
 use isles_registry::Daemon;
 use isles_sif::Sif;
-use isles_spec::{FileSystemKind, OnDisk, Platform, PullPolicy, Reference, Source};
+use isles_spec::{FileSystemKind, Hint, OnDisk, Platform, PullPolicy, Reference, Source};
 use isles_store::{Image, Imported, Lease, SifSource, Store};
 
 use crate::address::{Address, Scratch, of_door};
@@ -205,6 +205,11 @@ fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) ->
             cx.ui.warning(&format!("cannot reach {host}: {cause}; using the image that is here"));
             whole(cx, store, image)
         }
+        Err(e @ isles_registry::Error::Unreachable { .. }) => {
+            let hint = e.hint();
+            let what = format!("no image '{}' is here, and none can be fetched", reference.familiar());
+            Err(Failure { hint, ..Failure::because(what, &e) })
+        }
         pulled => Ok(pulled?.image),
     }
 }
@@ -229,10 +234,9 @@ fn unpacked(cx: &Context, store: &Store, lease: &Lease, file: File, name: &str) 
         Some(Form::Bare(FileSystemKind::Squashfs)) => {
             Ok(store.import_sif(lease, SifSource::Squashfs(&file, name), &[], &bars)?)
         }
-        Some(Form::Bare(FileSystemKind::Ext)) => Err(Failure::new(format!(
-            "cannot unpack '{name}': images of ext3 are mounted, and not taken into the store"
-        ))
-        .with_hint("--image-mount fuse mounts it, and needs /dev/fuse")),
+        Some(Form::Bare(FileSystemKind::Ext)) => {
+            Ok(store.import_sif(lease, SifSource::Ext(&file, name), &[], &bars)?)
+        }
         _ => Err(Failure::new(format!("'{name}' is no image"))
             .with_hint("files of SIF, squashfs and ext3 are known by how they begin")),
     }

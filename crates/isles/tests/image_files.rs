@@ -404,8 +404,21 @@ fn ext3_images_are_run_by_everybody() {
             let words = ["run", "--rm", "--image-mount", way, "--overlay", &read, image.to_str().unwrap()];
             assert_eq!(isles(world, &[&words[..], &["ls", "/many"]].concat()).fine(), "one\n", "{way}");
         }
-        let words = ["run", "--rm", "--image-mount", "unpack", bare.to_str().unwrap(), "true"];
-        isles(world, &words).fails(125, &["root.img", "ext3", "--image-mount fuse"]);
+        for file in [&bare, &sif] {
+            let words = ["inspect", "-f", "{{.Attributes.runscript}}", file.to_str().unwrap()];
+            assert_eq!(isles(world, &words).fine(), "#!/bin/sh\necho the runscript\n");
+            let words = ["apptainer", "inspect", "--runscript", file.to_str().unwrap()];
+            assert_eq!(isles(world, &words).fine(), "#!/bin/sh\necho the runscript\n");
+            let run = ["run", "--rm", "--image-mount", "unpack", file.to_str().unwrap(), "sh", "-c"];
+            let script = "wc -c < /large; ls /many | wc -l; readlink /link; ls / | grep -c lost || true";
+            let out = isles(world, &[&run[..], &[script]].concat()).fine();
+            assert_eq!(out, "3000000\n600\nlarge\n0\n", "unpacked");
+            let name = "loaded:1";
+            isles(world, &["load", "-q", "-i", file.to_str().unwrap(), "--tag", name]).fine();
+            assert_eq!(isles(world, &["run", "--rm", name]).fine(), "the runscript\n");
+            let words = ["run", "--rm", "--entrypoint", "wc", name, "-c", "/large"];
+            assert_eq!(isles(world, &words).fine(), "3000000 /large\n");
+        }
     });
 }
 

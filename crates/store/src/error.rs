@@ -68,6 +68,8 @@ pub enum Error {
     /// The file system in `object`, or one that was to be made there.
     #[error("{object}: {source}")]
     Squashfs { object: String, source: isles_squashfs::Error },
+    #[error("{object}: {source}")]
+    Ext { object: String, source: isles_ext::Error },
     #[error("cannot encrypt {object}")]
     Crypt { object: String, source: isles_crypt::Error },
     #[error("the store at {root} has version {found}, this program knows {known}")]

@@ -93,7 +93,7 @@ pub use pack::{Held, write_archive};
 pub use placing::{NewOwners, Placing};
 pub use remove::tree as remove_tree;
 pub use shrink::{CacheEntry, CacheKind, Shrinking};
-pub use sif::{Added, EncryptedForm, Encryption, NewSifImage, Secret, SifMade, SifSource, Squashed};
+pub use sif::{Added, EncryptedForm, Encryption, FileTree, NewSifImage, Secret, SifMade, SifSource};
 pub use store::{Limits, Ownership, Store};
 pub use sys::is_kernels;
 pub use unpack::extract;

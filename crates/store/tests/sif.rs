@@ -235,7 +235,7 @@ fn what_cannot_become_an_image_is_refused() {
     let home = Home::new();
     let cases: [(Vec<NewObject<'_>>, &str); 6] = [
         (Vec::new(), "it has no partition with a root file system"),
-        (vec![primary(FileSystem::Ext3, b"x")], "an ext3 partition"),
+        (vec![primary(FileSystem::Ext3, b"x")], "the ext image"),
         (vec![primary(FileSystem::EncryptedSquashfs, b"x")], "an encrypted partition"),
         (vec![primary(FileSystem::Squashfs, b"x")], "not a squashfs image"),
         (vec![NewObject::new(Kind::OciRootIndex, &b"{}"[..])], "is not valid"),

@@ -287,9 +287,12 @@ fn downloaded(cx: &Context<'_>, store: &Store, url: &str) -> Result<(Image, Leas
         Some(Form::Bare(FileSystemKind::Squashfs)) => {
             store.import_sif(&lease, SifSource::Squashfs(&file, url), &[], &steps)?
         }
+        Some(Form::Bare(FileSystemKind::Ext)) => {
+            store.import_sif(&lease, SifSource::Ext(&file, url), &[], &steps)?
+        }
         _ => {
             return Err(Failure::new(format!("'{url}' is no image")).with_hint(
-                "a URL names a file of SIF or squashfs; fetch a recipe, read it, and build it by its path",
+                "a URL names a file of SIF, squashfs or ext3; fetch a recipe, read it, and build it by its path",
             ));
         }
     };

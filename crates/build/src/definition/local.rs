@@ -54,7 +54,7 @@ impl Signers {
 }
 
 /// What an image in a file or a folder of the host gives: a folder with a tree of files, an OCI layout, an archive of
-/// Docker's or of the OCI's, a SIF file or a SquashFS image. `select` chooses one of several in an archive.
+/// Docker's or of the OCI's, a file of SIF, SquashFS or ext3. `select` chooses one of several in an archive.
 ///
 /// # Errors
 /// Nothing is there, it is none of these, or it is not signed by all of `signers`.
@@ -99,33 +99,37 @@ pub fn base_of_local_image(
     if starts(0, SQUASHFS) {
         return known.import(build, SifSource::Squashfs(&file, &name));
     }
-    if starts(start, SQUASHFS) {
-        return without_launch_line(build, file, start, &known);
+    if starts(EXT.1, &EXT.0) {
+        return known.import(build, SifSource::Ext(&file, &name));
     }
-    if starts(start + EXT.1, &EXT.0) {
-        return Err(isles_spec::Error::new(format!(
-            "'{}' is an ext3 image, which is not read",
-            path.display()
-        ))
-        .with_hint("mount it and name the folder, or make a SIF file of it with `apptainer build`")
-        .into());
+    let is_ext = !starts(start, SQUASHFS) && starts(start + EXT.1, &EXT.0);
+    if is_ext || starts(start, SQUASHFS) {
+        return without_launch_line(build, file, start, is_ext, &known);
     }
     of_oci(build, path, select)
 }
 
 /// An image of Singularity 2, which a shell could start.
-fn without_launch_line(build: &Build<'_>, mut file: File, start: u64, known: &Known<'_>) -> Result<Base> {
+fn without_launch_line(
+    build: &Build<'_>,
+    mut file: File,
+    start: u64,
+    is_ext: bool,
+    known: &Known<'_>,
+) -> Result<Base> {
     if let Some(base) = known.base(build)? {
         return Ok(base);
     }
     let scratch = Scratch::new(build.store)?;
-    let path = scratch.0.join("image.squashfs");
+    let path = scratch.0.join("image");
     let mut options = File::options();
     let image = options.read(true).write(true).create_new(true).open(&path);
     let mut image = image.map_err(Error::io("create", &path))?;
     file.seek(SeekFrom::Start(start)).map_err(Error::io("read", known.name))?;
     std::io::copy(&mut file, &mut image).map_err(Error::io("copy", known.name))?;
-    known.import(build, SifSource::Squashfs(&image, known.name))
+    let source =
+        if is_ext { SifSource::Ext(&image, known.name) } else { SifSource::Squashfs(&image, known.name) };
+    known.import(build, source)
 }
 
 fn of_oci(build: &Build<'_>, path: &Path, select: Option<&str>) -> Result<Base> {
@@ -172,7 +176,13 @@ impl Known<'_> {
 
 fn of_image(build: &Build<'_>, image: Image) -> Result<Base> {
     let image = images::hold(build, image)?;
-    Ok(Base { snapshot: images::base(&image, &build.platform), oci: true })
+    let mut snapshot = images::base(&image, &build.platform);
+    let start = &mut snapshot.config.config.entrypoint;
+    // Of what is built every image has the script that reads the environment first.
+    if start.as_ref().is_some_and(|words| *words == [below("runscript")]) {
+        *start = Some(vec![RUN.to_owned()]);
+    }
+    Ok(Base { snapshot, oci: true })
 }
 
 /// The image in a SIF file: a root file system, or an OCI image.

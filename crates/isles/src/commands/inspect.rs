@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
+use isles_engine::image_file::{self, Form};
 use isles_engine::{Engine, Info, Status, mountpoint};
 use isles_network::state::{DEFAULT, Endpoint, Places};
 use isles_sif::{NO_TIME, Object, Sif};
@@ -19,7 +20,8 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::ui::format::Format;
 
-/// Show everything about containers and images, with docker's names for it, and about SIF files.
+/// Show everything about containers and images, with docker's names for it, and about files of SIF,
+/// SquashFS and ext3.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   isles inspect debian:12
@@ -102,16 +104,33 @@ fn object(engine: &Engine, name: &str, kind: Option<Kind>) -> Result<Value, Fail
             Err(failure) => missing = Some(failure),
         }
     }
-    Err(missing.unwrap_or_else(|| Failure::new(format!("nothing is called '{name}'"))))
+    Err(missing.unwrap_or_else(|| nothing(name)))
 }
 
-/// A SIF file: its header and objects, and what Apptainer calls the attributes of an image.
+fn nothing(name: &str) -> Failure {
+    Failure::new(format!("nothing is called '{name}'"))
+}
+
+/// A SIF file: its header and objects, and what Apptainer calls the attributes of an image. Of a file of SquashFS or
+/// ext3 there is nothing but these.
 fn file(name: &str) -> Result<Value, Failure> {
     let path = Path::new(name);
-    let sif = Sif::open(path)?;
-    let inspection = isles_apptainer::inspection(path).map_err(address::of_door)?;
-    let mut attributes = inspection.data.attributes;
+    let form = image_file::detect(path);
+    let mut attributes = match form {
+        Some(_) => isles_apptainer::inspection(path).map_err(address::of_door)?.data.attributes,
+        None => return Err(Sif::open(path).map(drop).err().map_or_else(|| nothing(name), Failure::from)),
+    };
     let labels = std::mem::take(&mut attributes.labels);
+    if let Some(Form::Bare(kind)) = form {
+        return Ok(json!({
+            "Path": name,
+            "Size": path.metadata().map_or(0, |m| m.len()),
+            "FileSystem": kind,
+            "Config": {"Labels": labels},
+            "Attributes": attributes,
+        }));
+    }
+    let sif = Sif::open(path)?;
     let header = sif.header();
     let time = |t: i64| (t != NO_TIME).then(|| rfc3339(t));
     let object = |object: &Object| {

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use isles_sif::{Sif, is_sif};
-use isles_spec::{OnDisk, Reference, Source};
+use isles_engine::image_file::{self, Form};
+use isles_sif::Sif;
+use isles_spec::{FileSystemKind, OnDisk, Reference, Source};
 use isles_store::{Imported, Lease, SifSource, Store};
 
 use crate::context::Context;
@@ -21,10 +22,10 @@ use crate::ui::progress::Bars;
   isles load -i app.sif --tag app:1.0")]
 pub struct Args {
     /// Read this archive or OCI layout folder (also written oci:DIR[:TAG]) instead of standard input; may be
-    /// compressed with gzip or zstd. A SIF file gives one image.
+    /// compressed with gzip or zstd. A file of SIF, squashfs or ext3 gives one image.
     #[arg(short, long, value_name = "FILE")]
     input: Option<String>,
-    /// A name for the image of a SIF file, which has none of its own.
+    /// A name for the image of a file of SIF, squashfs or ext3, which has none of its own.
     #[arg(long, value_name = "NAME[:TAG]", requires = "input")]
     tag: Vec<Reference>,
     /// Print only names and IDs, no progress.
@@ -66,7 +67,9 @@ fn from(
 ) -> Result<Vec<Imported>, Failure> {
     let no_tags = || match tags {
         [] => Ok(()),
-        _ => Err(Failure::new("--tag is for SIF files; the images of archives bring their names")),
+        _ => Err(Failure::new(
+            "--tag is for files of SIF, squashfs and ext3; the images of archives bring their names",
+        )),
     };
     if let Some(rest) = input.strip_prefix("oci:") {
         no_tags()?;
@@ -81,10 +84,19 @@ fn from(
         }
         _ => PathBuf::from(input),
     };
-    if path.is_file() && is_sif(&open(&path)?).unwrap_or(false) {
+    if let Some(form) = image_file::detect(&path) {
         let names: Vec<Reference> = tags.iter().map(Reference::normalized).collect();
-        let sif = Sif::open(&path).map_err(isles_store::Error::from)?;
-        let image = store.import_sif(lease, SifSource::Sif(&sif), &names, bars)?;
+        let (file, name) = (image_file::open(&path)?, path.display().to_string());
+        let image = match form {
+            Form::Sif => {
+                let sif = Sif::from_file(file, name).map_err(isles_store::Error::from)?;
+                store.import_sif(lease, SifSource::Sif(&sif), &names, bars)?
+            }
+            Form::Bare(FileSystemKind::Ext) => {
+                store.import_sif(lease, SifSource::Ext(&file, &name), &names, bars)?
+            }
+            Form::Bare(_) => store.import_sif(lease, SifSource::Squashfs(&file, &name), &names, bars)?,
+        };
         return Ok(vec![(image, names)]);
     }
     no_tags()?;

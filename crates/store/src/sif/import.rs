@@ -9,6 +9,7 @@ use isles_spec::time::rfc3339;
 use isles_spec::{Algorithm, Digest, Platform, Progress, Reference};
 
 use super::archive::{self, Meaning};
+use super::file_tree::FileTree;
 use super::tree::TEXT_LIMIT;
 use crate::hash::digest_of;
 use crate::pipe::{Gone, Source, pipe};
@@ -20,6 +21,8 @@ const BUFFERS: usize = 4;
 const RATIO_GRACE: u64 = 1 << 30;
 /// What starts an image whose root file system has `/.singularity.d`.
 const RUN: &str = "/.singularity.d/actions/run";
+/// The same where somebody has left the former out.
+const RUNSCRIPT: &str = "/.singularity.d/runscript";
 /// A file that was changed so recently may be changed again without a sign of it, in seconds.
 const FRESH: i64 = 3;
 
@@ -29,6 +32,8 @@ pub enum SifSource<'a> {
     Sif(&'a Sif),
     /// A file with a squashfs image in it and nothing else; the name is for messages.
     Squashfs(&'a std::fs::File, &'a str),
+    /// The same with an image of ext2, ext3 or ext4.
+    Ext(&'a std::fs::File, &'a str),
 }
 
 impl Store {
@@ -43,7 +48,7 @@ impl Store {
     ) -> Result<Image> {
         let (file, name) = match source {
             SifSource::Sif(sif) => (sif.file(), sif.name()),
-            SifSource::Squashfs(file, name) => (file, name),
+            SifSource::Squashfs(file, name) | SifSource::Ext(file, name) => (file, name),
         };
         let key = key(file, name)?;
         if let Some(key) = &key
@@ -61,14 +66,17 @@ impl Store {
                 self.import_oci_sif(lease, sif, refs)
             }
             SifSource::Sif(sif) => self.import_root(lease, sif, refs),
-            SifSource::Squashfs(file, name) => {
+            SifSource::Squashfs(..) | SifSource::Ext(..) => {
                 let size = file.metadata().map_err(|e| Error::Io {
                     doing: "read",
                     object: name.into(),
                     source: e,
                 })?;
-                let root = squashfs(file, 0, size.len(), name)?;
-                let layer = self.layer_of_squashfs(lease, &root, size.len(), Meaning::Root, name)?;
+                let root = match source {
+                    SifSource::Ext(..) => FileTree::ext(file, 0, size.len(), name)?,
+                    _ => FileTree::squashfs(file, 0, size.len(), name)?,
+                };
+                let layer = self.layer_of_tree(lease, &root, size.len(), Meaning::Root, name)?;
                 self.put_flat(lease, layer, flat_config(None, &root), refs)
             }
         };
@@ -87,7 +95,7 @@ impl Store {
     fn import_root(&self, lease: &Lease, sif: &Sif, refs: &[Reference]) -> Result<Image> {
         let partition = sif.primary().ok_or_else(|| no_root(sif))?;
         let root = partition_of(sif, partition)?;
-        let layer = self.layer_of_squashfs(lease, &root, partition.size, Meaning::Root, sif.name())?;
+        let layer = self.layer_of_tree(lease, &root, partition.size, Meaning::Root, sif.name())?;
         self.put_flat(lease, layer, flat_config(Some(sif), &root), refs)
     }
 
@@ -102,11 +110,11 @@ impl Store {
         self.assemble(lease, &config, &[layer.blob], refs)
     }
 
-    /// A layer of a squashfs image of `size` bytes: one thread reads it, this one makes the layer.
-    pub(super) fn layer_of_squashfs(
+    /// A layer of a file system of `size` bytes: one thread reads it, this one makes the layer.
+    pub(super) fn layer_of_tree(
         &self,
         lease: &Lease,
-        image: &isles_squashfs::Image,
+        image: &FileTree,
         size: u64,
         meaning: Meaning,
         name: &str,
@@ -170,39 +178,27 @@ pub(super) fn no_root(sif: &Sif) -> Error {
     Error::document(sif.name(), "it has no partition with a root file system")
 }
 
-/// The squashfs image in a partition.
-fn partition_of(sif: &Sif, object: &Object) -> Result<isles_squashfs::Image> {
+/// The file system in a partition.
+fn partition_of(sif: &Sif, object: &Object) -> Result<FileTree> {
     let unsupported = |what: &str| {
         let what = format!("{what} as the root file system of an image in the store");
         Err(Error::Unsupported { object: sif.name().to_owned(), what })
     };
     match object.partition().map(|partition| partition.file_system) {
-        Some(FileSystem::Squashfs) => squashfs(sif.file(), object.offset, object.size, sif.name()),
+        Some(FileSystem::Squashfs) => FileTree::squashfs(sif.file(), object.offset, object.size, sif.name()),
+        Some(FileSystem::Ext3) => FileTree::ext(sif.file(), object.offset, object.size, sif.name()),
         Some(FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs) => {
             unsupported("an encrypted partition")
         }
-        Some(FileSystem::Ext3) => unsupported("an ext3 partition"),
         _ => unsupported("such a partition"),
     }
-}
-
-pub(super) fn squashfs(
-    file: &std::fs::File,
-    at: u64,
-    size: u64,
-    name: &str,
-) -> Result<isles_squashfs::Image> {
-    let file =
-        file.try_clone().map_err(|e| Error::Io { doing: "open", object: name.to_owned(), source: e })?;
-    isles_squashfs::Image::open(file, at, size)
-        .map_err(|source| Error::Squashfs { object: name.to_owned(), source })
 }
 
 /// The configuration of an image with a file's root file system.
 ///
 /// A file that was converted from an OCI image, which a definition without sections tells, starts as that image did;
 /// others start by their runscript. Of both the rest is as the OCI image had it, as far as there was one.
-fn flat_config(sif: Option<&Sif>, root: &isles_squashfs::Image) -> ImageConfig {
+fn flat_config(sif: Option<&Sif>, root: &FileTree) -> ImageConfig {
     let text = |object: Option<&Object>| {
         let bytes = sif?.read(object?, TEXT_LIMIT).ok()?;
         String::from_utf8(bytes).ok()
@@ -210,7 +206,7 @@ fn flat_config(sif: Option<&Sif>, root: &isles_squashfs::Image) -> ImageConfig {
     let json = |name| text(sif.and_then(|sif| sif.json(name)));
     let of_oci: Option<ContainerConfig> = json(OCI_CONFIG).and_then(|text| serde_json::from_str(&text).ok());
     let inspection = json(INSPECTION).and_then(|text| Inspection::from_json(text.as_bytes()));
-    let attributes = inspection.unwrap_or_else(|| Inspection::of(&Squashed(root))).data.attributes;
+    let attributes = inspection.unwrap_or_else(|| Inspection::of(root)).data.attributes;
     let definition = text(sif.and_then(|sif| sif.of_kind(Kind::Definition).next()));
     let definition = definition.unwrap_or_else(|| attributes.deffile.clone());
     let is_converted = of_oci.is_some()
@@ -227,9 +223,9 @@ fn flat_config(sif: Option<&Sif>, root: &isles_squashfs::Image) -> ImageConfig {
     if !is_converted {
         config.config.labels = attributes.labels;
     }
-    let starts = !attributes.runscript.is_empty() || Squashed(root).find(RUN).is_some();
-    if !is_converted && starts {
-        config.config.entrypoint = Some(vec![RUN.to_owned()]);
+    if !is_converted && let Some(start) = [RUN, RUNSCRIPT].into_iter().find(|path| root.find(path).is_some())
+    {
+        config.config.entrypoint = Some(vec![start.to_owned()]);
         config.config.cmd = None;
     }
     config.created =
@@ -252,36 +248,4 @@ fn key(file: &std::fs::File, name: &str) -> Result<Option<Digest>> {
     let facts = [stat.size().cast_signed(), stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()];
     let text = format!("image file 1 {} {} {facts:?}", stat.dev(), stat.ino());
     Ok(Some(digest_of(Algorithm::Sha256, text.as_bytes())))
-}
-
-/// A squashfs image, looked into without following links.
-pub struct Squashed<'a>(pub &'a isles_squashfs::Image);
-
-impl Squashed<'_> {
-    fn find(&self, path: &str) -> Option<isles_squashfs::Inode> {
-        let mut inode = self.0.inode(self.0.root()).ok()?;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let entry = self.0.lookup(&inode, name.as_bytes()).ok()??;
-            inode = self.0.inode(entry.inode).ok()?;
-        }
-        Some(inode)
-    }
-}
-
-impl isles_sif::Root for Squashed<'_> {
-    fn text(&self, path: &str) -> Option<String> {
-        let inode = self.find(path).filter(|inode| inode.file_type == isles_squashfs::FileType::File)?;
-        if inode.size > TEXT_LIMIT {
-            return None;
-        }
-        let mut bytes = vec![0; inode.size as usize];
-        self.0.read_at(&inode, &mut bytes, 0).ok()?;
-        String::from_utf8(bytes).ok()
-    }
-
-    fn names(&self, path: &str) -> Vec<String> {
-        let Some(inode) = self.find(path) else { return Vec::new() };
-        let Ok(entries) = self.0.read_dir(&inode, 0) else { return Vec::new() };
-        entries.map_while(|entry| String::from_utf8(entry.ok()?.name).ok()).collect()
-    }
 }

@@ -3,10 +3,12 @@
 
 mod archive;
 mod export;
+mod file_tree;
 mod import;
 mod oci;
 mod tree;
 
 pub use export::{EncryptedForm, Encryption, NewSifImage, Secret, SifMade};
-pub use import::{SifSource, Squashed};
+pub use file_tree::FileTree;
+pub use import::SifSource;
 pub use tree::Added;

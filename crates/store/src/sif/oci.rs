@@ -10,7 +10,7 @@ use isles_spec::{Algorithm, Digest, Quiet, Reference};
 
 use super::archive::Meaning;
 use super::export::{NewSifImage, SifMade, squashed};
-use super::import::squashfs;
+use super::file_tree::FileTree;
 use super::tree::Overlaid;
 use crate::error::At;
 use crate::hash::{Hasher, digest_of, digest_of_file};
@@ -77,8 +77,8 @@ impl Store {
             let object = blob_in(sif, &layer.digest)?;
             if layer.media_type == SQUASHFS_LAYER {
                 self.check_blob(sif, object, &layer.digest)?;
-                let image = squashfs(sif.file(), object.offset, object.size, sif.name())?;
-                let made = self.layer_of_squashfs(lease, &image, object.size, Meaning::Layer, sif.name())?;
+                let image = FileTree::squashfs(sif.file(), object.offset, object.size, sif.name())?;
+                let made = self.layer_of_tree(lease, &image, object.size, Meaning::Layer, sif.name())?;
                 config.rootfs.diff_ids[n] = made.diff_id;
                 layers.push(made.blob);
                 is_same = false;
