@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::hosts;
 use crate::networks::{default, device, own_names, take};
 use crate::record::Record;
-use crate::user_network::{Joining, join, leave, overlaps_own};
+use crate::user_network::{Joining, is_served, join, leave, overlaps_own, shares};
 use crate::watch::Watch;
 
 /// How long whoever serves a container's network may take to hear that it has joined another one.
@@ -41,12 +41,8 @@ impl Engine {
         let refused = |why: &str| {
             Error::impossible(format!("connecting container {name} with the network {}", network.name), why)
         };
-        let by_itself = matches!(
-            record.workload.network,
-            NetworkMode::Default | NetworkMode::User { host_loopback: false }
-        );
         // An ordinary user's own network stands for the usual one, and stays beside those that it shares.
-        if by_itself && !self.has_bridges() {
+        if is_by_itself(&record.workload.network) && !self.has_bridges() {
             let usual = NetworkUse { name: DEFAULT.to_owned(), ..NetworkUse::default() };
             record.workload.network = NetworkMode::Networks(vec![usual]);
         }
@@ -140,6 +136,18 @@ impl Engine {
         let container = self.store.container(&found.record.id)?;
         let _names = self.store.lock_names()?;
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
+        let refused = |why: &str| {
+            let what = format!("disconnecting container {name} from the network {}", network.name);
+            Error::impossible(what, why)
+        };
+        let mode = &record.workload.network;
+        let own = is_served(mode, self.identity) && shares(mode, self.identity).is_none();
+        let has_place = |places: Places| places.endpoints.iter().any(|endpoint| endpoint.id == network.id);
+        if network.name == DEFAULT && own && !self.places_of(&record.id)?.is_some_and(has_place) {
+            return Err(refused(
+                "a network of its own stands for it; when it is in another one, it may leave",
+            ));
+        }
         let is_it = |other: &NetworkUse| other.name == network.name || network.id.starts_with(&other.name);
         let member = match &mut record.workload.network {
             NetworkMode::Networks(uses) => {
@@ -150,10 +158,7 @@ impl Engine {
             _ => false,
         };
         if !member {
-            return Err(Error::impossible(
-                format!("disconnecting container {name} from the network {}", network.name),
-                "it is not in it",
-            ));
+            return Err(refused("it is not in it"));
         }
         let dir = self.networks_dir();
         let networks = Networks::open(&dir)?;
@@ -296,6 +301,11 @@ impl Engine {
 /// Takes out what is left of a network that the container is not in by its record: whoever let it join was killed.
 fn take_out(places: &mut Places, network: &Network) -> Vec<Endpoint> {
     places.endpoints.extract_if(.., |endpoint| endpoint.id == network.id).collect()
+}
+
+/// Whether a container has a network of its own, and nothing else was asked of that.
+fn is_by_itself(network: &NetworkMode) -> bool {
+    matches!(network, NetworkMode::Default | NetworkMode::User { host_loopback: false })
 }
 
 /// Whether a container of an ordinary user is to be in the usual network, which its own stands for.

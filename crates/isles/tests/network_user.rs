@@ -324,6 +324,8 @@ fn joins_late(world: &World) {
     let hosts = |name: &str| world.isles(&["exec", name, "cat", "/etc/hosts"]).fine();
     stays(world, "alone", &["-h", "lone"], "serve 0.0.0.0:80");
     let before = hosts("alone");
+    world.isles(&["network", "connect", "bridge", "alone"]).fails(1, &["in it already"]);
+    world.isles(&["network", "disconnect", "bridge", "alone"]).fails(1, &["of its own stands for it"]);
     world.isles(&["network", "create", "--subnet", "10.0.77.0/24", "near"]).fine();
     let second = ["network", "connect", "--ip", "10.0.77.9", "--alias", "late", "near", "alone"];
     world.isles(&second).fine();
