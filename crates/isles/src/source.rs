@@ -206,8 +206,14 @@ fn named(cx: &Context, store: &Store, reference: &Reference, wishes: &Wishes) ->
             whole(cx, store, image)
         }
         Err(e @ isles_registry::Error::Unreachable { .. }) => {
-            let hint = e.hint();
-            let what = format!("no image '{}' is here, and none can be fetched", reference.familiar());
+            let name = reference.familiar();
+            // A word without a slash is the name of an image, whatever lies here.
+            let file = name.strip_suffix(":latest").unwrap_or(&name);
+            let hint = match Path::new(file).exists() {
+                true => Some(format!("there is a file of that name: write ./{file} for that")),
+                false => e.hint(),
+            };
+            let what = format!("no image '{name}' is here, and none can be fetched");
             Err(Failure { hint, ..Failure::because(what, &e) })
         }
         pulled => Ok(pulled?.image),

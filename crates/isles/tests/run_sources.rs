@@ -146,3 +146,18 @@ fn drivers_that_this_host_does_not_have() {
         );
     });
 }
+
+#[test]
+fn a_name_that_leads_nowhere_is_said() {
+    let desk = Desk::new(true);
+    let nowhere = "[[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:1\"\ninsecure = true\n";
+    fs::write(desk.path("registries.conf"), nowhere).unwrap();
+    desk.file("tree.img", "x");
+    for (name, hint) in [
+        ("nothing-like-it:1", "check the name"),
+        ("tree.img", "there is a file of that name: write ./tree.img for that"),
+    ] {
+        let said = desk.run(&["isles", "run", name, "true"]);
+        fails(said, &[&format!("no image '{name}"), "cannot reach", hint]);
+    }
+}
