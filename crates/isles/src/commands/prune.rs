@@ -159,11 +159,12 @@ pub fn cmd_prune(cx: &Context, args: &Args) -> Result<Code, Failure> {
 
 fn is_meant(store: &Store, image: &ImageSummary, conditions: &Conditions<'_>) -> bool {
     let made = image.created.as_deref().and_then(parse_rfc3339);
-    match store.image(&image.manifest_digest) {
-        Ok(image) => conditions.met(made, &image.config.config.labels),
-        // Nobody can have meant the labels of one that cannot be read.
-        Err(_) => conditions.are_without_labels() && conditions.met(made, &BTreeMap::new()),
+    if conditions.are_without_labels() {
+        return conditions.met(made, &BTreeMap::new());
     }
+    // Nobody can have meant the labels of one that cannot be read.
+    let read = store.image(&image.manifest_digest);
+    read.is_ok_and(|image| conditions.met(made, &image.config.config.labels))
 }
 
 fn confirmed(cx: &Context, args: &Args) -> Result<bool, Failure> {
