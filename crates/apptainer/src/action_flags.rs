@@ -195,8 +195,15 @@ pub static DOCKER_PASSWORD: Flag =
     Flag::text("docker-password", "word", "").env(&["DOCKER_PASSWORD"]).bare().hidden();
 pub static AUTHFILE: Flag =
     Flag::text("authfile", "path", "credentials of registries, in docker's format").env(&["AUTH_FILE"]);
-pub static PASSPHRASE: Flag = Flag::switch("passphrase", "ask for the passphrase of an encrypted image");
-pub static PEM_PATH: Flag = Flag::text("pem-path", "path", "the RSA key of an encrypted image");
+pub static PASSPHRASE: Flag = Flag::switch(
+    "passphrase",
+    "ask for the passphrase that opens an encrypted image, or that one is built with",
+);
+pub static PEM_PATH: Flag = Flag::text(
+    "pem-path",
+    "path",
+    "an RSA key: the private one opens an encrypted image, the public one builds one",
+);
 
 // Rarely.
 pub static BOOT: Flag = Flag::switch("boot", "run the container's own /sbin/init (root only)").env(&["BOOT"]);

@@ -194,7 +194,9 @@ pub struct Args {
     #[arg(long, value_name = "PATH[:ro]", help_heading = "Files")]
     overlay: Vec<String>,
     /// How an image file gets a root file system: mounted by the kernel (root), served by this process (fuse), taken
-    /// into the store (unpack), or auto, the first of these that can be had [env: ISLES_IMAGE_MOUNT].
+    /// into the store (unpack), or auto, the first of these that can be had [env: ISLES_IMAGE_MOUNT]. One that is
+    /// encrypted is served, and opened with APPTAINER_ENCRYPTION_PASSPHRASE, or with the private key in the file that
+    /// APPTAINER_ENCRYPTION_PEM_PATH names.
     #[arg(long, value_name = "WAY", help_heading = "Files")]
     image_mount: Option<String>,
     /// Bytes of /dev/shm [default: 64m].

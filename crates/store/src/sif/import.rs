@@ -188,7 +188,7 @@ fn partition_of(sif: &Sif, object: &Object) -> Result<FileTree> {
         Some(FileSystem::Squashfs) => FileTree::squashfs(sif.file(), object.offset, object.size, sif.name()),
         Some(FileSystem::Ext3) => FileTree::ext(sif.file(), object.offset, object.size, sif.name()),
         Some(FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs) => {
-            unsupported("an encrypted partition")
+            unsupported("an encrypted partition, which would lie open there,")
         }
         _ => unsupported("such a partition"),
     }
