@@ -150,6 +150,8 @@ pub(crate) struct Plan<'a> {
     pub protected: Vec<Hidden>,
     /// Path below /proc/sys and value.
     pub sysctls: Vec<(CString, Vec<u8>)>,
+    /// They are written by the container's own /proc, which is certain to be a new one.
+    pub sysctls_by_proc: bool,
     pub hostname: Option<Vec<u8>>,
     pub domainname: Option<Vec<u8>>,
     pub setgroups_allowed: bool,
@@ -402,6 +404,9 @@ impl<'a> Plan<'a> {
             let path = if name.contains('/') && !name.contains('.') { name.clone() } else { path };
             sysctls.push((text(&format!("sys/{path}"))?, value.clone().into_bytes()));
         }
+        let own_pids = flags & libc::CLONE_NEWPID as u64 != 0 || joins_pid.is_some();
+        let is_proc = |m: &PlannedMount| matches!(m.source, PlannedSource::Proc) && !m.optional;
+        let sysctls_by_proc = own_pids && mounts.iter().any(is_proc);
         let process = &setup.process;
         let argv = Strings::new(&process.args, "argument")?;
         let env = Strings::new(&process.env, "environment variable")?;
@@ -456,6 +461,7 @@ impl<'a> Plan<'a> {
             masked: hidden(&setup.masked_paths)?,
             protected: hidden(&setup.read_only_paths)?,
             sysctls,
+            sysctls_by_proc,
             hostname: setup.hostname.clone().filter(|_| warm.is_none()).map(String::into_bytes),
             domainname: setup.domainname.clone().filter(|_| warm.is_none()).map(String::into_bytes),
             cgroup_mount: if wants_cgroup { cgroup_layout()? } else { CgroupMount::V2 },

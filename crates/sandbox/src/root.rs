@@ -246,6 +246,9 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
     if mount.copy_up {
         crate::copy_up::copy(point.0, made.0).at_index(Step::CopyUp, index)?;
     }
+    if plan.sysctls_by_proc && matches!(mount.source, PlannedSource::Proc) {
+        write_sysctls(plan, &made)?;
+    }
     m::attach(&made, point.0).at_index(Step::Mount, index)?;
     if matches!(mount.source, PlannedSource::Dev) {
         dev::populate(plan, made.0).at_index(Step::Device, usize::MAX)?;
@@ -355,12 +358,16 @@ fn cgroup(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usize) -> Don
 }
 
 /// Kernel parameters are written through a /proc of our own, so that nothing mounted over the container's can
-/// catch the write (CVE-2019-19921, CVE-2025-52881).
+/// catch the write (CVE-2019-19921, CVE-2025-52881). The container's own is as good before it is attached; to let go of
+/// another takes a wait for the kernel's readers.
 pub(crate) fn sysctls(plan: &Plan<'_>) -> Done {
-    if plan.sysctls.is_empty() {
+    if plan.sysctls.is_empty() || plan.sysctls_by_proc {
         return Ok(());
     }
-    let proc = simple(c"proc").at(Step::Sysctl)?;
+    write_sysctls(plan, &simple(c"proc").at(Step::Sysctl)?)
+}
+
+fn write_sysctls(plan: &Plan<'_>, proc: &Fd) -> Done {
     for (index, (path, value)) in plan.sysctls.iter().enumerate() {
         let file =
             sys::open_in_root_no_links(proc.0, path, libc::O_WRONLY, 0).at_index(Step::Sysctl, index)?;
