@@ -33,7 +33,9 @@ fn images_become_files_and_files_images() {
         shelf
             .isles(&["save", "--format", "sif", "-o", "x.sif", "app:1", "back:1"])
             .fails(1, &["one image, not 2"]);
-        shelf.isles(&["load", "-i", "oci:layout", "--tag", "x:1"]).fails(1, &["--tag is for SIF files"]);
+        shelf
+            .isles(&["load", "-i", "oci:layout", "--tag", "x:1"])
+            .fails(1, &["--tag is for files of SIF, squashfs and ext3"]);
         let mut bytes = fs::read(shelf.path("app.sif")).unwrap();
         bytes.truncate(40_000);
         fs::write(shelf.path("short.sif"), bytes).unwrap();
