@@ -36,7 +36,7 @@ impl Engine {
         let network = self.network(&wanted.name)?;
         let found = self.find(name)?;
         let container = self.store.container(&found.record.id)?;
-        let names = self.store.lock_names()?;
+        let _names = self.store.lock_names()?;
         let mut record = Record::load(&container)?.ok_or_else(|| Error::NoContainer(name.to_owned()))?;
         let refused = |why: &str| {
             Error::impossible(format!("connecting container {name} with the network {}", network.name), why)
@@ -71,42 +71,13 @@ impl Engine {
             let pid = found.state.pid.ok_or_else(|| Error::NotRunning(name.to_owned()))?;
             let endpoints = self.join_served(&network, &record, wanted, pid, container.path())?;
             self.change_names(&record, &container, &endpoints, true)?;
-            record.save(&container)?;
-            return Ok(());
+            return record.save(&container);
         }
         if alive && let Some(pid) = found.state.pid {
-            let dir = self.networks_dir();
-            let networks = Networks::open(&dir)?;
-            let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
-            for stale in take_out(&mut places, &network) {
-                place::disconnect(&stale)?;
-                networks.release_addresses(&stale)?;
-            }
-            let number = (0..)
-                .find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n)))
-                .unwrap_or(0);
-            let endpoint = take(&networks, &network, &record, wanted, number)?;
-            places.endpoints.push(endpoint.clone());
-            networks.put(&record.id, &places)?;
-            place::prepare(&dir, &network, "")?;
-            let path = format!("/proc/{pid}/ns/net");
-            let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
-            let first = places.endpoints.len() == 1;
-            if let Err(e) = place::connect(&network, &endpoint, namespace.as_fd(), number, first) {
-                places.endpoints.pop();
-                drop(networks.release_addresses(&endpoint));
-                networks.put(&record.id, &places)?;
-                return Err(e.into());
-            }
-            // One that was in no network has had nowhere for its ports to lead.
-            if first {
-                place::publish(&places)?;
-            }
+            let endpoint = self.join_bridged(&network, &record, wanted, pid)?;
             self.change_names(&record, &container, &[endpoint], true)?;
         }
-        record.save(&container)?;
-        drop(names);
-        Ok(())
+        record.save(&container)
     }
 
     /// Lets a container that runs know the names that it has in networks, or forget them.
@@ -187,6 +158,43 @@ impl Engine {
 }
 
 impl Engine {
+    /// Gives a container that runs a pair of devices to a further bridge. Returns what it has taken.
+    fn join_bridged(
+        &self,
+        network: &Network,
+        record: &Record,
+        wanted: &NetworkUse,
+        pid: i32,
+    ) -> Result<Endpoint> {
+        let dir = self.networks_dir();
+        let networks = Networks::open(&dir)?;
+        let mut places = Networks::places(&dir, &record.id)?.unwrap_or_default();
+        for stale in take_out(&mut places, network) {
+            place::disconnect(&stale)?;
+            networks.release_addresses(&stale)?;
+        }
+        let number =
+            (0..).find(|n| !places.endpoints.iter().any(|e| e.device == device(&record.id, *n))).unwrap_or(0);
+        let endpoint = take(&networks, network, record, wanted, number)?;
+        places.endpoints.push(endpoint.clone());
+        networks.put(&record.id, &places)?;
+        place::prepare(&dir, network, "")?;
+        let path = format!("/proc/{pid}/ns/net");
+        let namespace = File::open(&path).map_err(|e| Error::file("open", &path, e))?;
+        let first = places.endpoints.len() == 1;
+        if let Err(e) = place::connect(network, &endpoint, namespace.as_fd(), number, first) {
+            places.endpoints.pop();
+            drop(networks.release_addresses(&endpoint));
+            networks.put(&record.id, &places)?;
+            return Err(e.into());
+        }
+        // One that was in no network has had nowhere for its ports to lead.
+        if first {
+            place::publish(&places)?;
+        }
+        Ok(endpoint)
+    }
+
     /// Lets a container that runs, and whose network is served by its monitor, be in a further one. The monitor reads
     /// that in what is written down. One that was in none that it shares is in the usual one from then on as well, if its
     /// record says so. Returns what it has taken.
