@@ -152,7 +152,7 @@ impl Certificate {
     /// As text, which ends with its last line's end.
     pub fn to_text(&self) -> String {
         let kind = if self.is_secret() { "PRIVATE KEY BLOCK" } else { "PUBLIC KEY BLOCK" };
-        armor(&self.to_bytes(), kind) + "\n"
+        armor(&self.to_bytes(), kind, true) + "\n"
     }
 
     /// The primary key, to sign with.

@@ -118,8 +118,9 @@ pub fn armored<'a>(text: &'a str, kind: &str) -> Result<(Vec<u8>, &'a str), Malf
     Ok((packets, after))
 }
 
-/// Packets as text, without the checksum that nobody needs.
-pub fn armor(packets: &[u8], kind: &str) -> String {
+/// Packets as text. The checksum is optional (RFC 9580, section 6.1), and signatures of SIF files have none, but without it
+/// GnuPG 2.2 takes the last line for more of them where their number of bytes can be divided by three.
+pub fn armor(packets: &[u8], kind: &str, with_checksum: bool) -> String {
     let encoded = STANDARD.encode(packets);
     let mut text = format!("-----BEGIN PGP {kind}-----\n\n");
     let mut rest = encoded.as_str();
@@ -128,6 +129,9 @@ pub fn armor(packets: &[u8], kind: &str) -> String {
         text.push_str(line);
         text.push('\n');
         rest = after;
+    }
+    if with_checksum {
+        text.push_str(&format!("={}\n", STANDARD.encode(checksum(packets))));
     }
     text.push_str(&format!("-----END PGP {kind}-----"));
     text
@@ -149,5 +153,17 @@ pub(crate) fn compose(text: &str, hash: &str, sign: impl FnOnce(&[u8]) -> Vec<u8
         message.push_str(line);
         message.push('\n');
     }
-    message + &armor(&sign(&canonical), "SIGNATURE")
+    message + &armor(&sign(&canonical), "SIGNATURE", false)
+}
+
+/// CRC-24 (RFC 9580, section 6.1.1).
+fn checksum(bytes: &[u8]) -> [u8; 3] {
+    let crc = bytes.iter().fold(0xb7_04ce_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte) << 16, |crc, _| {
+            let next = crc << 1;
+            if next & 0x100_0000 == 0 { next } else { next ^ 0x186_4cfb }
+        })
+    });
+    let [_, checksum @ ..] = crc.to_be_bytes();
+    checksum
 }
