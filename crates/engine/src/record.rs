@@ -461,6 +461,10 @@ pub(crate) fn info(container: &Container) -> Result<Option<Info>> {
     // The lock first: a container that ends in between is then taken for one that still runs, not for a dead one.
     let locked = container.is_locked();
     let state = State::load(container)?;
+    // Removed in between, it is not one that has not been started.
+    if state.pid.is_none() && state.exit_code.is_none() && !container.path().exists() {
+        return Ok(None);
+    }
     let is = |mark: &str| container.path().join(mark).exists();
     let status = match (&state, locked) {
         (State { restarting: true, .. }, true) => Status::Restarting,
