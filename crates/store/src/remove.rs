@@ -15,6 +15,8 @@ use crate::error::At;
 
 /// So many directories are open at once at most; deeper ones are moved up first.
 const DEPTH: usize = 48;
+/// How often a tree is looked through again in which something is left.
+const AGAIN: usize = 100;
 
 /// Deletes a file or a tree. What is gone already is fine.
 pub fn tree(path: &Path) -> Result<()> {
@@ -42,15 +44,20 @@ pub(crate) fn below(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io
         return gone_is_fine(unlink(parent, name, AtFlags::empty()));
     };
     let mut moved = 0;
+    let mut again = 0;
     // Directories too deep to hold open are moved to the top; the loop comes round for them.
     loop {
         let before = moved;
         empty(top.as_fd(), top.as_fd(), 0, &mut moved)?;
-        if before == moved {
-            break;
+        if before != moved {
+            continue;
+        }
+        match unlink(parent, name, AtFlags::REMOVEDIR) {
+            // While somebody else deletes the same, a reader misses entries.
+            Err(Errno::NOTEMPTY) if again < AGAIN => again += 1,
+            other => return gone_is_fine(other),
         }
     }
-    gone_is_fine(unlink(parent, name, AtFlags::REMOVEDIR))
 }
 
 /// Two may delete the same tree at once.
@@ -88,7 +95,10 @@ fn empty(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, depth: usize, moved: &mut u64
                 gone_is_fine(rustix::fs::renameat(dir, name, top, aside))?;
             } else {
                 empty(child.as_fd(), top, depth + 1, moved)?;
-                gone_is_fine(unlink(dir, name, AtFlags::REMOVEDIR))?;
+                match unlink(dir, name, AtFlags::REMOVEDIR) {
+                    Err(Errno::NOTEMPTY) => continue,
+                    other => gone_is_fine(other)?,
+                }
             }
             progress = true;
         }
