@@ -10,12 +10,16 @@ use isles_spec::FileSystemKind;
 use rustix::io::{Errno, Result};
 
 use crate::error::Error;
+use crate::kept_blocks::Label;
 
 /// An open image, as the kernel is to see it.
 #[derive(Debug)]
 pub struct FileImage {
     content: Content,
     owner: OnceLock<(u32, u32)>,
+    encrypted: bool,
+    /// Under which its blocks are kept.
+    label: OnceLock<Label>,
 }
 
 // There is one for each image that is open.
@@ -59,13 +63,40 @@ impl FileImage {
                 Content::Ext(isles_ext::Image::open(file, offset, size).map_err(bad)?)
             }
         };
-        Ok(FileImage { content, owner: OnceLock::new() })
+        Ok(FileImage {
+            content,
+            owner: OnceLock::new(),
+            encrypted: kind.is_encrypted(),
+            label: OnceLock::new(),
+        })
     }
 
     /// All files are this user's and group's, from now on: those of a user namespace that has no others.
     pub fn belongs_to(&self, uid: u32, gid: u32) {
         // Said once, before it is served.
         let _ = self.owner.set((uid, gid));
+    }
+
+    #[cfg(test)]
+    pub fn pretend_encrypted(self) -> FileImage {
+        FileImage { encrypted: true, ..self }
+    }
+
+    /// The SquashFS image, where it lies open in its file.
+    pub fn plain_squashfs(&self) -> Option<&isles_squashfs::Image> {
+        match &self.content {
+            Content::Squashfs(image) if !self.encrypted => Some(image),
+            _ => None,
+        }
+    }
+
+    pub fn set_label(&self, label: Label) {
+        // Said once, when it is opened.
+        let _ = self.label.set(label);
+    }
+
+    pub fn label(&self) -> Option<&Label> {
+        self.label.get()
     }
 
     fn owner(&self, uid: u32, gid: u32) -> (u32, u32) {

@@ -26,11 +26,12 @@ use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::PreparedSource;
 use isles_sandbox::{fuse, loop_device};
 use isles_spec::{FileSystemKind, ImageFile, ImageMount};
-use isles_store::{Merged, Ownership};
+use isles_store::{Merged, Ownership, Store};
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::error::{Error, Result};
 use crate::file_image::FileImage;
+use crate::kept_blocks;
 use crate::view::View;
 
 /// More threads than this do not wait for each other less.
@@ -66,6 +67,7 @@ pub fn mountable(
     opened: Option<Arc<Server<FileImage>>>,
     way: ImageMount,
     identity: Identity,
+    store: &Store,
 ) -> Result<Mountable> {
     let failed = |e: io::Error| Error::file("read the image", &image.path, e);
     let file = match file {
@@ -112,6 +114,7 @@ pub fn mountable(
         None => {
             let copy = file.try_clone().map_err(failed)?;
             let opened = FileImage::open(image.kind, copy, image.offset, size, &image.path, None)?;
+            kept_blocks::recall(store, &opened, &file, image.offset, size);
             Arc::new(Server::new(opened))
         }
     };

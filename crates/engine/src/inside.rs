@@ -8,12 +8,13 @@ use std::sync::Arc;
 use isles_fuse::Server;
 use isles_sandbox::loop_device;
 use isles_spec::{ImageFile, Root};
-use isles_store::{Image, Merged};
+use isles_store::{Image, Merged, Store};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file_image::FileImage;
 use crate::image_mount::look_into;
+use crate::kept_blocks;
 use crate::view::{Look, View, read};
 
 /// A root file system as it is at rest, without overlays and what is mounted into it.
@@ -65,13 +66,13 @@ impl Engine {
             (Root::Image { name, .. }, None) => {
                 return Err(Error::impossible(format!("image {name}"), "it was not looked up"));
             }
-            (Root::File(image), _) => of_file(image, file, secret)?,
+            (Root::File(image), _) => of_file(image, file, secret, &self.store)?,
         };
         Ok(Inside(view))
     }
 }
 
-fn of_file(image: &ImageFile, file: Option<&File>, secret: Option<&[u8]>) -> Result<View> {
+fn of_file(image: &ImageFile, file: Option<&File>, secret: Option<&[u8]>, store: &Store) -> Result<View> {
     let failed = |e| Error::file("read the image", &image.path, e);
     let file = match file {
         Some(file) => file.try_clone().map_err(failed)?,
@@ -81,7 +82,10 @@ fn of_file(image: &ImageFile, file: Option<&File>, secret: Option<&[u8]>) -> Res
     let size = image.size.unwrap_or_else(|| length.saturating_sub(image.offset));
     let copy = file.try_clone().map_err(failed)?;
     match FileImage::open(image.kind, copy, image.offset, size, &image.path, secret) {
-        Ok(opened) => Ok(View::Image(Arc::new(Server::new(opened)))),
+        Ok(opened) => {
+            kept_blocks::recall(store, &opened, &file, image.offset, size);
+            Ok(View::Image(Arc::new(Server::new(opened))))
+        }
         // Root's kernel may know what our reader does not.
         Err(e @ Error::Ext { .. }) => match loop_device::mount(&file, image.offset, size, c"ext4", false) {
             Ok(mount) => look_into(&mount),

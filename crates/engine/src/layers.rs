@@ -11,7 +11,7 @@ use isles_fuse::Server;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{MountSource, Prepared, PreparedSource, RootFs};
 use isles_spec::{ImageFile, ImageMount, MountKind, Overlay, Root, RunAs, UserNamespace, Workload, Writable};
-use isles_store::{Container, FileKind, Merged};
+use isles_store::{Container, FileKind, Merged, Store};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -60,6 +60,7 @@ struct Images<'a> {
     folder: &'a Container,
     way: ImageMount,
     identity: Identity,
+    store: &'a Store,
     /// How many folders for mounts there are.
     places: usize,
     prepared: Vec<Prepared>,
@@ -76,7 +77,7 @@ impl Images<'_> {
     ) -> Result<(PathBuf, View)> {
         // What is taken into the store is the root alone.
         let way = if self.way == ImageMount::Unpack { ImageMount::Auto } else { self.way };
-        let ready = mountable(image, file, opened, way, self.identity)?;
+        let ready = mountable(image, file, opened, way, self.identity, self.store)?;
         self.servers.extend(ready.server);
         let place = self.place(ready.source, image.path.display().to_string())?;
         Ok((place, ready.view))
@@ -135,6 +136,7 @@ impl Engine {
             folder,
             way: workload.image_mount,
             identity: self.identity,
+            store: &self.store,
             places: 0,
             prepared: Vec::new(),
             servers: Vec::new(),

@@ -25,6 +25,7 @@ pub mod image_file;
 mod image_mount;
 mod inside;
 mod join;
+mod kept_blocks;
 mod layers;
 pub mod log;
 mod membership;

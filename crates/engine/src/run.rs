@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
+use isles_fuse::Server;
 use isles_network::dns::{Resolver, Token};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::UserNs;
@@ -18,6 +20,7 @@ use rustix::io::Errno;
 use crate::caller::caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::file_image::FileImage;
 use crate::health::merged;
 use crate::inside::Inside;
 use crate::log::{JOURNAL, has_journal};
@@ -29,7 +32,7 @@ use crate::start::{Fence, null, spawn, spawn_halting};
 use crate::step::Exit;
 use crate::user_network::{Unserved, UserNetwork, usual};
 use crate::view::View;
-use crate::{foreign, hosts, name, namespaces, process, terminal};
+use crate::{foreign, hosts, kept_blocks, name, namespaces, process, terminal};
 
 /// So many signals to end it, one after the other, kill a container that does not listen (docker does the same).
 pub(crate) const PATIENCE: u32 = 3;
@@ -96,6 +99,7 @@ impl Engine {
         // Before the folder in which they have mounted is removed.
         let written = started.programs.take().map_or(Ok(()), OverlayPrograms::finish);
         let exit = exit.and_then(|exit| written.map(|()| exit));
+        started.servers.iter().for_each(|image| kept_blocks::remember(&self.store, image.file_system()));
         if workload.remove {
             self.note(&container.record, "destroy", &[]);
         }
@@ -284,8 +288,8 @@ impl Engine {
         }
         (foreground.started)(child.pid());
         self.note(record, "start", &[]);
-        let serves = !base.servers.is_empty();
-        Ok(Started { child, state, fence, locks, network: made, serves, resolver, programs: base.programs })
+        let servers = base.servers;
+        Ok(Started { child, state, fence, locks, network: made, servers, resolver, programs: base.programs })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -386,8 +390,8 @@ pub(crate) struct Started {
     pub locks: Vec<std::fs::File>,
     /// Its network, where nobody serves it yet.
     pub network: Option<Unserved>,
-    /// Threads of this process serve files of it.
-    pub serves: bool,
+    /// The images of which threads of this process serve files.
+    pub servers: Vec<Arc<Server<FileImage>>>,
     /// Answers its questions for names, where it has networks.
     pub resolver: Option<Resolver>,
     /// Programs of the host that serve its root.

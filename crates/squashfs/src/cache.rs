@@ -85,6 +85,16 @@ impl Cache {
         shard.slots.push(Slot { key, block, again: false });
     }
 
+    /// All blocks that are there.
+    pub(crate) fn all(&self) -> Vec<(Key, Arc<Block>)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(shard.slots.iter().map(|slot| (slot.key, slot.block.clone())));
+        }
+        all
+    }
+
     /// Bytes in use now.
     #[cfg(test)]
     fn used(&self) -> usize {

@@ -187,7 +187,9 @@ impl Image {
             return Ok(size);
         }
         let n = self.with_packed(at, word, |packed| self.superblock.codec.decompress(packed, out))?;
-        n.map_err(|what| Error::Damaged { at, what: format!("a block: {what}") })
+        let n = n.map_err(|what| Error::Damaged { at, what: format!("a block: {what}") })?;
+        self.count(n);
+        Ok(n)
     }
 
     /// The bytes of a block as written.

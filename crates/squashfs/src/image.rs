@@ -1,13 +1,15 @@
 //! An image that is open: its bytes, its caches, and the blocks between the two.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::cache::{Block, Cache};
+use crate::cache::{Block, Cache, Key};
 use crate::codec::Codec;
 use crate::data::Checkpoints;
 use crate::dir::Resume;
 use crate::error::{Error, Result, damaged};
 use crate::inode::{FileType, InodeRef};
+use crate::kept::Kept;
 use crate::meta;
 use crate::partial::Partials;
 use crate::source::Source;
@@ -54,6 +56,10 @@ pub struct Image {
     pub(crate) resume: Resume,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) partials: Partials,
+    /// Blocks that were decompressed when the image was open before.
+    pub(crate) kept: OnceLock<Kept>,
+    /// Bytes that were decompressed now.
+    pub(crate) decompressed: AtomicU64,
 }
 
 impl Image {
@@ -85,6 +91,8 @@ impl Image {
             owners: OnceLock::new(),
             resume: Resume::default(),
             checkpoints: Checkpoints::default(),
+            kept: OnceLock::new(),
+            decompressed: AtomicU64::new(0),
         };
         // Needed next in any case, and a good proof that this is an image that can be read.
         if image.inode(image.root())?.file_type != FileType::Dir {
@@ -131,6 +139,11 @@ impl Image {
         if let Some(block) = self.metadata.get((at, 0)) {
             return Ok(block);
         }
+        if let Some(block) = self.kept.get().and_then(|kept| kept.block((at, 0))) {
+            let block = Arc::new(block);
+            self.metadata.insert((at, 0), block.clone());
+            return Ok(block);
+        }
         // One call for a block and its header, and for a part of the next one.
         let mut raw = [0; meta::BLOCK + 2];
         let there = self.superblock.bytes_used.saturating_sub(at).min(raw.len() as u64) as usize;
@@ -152,6 +165,7 @@ impl Image {
             data = vec![0; meta::BLOCK];
             let n = self.superblock.codec.decompress(body, &mut data);
             let n = n.map_err(|what| Error::Damaged { at, what: format!("a metadata block: {what}") })?;
+            self.count(n);
             data.truncate(n);
             if n < meta::BLOCK / 2 {
                 data.shrink_to_fit();
@@ -170,6 +184,26 @@ impl Image {
     /// A data or fragment block from the cache.
     pub(crate) fn cached(&self, at: u64, word: u32) -> Option<Arc<Block>> {
         self.data.get((at, word))
+    }
+
+    /// Notes that bytes were decompressed.
+    pub(crate) fn count(&self, bytes: usize) {
+        self.decompressed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whole blocks, of metadata first. Those that wait for somebody to read on are decompressed to their end.
+    pub(crate) fn blocks_in_memory(&self) -> Vec<(Key, Arc<Block>)> {
+        let mut all = self.metadata.all();
+        // What is not compressed is no faster to have from elsewhere.
+        let data = self.data.all();
+        all.extend(data.into_iter().filter(|((_, word), _)| word & crate::data::RAW == 0));
+        for (key, len) in self.partials.keys() {
+            // Damage is for whoever reads it.
+            if let Ok(Some(block)) = self.finish(key, len) {
+                all.push((key, block));
+            }
+        }
+        all
     }
 
     /// A data or fragment block of at most `len` bytes, through the cache. `word` is its size as written.

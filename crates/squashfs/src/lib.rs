@@ -38,6 +38,7 @@ mod error;
 mod folder;
 mod image;
 mod inode;
+mod kept;
 mod meta;
 mod partial;
 mod path;

@@ -12,7 +12,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use crate::cache::{Block, Key};
 use crate::codec::Codec;
 use crate::data::RAW;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, damaged};
 use crate::image::Image;
 
 /// So few bytes at the end of a block are inflated with what is before them.
@@ -73,6 +73,11 @@ impl Partials {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Those that wait, and how many bytes each may have.
+    pub(crate) fn keys(&self) -> Vec<(Key, usize)> {
+        self.lock().iter().map(|partial| (partial.key, partial.data.len() - 1)).collect()
+    }
+
     /// Takes a block out, so nobody waits for somebody else's decompression.
     fn take(&self, key: Key, room: usize) -> Option<Partial> {
         let mut waiting = self.lock();
@@ -125,6 +130,9 @@ impl Image {
         if let Some(block) = self.cached(at, word) {
             return Ok(Piece::Whole(block));
         }
+        if self.kept.get().is_some_and(|kept| kept.fill((at, word), from, out)) {
+            return Ok(Piece::Copied);
+        }
         let end = from.saturating_add(out.len());
         if self.superblock.codec != Codec::Gzip || word & RAW != 0 || end > len {
             return self.block(at, word, len).map(Piece::Whole);
@@ -138,7 +146,9 @@ impl Image {
             None => self.partials.begin(key, room),
         };
         if partial.filled() < end {
+            let before = partial.filled();
             let ended = self.with_packed(at, word, |packed| partial.inflate(packed, target))?;
+            self.count(partial.filled() - before);
             if ended.map_err(|what| Error::Damaged { at, what: format!("a block: {what}") })? {
                 let filled = partial.filled();
                 partial.data.truncate(filled);
@@ -148,6 +158,22 @@ impl Image {
         out.copy_from_slice(&partial.data[from..end]);
         self.partials.put(partial);
         Ok(Piece::Copied)
+    }
+
+    /// Decompresses the rest of a block that waits; `None` where it does not wait any more.
+    pub(crate) fn finish(&self, key: Key, len: usize) -> Result<Option<Arc<Block>>> {
+        let room = len + 1;
+        let Some(mut partial) = self.partials.take(key, room) else { return Ok(None) };
+        let (at, word) = key;
+        let ended = self.with_packed(at, word, |packed| partial.inflate(packed, room))?;
+        match ended {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(what) => return damaged(at, format!("a block: {what}")),
+        }
+        let filled = partial.filled();
+        partial.data.truncate(filled);
+        Ok(Some(self.keep(at, word, partial.data)))
     }
 }
 

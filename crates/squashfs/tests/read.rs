@@ -160,3 +160,83 @@ fn threads_share_an_image() {
         }
     });
 }
+
+#[test]
+fn blocks_that_were_kept_are_taken_from_there() {
+    if !has("mksquashfs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree");
+    std::fs::create_dir(&folder).unwrap();
+    everything(&folder);
+    let large: Vec<u8> = (0..1_000_000u32).flat_map(|n| (n / 3).to_le_bytes()).collect();
+    std::fs::write(folder.join("large"), &large).unwrap();
+    let want = of_folder(&folder);
+    for codec in ["gzip", "zstd", "xz"] {
+        let path = dir.path().join(codec);
+        let options = ["-quiet", "-noappend", "-comp", codec];
+        run(Command::new("mksquashfs").args([&folder, &path]).args(options));
+        let open = || {
+            let file = File::open(&path).unwrap();
+            let len = file.metadata().unwrap().len();
+            Image::open(file, 0, len).unwrap()
+        };
+        let read = |image: &Image, skip: usize| {
+            let large = image.lookup(&image.inode(image.root()).unwrap(), b"large").unwrap().unwrap();
+            let mut part = [0; 5000];
+            image.read_at(&image.inode(large.inode).unwrap(), &mut part, skip as u64).unwrap();
+            part
+        };
+        let keep = |image: &Image, name: &str| {
+            let path = dir.path().join(name);
+            image.keep_blocks(&mut File::create(&path).unwrap(), b"label").unwrap();
+            path
+        };
+        let image = open();
+        assert!(!image.has_blocks_to_keep());
+        for skip in (0..4_000_000 - 200_000).step_by(300_000) {
+            assert_eq!(read(&image, skip)[..], large[skip..skip + 5000], "{codec}");
+        }
+        assert!(image.has_blocks_to_keep());
+        let first = keep(&image, "first");
+        // The image is gone but for its superblock: what is answered now comes from the other file.
+        let bytes = std::fs::read(&path).unwrap();
+        let mut broken = vec![0xff; bytes.len()];
+        broken[..96].copy_from_slice(&bytes[..96]);
+        // The tables are found by their indices, which are not compressed.
+        let tables = bytes.len().saturating_sub(8192);
+        broken[tables..].copy_from_slice(&bytes[tables..]);
+        let again = open();
+        assert!(!again.recall_blocks(File::open(&first).unwrap(), b"another"));
+        assert!(again.recall_blocks(File::open(&first).unwrap(), b"label"));
+        std::fs::write(&path, &broken).unwrap();
+        assert_eq!(read(&again, 600_000)[..], large[600_000..605_000], "{codec}");
+        assert!(!again.has_blocks_to_keep());
+        // What is read beside it is as it ever was, and both are kept in the end.
+        std::fs::write(&path, &bytes).unwrap();
+        assert_same(&of_image(&again), &want, codec);
+        let both = keep(&again, "both");
+        assert!(both.metadata().unwrap().len() > first.metadata().unwrap().len());
+        let third = open();
+        assert!(third.recall_blocks(File::open(&both).unwrap(), b"label"));
+        assert_same(&of_image(&third), &want, codec);
+        // Bytes of any kind give an error or an answer, and no harm.
+        let good = std::fs::read(&both).unwrap();
+        for n in 0..60usize {
+            let mut bad = good.clone();
+            bad[n * 97 % 4096.min(good.len())] ^= (n % 255) as u8 + 1;
+            std::fs::write(&both, &bad).unwrap();
+            let image = open();
+            image.recall_blocks(File::open(&both).unwrap(), b"label");
+            for skip in [0, 131_072, 1_000_000] {
+                if let Ok(Some(large)) =
+                    image.inode(image.root()).and_then(|root| image.lookup(&root, b"large"))
+                {
+                    let found = image.inode(large.inode);
+                    let _ = found.and_then(|inode| image.read_at(&inode, &mut [0; 9000], skip));
+                }
+            }
+        }
+    }
+}

@@ -3,10 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isles_spec::{Algorithm, Digest};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::At;
@@ -16,6 +18,8 @@ use crate::{Error, Lease, Result, Store};
 
 const RECORD_LIMIT: u64 = 4 << 20;
 const MEMORY_LIMIT: u64 = 256 << 20;
+/// When a file was last used is told to this.
+const USED: Duration = Duration::from_secs(3600);
 
 /// What a step of a build gave, kept under the key of everything that went into it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,16 +39,19 @@ pub enum Memory {
     Indices,
     /// What was behind a URL when it was last asked for.
     Urls,
+    /// Decompressed blocks of image files.
+    Blocks,
 }
 
 impl Memory {
-    pub(crate) const ALL: [Memory; 3] = [Memory::Files, Memory::Indices, Memory::Urls];
+    pub(crate) const ALL: [Memory; 4] = [Memory::Files, Memory::Indices, Memory::Urls, Memory::Blocks];
 
     pub(crate) fn folder(self) -> &'static str {
         match self {
             Memory::Files => "cache/files",
             Memory::Indices => "cache/debian",
             Memory::Urls => "cache/urls",
+            Memory::Blocks => "cache/blocks",
         }
     }
 }
@@ -63,13 +70,42 @@ impl Store {
         }
     }
 
+    /// The file of what was remembered under a name, where it is this user's alone to write; marks it as used, to the hour.
+    pub fn remembered_file(&self, memory: Memory, name: &str) -> Option<File> {
+        let path = self.root.join(memory.folder()).join(name);
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(&path).ok()?;
+        let found = file.metadata().ok()?;
+        let ours = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
+        if !found.is_file() || !ours {
+            return None;
+        }
+        if found.modified().ok()?.elapsed().is_ok_and(|age| age > USED) {
+            touch(&path);
+        }
+        Some(file)
+    }
+
     /// Remembers something under a name. A power cut may leave it empty or cut short.
     pub fn remember(&self, memory: Memory, name: &str, content: &[u8]) -> Result<()> {
+        self.remember_by(memory, name, |file| file.write_all(content))
+    }
+
+    /// The same, for what is written piece by piece.
+    pub fn remember_by(
+        &self,
+        memory: Memory,
+        name: &str,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<()> {
         let path = self.dir(memory.folder())?.join(name);
         // Written in this process's own folder, so that nothing is left beside it when the process is killed.
         let temporary = self.scratch("memory")?;
-        let result =
-            fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, &path)).at("write", &path);
+        let written = File::options().write(true).create_new(true).mode(0o600).open(&temporary);
+        let result = written
+            .and_then(|mut file| write(&mut file))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .at("write", &path);
         if result.is_err() {
             let _ = fs::remove_file(&temporary);
         }

@@ -33,6 +33,17 @@ pub(crate) enum Kind {
 }
 
 impl Cached {
+    /// `None` where it is gone.
+    fn of(path: PathBuf, kind: Kind) -> Option<Cached> {
+        let meta = fs::metadata(&path).ok()?;
+        let more = match &kind {
+            Kind::Mount(folder) => disk_bytes(folder),
+            Kind::Record(_) | Kind::Download | Kind::Memory => 0,
+        };
+        let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(Cached { path, used, bytes: meta.blocks() * 512 + more, kind })
+    }
+
     /// A cache mount that a step uses right now.
     pub fn in_use(&self) -> bool {
         matches!(self.kind, Kind::Mount(_)) && cache_mount::in_use(&self.path)
@@ -85,32 +96,41 @@ impl Store {
         }
     }
 
+    /// Takes the least recently used away of what was remembered of one kind, until no more than `budget` bytes are there.
+    pub fn shrink_memory(&self, memory: Memory, budget: u64) -> Result<()> {
+        let mut items: Vec<Cached> = self.of_memory(memory)?;
+        items.sort_by_key(|item| std::cmp::Reverse(item.used));
+        let mut total = 0;
+        for item in items {
+            total += item.bytes;
+            if total > budget {
+                self.evict(&item)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn of_memory(&self, memory: Memory) -> Result<Vec<Cached>> {
+        let folder = self.root.join(memory.folder());
+        let names = names_in(&folder)?;
+        Ok(names.iter().filter_map(|name| Cached::of(folder.join(name), Kind::Memory)).collect())
+    }
+
     /// Everything in the caches.
     pub(crate) fn cached(&self) -> Result<Vec<Cached>> {
         let mut out = Vec::new();
-        let mut add = |path: PathBuf, kind: Kind| {
-            let Ok(meta) = fs::metadata(&path) else { return };
-            let more = match &kind {
-                Kind::Mount(folder) => disk_bytes(folder),
-                Kind::Record(_) | Kind::Download | Kind::Memory => 0,
-            };
-            let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            out.push(Cached { path, used, bytes: meta.blocks() * 512 + more, kind });
-        };
+        let mut add = |path: PathBuf, kind: Kind| out.extend(Cached::of(path, kind));
         for (path, holds) in self.build_records()? {
             add(path, Kind::Record(holds));
         }
         for digest in self.downloads()? {
             add(self.download_path(&digest), Kind::Download);
         }
-        for memory in Memory::ALL {
-            let folder = self.root.join(memory.folder());
-            for name in names_in(&folder)? {
-                add(folder.join(name), Kind::Memory);
-            }
-        }
         for (lock, folder) in self.cache_mounts()? {
             add(lock, Kind::Mount(folder));
+        }
+        for memory in Memory::ALL {
+            out.extend(self.of_memory(memory)?);
         }
         Ok(out)
     }

@@ -85,7 +85,7 @@ pub use image::{Image, ImageSummary, NewImage};
 pub use import::Imported;
 pub use ingest::{Fetch, Ingested};
 pub use isles_sif::NewFile;
-pub use layer::{LayerInfo, Skipped};
+pub use layer::{LayerInfo, Skipped, boot_id};
 pub use layout::{DockerArchiveWriter, Layout, LayoutBlob, LayoutWriter};
 pub use lease::Lease;
 pub use merged::{DirEntry, FileKind, Merged, Stat};

@@ -4,12 +4,12 @@
 mod support;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use isles_spec::{Digest, Quiet};
-use isles_store::{BuildRecord, CacheLock, Error, Memory, PruneOptions, Store};
+use isles_store::{BuildRecord, CacheLock, Error, Memory, Ownership, PruneOptions, Store};
 use support::*;
 
 #[test]
@@ -450,4 +450,26 @@ fn a_collector_never_takes_a_part_of_a_container_that_is_being_made() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(results, [Ok(()), Ok(())]);
     });
+}
+
+#[test]
+fn of_what_was_remembered_the_least_recently_used_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), Ownership::Single).unwrap();
+    assert!(store.remembered_file(Memory::Blocks, "a").is_none());
+    let folder = store.root().join("cache/blocks");
+    for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+        store.remember_by(Memory::Blocks, name, |file| file.write_all(&[b'x'; 100_000])).unwrap();
+        let time = SystemTime::now() - Duration::from_secs(9000 - n as u64);
+        fs::File::open(folder.join(name)).unwrap().set_modified(time).unwrap();
+    }
+    // Using it makes it the youngest.
+    assert_eq!(store.remembered_file(Memory::Blocks, "a").unwrap().metadata().unwrap().len(), 100_000);
+    store.shrink_memory(Memory::Blocks, 250_000).unwrap();
+    let there = |name| store.remembered_file(Memory::Blocks, name).is_some();
+    assert_eq!([there("a"), there("b"), there("c")], [true, false, true]);
+    std::os::unix::fs::symlink("a", folder.join("link")).unwrap();
+    assert!(!there("link"));
+    let failed = store.remember_by(Memory::Blocks, "d", |_| Err(std::io::Error::other("no")));
+    assert!(failed.is_err() && !there("d"));
 }

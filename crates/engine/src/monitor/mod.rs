@@ -288,7 +288,7 @@ impl Engine {
         let Created { folder, record } = created;
         let control = listen(folder.path())?;
         let (streams, mut ends) = streams(&record.workload)?;
-        let Started { mut child, mut state, fence, locks, network, serves, resolver, programs: _ } =
+        let Started { mut child, mut state, fence, locks, network, servers, resolver, programs: _ } =
             self.start_in(&folder, &record, foreground, streams)?;
         // The group is found again by its name.
         fence.keep();
@@ -311,7 +311,7 @@ impl Engine {
             delay,
             signals,
         };
-        Ok((running, serves))
+        Ok((running, !servers.is_empty()))
     }
 }
 
