@@ -435,6 +435,14 @@ fn findings_have_an_exact_place_and_say_what_to_do() {
         ("FROM base\nLABEL a b c\n", "2:7: LegacyKeyValueFormat", 1, "write LABEL a=\"b c\""),
         ("FROM base\nRUN a \\\n\n b\n", "3:1: NoEmptyContinuation", 1, "blank line"),
         ("FROM base\nEXPOSE 1:2/TCP\n", "2:8: ExposeProtoCasing", 7, "write 2/tcp"),
+        ("FROM base\nCMD [\"a\" \"b\"]\n", "2:1: JSONArgsRecommended", 3, "commas between them"),
+        (
+            "FROM base\nENTRYPOINT [ 'a', 'b' ]\n",
+            "2:1: JSONArgsRecommended",
+            10,
+            "double quotes around each word",
+        ),
+        ("FROM base\nCMD [ -f /a ] && b\n", "2:1: JSONArgsRecommended", 3, "or SHELL before it"),
     ] {
         let checked = look(text, &With::default());
         let first = &checked.findings[0].place;

@@ -203,8 +203,8 @@ const ENOUGH: usize = 64 << 10;
 const REMOVAL: Duration = Duration::from_secs(10);
 /// How long the last word to a monitor may take that has not listened for a while.
 const PARTING: Duration = Duration::from_secs(2);
-/// More than a frame.
-const ROOM: usize = 256 << 10;
+/// A frame: more at once would leave the processor's caches before it is printed.
+const ROOM: usize = frames::LONGEST + HEAD;
 
 /// Prints all of it, whatever the caller has made of its streams. What nobody takes is lost, and `false` said.
 fn print(to: impl AsFd, mut content: &[u8]) -> bool {

@@ -10,11 +10,11 @@ use isles_spec::{Digest, Pod, Port, Workload};
 use isles_store::{Container, Remains};
 use serde::{Deserialize, Serialize};
 
-use crate::control::{mark, send_to, wake};
+use crate::control::{send_to, wake};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::health::{Checks, FILE as HEALTH, Health};
-use crate::monitor::{PAUSED, STOPPED};
+use crate::monitor::{DOOMED, PAUSED, STOPPED};
 use crate::start::Fence;
 
 const CONFIG: &str = "config.json";
@@ -233,11 +233,8 @@ impl Engine {
             if found.status != Status::Running || is_pod {
                 continue;
             }
-            let marked = self
-                .store
-                .container(&found.record.id)
-                .and_then(|container| container.write_volatile(STOPPED, format!("{}\n", now()).as_bytes()));
-            if marked.is_ok() {
+            let Ok(container) = self.store.container(&found.record.id) else { continue };
+            if doom(&container).is_ok() {
                 let _ = send_to(found.state.pid.zip(found.state.pid_start), libc::SIGKILL);
             }
         }
@@ -288,20 +285,23 @@ impl Engine {
     /// container, in which case this is `false`. A program that is just being started has no number yet.
     fn end(&self, container: &mut Container) -> Result<bool> {
         const PAUSE: Duration = Duration::from_millis(5);
+        const LOOKS: u32 = 20;
         /// A monitor that has not let go after this time is stopped, or hangs.
         const PATIENCE: Duration = Duration::from_secs(10);
         let begin = Instant::now();
-        mark(container, STOPPED)?;
+        doom(container)?;
         loop {
+            let mut program = None;
             match info(container) {
                 Ok(Some(found)) => {
                     let state = &found.state;
+                    program = state.pid.zip(state.pid_start);
                     match found.status {
                         Status::Restarting => wake(&found)?,
                         Status::Paused => self.thaw(container)?,
                         _ => {}
                     }
-                    send_to(state.pid.zip(state.pid_start), libc::SIGKILL)?;
+                    send_to(program, libc::SIGKILL)?;
                     if begin.elapsed() > PATIENCE {
                         send_to(state.monitor, libc::SIGKILL)?;
                     }
@@ -312,7 +312,16 @@ impl Engine {
             }
             match container.try_lock() {
                 Ok(true) => return Ok(true),
-                Ok(false) => await_monitor(container, PAUSE),
+                Ok(false) => {
+                    // Its monitor lets go of it before it ends itself.
+                    await_end(program, PAUSE);
+                    for _ in 0..LOOKS {
+                        match container.try_lock() {
+                            Ok(false) => await_monitor(container, PAUSE / LOOKS),
+                            _ => break,
+                        }
+                    }
+                }
                 Err(e) if gone(&e) => return Ok(false),
                 Err(e) => return Err(e.into()),
             }
@@ -429,14 +438,30 @@ pub(crate) fn gone(error: &isles_store::Error) -> bool {
 /// Waits until a container's monitor has ended, for this time at most. By its descriptor: closing a watch of files costs the
 /// kernel's readers' time (SRCU), some 20 ms.
 fn await_monitor(container: &Container, time: Duration) {
+    let monitor = State::load(container).ok().and_then(|state| state.monitor);
+    if !await_end(monitor, time) {
+        std::thread::sleep(time.min(PAUSE_WITHOUT));
+    }
+}
+
+/// Waits until a process has ended, for this time at most. `false` where it is not there.
+fn await_end(process: Option<(i32, u64)>, time: Duration) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    let monitor = State::load(container).ok().and_then(|state| state.monitor);
-    let monitor = monitor.filter(|(pid, start)| process_start(*pid) == Some(*start));
+    let process = process.filter(|(pid, start)| process_start(*pid) == Some(*start));
     let open = |(pid, _)| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
-    let Some(pidfd) = monitor.and_then(open) else { return std::thread::sleep(time.min(PAUSE_WITHOUT)) };
+    let Some(pidfd) = process.and_then(open) else { return false };
     let timeout = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
     let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+    true
+}
+
+/// Says that a container is about to be killed and removed, for its monitor.
+fn doom(container: &Container) -> Result<()> {
+    match container.write_volatile(STOPPED, format!("{}\n{DOOMED}\n", now()).as_bytes()) {
+        Err(e) if gone(&e) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Between two looks, where nobody is known whose end could be waited for.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::background::Target;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::Info;
+use crate::record::{Info, Status};
 use held::Held;
 
 /// One report of the child has a message, or the names of what was left out.
@@ -234,7 +234,10 @@ impl Engine {
         })
         .map_err(failed)?;
         let mut container = self.store.container(&info.record.id)?;
-        let held = if container.try_lock()? { Some(self.hold(container, &info.record)?) } else { None };
+        // Where its monitor has written down its end, it is about to let go of it.
+        let ended = |id: &str| self.find(id).is_ok_and(|found| found.status == Status::Exited);
+        let idle = container.try_lock()? || (ended(&info.record.id) && container.lock().is_ok());
+        let held = if idle { Some(self.hold(container, &info.record)?) } else { None };
         let pid = match &held {
             Some(held) => held.pid(),
             None => self.pid_of(&info.record.id)?,

@@ -70,13 +70,18 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Whether anything is kept of what it gets.
+    pub(crate) fn keeps(&self) -> bool {
+        self.file.is_some() || self.journal.is_some()
+    }
+
     /// Takes what the program has printed, at a time in nanoseconds since 1970. What cannot be written is lost, since the
     /// program must go on; how much that was is said by an entry as soon as there is room for it.
     ///
     /// # Errors
     /// The disk is full, or worse.
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], time: u64) -> io::Result<()> {
-        if self.file.is_none() && self.journal.is_none() {
+        if !self.keeps() {
             return Ok(());
         }
         let written = self.tell_of_losses(time).and_then(|()| self.take(stream, bytes, time));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 
 use super::frames::{self, HEAD, Kind, OWNS, WANTS_INPUT, WANTS_OUTPUT};
 
@@ -17,6 +18,10 @@ use super::frames::{self, HEAD, Kind, OWNS, WANTS_INPUT, WANTS_OUTPUT};
 const ENOUGH: usize = 256 << 10;
 /// Who takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Less in a pipe is sooner read than passed on as it is.
+const WORTH_PASSING: usize = 16 << 10;
+/// What the longest frame takes of the room of a socket, with the kernel's own part.
+const FRAME: usize = frames::LONGEST + (4 << 10);
 /// So much they take in that time, or all that there is.
 const LEAST: usize = 4096;
 
@@ -33,6 +38,17 @@ pub enum Said {
     LetGo,
 }
 
+/// What became of a frame that lies in a pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// It is theirs. What their socket had no room for waits.
+    Frame,
+    /// It stays in the pipe until they have taken what came before.
+    Later,
+    /// They want none or have something waiting, or it is too little for that.
+    Nothing,
+}
+
 /// The monitor's end of one connection.
 #[derive(Debug)]
 pub struct Client {
@@ -43,6 +59,10 @@ pub struct Client {
     first: bool,
     got: Vec<u8>,
     waiting: VecDeque<u8>,
+    /// So many bytes fit into their socket.
+    room: usize,
+    /// It has too little room for what would come next.
+    blocked: bool,
     /// Since when they have taken next to nothing of what waits, and how much that was.
     stuck_since: Option<Instant>,
     taken: usize,
@@ -58,6 +78,8 @@ impl Client {
     pub fn new(socket: OwnedFd, terminal: bool) -> io::Result<Client> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Client {
+            room: rustix::net::sockopt::socket_send_buffer_size(&socket)?,
+            blocked: false,
             socket,
             wants: None,
             first: false,
@@ -86,7 +108,7 @@ impl Client {
         if !(self.silent || input_is_full && self.wants_input()) {
             flags |= PollFlags::IN;
         }
-        if !self.waiting.is_empty() {
+        if self.blocked || !self.waiting.is_empty() {
             flags |= PollFlags::OUT;
         }
         flags
@@ -94,7 +116,7 @@ impl Client {
 
     /// Whether they may have more at once.
     pub fn is_full(&self) -> bool {
-        self.waiting.len() > ENOUGH
+        self.blocked || self.waiting.len() > ENOUGH
     }
 
     pub fn has_waiting(&self) -> bool {
@@ -129,10 +151,13 @@ impl Client {
         self.gone
     }
 
+    fn wants_output(&self) -> bool {
+        self.wants.map_or(self.first, |wants| wants & WANTS_OUTPUT != 0)
+    }
+
     /// Lets them have what the program printed.
     pub fn tell(&mut self, kind: Kind, content: &[u8]) {
-        let output = matches!(kind, Kind::Stdout | Kind::Stderr);
-        if output && self.wants.map_or(!self.first, |wants| wants & WANTS_OUTPUT == 0) {
+        if matches!(kind, Kind::Stdout | Kind::Stderr) && !self.wants_output() {
             return;
         }
         for piece in content.chunks(frames::LONGEST) {
@@ -141,9 +166,72 @@ impl Client {
             self.waiting.extend(head.get(sent..).unwrap_or_default());
             self.waiting.extend(piece.get(sent.saturating_sub(head.len())..).unwrap_or_default());
         }
-        if !self.waiting.is_empty() && self.stuck_since.is_none() {
+        self.begin_to_wait();
+    }
+
+    fn begin_to_wait(&mut self) {
+        if (self.blocked || !self.waiting.is_empty()) && self.stuck_since.is_none() {
             self.stuck_since = Some(Instant::now());
             self.taken = 0;
+        }
+    }
+
+    /// Lets them have one frame of what lies in a pipe, without its bytes being copied (splice(2)).
+    pub fn pass(&mut self, kind: Kind, pipe: &OwnedFd) -> Passed {
+        let there =
+            rustix::io::ioctl_fionread(pipe).map_or(0, |there| usize::try_from(there).unwrap_or(usize::MAX));
+        let length = there.min(frames::LONGEST);
+        // A socket counts as writable when a quarter of its room is taken at most (unix(7)), and then a frame has to fit.
+        if self.room < 2 * FRAME
+            || length < WORTH_PASSING
+            || self.gone
+            || !self.waiting.is_empty()
+            || !self.wants_output()
+        {
+            return Passed::Nothing;
+        }
+        // A frame that does not fit as a whole would have to be copied in part.
+        let head = frames::head(kind, length);
+        let fits = unsent(&self.socket).is_none_or(|unsent| unsent + FRAME <= self.room);
+        let sent = match fits {
+            true => rustix::net::send(&self.socket, &head, rustix::net::SendFlags::NOSIGNAL).unwrap_or(0),
+            false => 0,
+        };
+        if sent == 0 {
+            self.blocked = true;
+            self.begin_to_wait();
+            return Passed::Later;
+        }
+        self.waiting.extend(&head[sent..]);
+        let mut passed = 0;
+        while self.waiting.is_empty() && passed < length {
+            let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+            match splice(pipe, None, &self.socket, None, length - passed, flags) {
+                Ok(n) if n > 0 => passed += n,
+                Err(Errno::INTR) => {}
+                // Full, or gone, which the next look shows.
+                _ => break,
+            }
+        }
+        // The frame was begun, and nobody else reads this pipe.
+        let mut piece = vec![0; length - passed];
+        let mut have = 0;
+        while have < piece.len() {
+            match rustix::io::read(pipe, &mut piece[have..]) {
+                Ok(n) if n > 0 => have += n,
+                Err(Errno::INTR) => {}
+                _ => break,
+            }
+        }
+        self.waiting.extend(piece);
+        self.begin_to_wait();
+        Passed::Frame
+    }
+
+    /// They have taken something.
+    pub fn unblock(&mut self) {
+        if std::mem::take(&mut self.blocked) && self.waiting.is_empty() {
+            self.stuck_since = None;
         }
     }
 
@@ -247,10 +335,24 @@ impl Client {
     }
 }
 
+/// How much of what was sent to a socket is not taken yet, with the kernel's own part (SIOCOUTQ, unix(7)).
+fn unsent(socket: &OwnedFd) -> Option<usize> {
+    // SAFETY: TIOCOUTQ, by its other name SIOCOUTQ, gives an int.
+    let unsent = unsafe {
+        rustix::ioctl::ioctl(
+            socket,
+            rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, i32>::new(),
+        )
+    };
+    usize::try_from(unsent.ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+
+    use rustix::event::{PollFd, poll};
 
     use super::*;
 
@@ -320,6 +422,78 @@ mod tests {
         let (mut client, other) = pair();
         drop(other);
         assert!(client.hear().is_err());
+    }
+
+    #[test]
+    fn what_lies_in_a_pipe_is_passed_on_whole() {
+        // Less than is worth it, one frame, and more than the socket has room for.
+        for total in [WORTH_PASSING - 1, WORTH_PASSING, 3 * frames::LONGEST + WORTH_PASSING, 1 << 20] {
+            let (mut client, other) = pair();
+            frames::send(&other, Kind::Hello, &[WANTS_OUTPUT]).unwrap();
+            client.hear().unwrap();
+            let text: Vec<u8> = (0..total).map(|at| (at / 7) as u8).collect();
+            let (end, mut writes) = std::io::pipe().unwrap();
+            rustix::io::ioctl_fionbio(&end, true).unwrap();
+            let end = OwnedFd::from(end);
+            let said = text.clone();
+            let program = std::thread::spawn(move || writes.write_all(&said).unwrap());
+            let reader = std::thread::spawn(move || {
+                assert_eq!(frames::receive(&other).unwrap(), Some((Kind::Hello, vec![1])));
+                let mut all = Vec::new();
+                while let Some((kind, content)) = frames::receive(&other).unwrap() {
+                    assert_eq!(kind, Kind::Stderr);
+                    all.extend(content);
+                }
+                all
+            });
+            let (mut ended, mut buffer) = (false, vec![0; 4096]);
+            while !ended {
+                let mut awaits =
+                    [PollFd::new(&end, PollFlags::IN), PollFd::new(client.socket(), client.awaits(false))];
+                poll(&mut awaits, None).unwrap();
+                client.send().unwrap();
+                client.unblock();
+                if client.pass(Kind::Stderr, &end) == Passed::Nothing
+                    && let Ok(n) = rustix::io::read(&end, &mut buffer)
+                {
+                    client.tell(Kind::Stderr, &buffer[..n]);
+                    ended = n == 0;
+                }
+            }
+            while client.has_waiting() {
+                poll(&mut [PollFd::new(client.socket(), PollFlags::OUT)], None).unwrap();
+                client.send().unwrap();
+            }
+            drop(client);
+            program.join().unwrap();
+            assert!(reader.join().unwrap() == text, "{total}");
+        }
+        // Nobody gets what they did not ask for.
+        let (mut client, other) = pair();
+        frames::send(&other, Kind::Hello, &[WANTS_INPUT]).unwrap();
+        client.hear().unwrap();
+        let (end, mut writes) = std::io::pipe().unwrap();
+        writes.write_all(&[0; WORTH_PASSING]).unwrap();
+        assert_eq!(client.pass(Kind::Stdout, &end.into()), Passed::Nothing);
+        // Who takes nothing has to be waited for, and is let go after a time.
+        let (mut client, other) = pair();
+        frames::send(&other, Kind::Hello, &[WANTS_OUTPUT]).unwrap();
+        client.hear().unwrap();
+        let (end, mut writes) = std::io::pipe().unwrap();
+        let end = OwnedFd::from(end);
+        let mut frames = 0;
+        loop {
+            writes.write_all(&[0; WORTH_PASSING]).unwrap();
+            match client.pass(Kind::Stdout, &end) {
+                Passed::Frame => frames += 1,
+                Passed::Later => break,
+                Passed::Nothing => unreachable!("it wants some, and nothing waits"),
+            }
+        }
+        assert!(frames > 0 && client.is_full() && client.patience_ends().is_some());
+        assert!(client.awaits(false).contains(PollFlags::OUT));
+        client.unblock();
+        assert!(!client.is_full() && client.patience_ends().is_none());
     }
 
     #[test]

@@ -33,6 +33,7 @@ use isles_sandbox::background::{Side, split};
 use isles_sandbox::signals::Signals;
 use isles_spec::{Hint, Workload};
 use isles_store::Container;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,8 @@ pub(crate) use terminal::with_terminal;
 pub const WORD: &str = "monitor";
 /// Says that somebody asked for the end of the container.
 pub(crate) const STOPPED: &str = "stopped";
+/// A line of [`STOPPED`]: they will remove it then.
+pub(crate) const DOOMED: &str = "doomed";
 /// Says that somebody will start it again, so it is not removed when it ends.
 pub(crate) const RESTARTS: &str = "restarts";
 /// Tells a monitor that waits to look again.
@@ -74,6 +77,7 @@ struct Handed {
     first: Option<RawFd>,
     /// Files that are locked while the container runs.
     kept: Vec<RawFd>,
+    tree: Option<RawFd>,
     network: Option<HandedNetwork>,
     /// On which it asks for names: over UDP, over TCP.
     names: Option<(RawFd, RawFd)>,
@@ -104,6 +108,9 @@ pub(crate) struct Running {
     pub ends: Ends,
     pub first: Option<OwnedFd>,
     pub kept: Vec<File>,
+    /// The container's files. Whoever lets go of an overlay last waits until what was written is on the disk: held by the monitor,
+    /// the program ends without that, and its end is told.
+    pub tree: Option<OwnedFd>,
     pub network: Option<Unserved>,
     pub resolver: Option<Resolver>,
     pub delay: Duration,
@@ -296,6 +303,8 @@ impl Engine {
         state.restarts = restarts;
         state.detached = true;
         state.save(&folder)?;
+        // Of one that goes with its end nothing has to reach the disk, and files that this process serves end with it.
+        let tree = if record.workload.remove || !servers.is_empty() { None } else { tree_of(child.pid()) };
         let running = Running {
             engine: self.clone(),
             folder,
@@ -306,6 +315,7 @@ impl Engine {
             ends,
             first,
             kept: locks,
+            tree,
             network,
             resolver,
             delay,
@@ -313,6 +323,12 @@ impl Engine {
         };
         Ok((running, !servers.is_empty()))
     }
+}
+
+/// The root of a process's files; `None` where it has ended, or may not be looked at.
+fn tree_of(pid: i32) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()
 }
 
 /// Marks a container whose processes are kept from running.
@@ -382,6 +398,7 @@ fn execute_again(running: &Running) -> io::Result<()> {
         terminal: number(&running.ends.terminal),
         first: number(&running.first),
         kept: running.kept.iter().map(AsRawFd::as_raw_fd).collect(),
+        tree: number(&running.tree),
         network: running.network.as_ref().map(|network| HandedNetwork {
             socket: network.network.as_raw_fd(),
             plan: network.plan,
@@ -405,7 +422,7 @@ fn execute_again(running: &Running) -> io::Result<()> {
     // What the caller had open is not the monitor's to keep.
     isles_sandbox::background::close_on_execution(3)?;
     let own = [Some(handed.lock), Some(handed.control), handed.stdin, handed.stdout, handed.stderr];
-    let own = own.into_iter().chain([handed.terminal, handed.first]).flatten();
+    let own = own.into_iter().chain([handed.terminal, handed.first, handed.tree]).flatten();
     let sockets = handed.network.iter().flat_map(|n| n.listeners.iter().map(|l| l.0).chain([n.socket]));
     let names = handed.names.iter().flat_map(|(udp, tcp)| [*udp, *tcp]);
     for fd in own.chain(handed.kept.iter().copied()).chain(sockets).chain(names) {
@@ -479,6 +496,7 @@ fn adopt(handed: &str) -> Result<Running> {
         },
         first: some(handed.first)?,
         kept: handed.kept.into_iter().map(|fd| own(fd).map(File::from)).collect::<Result<_>>()?,
+        tree: some(handed.tree)?,
         delay: Duration::from_millis(handed.delay),
         signals: Signals::block().map_err(|e| Error::system("wait for signals", e))?,
         engine,

@@ -15,11 +15,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::client::{Client, Said};
+use super::client::{Client, Passed, Said};
 use super::frames::Kind;
 use super::probe::Probes;
 use super::restart::{self, Run};
-use super::{RESTARTS, Running, STOPPED, go_on};
+use super::{DOOMED, RESTARTS, Running, STOPPED, go_on};
 use crate::background::said;
 use crate::engine::Engine;
 use crate::log::{About, Stream, Writer};
@@ -29,10 +29,8 @@ use crate::run::{Created, Foreground};
 use crate::start::Fence;
 use crate::step::Exit;
 
-/// So much is read at once.
+/// So much is read at once: more leaves the processor's caches before it is written.
 pub(super) const PIECE: usize = 64 << 10;
-/// For those who are attached, and so much fits into a pipe of theirs.
-const LARGE_PIECE: usize = 256 << 10;
 /// Input that the program has not taken yet.
 pub(super) const INPUT: usize = 64 << 10;
 /// So many may be attached.
@@ -78,6 +76,8 @@ fn open_log(engine: &Engine, folder: &Container, record: &Record) -> io::Result<
     Writer::open(folder.path(), options, &About::of(record, &config))
 }
 
+/// So long takes the deletion of what most containers wrote.
+const TO_DELETE: Duration = Duration::from_millis(20);
 /// A file that takes as much room as the last words on a container need: on a full disk it makes way for them.
 const RESERVE: &str = "reserve";
 const RESERVED: u64 = 16 << 10;
@@ -189,7 +189,14 @@ impl Desk {
                         }
                     }
                     From::Stdin => self.feed(running),
-                    From::Client(number) => self.hear(number, running),
+                    From::Client(number) => {
+                        if flags.contains(PollFlags::OUT)
+                            && let Some(client) = self.clients.get_mut(number)
+                        {
+                            client.unblock();
+                        }
+                        self.hear(number, running);
+                    }
                     From::Names(token) => questions.push(token),
                     From::Probe => {}
                 }
@@ -303,17 +310,20 @@ impl Desk {
                 return;
             }
             self.clients.extend(Client::new(OwnedFd::from(socket), self.terminal));
-            // Fewer turns for more bytes; where the user may have no more, it goes as before.
-            if let Some(end) = &running.ends.stdout {
-                let _ = rustix::pipe::fcntl_setpipe_size(end, LARGE_PIECE);
-            }
-            self.piece = vec![0; LARGE_PIECE];
         }
     }
 
     /// Takes what the program has printed. `false` at the end of it.
     fn take(&mut self, end: Option<&OwnedFd>, stream: Stream) -> bool {
         let Some(end) = end else { return false };
+        let kind = if stream.is_stderr() { Kind::Stderr } else { Kind::Stdout };
+        // What one person gets and nobody keeps need not be looked at.
+        if let ([client], false, false) =
+            (self.clients.as_mut_slice(), self.terminal, self.log.as_ref().is_some_and(Writer::keeps))
+            && client.pass(kind, end) != Passed::Nothing
+        {
+            return true;
+        }
         if self.piece.is_empty() {
             self.piece = vec![0; PIECE];
         }
@@ -321,7 +331,6 @@ impl Desk {
             // The other side of a terminal closes with an error (EIO).
             Ok(0) | Err(Errno::IO) => false,
             Ok(n) => {
-                let kind = if stream.is_stderr() { Kind::Stderr } else { Kind::Stdout };
                 self.clients.iter_mut().for_each(|client| client.tell(kind, &self.piece[..n]));
                 if let Some(log) = &mut self.log {
                     // A full disk must not end a container; what does not fit is lost, and later entries are not.
@@ -436,11 +445,14 @@ fn finish(mut running: Running, exit: Option<Exit>, mut clients: Vec<Client>) ->
         let _ = running.state.save(&running.folder);
     }
     say_goodbye(&mut clients, code);
-    let Running { engine, folder, record, state, control, signals, .. } = running;
+    let Running { engine, folder, record, state, control, signals, tree, .. } = running;
     let waiting = Waiting { engine, folder, record, state, control, signals };
     match next {
-        Some(delay) => start_again(waiting, delay),
-        None => end(waiting, remove),
+        Some(delay) => {
+            drop(tree);
+            start_again(waiting, delay)
+        }
+        None => end(waiting, tree, remove),
     }
 }
 
@@ -456,6 +468,12 @@ struct Waiting {
 
 fn is_stopped(folder: &Container) -> bool {
     folder.path().join(STOPPED).exists()
+}
+
+/// Whether somebody waits for its end to remove it.
+fn is_doomed(folder: &Container) -> bool {
+    let said = folder.read(STOPPED).ok().flatten().unwrap_or_default();
+    said.split(|byte| *byte == b'\n').any(|line| line == DOOMED.as_bytes())
 }
 
 /// Tells those who are attached the exit code, and waits until they have heard it.
@@ -478,7 +496,7 @@ pub(super) fn say_goodbye(clients: &mut Vec<Client>, code: u8) {
 }
 
 /// Lets go of the container.
-fn end(waiting: Waiting, remove: bool) -> u8 {
+fn end(waiting: Waiting, tree: Option<OwnedFd>, remove: bool) -> u8 {
     let Waiting { engine, folder, record, control, state, .. } = waiting;
     if remove {
         // What cannot be done now is done by the next collection.
@@ -493,6 +511,16 @@ fn end(waiting: Waiting, remove: bool) -> u8 {
         say_goodbye(&mut late, code);
     } else {
         let _ = std::fs::remove_file(folder.path().join(super::frames::SOCKET));
+        // Whoever starts it again begins with what is on the disk; whoever removes it need not wait for that, and is done sooner
+        // where nobody else keeps the disk busy.
+        if is_doomed(&folder) {
+            drop(folder);
+            std::thread::sleep(TO_DELETE);
+            drop(tree);
+        } else {
+            drop(tree);
+            drop(folder);
+        }
     }
     0
 }
@@ -503,7 +531,7 @@ fn start_again(mut waiting: Waiting, mut delay: Duration) -> u8 {
         if !time_comes(&waiting, Instant::now() + delay) {
             waiting.state.restarting = false;
             let _ = waiting.state.save(&waiting.folder);
-            return end(waiting, false);
+            return end(waiting, None, false);
         }
         let Waiting { engine, folder, record, mut state, .. } = waiting;
         let restarts = state.restarts + 1;
@@ -534,7 +562,7 @@ fn start_again(mut waiting: Waiting, mut delay: Duration) -> u8 {
         state.restarting = next.is_some();
         let _ = state.save(&waiting.folder);
         waiting.state = state;
-        let Some(longer) = next else { return end(waiting, false) };
+        let Some(longer) = next else { return end(waiting, None, false) };
         delay = longer;
     }
 }

@@ -9,7 +9,7 @@ use super::config::Config;
 use super::rules;
 use super::stages::{NO_VARIABLES, State, Walk};
 use super::used::{Used, UsedArg, Wanted, description};
-use crate::dockerfile::instruction::{Argument, CopyInstruction, CopySource, Instruction, Step};
+use crate::dockerfile::instruction::{Argument, CommandLine, CopyInstruction, CopySource, Instruction, Step};
 use crate::dockerfile::mount::{self, MountType};
 use crate::dockerfile::plan::{self, From};
 use crate::dockerfile::ports;
@@ -75,11 +75,11 @@ impl Walk<'_> {
             }
             Instruction::Cmd(command) => {
                 self.once(here, keyword, &mut once.cmd);
-                self.json(here, keyword, command.shell, state);
+                self.json(here, keyword, command, state);
             }
             Instruction::Entrypoint(command) => {
                 self.once(here, keyword, &mut once.entrypoint);
-                self.json(here, keyword, command.shell, state);
+                self.json(here, keyword, command, state);
             }
             Instruction::Healthcheck(_) => self.once(here, keyword, &mut once.healthcheck),
             Instruction::Copy(copy) => self.copy(here, step, copy, state, own)?,
@@ -216,13 +216,17 @@ impl Walk<'_> {
         }
     }
 
-    fn json(&mut self, here: &Here<'_>, keyword: &str, shell: bool, state: &State) {
-        if shell && !state.shell {
+    fn json(&mut self, here: &Here<'_>, keyword: &str, command: &CommandLine, state: &State) {
+        if command.shell && !state.shell {
             let detail =
                 format!("{keyword} runs in a shell, which gets the signals that the program should get");
-            let hint = format!(
-                "write {keyword} [\"PROGRAM\", \"ARGUMENT\"], or SHELL before it if a shell is meant"
-            );
+            let list = format!("{keyword} [\"PROGRAM\", \"ARGUMENT\"]");
+            let hint = match command.words.first() {
+                Some(line) if line.starts_with('[') && line[1..].trim_start().starts_with(['"', '\'']) => {
+                    format!("a list has double quotes around each word and commas between them: {list}")
+                }
+                _ => format!("write {list}, or SHELL before it if a shell is meant"),
+            };
             self.report.add(&here.config, &rules::JSON_ARGS_RECOMMENDED, here.place, detail, Some(hint));
         }
     }
