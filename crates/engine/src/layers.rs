@@ -26,7 +26,7 @@ use crate::run::Foreground;
 use crate::view::View;
 
 /// Places of mounts are a few folders and empty files.
-const PLACES_SIZE: u64 = 16 << 20;
+pub const PLACES_SIZE: u64 = 16 << 20;
 
 /// A root file system, and everything that has to be mounted before it.
 pub struct Base {

@@ -6,6 +6,7 @@
 
 mod attach;
 mod background;
+mod bare_root;
 mod caller;
 pub mod cdi;
 mod control;

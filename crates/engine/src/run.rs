@@ -12,7 +12,7 @@ use isles_sandbox::setup::UserNs;
 use isles_sandbox::signals::{From, Signals};
 use isles_sandbox::{Child, ExitStatus};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{ImageFile, LogDriver, NamespaceMode, NetworkMode, Port, Root, Workload};
+use isles_spec::{ImageFile, LogDriver, NamespaceMode, NetworkMode, Port, Root, Workload, Writable};
 use isles_store::{Container, Image};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -32,7 +32,7 @@ use crate::start::{Fence, null, spawn, spawn_halting};
 use crate::step::Exit;
 use crate::user_network::{Unserved, UserNetwork, usual};
 use crate::view::View;
-use crate::{foreign, hosts, kept_blocks, name, namespaces, process, terminal};
+use crate::{bare_root, foreign, hosts, kept_blocks, name, namespaces, process, terminal};
 
 /// So many signals to end it, one after the other, kill a container that does not listen (docker does the same).
 pub(crate) const PATIENCE: u32 = 3;
@@ -245,6 +245,9 @@ impl Engine {
             interpreters: interpreter.iter().map(foreign::Interpreter::open).collect::<Result<_>>()?,
             warn: foreground.warn,
         })?;
+        if matches!(workload.root, Root::File(_)) && workload.writable == Writable::Nowhere {
+            bare_root::without_overlay(&mut planned.setup, &view);
+        }
         planned.setup.namespaces.network_messages = network.as_ref().map(UserNetwork::messages);
         // Another namespace of the caller's is no part of the one that these programs mount in.
         if let Some(shared) = foreground.user_namespace.filter(|_| base.programs.is_none())

@@ -145,6 +145,7 @@ fn steps(plan: &Plan<'_>, ends: &Ends) -> Done<std::convert::Infallible> {
             }
         }
         dev::devices(plan, root.0)?;
+        root::seal(plan)?;
         root::sysctls(plan)?;
         root::cover(plan, root.0)?;
         root::enter(plan, &root)?;

@@ -1,9 +1,11 @@
 //! A [`Setup`] made flat: terminated strings and numbers, so that the child has nothing to compute.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
 use isles_spec::{IdMapping, Propagation};
@@ -11,7 +13,7 @@ use isles_spec::{IdMapping, Propagation};
 use crate::error::{SpawnError, Step};
 use crate::interpreter::{self, Registrations};
 use crate::prepared::{self, PlannedPrepared};
-use crate::setup::{MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
+use crate::setup::{Mount, MountFlags, MountSource, Namespace, Process, RootFs, Setup, UserNs};
 use crate::sys::mount as m;
 use crate::sys::process::CLONE_NEWTIME;
 use crate::warm::WarmSandbox;
@@ -54,6 +56,9 @@ pub(crate) enum PlannedSource {
         directory: bool,
         /// For a mount that is to be shared with the host: the copy of it, once it is made. The child alone sets it.
         held: Option<Cell<RawFd>>,
+        /// The copy, where the root is mounted somewhere below the source: it is made before that, and shows the host's
+        /// folder without the container in it.
+        around: Option<Cell<RawFd>>,
     },
     Inside {
         place: CString,
@@ -93,6 +98,8 @@ pub(crate) struct PlannedMount {
     pub recursive_read_only: bool,
     /// The new file system begins with what is at its place.
     pub copy_up: bool,
+    /// The mount, once it is made, where it is to become read-only in the end.
+    pub sealed: Option<Cell<i32>>,
     pub propagation: u64,
     pub idmap_userns: Option<OwnedFd>,
     pub optional: bool,
@@ -356,12 +363,15 @@ impl<'a> Plan<'a> {
             UserNs::Join(_) => false,
             UserNs::Host => group_is_mapped(5),
         };
+        let binds = |mount: &Mount| matches!(mount.source, MountSource::Bind { recursive: true, .. });
+        let above =
+            if warm.is_none() && setup.mounts.iter().any(binds) { above_root(setup) } else { HashSet::new() };
         let mut mounts = Vec::with_capacity(setup.mounts.len());
         for mount in &setup.mounts {
             if warm.is_some_and(|warm| warm.has(mount)) {
                 continue;
             }
-            let mut planned = plan_mount(mount, tty_group)?;
+            let mut planned = plan_mount(mount, tty_group, &above)?;
             if let (Some(_), PlannedSource::Bind { held, .. }) = (warm, &mut planned.source) {
                 // In the sandbox nothing of the host is seen any more.
                 *held = Some(Cell::new(-1));
@@ -482,16 +492,37 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMount, SpawnError> {
+/// Device and inode of the folders above those that something is mounted on before the mounts of the container are made.
+fn above_root(setup: &Setup) -> HashSet<(u64, u64)> {
+    let root = match &setup.root {
+        RootFs::Directory(path) | RootFs::Change(path) => path,
+        RootFs::Overlay { upper, .. } => upper,
+    };
+    let places = setup.prepared.iter().map(|prepared| &prepared.place);
+    let above: HashSet<&Path> = places.chain([root]).flat_map(|place| place.ancestors().skip(1)).collect();
+    above
+        .into_iter()
+        .filter_map(|folder| std::fs::metadata(folder).ok())
+        .map(|found| (found.dev(), found.ino()))
+        .collect()
+}
+
+fn plan_mount(
+    mount: &Mount,
+    tty_group: bool,
+    above: &HashSet<(u64, u64)>,
+) -> Result<PlannedMount, SpawnError> {
     let (set, clear) = attributes(&mount.flags);
     let source = match &mount.source {
         MountSource::Bind { source, recursive } => {
             let metadata = std::fs::metadata(source).map_err(|e| SpawnError::source(source, &e))?;
+            let shared = matches!(mount.propagation, Some(Propagation::Shared | Propagation::Rshared));
             PlannedSource::Bind {
                 source: c(source)?,
                 recursive: *recursive,
                 directory: metadata.is_dir(),
-                held: matches!(mount.propagation, Some(Propagation::Shared | Propagation::Rshared))
+                held: shared.then(|| Cell::new(-1)),
+                around: (*recursive && !shared && above.contains(&(metadata.dev(), metadata.ino())))
                     .then(|| Cell::new(-1)),
             }
         }
@@ -528,6 +559,7 @@ fn plan_mount(mount: &crate::setup::Mount, tty_group: bool) -> Result<PlannedMou
         recursive: mount.flags.recursive,
         recursive_read_only: mount.flags.recursive_read_only,
         copy_up: mount.flags.copy_up && matches!(mount.source, MountSource::Filesystem { .. }),
+        sealed: mount.flags.sealed.then(|| Cell::new(-1)),
         propagation: mount.propagation.map_or(0, propagation_flag),
         idmap_userns: mount
             .idmap

@@ -5,6 +5,7 @@
 //! once, as if the container's root were `/`, and from then on is a descriptor: nothing that a container could put in
 //! its place meanwhile is ever mounted on.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::AsRawFd;
 
@@ -46,6 +47,17 @@ pub(crate) fn mount(plan: &Plan<'_>) -> Done<Fd> {
     hold(plan)?;
     // From here on nothing that is mounted reaches the host.
     m::propagation(libc::MS_SLAVE | libc::MS_REC).at(Step::Propagation)?;
+    for mount in &plan.mounts {
+        if let PlannedSource::Bind { source, recursive, around: Some(around), .. } = &mount.source {
+            let copy =
+                sys::open(source, libc::O_PATH, 0).and_then(|from| m::clone_tree(from.0, c"", *recursive));
+            // What cannot be copied is found out about when it is to be mounted.
+            if let Ok(copy) = copy {
+                around.set(copy.0);
+                std::mem::forget(copy);
+            }
+        }
+    }
     for (index, prepared) in plan.prepared.iter().enumerate() {
         crate::prepared::mount(prepared).at_index(Step::Image, index)?;
     }
@@ -184,6 +196,7 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
             // what is attached nowhere cannot be copied.
             if plan.warm.is_some() { held } else { m::clone_tree(held.0, c"", *recursive).unwrap_or(held) }
         }
+        PlannedSource::Bind { around: Some(around), .. } if around.get() >= 0 => Fd(around.get()),
         PlannedSource::Bind { source, recursive, .. } => {
             let from = sys::open(source, libc::O_PATH, 0).at_index(Step::Mount, index)?;
             m::clone_tree(from.0, c"", *recursive).at_index(Step::Mount, index)?
@@ -259,7 +272,22 @@ pub(crate) fn place(plan: &Plan<'_>, root: i32, mount: &PlannedMount, index: usi
         // In a user namespace of its own these may be the caller's.
         _ => plan.make_nodes,
     };
-    restrict(&made, mount, fresh, index)
+    restrict(&made, mount, fresh, index)?;
+    if let Some(sealed) = &mount.sealed {
+        sealed.set(made.0);
+        std::mem::forget(made);
+    }
+    Ok(())
+}
+
+/// Makes those mounts read-only that others had to find their places in.
+pub(crate) fn seal(plan: &Plan<'_>) -> Done {
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        if let Some(made) = mount.sealed.as_ref().map(Cell::get).filter(|made| *made >= 0) {
+            change(&Fd(made), false, m::ATTR_RDONLY, 0, 0).at_index(Step::MountFlags, index)?;
+        }
+    }
+    Ok(())
 }
 
 /// Changes an attached mount, before Linux 5.12 by mount(2). That what is below becomes read-only, too, is left to

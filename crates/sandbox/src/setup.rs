@@ -341,6 +341,8 @@ pub struct MountFlags {
     pub recursive: bool,
     /// A tmpfs shows what the image has at its place (copied before it is mounted).
     pub copy_up: bool,
+    /// It becomes read-only when everything is in its place, with what is mounted below it left as it is.
+    pub sealed: bool,
 }
 
 /// A device node.

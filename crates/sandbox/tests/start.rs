@@ -253,3 +253,61 @@ fn an_older_kernel_changes_mounts_one_by_one() {
     }
     as_ordinary_user(&[&root, &host], run_without);
 }
+
+/// The store is in the home folder mostly, and the home folder is mounted in the container.
+#[test]
+fn a_folder_around_the_root_is_shown_without_the_container() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    let host = dir.path().to_owned();
+    fs::write(host.join("file"), "of the host").unwrap();
+    let name = root.file_name().unwrap().to_str().unwrap().to_owned();
+    let check = || {
+        let script = format!("cat /data/file; ls /data/{name}/proc; grep -c ' /data' /proc/self/mounts");
+        let mut s = setup(RootFs::Directory(root.clone()), &script, suitable());
+        s.mounts.push(mount("/data", MountSource::Bind { source: host.clone(), recursive: true }));
+        let (status, output) = run(&mut s);
+        assert_eq!((status, output.as_str()), (ExitStatus::Code(0), "of the host1\n"));
+    };
+    fs::create_dir_all(root.join("proc")).unwrap();
+    fs::create_dir_all(root.join("data")).unwrap();
+    if is_root() {
+        check();
+    }
+    as_ordinary_user(&[&root, &host], check);
+}
+
+#[test]
+fn a_sealed_mount_takes_places_and_then_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(root) = tree(dir.path()) else { return };
+    let host = dir.path().join("host");
+    for folder in [&host, &root.join("home"), &root.join("proc"), &root.join("dev"), &root.join("sys")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let check = || {
+        let script = "echo x > /home/me/deep/x && cat /home/me/deep/x; mkdir /home/you || stat -c %a /home";
+        let mut s = setup(RootFs::Directory(root.clone()), script, suitable());
+        s.read_only_root = true;
+        let source = MountSource::Filesystem {
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: vec![("mode".into(), "750".into())],
+        };
+        let flags = MountFlags { sealed: true, ..MountFlags::default() };
+        s.mounts.push(Mount { flags, ..mount("/home", source) });
+        let bind = MountSource::Bind { source: host.clone(), recursive: true };
+        s.mounts.push(mount("/home/me/deep", bind));
+        let (status, output) = run(&mut s);
+        assert_eq!(status, ExitStatus::Code(0), "{output}");
+        assert!(
+            output.contains("x\n") && output.contains("Read-only") && output.ends_with("750\n"),
+            "{output}"
+        );
+    };
+    if is_root() {
+        check();
+    }
+    fs::write(host.join("x"), "").unwrap();
+    as_ordinary_user(&[&root, &host], check);
+}
