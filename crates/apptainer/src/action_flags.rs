@@ -98,10 +98,18 @@ pub static IPC: Flag =
 pub static NET: Flag =
     Flag::switch("net", "in a network namespace of its own").short('n').env(&["NET", "UNSHARE_NET"]);
 pub static UTS: Flag = Flag::switch("uts", "in a UTS namespace of its own").env(&["UTS", "UNSHARE_UTS"]);
-pub static NETWORK: Flag =
-    Flag::text("network", "name", "with --net: none; other kinds are refused").env(&["NETWORK"]);
-pub static NETWORK_ARGS: Flag =
-    Flag::words("network-args", "args", "for CNI plugins, of which there are none").env(&["NETWORK_ARGS"]);
+pub static NETWORK: Flag = Flag::text(
+    "network",
+    "name",
+    "with --net: bridge, ptp, fakeroot, none, or networks of `isles network create`",
+)
+.env(&["NETWORK"]);
+pub static NETWORK_ARGS: Flag = Flag::words(
+    "network-args",
+    "args",
+    "for networks: [NETWORK:]portmap=HOST:CONTAINER/tcp;IP=ADDRESS;MAC=ADDRESS",
+)
+.env(&["NETWORK_ARGS"]);
 pub static NETNS_PATH: Flag =
     Flag::text("netns-path", "path", "join this network namespace").env(&["NETNS_PATH"]);
 pub static HOSTNAME: Flag = Flag::text("hostname", "name", "the name of the host").env(&["HOSTNAME"]);

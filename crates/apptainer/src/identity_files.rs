@@ -57,15 +57,17 @@ fn field(text: &str) -> String {
     text.chars().map(|c| if c == ':' || c.is_control() { '_' } else { c }).collect()
 }
 
-/// resolv.conf(5) with these servers, in a list with commas.
-pub fn resolv_conf(servers: &str) -> Result<String, String> {
-    let mut out = String::new();
-    for server in servers.split(',').map(str::trim) {
-        let address: IpAddr =
-            server.parse().map_err(|_| format!("the DNS server '{server}' is not an IP address"))?;
-        out.push_str(&format!("nameserver {address}\n"));
-    }
-    Ok(out)
+/// Servers of names, in a list with commas.
+pub fn servers(list: &str) -> Result<Vec<IpAddr>, String> {
+    let server = |text: &str| {
+        text.trim().parse().map_err(|_| format!("the DNS server '{}' is not an IP address", text.trim()))
+    };
+    list.split(',').map(server).collect()
+}
+
+/// resolv.conf(5) with these servers.
+pub fn resolv_conf(list: &str) -> Result<String, String> {
+    Ok(servers(list)?.iter().map(|address| format!("nameserver {address}\n")).collect())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use isles_engine::{Foreground, Started, Target};
+use isles_engine::{Engine, Foreground, Started, Target};
 use isles_spec::{NetworkMode, Workload};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -324,7 +324,7 @@ fn started(
         warn: &|text| launch.warn(text),
         ..Foreground::default()
     };
-    let Started { process, monitor, .. } =
+    let Started { process, monitor, id } =
         engine.start(&workload, &foreground, &out, &err).map_err(|e| not_started(e, &workload))?;
     let record = Record {
         pid: process.pid,
@@ -335,7 +335,7 @@ fn started(
         config: String::new(),
         userns: launch.caller.uid != 0 || launch.settings.userns,
         cgroup: false,
-        ip: if workload.network == NetworkMode::None { "127.0.0.1".to_owned() } else { String::new() },
+        ip: address(&engine, &id, &workload.network),
         log_err: shelf.log(name, "err"),
         log_out: shelf.log(name, "out"),
         checkpoint: String::new(),
@@ -347,6 +347,17 @@ fn started(
     // Nobody could find it without its file.
     shelf.write(&record).inspect_err(|_| kill(monitor, Signal::KILL))?;
     Ok(record)
+}
+
+/// The address of an instance by which others reach it, where it has one of its own.
+fn address(engine: &Engine, id: &str, network: &NetworkMode) -> String {
+    if *network == NetworkMode::None {
+        return "127.0.0.1".to_owned();
+    }
+    // One that has ended meanwhile has none any more.
+    let places = engine.places_of(id).ok().flatten();
+    let first = places.and_then(|places| places.endpoints.first()?.addresses.first().copied());
+    first.map(|(address, _)| address.to_string()).unwrap_or_default()
 }
 
 /// Runs a program in an instance.

@@ -3,12 +3,14 @@
 //! The order is that of the text: who calls and from where, which image, what is shown of the host, which variables,
 //! and how the program is started. Everything ends in one [`Workload`].
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use isles_engine::{Engine, Error, Foreground};
 use isles_spec::{
-    CapabilityBase, Mount, MountKind, NamespaceMode, NetworkMode, RunAs, Security, SystemFiles, SystemMount,
-    UserNamespace, Workload, Writable,
+    CapabilityBase, Dns, Mount, MountKind, NamespaceMode, NetworkMode, RunAs, Security, SystemFiles,
+    SystemMount, UserNamespace, Workload, Writable,
 };
 
 use crate::action_flags as flags;
@@ -19,6 +21,7 @@ use crate::contents::Contents;
 use crate::environment::{self, Environment, Wishes};
 use crate::failure::Failure;
 use crate::gpu::{self, cdi, elf};
+use crate::identity_files;
 use crate::image::{self, Image, Named};
 use crate::known_scripts;
 use crate::mounts::{self, Shown};
@@ -173,7 +176,10 @@ impl<'a> Launch<'a> {
             init: settings.pid && !settings.no_init,
             mounts: shown.mounts,
             resources: limits::resources(values)?,
-            network: settings.network.clone(),
+            network: settings.network.mode.clone(),
+            ports: settings.network.ports.clone(),
+            dns: Dns { servers: self.servers()?, ..Dns::default() },
+            sysctls: self.sysctls(),
             pid: private(settings.pid),
             ipc: private(settings.ipc),
             uts: private(settings.uts),
@@ -206,7 +212,8 @@ impl<'a> Launch<'a> {
                 ),
                 proc: without("proc", if settings.pid { SystemMount::New } else { SystemMount::Host }),
                 sys: without("sys", SystemMount::Host),
-                bare_etc: true,
+                // The engine knows names and servers of a network of the container's own.
+                bare_etc: !settings.network.is_own() || settings.without("/etc/resolv.conf"),
             },
             bare_env: true,
             keep_descriptors: true,
@@ -260,6 +267,22 @@ impl<'a> Launch<'a> {
             keep_session: true,
             ..Workload::default()
         })
+    }
+
+    /// Whom a container with a network of its own asks for names, in the place of those that the host asks (`--dns`).
+    fn servers(&self) -> Result<Vec<IpAddr>, Failure> {
+        match self.cx.values.word(&flags::DNS).filter(|_| self.settings.network.is_own()) {
+            Some(list) => identity_files::servers(list).map_err(Failure::new),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// A program needs no rights to serve a low port of its own network, as the engine has it for root's. The kernel lets an
+    /// ordinary user say so by a /proc of their own PID namespace only.
+    fn sysctls(&self) -> BTreeMap<String, String> {
+        let low_ports = || ("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        let own = self.settings.network.is_own() && self.settings.pid && self.caller.uid != 0;
+        own.then(low_ports).into_iter().collect()
     }
 
     /// `None` for the caller as they are.
@@ -396,10 +419,8 @@ impl<'a> Launch<'a> {
     }
 
     /// Variables of `--env-file`, and the texts of those that only a shell can read.
-    fn files_of_variables(
-        &self,
-    ) -> Result<(std::collections::BTreeMap<String, String>, Vec<String>), Failure> {
-        let (mut known, mut texts) = (std::collections::BTreeMap::new(), Vec::new());
+    fn files_of_variables(&self) -> Result<(BTreeMap<String, String>, Vec<String>), Failure> {
+        let (mut known, mut texts) = (BTreeMap::new(), Vec::new());
         for path in self.cx.values.list(&flags::ENV_FILE) {
             let text = mounts::read_text(Path::new(path))
                 .map_err(|e| Failure::because(format!("could not read environment file \"{path}\""), &e))?;

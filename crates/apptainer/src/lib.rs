@@ -36,6 +36,7 @@ mod lock;
 mod looked_into;
 mod mksquashfs;
 mod mounts;
+mod network;
 mod overlays;
 mod parse;
 mod place;

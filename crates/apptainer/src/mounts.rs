@@ -127,8 +127,12 @@ fn host_files(launch: &Launch<'_>, out: &mut Vec<Mount>) {
         if settings.without(path) {
             continue;
         }
+        // The engine knows the names of a network of the container's own.
+        if path == "/etc/hosts" && settings.network.is_own() {
+            continue;
+        }
         // A network without connections has no other hosts.
-        if path == "/etc/hosts" && settings.contain && settings.network != NetworkMode::Host {
+        if path == "/etc/hosts" && settings.contain && settings.network.mode != NetworkMode::Host {
             out.push(text_file(path, ONLY_LOCALHOST.to_owned()));
         } else if let Ok(source) = fs::canonicalize(source) {
             out.push(Mount { optional: true, ..Mount::bind(&source, Path::new(path)) });
@@ -237,7 +241,7 @@ fn names(
 ) -> Result<(), Failure> {
     let (cx, settings, caller) = (launch.cx, &launch.settings, &launch.caller);
     let wanted = |name: &str| settings.site.is(&format!("config {name}"));
-    if !settings.without("/etc/resolv.conf") && wanted("resolv_conf") {
+    if !settings.without("/etc/resolv.conf") && wanted("resolv_conf") && !settings.network.is_own() {
         let text = match cx.values.word(&flags::DNS) {
             Some(servers) => Some(identity_files::resolv_conf(servers).map_err(Failure::new)?),
             None => read_text(Path::new("/etc/resolv.conf")).ok(),

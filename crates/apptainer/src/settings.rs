@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use isles_spec::{NetworkMode, SeccompChoice};
+use isles_spec::SeccompChoice;
 
 use crate::action_flags as flags;
 use crate::failure::Failure;
 use crate::flag::Flag;
+use crate::network::Network;
 use crate::parse::Values;
 use crate::site::Site;
 use crate::talk::Talk;
@@ -20,7 +21,7 @@ pub struct Settings {
     pub ipc: bool,
     pub uts: bool,
     pub userns: bool,
-    pub network: NetworkMode,
+    pub network: Network,
     pub fakeroot: bool,
     pub writable: bool,
     pub writable_tmpfs: bool,
@@ -41,13 +42,12 @@ pub struct Settings {
 const MOUNTS: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
 
 /// Flags that are refused, and what can be done instead.
-const REFUSED: [(&Flag, &str); 6] = [
+const REFUSED: [(&Flag, &str); 5] = [
     (&flags::FUSEMOUNT, "mount it before the container starts, and show it with --bind"),
     (&flags::BOOT, "start the services of the container from its startscript"),
     (&flags::DMTCP_LAUNCH, "programs can save their state inside of the container"),
     (&flags::DMTCP_RESTART, "programs can save their state inside of the container"),
     (&flags::NVCCLI, "--nv finds the driver without nvidia-container-cli, and --device takes CDI names"),
-    (&flags::NETWORK_ARGS, "there are no CNI plugins; the network is the host's, or --net --network none"),
 ];
 
 impl Settings {
@@ -76,7 +76,7 @@ impl Settings {
             ipc: all || is(&flags::IPC),
             uts: is(&flags::UTS) || values.word(&flags::HOSTNAME).is_some(),
             userns: is(&flags::USERNS) && !is(&flags::IGNORE_USERNS),
-            network: network(values, is(&flags::FAKEROOT), talk)?,
+            network: Network::of(values, false, talk)?,
             fakeroot: is(&flags::FAKEROOT),
             writable: is(&flags::WRITABLE),
             writable_tmpfs: compat || is(&flags::WRITABLE_TMPFS),
@@ -163,37 +163,6 @@ impl Settings {
     }
 }
 
-fn network(values: &Values, fakeroot: bool, talk: &Talk) -> Result<NetworkMode, Failure> {
-    let named = values.word(&flags::NETWORK);
-    if let Some(path) = values.word(&flags::NETNS_PATH) {
-        if values.is(&flags::NET) || named.is_some() {
-            return Err(Failure::new("--netns-path and --net exclude each other")
-                .with_hint("join a network namespace, or have one of your own"));
-        }
-        return Ok(NetworkMode::Path(path.into()));
-    }
-    if named.is_some() && !values.is(&flags::NET) {
-        talk.info("Setting --net (required by --network)");
-    }
-    match named {
-        None if !values.is(&flags::NET) => Ok(NetworkMode::Host),
-        Some("none") => Ok(NetworkMode::None),
-        None if fakeroot => {
-            talk.warning(
-                "the network of --fakeroot has no connections: 'none' is used in place of 'fakeroot'",
-            );
-            Ok(NetworkMode::None)
-        }
-        other => {
-            let name = other.unwrap_or("bridge");
-            Err(Failure::unsupported(
-                format!("the network '{name}'"),
-                "say --net --network none for a network without connections, or leave --net out for the host's",
-            ))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,26 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn networks() {
-        for (list, expected) in [
-            (&[][..], NetworkMode::Host),
-            (&[(&flags::NET, "true"), (&flags::NETWORK, "none")], NetworkMode::None),
-            (&[(&flags::NETWORK, "none")], NetworkMode::None),
-            (&[(&flags::NETNS_PATH, "/n")], NetworkMode::Path("/n".into())),
-        ] {
-            assert_eq!(read(list, false).unwrap().network, expected);
-        }
-    }
-
-    #[test]
     fn what_is_refused_is_named() {
         for (list, word) in [
             (&[(&flags::FUSEMOUNT, "host:x /y")][..], "--fusemount"),
             (&[(&flags::NVCCLI, "true")], "--nvccli"),
             (&[(&flags::BOOT, "true")], "--boot"),
-            (&[(&flags::NET, "true")], "'bridge'"),
-            (&[(&flags::NETWORK, "fakeroot")], "'fakeroot'"),
-            (&[(&flags::NET, "true"), (&flags::NETNS_PATH, "/n")], "--netns-path"),
             (&[(&flags::ALLOW_SETUID, "true")], "requires root privileges"),
             (&[(&flags::SECURITY, "apparmor:x")], "apparmor"),
             (&[(&flags::SECURITY, "uid:x")], "UID"),

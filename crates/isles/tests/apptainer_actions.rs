@@ -45,7 +45,7 @@ fn exit_codes_and_words_are_apptainers() {
             (&["run", "--app", "nosuch", t], 1, "ERROR:   no runscript for contained app: nosuch"),
             (&["test", t], 7, ""),
             (&["exec", "--fusemount", "host:x /y", t, "true"], 255, "--fusemount is not supported"),
-            (&["exec", "--net", t, "true"], 255, "the network 'bridge' is not supported"),
+            (&["exec", "--network", "macvlan", t, "true"], 255, "the network 'macvlan' is not supported"),
             (&["exec", "--nvccli", t, "true"], 255, "--nvccli is not supported"),
             (&["exec", "--overlay", "/nonexistent/o", t, "true"], 255, "/nonexistent/o"),
             (&["exec", "shub://a/b", "true"], 255, "shub:// is not supported"),
