@@ -20,6 +20,7 @@ mod control_list;
 mod environment;
 mod failure;
 mod flag;
+mod fusemount;
 mod global;
 mod gpu;
 mod help;

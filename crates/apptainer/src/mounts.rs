@@ -13,6 +13,7 @@ use crate::bind::{self, Bind};
 use crate::contents::Contents;
 use crate::environment::LIBS;
 use crate::failure::Failure;
+use crate::fusemount;
 use crate::identity_files;
 use crate::launch::Launch;
 use crate::parse::Values;
@@ -75,6 +76,14 @@ pub fn shown(launch: &Launch<'_>, contents: &Contents, writable: &Writable) -> R
             out.bound.push(bind.destination.to_string_lossy().into_owned());
         }
         out.mounts.push(of_bind(bind)?);
+    }
+    let served = launch.cx.values.list(&flags::FUSEMOUNT);
+    if !served.is_empty() && !launch.settings.site.is("enable fusemount") {
+        return Err(Failure::new("fusemount disabled by configuration 'enable fusemount = no'"));
+    }
+    // Last: nobody answers in them while others are made.
+    for text in served {
+        out.mounts.push(fusemount::parse(text)?);
     }
     Ok(out)
 }

@@ -42,8 +42,7 @@ pub struct Settings {
 const MOUNTS: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
 
 /// Flags that are refused, and what can be done instead.
-const REFUSED: [(&Flag, &str); 5] = [
-    (&flags::FUSEMOUNT, "mount it before the container starts, and show it with --bind"),
+const REFUSED: [(&Flag, &str); 4] = [
     (&flags::BOOT, "start the services of the container from its startscript"),
     (&flags::DMTCP_LAUNCH, "programs can save their state inside of the container"),
     (&flags::DMTCP_RESTART, "programs can save their state inside of the container"),
@@ -72,7 +71,9 @@ impl Settings {
         let mut out = Settings {
             contain: all || is(&flags::CONTAIN),
             clean_env: all || is(&flags::CLEANENV),
-            pid: (all || is(&flags::PID)) && !is(&flags::NO_PID),
+            // Programs that serve mounts end with it.
+            pid: (all || is(&flags::PID) || !values.list(&flags::FUSEMOUNT).is_empty())
+                && !is(&flags::NO_PID),
             ipc: all || is(&flags::IPC),
             uts: is(&flags::UTS) || values.word(&flags::HOSTNAME).is_some(),
             userns: is(&flags::USERNS) && !is(&flags::IGNORE_USERNS),
@@ -187,6 +188,7 @@ mod tests {
         let s = read(&[(&flags::WRITABLE, "true"), (&flags::WRITABLE_TMPFS, "true")], false).unwrap();
         assert!(s.writable && !s.writable_tmpfs);
         assert!(read(&[(&flags::HOSTNAME, "x")], false).unwrap().uts);
+        assert!(read(&[(&flags::FUSEMOUNT, "host:x /y")], false).unwrap().pid);
         let s = read(&[(&flags::NO_MOUNT, "tmp,moon,/etc/hosts")], false).unwrap();
         assert!(
             s.without("tmp") && s.without("/etc/hosts") && !s.without("moon") && !s.without("/etc/localtime")
@@ -208,8 +210,7 @@ mod tests {
     #[test]
     fn what_is_refused_is_named() {
         for (list, word) in [
-            (&[(&flags::FUSEMOUNT, "host:x /y")][..], "--fusemount"),
-            (&[(&flags::NVCCLI, "true")], "--nvccli"),
+            (&[(&flags::NVCCLI, "true")][..], "--nvccli"),
             (&[(&flags::BOOT, "true")], "--boot"),
             (&[(&flags::ALLOW_SETUID, "true")], "requires root privileges"),
             (&[(&flags::SECURITY, "apparmor:x")], "apparmor"),

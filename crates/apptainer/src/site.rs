@@ -77,7 +77,7 @@ pub const DIRECTIVES: &[(&str, Takes, &str)] = &[
     ("download buffer size", Takes::Unread, "32768"),
     ("download concurrency", Takes::Unread, "3"),
     ("download part size", Takes::Unread, "5242880"),
-    ("enable fusemount", Takes::Unread, "yes"),
+    ("enable fusemount", Takes::YesNo, "yes"),
     ("enable overlay", Takes::Unread, "yes"),
     ("enable underlay", Takes::Unread, "yes"),
     ("image driver", Takes::Unread, ""),

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::{Namespaces, RootFs, user_namespace_of_caller};
@@ -54,6 +55,19 @@ impl Engine {
         group: Option<&str>,
         size: (u16, u16),
     ) -> Result<Child> {
+        self.start_with(target, workload, foreground, group, size, Vec::new())
+    }
+
+    /// The same with these descriptors as its third and further ones.
+    pub(crate) fn start_with(
+        &self,
+        target: Target,
+        workload: &Workload,
+        foreground: &Foreground<'_>,
+        group: Option<&str>,
+        size: (u16, u16),
+        further: Vec<OwnedFd>,
+    ) -> Result<Child> {
         let wish = || format!("joining the process {}", target.pid);
         let (pid, joined) = open_namespaces(target.pid, Namespaces::of_process);
         // Looked at afterwards: what was opened is then of the one that was meant.
@@ -94,6 +108,7 @@ impl Engine {
             ..planned.setup
         };
         setup.process.create_cwd = false;
+        setup.stdio.further = further;
         if !workload.interactive && !workload.tty {
             setup.stdio.stdin = Some(null()?);
         }
@@ -135,6 +150,15 @@ fn open_namespaces<T>(pid: i32, open: impl Fn(i32) -> io::Result<T>) -> (i32, io
         }
         other => (pid, other),
     }
+}
+
+/// The user namespace of a process, where it is not that of this one.
+pub(crate) fn other_user_namespace(pid: i32) -> io::Result<Option<OwnedFd>> {
+    use std::os::unix::fs::MetadataExt;
+    let theirs = open_namespaces(pid, |pid| File::open(format!("/proc/{pid}/ns/user"))).1?;
+    let (found, own) = (theirs.metadata()?, std::fs::metadata("/proc/self/ns/user")?);
+    let same = (found.dev(), found.ino()) == (own.dev(), own.ino());
+    Ok(if same { None } else { Some(theirs.into()) })
 }
 
 /// The program that an init of ours stands before.

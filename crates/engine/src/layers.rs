@@ -16,6 +16,7 @@ use isles_store::{Container, FileKind, Merged, Store};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file_image::FileImage;
+use crate::fuse_programs::{self, FuseProgram};
 use crate::hosts;
 use crate::image_mount::{self, mountable};
 use crate::inside::Inside;
@@ -45,6 +46,8 @@ pub struct Base {
     pub locks: Vec<fs::File>,
     /// Programs of the host that serve the root.
     pub programs: Option<OverlayPrograms>,
+    /// Programs that serve mounts of the workload.
+    pub fuse: Vec<FuseProgram>,
 }
 
 /// The kinds of root, down to the layers at the bottom.
@@ -66,6 +69,7 @@ struct Images<'a> {
     prepared: Vec<Prepared>,
     servers: Vec<Arc<Server<FileImage>>>,
     locks: Vec<fs::File>,
+    fuse: Vec<FuseProgram>,
 }
 
 impl Images<'_> {
@@ -141,6 +145,7 @@ impl Engine {
             prepared: Vec::new(),
             servers: Vec::new(),
             locks: Vec::new(),
+            fuse: Vec::new(),
         };
         let bottom = self.bottom(workload, foreground, &mut images)?;
         let mut lowers = bottom.lowers;
@@ -192,6 +197,17 @@ impl Engine {
                     let directory = found.kind == FileKind::Dir;
                     Some(MountSource::Inside { place, path: inside.clone(), directory }.into())
                 }
+                MountKind::Fuse { program, inside, daemon } => {
+                    let (served, source) = fuse_programs::prepare(workload, mount)?;
+                    let place = images.place(source, program.join(" "))?;
+                    images.fuse.push(FuseProgram {
+                        program: program.clone(),
+                        inside: *inside,
+                        daemon: *daemon,
+                        served,
+                    });
+                    Some(MountSource::Inside { place, path: "/".into(), directory: true }.into())
+                }
                 MountKind::Volume { .. } => self.behind_volume(mount, &bottom.view)?,
                 _ => None,
             });
@@ -235,6 +251,7 @@ impl Engine {
             servers: images.servers,
             locks: images.locks,
             programs,
+            fuse: images.fuse,
         })
     }
 

@@ -19,6 +19,7 @@ mod events;
 mod exec;
 mod file_image;
 pub mod foreign;
+mod fuse_programs;
 mod health;
 mod host_view;
 mod hosts;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use isles_sandbox::identity::{Identity, on_path};
 use isles_sandbox::mount_program::{self, MountProgram};
 use isles_sandbox::setup::{Prepared, PreparedSource};
-use isles_spec::{ImageFile, Workload, Writable};
+use isles_spec::{ImageFile, MountKind, Workload, Writable};
 
 use crate::error::{Error, Result};
 use crate::image_mount;
@@ -36,6 +36,13 @@ fn wish(image: &ImageFile) -> String {
 
 /// Where nobody stays who could end the programs.
 pub fn refuse_in_background(workload: &Workload, identity: Identity) -> Result<()> {
+    if let Some(mount) = workload.mounts.iter().find(|mount| matches!(mount.kind, MountKind::Fuse { .. })) {
+        let wish = format!("a mount at {} that a program serves", mount.destination.display());
+        return Err(Error::impossible(
+            wish,
+            "the container is in the background, where nobody could end the program",
+        ));
+    }
     wanted(workload, identity).map_or(Ok(()), |image| {
         let reason =
             "an ordinary user does so in the foreground only, and with --rm; use a folder as the overlay";

@@ -453,7 +453,7 @@ fn user_mount(wish: &isles_spec::Mount, given: Option<Behind>) -> Result<Mount> 
             }
             (tmpfs(*size, *mode, &rest), None)
         }
-        MountKind::File { .. } | MountKind::Image { .. } => {
+        MountKind::File { .. } | MountKind::Image { .. } | MountKind::Fuse { .. } => {
             let missing = || {
                 Error::impossible(format!("a mount at {}", destination.display()), "nothing stands behind it")
             };

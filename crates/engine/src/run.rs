@@ -1,7 +1,8 @@
 //! A container in the foreground: this process is its monitor, and takes it along when it ends.
 
+use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::caller::caller;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file_image::FileImage;
+use crate::fuse_programs::{Serve, Serving};
 use crate::health::merged;
 use crate::inside::Inside;
 use crate::log::{JOURNAL, has_journal};
@@ -28,7 +30,7 @@ use crate::networks::Taken;
 use crate::overlay_programs::OverlayPrograms;
 use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
-use crate::start::{Fence, null, spawn, spawn_halting};
+use crate::start::{Fence, Halts, null, spawn, spawn_halting};
 use crate::step::Exit;
 use crate::user_network::{Unserved, UserNetwork, usual};
 use crate::view::View;
@@ -96,6 +98,7 @@ impl Engine {
             }
         };
         let exit = self.stay(&mut started, &container, foreground, &signals);
+        started.fuse.drain(..).for_each(Serving::end);
         // Before the folder in which they have mounted is removed.
         let written = started.programs.take().map_or(Ok(()), OverlayPrograms::finish);
         let exit = exit.and_then(|exit| written.map(|()| exit));
@@ -277,7 +280,10 @@ impl Engine {
         }
         let of_places = taken.as_ref().map(|taken| taken.places.ports.clone());
         let ports = network.as_ref().map(|network| network.ports.clone()).or(of_places).unwrap_or_default();
-        let (mut child, state) = self.begin(folder, &mut planned, &fence, &view, taken.as_ref(), ports)?;
+        let serving = RefCell::new(Vec::new());
+        let serve = Serve { engine: self, programs: base.fuse, record, foreground, serving: &serving };
+        let (mut child, state) =
+            self.begin(folder, &mut planned, &fence, &view, taken.as_ref(), ports, serve)?;
         let made = network.and_then(|network| Some(network.made(child.network.take()?)));
         let mut locks = base.locks;
         let mut resolver = None;
@@ -291,8 +297,8 @@ impl Engine {
         }
         (foreground.started)(child.pid());
         self.note(record, "start", &[]);
-        let servers = base.servers;
-        Ok(Started { child, state, fence, locks, network: made, servers, resolver, programs: base.programs })
+        let (servers, programs, fuse) = (base.servers, base.programs, serving.into_inner());
+        Ok(Started { child, state, fence, locks, network: made, servers, resolver, programs, fuse })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -350,16 +356,26 @@ impl Engine {
         view: &View,
         taken: Option<&Taken>,
         ports: Vec<Port>,
+        serve: Serve<'_>,
     ) -> Result<(Child, State)> {
         let setup = &mut planned.setup;
         fence.admit(setup)?;
-        let child = match taken {
-            None => spawn(setup, view)?,
-            Some(taken) => {
-                setup.gate.before_root = true;
-                // First, so what the user wants of the same parameter has the last word.
-                setup.sysctls.splice(..0, taken.parameters());
-                spawn_halting(setup, view, &|pid, network| taken.connect(pid, network))?
+        let gate = serve.gate(setup)?;
+        let connect = taken.map(|taken| {
+            setup.gate.before_root = true;
+            // First, so what the user wants of the same parameter has the last word.
+            setup.sysctls.splice(..0, taken.parameters());
+            |pid, network: Option<BorrowedFd<'_>>| taken.connect(pid, network)
+        });
+        let begin = gate.map(|gate| move |pid| serve.begin(pid, &gate));
+        let child = match (&connect, &begin) {
+            (None, None) => spawn(setup, view)?,
+            _ => {
+                let halts = Halts {
+                    before_root: connect.as_ref().map(|halt| halt as _),
+                    before_exec: begin.as_ref().map(|halt| halt as _),
+                };
+                spawn_halting(setup, view, &halts)?
             }
         };
         let own = std::process::id().cast_signed();
@@ -399,6 +415,8 @@ pub(crate) struct Started {
     pub resolver: Option<Resolver>,
     /// Programs of the host that serve its root.
     pub programs: Option<OverlayPrograms>,
+    /// Programs that serve its mounts, and that end with it.
+    pub fuse: Vec<Serving>,
 }
 
 /// Streams of a program other than the caller's.

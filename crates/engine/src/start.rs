@@ -103,17 +103,30 @@ pub fn spawn(setup: &Setup, view: &View) -> Result<Child> {
     isles_sandbox::spawn(setup).map_err(|error| explained(error, setup, view))
 }
 
-/// As [`spawn`], and does something when the namespaces are there and the process waits before it enters its root.
-pub fn spawn_halting(
-    setup: &Setup,
-    view: &View,
-    halt: &dyn Fn(i32, Option<BorrowedFd<'_>>) -> Result<()>,
-) -> Result<Child> {
+/// What is done while a process waits on its way.
+#[derive(Default)]
+pub struct Halts<'a> {
+    /// When the namespaces are there, before it enters its root ([`isles_sandbox::setup::Gate::before_root`]). Given its number and
+    /// the socket of its network.
+    #[allow(clippy::type_complexity)]
+    pub before_root: Option<&'a dyn Fn(i32, Option<BorrowedFd<'_>>) -> Result<()>>,
+    /// When all is set up, before its program ([`isles_sandbox::setup::Gate::before_exec`]). It opens that gate itself.
+    pub before_exec: Option<&'a dyn Fn(i32) -> Result<()>>,
+}
+
+/// As [`spawn`], with halts.
+pub fn spawn_halting(setup: &Setup, view: &View, halts: &Halts<'_>) -> Result<Child> {
     let explain = |error| explained(error, setup, view);
     let mut pending = isles_sandbox::Pending::new(setup).map_err(explain)?;
-    pending.wait_before_root().map_err(explain)?;
-    halt(pending.pid(), pending.network())?;
-    pending.proceed().map_err(explain)?;
+    if let Some(halt) = halts.before_root {
+        pending.wait_before_root().map_err(explain)?;
+        halt(pending.pid(), pending.network())?;
+        pending.proceed().map_err(explain)?;
+    }
+    if let Some(halt) = halts.before_exec {
+        pending.halt_before_exec().map_err(explain)?;
+        halt(pending.pid())?;
+    }
     pending.finish().map_err(explain)
 }
 

@@ -44,7 +44,7 @@ fn exit_codes_and_words_are_apptainers() {
             (&["run", t], 0, ""),
             (&["run", "--app", "nosuch", t], 1, "ERROR:   no runscript for contained app: nosuch"),
             (&["test", t], 7, ""),
-            (&["exec", "--fusemount", "host:x /y", t, "true"], 255, "--fusemount is not supported"),
+            (&["exec", "--fusemount", "x /y", t, "true"], 255, "unknown prefix x"),
             (&["exec", "--network", "macvlan", t, "true"], 255, "the network 'macvlan' is not supported"),
             (&["exec", "--nvccli", t, "true"], 255, "--nvccli is not supported"),
             (&["exec", "--overlay", "/nonexistent/o", t, "true"], 255, "/nonexistent/o"),

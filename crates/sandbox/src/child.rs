@@ -437,7 +437,9 @@ fn gate(plan: &Plan<'_>, ends: &Ends) -> Done {
         let mut kept = [ends.news, fifo.as_raw_fd(), ends.report];
         kept.sort_unstable();
         let mut from = 3 + plan.setup.stdio.further.len() as i32;
-        for next in kept.into_iter().chain([i32::MAX]) {
+        // Those that the program is to have belong to it.
+        let kept = kept.into_iter().chain([i32::MAX]).filter(|_| !plan.process.keep_descriptors);
+        for next in kept {
             if from < next {
                 // SAFETY: close_range(2) of numbers has no memory effects; nothing here owns what is closed.
                 unsafe { libc::syscall(libc::SYS_close_range, from, next - 1, 0) };

@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::prepared::FuseMount;
+use crate::prepared::{FuseAccess, FuseMount};
 use crate::sys::{self, Errno, Fd, mount as m};
 use crate::terminal::send;
 
@@ -60,11 +60,16 @@ pub(crate) fn mount(fuse: &FuseMount) -> sys::Result<Fd> {
     for (key, value) in &fuse.options {
         m::set_string(&context, key, value)?;
     }
-    // Every user of the namespace may look, as far as the modes of files allow.
-    for flag in [c"allow_other", c"default_permissions", c"ro"] {
+    let flags: &[&CStr] = match fuse.access {
+        FuseAccess::Image => &[c"allow_other", c"default_permissions", c"ro"],
+        FuseAccess::Program { for_all: true } => &[c"allow_other"],
+        FuseAccess::Program { for_all: false } => &[],
+    };
+    for flag in flags {
         m::set_flag(&context, flag)?;
     }
-    let mount = m::create(&context, m::ATTR_RDONLY | m::ATTR_NOSUID | m::ATTR_NODEV)?;
+    let read_only = if fuse.access == FuseAccess::Image { m::ATTR_RDONLY } else { 0 };
+    let mount = m::create(&context, read_only | m::ATTR_NOSUID | m::ATTR_NODEV)?;
     send(fuse.channel, b'f', first.0)?;
     for number in 1..fuse.devices {
         let further = device(number)?;

@@ -38,6 +38,7 @@
 //! | [`mount_program`] | programs of the host that mount and serve a file system |
 //! | [`network`] | sockets of a network namespace, for those who are not in it |
 //! | [`explain`] | why a program did not start, in words |
+//! | [`device_program`] | programs of the host that serve a mount of a container's |
 //! | [`background`] | processes that go on when their caller has ended |
 //! | [`visit`] | a look into the mount namespace of a process |
 //! | [`oci`] | the OCI runtime: bundles and the life of a container over several commands |
@@ -54,6 +55,7 @@ mod child;
 mod copy_up;
 mod credentials;
 mod dev;
+pub mod device_program;
 mod error;
 pub mod explain;
 pub mod fuse;

@@ -212,12 +212,7 @@ fn prepare(parent: u32) -> io::Result<()> {
         p::raise_ambient(bit)?;
     }
     // Signals are the caller's to wait for, and not the program's.
-    // SAFETY: the set is initialised before it is used, and lives.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
+    p::let_signals_through();
     p::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM as u64)?;
     // It was killed before it was looked at.
     // SAFETY: getppid(2) has no preconditions and cannot fail.

@@ -23,7 +23,18 @@ pub(crate) enum PlannedPreparedSource {
     Memory { size: Option<CString>, folders: Vec<CString> },
 }
 
+/// Who may ask, and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FuseAccess {
+    /// Everybody, as far as the modes of files allow, and only to read.
+    Image,
+    Program {
+        for_all: bool,
+    },
+}
+
 pub(crate) struct FuseMount {
+    pub access: FuseAccess,
     pub channel: RawFd,
     pub devices: u32,
     /// `/dev/fuse`, opened here where the user namespace is the same: the container's control group may not let its
@@ -36,7 +47,14 @@ pub(crate) struct FuseMount {
 pub(crate) fn plan(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared, SpawnError> {
     let source = match &prepared.source {
         PreparedSource::Mount(fd) => PlannedPreparedSource::Mount(fd.as_raw_fd()),
-        PreparedSource::Fuse { channel, devices } => {
+        PreparedSource::Fuse { .. } | PreparedSource::FuseProgram { .. } => {
+            let (channel, devices, access) = match &prepared.source {
+                PreparedSource::FuseProgram { channel, for_all } => {
+                    (channel, 1, FuseAccess::Program { for_all: *for_all })
+                }
+                PreparedSource::Fuse { channel, devices } => (channel, *devices, FuseAccess::Image),
+                _ => return Err(SpawnError::value("mount", &prepared.name)),
+            };
             // Somebody has to be the owner: root, where there is one in the user namespace.
             let owner = |map: &[IdMapping]| match map.first() {
                 Some(first) if !contains(map, 0) => first.inside,
@@ -55,11 +73,11 @@ pub(crate) fn plan(prepared: &Prepared, user: &UserNs) -> Result<PlannedPrepared
                 option("group_id", &gid.to_string())?,
             ];
             let opened = match user {
-                UserNs::Host => (0..*devices).map(|_| open_fuse(&prepared.name)).collect::<Result<_, _>>()?,
+                UserNs::Host => (0..devices).map(|_| open_fuse(&prepared.name)).collect::<Result<_, _>>()?,
                 _ => Vec::new(),
             };
-            let (channel, devices) = (channel.as_raw_fd(), *devices);
-            PlannedPreparedSource::Fuse(FuseMount { channel, devices, opened, options })
+            let channel = channel.as_raw_fd();
+            PlannedPreparedSource::Fuse(FuseMount { channel, devices, access, opened, options })
         }
         PreparedSource::Folder { of, name } => {
             PlannedPreparedSource::Folder { of: c(of)?, name: text(name)? }

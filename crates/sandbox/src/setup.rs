@@ -130,6 +130,9 @@ pub enum PreparedSource {
     /// A file system that whoever holds the other end of this socket serves (fuse(4)): the descriptors of `/dev/fuse` are
     /// sent there, up to `devices` of them for as many threads, and received with [`crate::fuse::receive`].
     Fuse { channel: OwnedFd, devices: u32 },
+    /// The same with one descriptor, of a program that may be written to and asked by its own rules: by the owner of the mount,
+    /// or `for_all` of the user namespace.
+    FuseProgram { channel: OwnedFd, for_all: bool },
     /// A folder in one of the host or in what was mounted before, where a link of that name is refused.
     Folder { of: PathBuf, name: String },
     /// A tmpfs of that many bytes at most, half the memory where not given, with these folders in it.

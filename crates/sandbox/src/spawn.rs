@@ -195,6 +195,7 @@ pub struct Pending<'a> {
     seccomp_listener: Option<OwnedFd>,
     network: Option<OwnedFd>,
     warnings: Vec<SpawnError>,
+    helped_late: bool,
     done: bool,
 }
 
@@ -270,6 +271,7 @@ impl<'a> Pending<'a> {
             seccomp_listener: None,
             network: None,
             warnings: Vec::new(),
+            helped_late: false,
             done: false,
         };
         pending.help()?;
@@ -296,7 +298,7 @@ impl<'a> Pending<'a> {
 
     /// The maps of the user namespace that is made for interpreters, when the child has made it.
     fn help_late(&mut self) -> Result<(), SpawnError> {
-        if self.plan.interpreters.maps.is_none() {
+        if self.plan.interpreters.maps.is_none() || std::mem::replace(&mut self.helped_late, true) {
             return Ok(());
         }
         self.reach(b'u')?;
@@ -346,9 +348,14 @@ impl<'a> Pending<'a> {
 
     /// Waits until all is set up and the child waits for its FIFO; then the child is on its own.
     pub fn wait_before_exec(mut self) -> Result<Child, SpawnError> {
-        self.help_late()?;
-        self.reach(b'x')?;
+        self.halt_before_exec()?;
         self.into_child()
+    }
+
+    /// The same, and stays with the child: when it may pass, [`Pending::finish`] tells how it went on.
+    pub fn halt_before_exec(&mut self) -> Result<(), SpawnError> {
+        self.help_late()?;
+        self.reach(b'x')
     }
 
     /// Waits until the program runs.

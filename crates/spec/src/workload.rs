@@ -353,6 +353,15 @@ pub enum MountKind {
     File { text: String, mode: u32 },
     /// A file or folder of an image file.
     Image { image: ImageFile, inside: PathBuf },
+    /// A file system that a program serves (fuse(4)), for containers in the foreground. It is started before the workload's own,
+    /// with the words `/dev/fd/3`, which is the device, and `-f` in addition.
+    Fuse {
+        program: Vec<String>,
+        /// The program is one of the container's, not of the host's.
+        inside: bool,
+        /// It goes into the background by itself when it serves; so `-f` is left out, and its end is waited for.
+        daemon: bool,
+    },
 }
 
 /// Whose the files behind a mount are.

@@ -7,7 +7,9 @@ use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::Gate;
 use isles_sandbox::{Child, Pending};
 use isles_spec::image::ContainerConfig;
-use isles_spec::{NamespaceMode, NetworkMode, Resources, Root, RunAs, SeccompChoice, Security, Workload};
+use isles_spec::{
+    MountKind, NamespaceMode, NetworkMode, Resources, Root, RunAs, SeccompChoice, Security, Workload,
+};
 use isles_store::{Container, Image};
 
 use crate::engine::Engine;
@@ -57,7 +59,7 @@ impl Engine {
         let image = self.image_of(record)?;
         let workload = bare(&record.workload);
         let foreground = Foreground { image: image.as_ref(), ..Foreground::default() };
-        let Base { prepared, root, view, read_only, untrusted, sources, servers, locks, programs } =
+        let Base { prepared, root, view, read_only, untrusted, sources, servers, locks, programs, .. } =
             self.base(&container, &workload, &foreground)?;
         let extra = match workload.system.bare_etc {
             true => Vec::new(),
@@ -127,6 +129,13 @@ fn bare(workload: &Workload) -> Workload {
         rlimits: Vec::new(),
         sysctls: Default::default(),
         security: Security { seccomp: SeccompChoice::Unconfined, ..Security::default() },
+        // What programs serve is served for the container only.
+        mounts: workload
+            .mounts
+            .iter()
+            .filter(|m| !matches!(m.kind, MountKind::Fuse { .. }))
+            .cloned()
+            .collect(),
         ..workload.clone()
     }
 }

@@ -295,7 +295,7 @@ impl Engine {
         let Created { folder, record } = created;
         let control = listen(folder.path())?;
         let (streams, mut ends) = streams(&record.workload)?;
-        let Started { mut child, mut state, fence, locks, network, servers, resolver, programs: _ } =
+        let Started { mut child, mut state, fence, locks, network, servers, resolver, .. } =
             self.start_in(&folder, &record, foreground, streams)?;
         // The group is found again by its name.
         fence.keep();

@@ -431,6 +431,7 @@ fn mount(store: &Store, mount: &Mount) -> Value {
             ("volume", volume.map(|v| mountpoint(&v).display().to_string()).unwrap_or_default())
         }
         MountKind::File { .. } => ("file", String::new()),
+        MountKind::Fuse { program, .. } => ("fuse", program.join(" ")),
         MountKind::Image { image, .. } => ("image", image.path.display().to_string()),
     };
     let mut shown = json!({

@@ -298,6 +298,16 @@ pub fn dup_to(from: i32, to: i32) -> Result<()> {
     check(unsafe { libc::dup3(from, to, 0) }.into()).map(drop)
 }
 
+/// Blocks no signal any more.
+pub fn let_signals_through() {
+    // SAFETY: the set is initialised before it is used, and lives.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
 /// Ends this process at once, without running anything of the program's.
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call does not come back.
