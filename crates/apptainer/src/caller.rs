@@ -87,6 +87,13 @@ impl Caller {
     }
 }
 
+/// Whether a table such as /etc/passwd has an entry of this name.
+pub fn is_listed(table: &str, name: &str) -> bool {
+    let bytes = fs::File::open(table).and_then(|file| isles_store::read_bounded(file, LARGEST));
+    let text = bytes.ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().any(|line| line.split(':').next() == Some(name))
+}
+
 /// The name of a group, or one that is made of its number.
 fn group_name(group: &str, id: u32) -> String {
     let known = group.lines().find_map(|line| {

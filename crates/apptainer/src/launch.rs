@@ -16,7 +16,7 @@ use isles_spec::{
 use crate::action_flags as flags;
 use crate::caller::Caller;
 use crate::command::Context;
-use crate::commands::refused::CAPABILITIES;
+use crate::commands::capability::CAPABILITIES;
 use crate::contents::Contents;
 use crate::environment::{self, Environment, Wishes};
 use crate::failure::Failure;

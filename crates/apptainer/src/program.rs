@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::command::{Command, Context};
-use crate::commands::ROOT;
+use crate::commands::{ROOT, completion};
 use crate::failure::{FATAL, Failure, USAGE};
 use crate::parse::{Parsed, Values, parse};
 use crate::talk::Talk;
@@ -57,6 +57,12 @@ pub fn main(argv: Vec<OsString>, host: &Host<'_>) -> u8 {
 }
 
 fn run(words: &[String], host: &Host<'_>) -> u8 {
+    // Before any word is taken for a flag.
+    if let Some((asks, rest)) = words.split_first()
+        && [completion::ASKS, completion::ASKS_BARE].contains(&asks.as_str())
+    {
+        return told(&completion::candidates(rest, asks == completion::ASKS));
+    }
     let mut path = vec![&ROOT];
     let (mut global, rest) = match parse(&global::FLAGS, words, false) {
         Ok(Parsed::Line(values, rest)) => (values, rest),

@@ -212,3 +212,84 @@ fn an_execution_control_list_is_obeyed() {
         );
     }
 }
+
+#[test]
+fn grants_and_settings() {
+    let Some(desk) = root_desk() else { return };
+    for (text, code, said) in [
+        ("apptainer capability list", 255, "no capability set for users or groups"),
+        ("apptainer capability add net_raw", 255, "no user or group specified"),
+        ("apptainer capability add -u nosuch net_raw", 255, "user nosuch: user does not exist"),
+        (
+            "apptainer capability add -u daemon -g adm net_raw,CAP_CHOWN,moon",
+            0,
+            "Ignoring unknown capabilities: MOON",
+        ),
+        ("apptainer capability add -u daemon net_raw", 0, "have no effect here"),
+        (
+            "cat /etc/apptainer/capability.json",
+            0,
+            r#"{"users":{"daemon":["CAP_CHOWN","CAP_NET_RAW"]},"groups":{"adm":["CAP_CHOWN","CAP_NET_RAW"]}}"#,
+        ),
+        (
+            "apptainer capability list",
+            0,
+            "daemon [user]: CAP_CHOWN,CAP_NET_RAW\nadm [group]: CAP_CHOWN,CAP_NET_RAW\n",
+        ),
+        ("apptainer caps drop -g adm all", 255, "is not granted"),
+        (
+            "apptainer caps drop -g adm net_raw,chown && apptainer caps list adm",
+            255,
+            "no capability set for user/group adm",
+        ),
+        ("apptainer capability list daemon", 0, "daemon [user]: CAP_CHOWN,CAP_NET_RAW\n"),
+        ("apptainer buildcfg APPTAINER_CONFDIR", 0, "/etc/apptainer\n"),
+        ("apptainer buildcfg MOON", 1, "no variable named \"MOON\""),
+        ("apptainer confgen", 1, "unexpected number of parameters"),
+        (
+            "apptainer config global --set 'mount tmp' no && apptainer confgen /etc/apptainer/apptainer.conf new.conf && grep '^mount' new.conf",
+            0,
+            "mount tmp = no\n",
+        ),
+        (
+            "apptainer -c new.conf config global --get 'mount tmp,x'",
+            255,
+            "not a valid configuration directive",
+        ),
+        ("apptainer -c new.conf config global --get 'mount tmp'", 0, "no\n"),
+    ] {
+        let found = line(&desk, text);
+        assert_eq!(found.code, Some(code), "{text}: {found:?}");
+        assert!(found.out.contains(said) || found.err.contains(said), "{text}: {found:?}");
+    }
+}
+
+/// What bash offers, asked as readline does.
+#[test]
+fn completions_of_a_shell() {
+    let desk = Desk::new(false);
+    for (words, offered) in [
+        ("apptainer inst", "instance\n"),
+        ("apptainer instance st", "start\nstats\nstop\n"),
+        ("apptainer exec --fuse", "--fusemount=\n"),
+        ("singularity pul", "pull\n"),
+    ] {
+        let script = format!(
+            "eval \"$(apptainer completion bash)\"; compopt() {{ :; }}; COMP_WORDS=({words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _apptainer_complete; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let said = desk.run(&["bash", "-c", &script]);
+        assert_eq!(said.fine(), offered, "{words}");
+    }
+    for shell in ["zsh", "fish"] {
+        let text = desk.run(&["apptainer", "completion", shell]).fine();
+        assert!(text.contains("__complete"), "{text}");
+        let file = desk.path(shell);
+        fs::write(&file, text).unwrap();
+        // Where there is such a shell, it takes the script.
+        match Command::new(shell).arg("-n").arg(&file).status() {
+            Ok(status) => assert!(status.success(), "{shell}"),
+            Err(_) => println!("skip: {shell} is not installed"),
+        }
+    }
+}

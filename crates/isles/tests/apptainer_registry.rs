@@ -59,6 +59,26 @@ fn images_of_a_registry_run() {
         let cached = apptainer(&["exec", &oras, "sh", "-c", "echo third"]);
         assert!(cached.err.contains("INFO:    Using cached SIF image\n"), "{cached:?}");
         assert_eq!(cached.fine(), "third\n");
+        // A further tag, and folders in the place of files.
+        apptainer(&["tag", &oras, "latest"]).fine();
+        apptainer(&["tag", &format!("docker://{place}/app:1"), "x"])
+            .fails(255, &["Unsupported transport type: docker"]);
+        apptainer(&["tag", &oras, "no tag"]).fails(255, &["no tag"]);
+        apptainer(&["tag", &format!("oras://{place}/app:nosuch"), "x"]).fails(255, &["Unable to tag image"]);
+        apptainer(&["pull", "tagged.sif", &format!("oras://{place}/app:latest")]).fine();
+        assert_eq!(fs::read(shelf.path("tagged.sif")).unwrap(), fs::read(shelf.path("app.sif")).unwrap());
+        for (name, uri) in [("d", &docker), ("o", &oras)] {
+            apptainer(&["pull", "--sandbox", name, uri]).fine();
+            assert_eq!(
+                apptainer(&["exec", name, "sh", "-c", "echo in $APPTAINER_NAME"]).fine(),
+                format!("in {name}\n")
+            );
+            apptainer(&["pull", "--sandbox", name, uri]).fails(255, &["will not overwrite"]);
+            apptainer(&["pull", "--sandbox", "--force", name, uri]).fine();
+        }
+        fs::create_dir(shelf.path("own")).unwrap();
+        fs::write(shelf.path("own/file"), "").unwrap();
+        apptainer(&["pull", "--sandbox", "--force", "own", &oras]).fails(255, &["and no sandbox"]);
         for (uri, words) in [
             (format!("docker://{place}/nosuch:1"), &["FATAL:   Unable to handle docker://", "nosuch"][..]),
             (format!("oras://{place}/image:1"), &["FATAL:   Unable to handle oras://", "not a SIF file"]),

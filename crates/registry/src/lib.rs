@@ -35,6 +35,7 @@ mod push;
 mod referrers;
 mod registries;
 pub mod retry;
+mod tag;
 mod together;
 mod trust;
 mod upload;

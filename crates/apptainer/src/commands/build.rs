@@ -270,13 +270,40 @@ fn not_a_sandbox(folder: &Path) -> String {
 
 /// Fetches an image into the store: a file of SIF or squashfs that a URL names.
 fn downloaded(cx: &Context<'_>, store: &Store, url: &str) -> Result<(Image, Lease), Failure> {
+    cx.talk.info(&format!("Downloading {url}"));
+    fetched_image(cx, store, url, |file| reach::download(cx, url, file))
+}
+
+/// Makes a folder of an image of the store, in the place of one that is there.
+pub fn sandbox_of(
+    cx: &Context<'_>,
+    engine: &isles_engine::Engine,
+    image: &Image,
+    spec: &str,
+    target: &Path,
+) -> Result<(), Failure> {
+    let found = recipe_from("localimage", &image.id().to_string(), spec)?;
+    let mut options = BuildOptions::default();
+    options.definition.sandbox = Some(target.to_owned());
+    options.definition.force = true;
+    let client = Client::new(ClientOptions { guarded: true, ..reach::options(cx)? });
+    let steps = reach::Steps(cx.talk);
+    isles_build::build(engine, &client, &found, &options, &steps).map_err(|e| failed(&e)).map(drop)
+}
+
+/// An image file that `fetch` writes, as an image of the store.
+pub fn fetched_image(
+    cx: &Context<'_>,
+    store: &Store,
+    url: &str,
+    fetch: impl FnOnce(&mut File) -> Result<(), Failure>,
+) -> Result<(Image, Lease), Failure> {
     let scratch = Scratch(store.scratch_dir()?);
     let path = scratch.0.join("image");
     let file = File::options().read(true).write(true).create_new(true).open(&path);
     let failed = |e: io::Error| Failure::because(format!("cannot keep what '{url}' holds"), &e);
     let mut file = file.map_err(failed)?;
-    cx.talk.info(&format!("Downloading {url}"));
-    reach::download(cx, url, &mut file)?;
+    fetch(&mut file)?;
     let (lease, steps) = (store.lease()?, reach::Steps(cx.talk));
     let image = match image_file::form(&file).map_err(failed)? {
         Some(Form::Sif) => {
@@ -359,7 +386,7 @@ fn check_target(
 }
 
 /// Empty, or with what every image of Apptainer's has.
-fn is_sandbox(folder: &Path) -> bool {
+pub fn is_sandbox(folder: &Path) -> bool {
     let empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
     empty || [".singularity.d", "dev", "proc", "sys"].iter().all(|name| folder.join(name).exists())
 }

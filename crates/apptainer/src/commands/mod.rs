@@ -4,7 +4,11 @@
 
 pub mod action;
 pub mod build;
+pub mod buildcfg;
 pub mod cache;
+pub mod capability;
+pub mod completion;
+pub mod confgen;
 pub mod config;
 pub mod delete;
 pub mod fakeroot;
@@ -22,6 +26,7 @@ pub mod run_help;
 pub mod search;
 pub mod sif;
 pub mod sign;
+pub mod tag;
 pub mod verify;
 pub mod version;
 
@@ -36,12 +41,12 @@ pub static ROOT: Command = Command {
     examples: "apptainer exec docker://debian:12 cat /etc/os-release\napptainer help instance start",
     commands: &[
         &build::COMMAND,
-        &refused::BUILDCFG,
+        &buildcfg::COMMAND,
         &cache::COMMAND,
-        &refused::CAPABILITY,
+        &capability::COMMAND,
         &refused::CHECKPOINT,
-        &refused::COMPLETION,
-        &refused::CONFGEN,
+        &completion::COMMAND,
+        &confgen::COMMAND,
         &config::COMMAND,
         &delete::COMMAND,
         &action::EXEC,
@@ -62,7 +67,7 @@ pub static ROOT: Command = Command {
         &action::SHELL_COMMAND,
         &sif::COMMAND,
         &sign::COMMAND,
-        &refused::TAG,
+        &tag::COMMAND,
         &action::TEST,
         &verify::COMMAND,
         &version::COMMAND,

@@ -17,13 +17,15 @@ use crate::failure::Failure;
 use crate::flag::Flag;
 use crate::reach::{self, Steps};
 
+use super::build;
 use super::sign::prefixed;
 
 pub static ARCH: Flag =
     Flag::text("arch", "name", "the architecture (default that of this machine)").env(&["PULL_ARCH"]);
 static VARIANT: Flag = Flag::text("arch-variant", "name", "the variant of the architecture, for example v7")
     .env(&["PULL_ARCH_VARIANT"]);
-static SANDBOX: Flag = Flag::switch("sandbox", "make a folder; not supported here").env(&["PULL_SANDBOX"]);
+static SANDBOX: Flag =
+    Flag::switch("sandbox", "make a folder instead of a file").env(&["SANDBOX", "PULL_SANDBOX"]);
 pub static LIBRARY: Flag = Flag::text("library", "url", "the library to speak with").env(&["LIBRARY"]);
 pub static UNSIGNED: Flag =
     Flag::switch("allow-unsigned", "do not look for signatures").short('U').env(&["ALLOW_UNSIGNED"]);
@@ -40,7 +42,7 @@ pub static COMMAND: Command = Command {
     usage: "pull [pull options...] [output file] <URI>",
     short: "Pull an image from a URI",
     long: "docker:// and the like are converted, and the same image gives the same file; oras://, library://, http://\n\
-           and https:// are fetched as they are.",
+           and https:// are fetched as they are. With --sandbox there is a folder in the place of the file.",
     examples: "apptainer pull docker://debian:12\napptainer pull mine.sif oras://localhost:5000/image:tag",
     flags: &[
         &[
@@ -88,10 +90,6 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
     if rest.is_empty() {
         return Err(Failure::new(format!("Bad URI {uri}")));
     }
-    if cx.values.is(&SANDBOX) {
-        let instead = format!("`apptainer build --sandbox FOLDER {uri}` makes a folder");
-        return Err(Failure::unsupported("pull --sandbox", instead));
-    }
     let name = cx.values.word(&NAME).or(named).map_or_else(|| usual_name(scheme, rest), str::to_owned);
     let path = cx.values.word(&DIR).map_or_else(PathBuf::new, PathBuf::from).join(name);
     if path.symlink_metadata().is_ok() && !cx.values.is(&FORCE) {
@@ -99,10 +97,14 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
             format!("Image file already exists: {:?} - will not overwrite", path.display().to_string());
         return Err(Failure::new(text).with_hint("--force overwrites it"));
     }
+    let platform = platform(cx)?;
+    if cx.values.is(&SANDBOX) {
+        sandbox(cx, scheme, (uri, rest), &platform, &path)?;
+        return Ok(0);
+    }
     if path.is_dir() {
         return Err(Failure::new(format!("'{}' is a folder", path.display())));
     }
-    let platform = platform(cx)?;
     match scheme {
         "docker" | "oci" | "oci-archive" | "docker-archive" | "docker-daemon" => {
             let converted = convert(cx, scheme, rest, &platform, &path);
@@ -141,6 +143,61 @@ fn run(cx: &Context<'_>) -> Result<u8, Failure> {
         other => return Err(Failure::new(format!("Unsupported transport type: {other}"))),
     }
     Ok(0)
+}
+
+/// A folder with what an image holds. What was there is replaced when all of it is here.
+fn sandbox(
+    cx: &Context<'_>,
+    scheme: &str,
+    (uri, rest): (&str, &str),
+    platform: &Platform,
+    path: &Path,
+) -> Result<(), Failure> {
+    let engine = cx.engine()?;
+    let store = engine.store();
+    let (image, _lease) = match scheme {
+        "docker" | "oci" | "oci-archive" | "docker-archive" | "docker-daemon" => {
+            let lease = store.lease()?;
+            let image = obtained(cx, store, &lease, scheme, rest, platform)
+                .map_err(|e| prefixed("While making image from oci registry", e))?;
+            store.ensure_layers(&lease, &image, &Steps(cx.talk))?;
+            (image, lease)
+        }
+        "oras" => {
+            let (reference, client) = (Reference::parse(rest)?, reach::client(cx)?);
+            build::fetched_image(cx, store, uri, |file| {
+                Ok(client.pull_sif(&reference, platform, file, &Steps(cx.talk)).map(drop)?)
+            })
+            .map_err(|e| prefixed("While pulling image from oci registry", e))?
+        }
+        "library" => {
+            let name = LibraryName::parse(uri)?;
+            let library = reach::library(cx, Some(&name), cx.values.word(&LIBRARY))?;
+            let arch = &platform.architecture;
+            build::fetched_image(cx, store, uri, |file| {
+                Ok(library.pull(&name, arch, file, &Steps(cx.talk)).map(drop)?)
+            })
+            .map_err(|e| prefixed("While pulling library image", e))?
+        }
+        "http" | "https" => build::fetched_image(cx, store, uri, |file| reach::download(cx, uri, file))
+            .map_err(|e| prefixed("While pulling from image from http(s)", e))?,
+        other => return Err(Failure::new(format!("Unsupported transport type: {other}"))),
+    };
+    cx.talk.info("Extracting image to sandbox...");
+    match path.symlink_metadata() {
+        Err(_) => {}
+        Ok(there) if there.is_dir() && !build::is_sandbox(path) => {
+            return Err(Failure::new(format!("'{}' is a folder, and no sandbox", path.display()))
+                .with_hint("give another name, or remove it first"));
+        }
+        Ok(there) => {
+            if !there.is_dir() {
+                let what = || format!("cannot replace '{}'", path.display());
+                std::fs::remove_file(path).map_err(|e| Failure::because(what(), &e))?;
+            }
+        }
+    }
+    build::sandbox_of(cx, &engine, &image, uri, path)
 }
 
 /// The platform that is asked for, or this machine's.
