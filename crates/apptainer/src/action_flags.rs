@@ -142,7 +142,8 @@ pub static SECURITY: Flag = Flag::words(
 
 // Limits.
 pub static APPLY_CGROUPS: Flag =
-    Flag::text("apply-cgroups", "path", "limits from a TOML file").env(&["APPLY_CGROUPS"]);
+    Flag::text("apply-cgroups", "path", "limits, and rules for devices, from a TOML file")
+        .env(&["APPLY_CGROUPS"]);
 pub static BLKIO_WEIGHT: Flag =
     Flag::number("blkio-weight", "weight of input and output, 10 to 1000").env(&["BLKIO_WEIGHT"]);
 pub static BLKIO_WEIGHT_DEVICE: Flag =

@@ -1,10 +1,12 @@
 //! Limits: the flags for them, and the file of `--apply-cgroups`, which is TOML with the names of the OCI's resources.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use isles_spec::quantity::{parse_bytes, parse_cpus};
-use isles_spec::{BlockWeight, Resources};
+use isles_spec::{BlockRate, BlockTraffic, BlockWeight, DeviceRule, Resources};
+use serde::Deserialize;
 
 use crate::action_flags as flags;
 use crate::failure::Failure;
@@ -59,70 +61,137 @@ fn read(path: &Path) -> Result<Resources, Failure> {
     parse(&text).map_err(|why| Failure::new(format!("{}: {why}", what())))
 }
 
-/// Tables of numbers and strings: all of TOML that limits need.
-fn parse(text: &str) -> Result<Resources, String> {
-    let mut out = Resources::default();
-    let mut table = String::new();
-    for (number, line) in text.lines().enumerate() {
-        let at = |why: &str| format!("line {}: {why}", number + 1);
-        let line = without_comment(line).trim();
-        if line.is_empty() {
-            continue;
-        }
-        if let Some(name) = line.strip_prefix('[') {
-            let name = name.strip_suffix(']').ok_or_else(|| at("a table's name is not closed"))?;
-            if name.starts_with('[') || !matches!(name, "memory" | "cpu" | "pids" | "blockIO") {
-                return Err(at(&format!("limits of '{}' are not supported", name.trim_matches(['[', ']']))));
-            }
-            name.clone_into(&mut table);
-            continue;
-        }
-        let (key, value) = line.split_once('=').ok_or_else(|| at("it is no assignment"))?;
-        let (key, value) = (key.trim(), value.trim());
-        let word = || {
-            let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
-            inner.map(str::to_owned).ok_or_else(|| at(&format!("{key} is no string")))
-        };
-        let number = || value.replace('_', "").parse::<i64>().map_err(|_| at(&format!("{key} is no number")));
-        let positive = || u64::try_from(number()?).map_err(|_| at(&format!("{key} is negative")));
-        match (table.as_str(), key) {
-            ("memory", "limit") => out.memory = Some(positive()?),
-            ("memory", "reservation") => out.memory_reservation = Some(positive()?),
-            ("memory", "swap") => out.memory_swap = Some(number()?),
-            ("memory", "disableOOMKiller") => {
-                out.oom_kill_disable = match value {
-                    "true" => true,
-                    "false" => false,
-                    _ => return Err(at(&format!("{key} is neither true nor false"))),
-                };
-            }
-            ("blockIO", "weight") => {
-                let weight = BlockWeight::weight(number()?);
-                out.block_weight = Some(weight.map_err(|_| at("a weight is between 10 and 1000"))?);
-            }
-            ("cpu", "shares") => out.cpu_shares = Some(positive()?),
-            ("cpu", "quota") => out.cpu_quota = Some(number()?),
-            ("cpu", "period") => out.cpu_period = Some(positive()?),
-            ("cpu", "cpus") => out.cpuset_cpus = Some(word()?),
-            ("cpu", "mems") => out.cpuset_mems = Some(word()?),
-            ("pids", "limit") => out.pids = Some(number()?),
-            ("", _) => return Err(at(&format!("the key {key} is in no table"))),
-            (table, key) => return Err(at(&format!("the limit {table}.{key} is not supported"))),
-        }
-    }
-    Ok(out)
+/// The file, with the names of the OCI's resources. What Apptainer knows beside these is refused by its name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wanted {
+    memory: Memory,
+    cpu: Cpu,
+    pids: Pids,
+    #[serde(rename = "blockIO")]
+    block: Block,
+    devices: Vec<DeviceRule>,
+    #[serde(rename = "hugepageLimits")]
+    huge_pages: Vec<HugePages>,
+    unified: BTreeMap<String, String>,
 }
 
-fn without_comment(line: &str) -> &str {
-    let mut quoted = false;
-    for (at, c) in line.char_indices() {
-        match c {
-            '"' => quoted = !quoted,
-            '#' if !quoted => return &line[..at],
-            _ => {}
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Memory {
+    limit: Option<i64>,
+    reservation: Option<i64>,
+    swap: Option<i64>,
+    swappiness: Option<u64>,
+    #[serde(rename = "disableOOMKiller")]
+    disable_oom_killer: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Cpu {
+    shares: Option<u64>,
+    quota: Option<i64>,
+    period: Option<u64>,
+    cpus: Option<String>,
+    mems: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Pids {
+    limit: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Block {
+    weight: Option<i64>,
+    weight_device: Vec<DeviceWeight>,
+    throttle_read_bps_device: Vec<DeviceRate>,
+    throttle_write_bps_device: Vec<DeviceRate>,
+    #[serde(rename = "throttleReadIOPSDevice")]
+    throttle_read_iops_device: Vec<DeviceRate>,
+    #[serde(rename = "throttleWriteIOPSDevice")]
+    throttle_write_iops_device: Vec<DeviceRate>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceWeight {
+    major: u32,
+    minor: u32,
+    weight: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceRate {
+    major: u32,
+    minor: u32,
+    rate: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HugePages {
+    #[serde(rename = "pageSize")]
+    page_size: String,
+    limit: u64,
+}
+
+/// Where the kernel has a block device by its numbers.
+fn device(major: u32, minor: u32) -> PathBuf {
+    format!("/dev/block/{major}:{minor}").into()
+}
+
+fn parse(text: &str) -> Result<Resources, String> {
+    let wanted: Wanted = basic_toml::from_str(text).map_err(|e| e.to_string())?;
+    let bytes = |name: &str, number: Option<i64>| match number {
+        // As the OCI has it.
+        None | Some(-1) => Ok(None),
+        Some(number) => u64::try_from(number).map(Some).map_err(|_| format!("memory.{name} is negative")),
+    };
+    let weight = |number: i64| BlockWeight::weight(number).map_err(|e| e.to_string());
+    let block = &wanted.block;
+    let rates = [
+        (BlockTraffic::ReadBytes, &block.throttle_read_bps_device),
+        (BlockTraffic::WrittenBytes, &block.throttle_write_bps_device),
+        (BlockTraffic::Reads, &block.throttle_read_iops_device),
+        (BlockTraffic::Writes, &block.throttle_write_iops_device),
+    ];
+    let rate = |of: BlockTraffic, found: &DeviceRate| {
+        if found.rate == 0 {
+            return Err("a rate of a block device is 0".to_owned());
         }
-    }
-    line
+        Ok(BlockRate { device: device(found.major, found.minor), of, rate: found.rate })
+    };
+    let weights = block.weight_device.iter().map(|found| {
+        Ok(BlockWeight { device: device(found.major, found.minor), weight: weight(found.weight)? })
+    });
+    Ok(Resources {
+        memory: bytes("limit", wanted.memory.limit)?,
+        memory_reservation: bytes("reservation", wanted.memory.reservation)?,
+        memory_swap: wanted.memory.swap,
+        swappiness: wanted.memory.swappiness,
+        oom_kill_disable: wanted.memory.disable_oom_killer,
+        cpu_shares: wanted.cpu.shares,
+        cpu_quota: wanted.cpu.quota,
+        cpu_period: wanted.cpu.period,
+        cpuset_cpus: wanted.cpu.cpus.filter(|list| !list.is_empty()),
+        cpuset_mems: wanted.cpu.mems.filter(|list| !list.is_empty()),
+        pids: wanted.pids.limit,
+        block_weight: block.weight.map(weight).transpose()?,
+        block_weights: weights.collect::<Result<_, String>>()?,
+        block_rates: rates
+            .iter()
+            .flat_map(|(of, list)| list.iter().map(|found| rate(*of, found)))
+            .collect::<Result<_, _>>()?,
+        device_rules: wanted.devices,
+        huge_pages: wanted.huge_pages.into_iter().map(|found| (found.page_size, found.limit)).collect(),
+        unified: wanted.unified,
+        ..Resources::default()
+    })
 }
 
 #[cfg(test)]
@@ -144,21 +213,41 @@ mod tests {
         };
         assert_eq!(read, expected);
         for (bad, word) in [
-            ("limit = 1", "no table"),
-            ("[memory]\nlimit = x", "line 2: limit is no number"),
-            ("[memory]\nlimit = -1", "negative"),
-            ("[memory]\ncolor = 1", "memory.color"),
-            ("[blockIO]\nweight = 9", "between 10 and 1000"),
-            ("[blockIO]\nleafWeight = 9", "blockIO.leafWeight"),
+            ("limit = 1", "limit"),
+            ("[memory]\nlimit = \"x\"", "line 2"),
+            ("[memory]\nlimit = -2", "negative"),
+            ("[memory]\ncolor = 1", "color"),
+            ("[blockIO]\nweight = 9", "invalid weight 9"),
+            ("[blockIO]\nleafWeight = 9", "leafWeight"),
+            ("[[blockIO.throttleReadBpsDevice]]\nmajor = 8\nminor = 0\nrate = 0", "rate"),
             ("[network]\nclassID = 9", "network"),
-            ("[memory]\ndisableOOMKiller = 1", "neither true"),
-            ("[[devices]]", "devices"),
-            ("[cpu]\ncpus = 0", "no string"),
-            ("[memory", "not closed"),
-            ("[pids]\nlimit", "no assignment"),
+            ("[memory]\ndisableOOMKiller = 1", "line 2"),
+            ("[[devices]]\ntype = \"c\"", "allow"),
+            ("[cpu]\ncpus = 0", "line 2"),
+            ("[memory", "line 1"),
+            ("[pids]\nlimit", "line 2"),
         ] {
             assert!(parse(bad).unwrap_err().contains(word), "{bad}: {}", parse(bad).unwrap_err());
         }
+    }
+
+    #[test]
+    fn files_of_devices() {
+        let text = "[[devices]]\naccess = \"rwm\"\nallow = false\ntype = \"c\"\nmajor = 1\nminor = 5\n\
+                    [[devices]]\nallow = true\n\
+                    [[blockIO.weightDevice]]\nmajor = 8\nminor = 0\nweight = 100\n\
+                    [[blockIO.throttleWriteIOPSDevice]]\nmajor = 8\nminor = 16\nrate = 7\n\
+                    [[hugepageLimits]]\npageSize = \"2MB\"\nlimit = 4\n\
+                    [unified]\n\"memory.high\" = \"1G\"\n";
+        let read = parse(text).unwrap();
+        let rule =
+            DeviceRule { allow: false, kind: 'c', major: Some(1), minor: Some(5), access: "rwm".into() };
+        let every = DeviceRule { allow: true, kind: 'a', major: None, minor: None, access: String::new() };
+        assert_eq!(read.device_rules, [rule, every]);
+        assert_eq!(read.block_weights, [BlockWeight { device: "/dev/block/8:0".into(), weight: 100 }]);
+        let rate = BlockRate { device: "/dev/block/8:16".into(), of: BlockTraffic::Writes, rate: 7 };
+        assert_eq!(read.block_rates, [rate]);
+        assert_eq!((read.huge_pages["2MB"], read.unified["memory.high"].as_str()), (4, "1G"));
     }
 
     #[test]

@@ -87,6 +87,31 @@ fn node(source: &Path, destination: &Path, found: &std::fs::Metadata) -> Option<
     })
 }
 
+/// The rules for devices that the caller has.
+pub fn device_rules(wanted: &Resources) -> Result<Vec<DeviceRule>> {
+    let rule = |rule: &isles_spec::DeviceRule| {
+        let bad = |what: &str| {
+            isles_spec::Error::new(format!("invalid rule for devices: {what}"))
+                .with_hint("its type is a, b, c or u, its access some of r, w and m, and numbers are positive, or -1 for all")
+        };
+        let kind = match rule.kind {
+            'a' => None,
+            'b' => Some(DeviceKind::Block),
+            'c' | 'u' => Some(DeviceKind::Char),
+            other => return Err(bad(&format!("the type '{other}'"))),
+        };
+        let number = |number: Option<i64>| match number {
+            None | Some(-1) => Ok(None),
+            Some(number) => u32::try_from(number).map(Some).map_err(|_| bad(&format!("the number {number}"))),
+        };
+        let access = if rule.access.is_empty() { Some(Access::ALL) } else { Access::parse(&rule.access) };
+        let access = access.ok_or_else(|| bad(&format!("the access '{}'", rule.access)))?;
+        let (major, minor) = (number(rule.major)?, number(rule.minor)?);
+        Ok(DeviceRule { allow: rule.allow, kind, major, minor, access })
+    };
+    Ok(wanted.device_rules.iter().map(rule).collect::<std::result::Result<_, isles_spec::Error>>()?)
+}
+
 /// Adds what is asked for of block devices to the limits, by the devices' numbers.
 pub fn block_limits(wanted: &Resources, limits: &mut Limits) -> Result<()> {
     for BlockWeight { device, weight } in &wanted.block_weights {

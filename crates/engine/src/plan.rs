@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use isles_sandbox::capability::CapabilitySet;
-use isles_sandbox::cgroup::Limits;
+use isles_sandbox::cgroup::{DeviceRule, Limits};
 use isles_sandbox::identity::Identity;
 use isles_sandbox::seccomp::{self, Bpf};
 use isles_sandbox::setup::{
@@ -22,7 +22,7 @@ use isles_spec::{
 };
 
 use crate::caller::{caller, caller_and_groups};
-use crate::devices::{block_limits, devices};
+use crate::devices::{block_limits, device_rules, devices};
 use crate::error::{Error, Result};
 use crate::namespaces::namespaces;
 use crate::owners;
@@ -148,6 +148,14 @@ pub fn plan(parts: Parts<'_>) -> Result<Planned> {
     let fenced = !security.privileged && security.capabilities != CapabilityBase::Caller;
     if identity == Identity::Root && fenced {
         limits.devices = Some(rules);
+        limits.unified_devices = true;
+    }
+    let further = device_rules(&workload.resources)?;
+    if !further.is_empty() {
+        if identity != Identity::Root {
+            return Err(Error::impossible("rules for devices", "only root's control groups have such"));
+        }
+        limits.devices.get_or_insert_with(|| vec![DeviceRule::all(true)]).extend(further);
         limits.unified_devices = true;
     }
     let needs_group = !limits.is_empty();

@@ -282,8 +282,8 @@ impl Engine {
         let ports = network.as_ref().map(|network| network.ports.clone()).or(of_places).unwrap_or_default();
         let serving = RefCell::new(Vec::new());
         let serve = Serve { engine: self, programs: base.fuse, record, foreground, serving: &serving };
-        let (mut child, state) =
-            self.begin(folder, &mut planned, &fence, &view, taken.as_ref(), ports, serve)?;
+        fence.admit(&mut planned.setup)?;
+        let (mut child, state) = self.begin(folder, &mut planned, &view, taken.as_ref(), ports, serve)?;
         let made = network.and_then(|network| Some(network.made(child.network.take()?)));
         let mut locks = base.locks;
         let mut resolver = None;
@@ -352,14 +352,12 @@ impl Engine {
         &self,
         folder: &Container,
         planned: &mut Planned,
-        fence: &Fence,
         view: &View,
         taken: Option<&Taken>,
         ports: Vec<Port>,
         serve: Serve<'_>,
     ) -> Result<(Child, State)> {
         let setup = &mut planned.setup;
-        fence.admit(setup)?;
         let gate = serve.gate(setup)?;
         let connect = taken.map(|taken| {
             setup.gate.before_root = true;

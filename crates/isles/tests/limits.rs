@@ -1,6 +1,7 @@
 //! Limits of containers: they hold, or are refused by name.
 #![allow(clippy::unwrap_used)]
 
+mod apptainer;
 mod world;
 
 use std::fs;
@@ -50,6 +51,37 @@ fn limits_work_or_are_refused_by_name() {
         assert!(said.err.contains("more memory than its limit"), "{said:?}");
         world.run(&["--cpuset-cpus", "4000", "--", "true"]).fails(125, &["4000"]);
         world.run(&["--cpus", "0.5", "--", "true"]).fine();
+    });
+}
+
+/// `--apply-cgroups` of `apptainer`.
+#[test]
+fn a_file_of_limits_has_rules_for_devices() {
+    everyone(|world| {
+        let tree = apptainer::sandbox(world).display().to_string();
+        let file = world.path("home/limits.toml").display().to_string();
+        let run = |text: &str, command: &[&str]| {
+            fs::write(&file, text).unwrap();
+            apptainer::say(world, &[&["exec", "--apply-cgroups", &file, &tree], command].concat())
+        };
+        let dd = |device: &'static str| ["dd", device, "of=/dev/null", "bs=1", "count=1"];
+        let deny = "[[devices]]\nallow = false\ntype = \"c\"\nmajor = 1\nminor = 5\naccess = \"rwm\"\n";
+        if world.who == Who::Root {
+            run(deny, &dd("if=/dev/zero")).fails(1, &["Operation not permitted"]);
+            run(deny, &dd("if=/dev/urandom")).fine();
+            let first = "[[devices]]\nallow = false\n";
+            run(&format!("{first}[[devices]]\nallow = true\ntype = \"c\"\nmajor = 1\n"), &dd("if=/dev/zero"))
+                .fine();
+        } else {
+            run(deny, &["true"]).fails(255, &["rules for devices is not possible here"]);
+        }
+        for (text, word) in [
+            ("[[devices]]\nallow = true\ntype = \"x\"\n", "the type 'x'"),
+            ("[[devices]]\nallow = true\naccess = \"q\"\n", "the access 'q'"),
+            ("[network]\nclassID = 1\n", "network"),
+        ] {
+            run(text, &["true"]).fails(255, &[word]);
+        }
     });
 }
 

@@ -37,7 +37,7 @@ pub use platform::Platform;
 pub use port::{Port, Protocol};
 pub use progress::{Progress, Quiet};
 pub use reference::Reference;
-pub use resources::{BlockRate, BlockTraffic, BlockWeight, Resources, Rlimit};
+pub use resources::{BlockRate, BlockTraffic, BlockWeight, DeviceRule, Resources, Rlimit};
 pub use source::{OnDisk, Source};
 pub use volume::VolumeSpec;
 pub use workload::{

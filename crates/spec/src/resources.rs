@@ -1,5 +1,6 @@
 //! Limits: of a container as a whole (cgroups(7)), and of each of its processes (setrlimit(2)).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,12 @@ pub struct Resources {
     /// The same for one of them.
     pub block_weights: Vec<BlockWeight>,
     pub block_rates: Vec<BlockRate>,
+    /// Which devices may be opened, beyond what is usual; of two rules for one device the later counts. Only root's can have such.
+    pub device_rules: Vec<DeviceRule>,
+    /// Bytes in huge pages, by their size as the kernel writes it (`2MB`).
+    pub huge_pages: BTreeMap<String, u64>,
+    /// Files of cgroup v2 by their names.
+    pub unified: BTreeMap<String, String>,
     /// Give in where a controller is missing, with a warning, rather than fail.
     pub best_effort: bool,
 }
@@ -52,6 +59,30 @@ impl Resources {
                 best_effort: self.best_effort,
                 ..Resources::default()
             }
+    }
+}
+
+/// A rule for devices (runtime-spec config-linux.md#allowed-device-list).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceRule {
+    pub allow: bool,
+    /// `b` for block devices, `c` or `u` for others, `a` for all.
+    #[serde(default = "DeviceRule::all", rename = "type")]
+    pub kind: char,
+    /// Every number where there is none.
+    #[serde(default)]
+    pub major: Option<i64>,
+    #[serde(default)]
+    pub minor: Option<i64>,
+    /// Some of `r`, `w` and `m` for making a node; all of them where there is nothing.
+    #[serde(default)]
+    pub access: String,
+}
+
+impl DeviceRule {
+    fn all() -> char {
+        'a'
     }
 }
 

@@ -92,6 +92,8 @@ impl From<&Resources> for Limits {
             swappiness: r.swappiness,
             disable_oom_killer: r.oom_kill_disable,
             io_weight: r.block_weight,
+            hugetlb: r.huge_pages.iter().map(|(size, bytes)| (size.clone(), *bytes)).collect(),
+            unified: r.unified.clone(),
             ..Limits::default()
         }
     }

@@ -291,6 +291,9 @@ fn resources(args: &Args) -> Result<Resources, Failure> {
             .map(|text| BlockWeight::parse(text))
             .collect::<Result<_, _>>()?,
         block_rates,
+        device_rules: Vec::new(),
+        huge_pages: BTreeMap::new(),
+        unified: BTreeMap::new(),
         best_effort: args.best_effort,
     })
 }
