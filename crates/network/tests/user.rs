@@ -466,6 +466,30 @@ fn published_ports_keep_the_source_address() {
     }
 }
 
+/// The container may still know an earlier connection between the same ends (TIME-WAIT).
+#[test]
+fn an_old_connection_is_not_in_the_way_of_a_new_one() {
+    let mut guest = Guest::new("192.0.2.7:999".parse().unwrap());
+    guest.own.set_port(80);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    accepted.set_nonblocking(true).unwrap();
+    let (own, remote, now) = (guest.own, guest.remote, guest.now);
+    guest.stack.accepted(accepted.into(), remote, own, now);
+    let first = guest.heard();
+    guest.expected = first.sequence.wrapping_sub(77_777);
+    guest.send(ACK, &[]);
+    let reset = guest.heard();
+    assert_eq!((reset.flags, reset.sequence), (RST, guest.expected));
+    let again = guest.heard();
+    assert_eq!((again.flags, again.sequence), (SYN, first.sequence));
+    guest.expected = again.sequence.wrapping_add(1);
+    guest.send(SYN | ACK, &[]);
+    client.write_all(b"x").unwrap();
+    assert_eq!(guest.until(packet::PSH).data, b"x");
+}
+
 #[test]
 fn containers_of_one_network_reach_each_other() {
     let dir = tempfile::tempdir().unwrap();

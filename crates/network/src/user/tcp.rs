@@ -241,7 +241,14 @@ impl Connection {
         match self.state {
             State::Connecting => return Fate::Stays,
             State::Asked => {
-                if !segment.has(SYN) || !segment.has(ACK) || segment.acknowledged != self.next {
+                if segment.has(ACK) && segment.acknowledged != self.next {
+                    // A connection that is over stands in the way of this one, which looks the same to the container: it
+                    // forgets that one, and is asked again (RFC 9293, 3.10.7.3).
+                    self.say(RST, segment.acknowledged, &[], outside);
+                    self.first(SYN, outside);
+                    return Fate::Stays;
+                }
+                if !segment.has(SYN) || !segment.has(ACK) {
                     return Fate::Stays;
                 }
                 self.expected = segment.sequence.wrapping_add(1);
