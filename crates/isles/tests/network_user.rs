@@ -4,8 +4,8 @@
 
 mod world;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -251,14 +251,18 @@ fn ports_lead_into_a_container() {
     everyone(|world| {
         let options = ["--network", "slirp4netns", "-p", "127.0.0.1:0:80", "-p", "[::1]:0:80"];
         stays(world, "web", &options, "serve 0.0.0.0:80");
-        let router = router(world);
+        let IpAddr::V4(router) = router(world) else { panic!() };
+        let [a, b, c, _] = router.octets();
+        let own = Ipv4Addr::new(a, b, c, 100);
         let shown = world.isles(&["port", "web"]).fine();
         let places: Vec<SocketAddr> =
             shown.lines().map(|line| line.strip_prefix("80/tcp -> ").unwrap().parse().unwrap()).collect();
         assert!(places.len() == 2 && places[0].is_ipv4() && places[1].is_ipv6(), "{shown}");
-        // Who comes from the host's loopback looks like the router; one who comes by IPv6 gets to it, too.
+        // Who comes from the host's loopback looks like the container itself; one who comes by IPv6 gets to it, too.
         for place in &places {
-            assert_eq!(heard(*place, &[0; 100_000]), format!("100000 from {router}"), "{place}");
+            for length in [0, 100_000, 20_000_000] {
+                assert_eq!(heard(*place, &vec![0; length]), format!("{length} from {own}"), "{place}");
+            }
         }
         let shown = world.isles(&["ps", "--format", "{{.Ports}}"]).fine();
         assert_eq!(shown, format!("{}->80/tcp, {}->80/tcp\n", places[0], places[1]));
@@ -272,8 +276,16 @@ fn ports_lead_into_a_container() {
         world.isles(&["restart", "-t", "0", "web"]).fine();
         ready(world, "web", 2);
         let place = place(world, "web", "80/tcp");
-        assert_eq!(heard(place, b"x"), format!("1 from {router}"));
-        world.isles(&["rm", "-f", "web"]).fine();
+        assert_eq!(heard(place, b"x"), format!("1 from {own}"));
+        // Nobody listens any more, in a container that goes on.
+        let options = ["--network", "slirp4netns", "-p", "127.0.0.1:0:81", "-p", "[::1]:0:81"];
+        stays(world, "deaf", &options, "serve 0.0.0.0:80");
+        for place in world.isles(&["port", "deaf"]).fine().lines() {
+            let place: SocketAddr = place.strip_prefix("81/tcp -> ").unwrap().parse().unwrap();
+            let mut connection = TcpStream::connect(place).unwrap();
+            assert_eq!(connection.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "{place}");
+        }
+        world.isles(&["rm", "-f", "web", "deaf"]).fine();
         assert!(TcpStream::connect(place).is_err());
     });
 }

@@ -22,6 +22,10 @@ const NS_GET_USERNS: libc::Ioctl = 0xb701;
 const NEIGHBOURS: libc::c_int = 3;
 /// A header of netlink and the number of an error.
 const REFUSAL: usize = 20;
+/// A domain, a kind, a protocol, and how many.
+const REQUEST: usize = 16;
+/// The word that comes with a socket. What comes alone is the number of an error, which this is of none that socket(2) has.
+const SOCKET: u8 = b's';
 
 /// Sends the messages, and the socket over `news`. Runs between clone3 and exec.
 pub(crate) fn set_up(messages: &NetworkMessages, news: i32) -> Done {
@@ -111,15 +115,48 @@ impl Entered {
 
     /// A socket of this domain, kind and protocol (socket(2)).
     pub fn socket(&self, domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
-        let mut request = [0; 12];
-        for (place, value) in request.as_chunks_mut::<4>().0.iter_mut().zip([domain, kind, protocol]) {
+        let mut sockets = Vec::with_capacity(1);
+        self.sockets(domain, kind, protocol, 1, &mut sockets)?;
+        sockets.pop().ok_or_else(gone)
+    }
+
+    /// So many of them, which costs little more than one. None is added where there is an error.
+    pub fn sockets(
+        &self,
+        domain: i32,
+        kind: i32,
+        protocol: i32,
+        number: usize,
+        into: &mut Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let mut request = [0; REQUEST];
+        let number = number as i32;
+        for (place, value) in request.as_chunks_mut::<4>().0.iter_mut().zip([domain, kind, protocol, number])
+        {
             *place = value.to_ne_bytes();
         }
         sys::write_all(self.requests.as_raw_fd(), &request).map_err(os)?;
-        match terminal::receive(self.requests.as_raw_fd()).map_err(os)? {
-            Some((_, Some(socket))) => Ok(owned(socket)),
-            Some((errno, None)) => Err(io::Error::from_raw_os_error(errno.into())),
-            None => Err(io::Error::other("the process that had entered the network namespace is gone")),
+        let before = into.len();
+        let mut failed = None;
+        for _ in 0..number {
+            match terminal::receive(self.requests.as_raw_fd()).map_err(os)? {
+                Some((_, Some(socket))) => into.push(owned(socket)),
+                // This process may have no more. The others come nevertheless.
+                Some((SOCKET, None)) => failed = Some(io::Error::from_raw_os_error(libc::EMFILE)),
+                // Nothing comes after an error.
+                Some((errno, None)) => {
+                    failed = Some(io::Error::from_raw_os_error(errno.into()));
+                    break;
+                }
+                None => return Err(gone()),
+            }
+        }
+        match failed {
+            Some(failed) => {
+                into.truncate(before);
+                Err(failed)
+            }
+            None => Ok(()),
         }
     }
 }
@@ -137,24 +174,33 @@ fn entered(requests: i32, user: Option<i32>, network: i32) -> sys::Result<()> {
     // SAFETY: the call takes numbers; nothing in this process uses a descriptor but 0.
     sys::check(unsafe { libc::syscall(libc::SYS_close_range, 1u32, u32::MAX, 0u32) })?;
     loop {
-        let mut request = [0; 12];
+        let mut request = [0; REQUEST];
         if sys::read(0, &mut request)? != request.len() {
             return Ok(());
         }
         let word =
             |at: usize| i32::from_ne_bytes([request[at], request[at + 1], request[at + 2], request[at + 3]]);
-        // SAFETY: the call takes numbers.
-        match sys::check(unsafe { libc::socket(word(0), word(4) | libc::SOCK_CLOEXEC, word(8)) }.into()) {
-            Ok(socket) => {
-                terminal::send(0, b's', socket as i32)?;
-                // One of packets stays, so that this process is the last to close it.
-                if word(0) != libc::AF_PACKET {
-                    drop(Fd(socket as i32));
+        for _ in 0..word(12) {
+            // SAFETY: the call takes numbers.
+            match sys::check(unsafe { libc::socket(word(0), word(4) | libc::SOCK_CLOEXEC, word(8)) }.into()) {
+                Ok(socket) => {
+                    terminal::send(0, SOCKET, socket as i32)?;
+                    // One of packets stays, so that this process is the last to close it.
+                    if word(0) != libc::AF_PACKET {
+                        drop(Fd(socket as i32));
+                    }
+                }
+                Err(Errno(errno)) => {
+                    sys::write_all(0, &[errno.clamp(1, 255) as u8])?;
+                    break;
                 }
             }
-            Err(Errno(errno)) => sys::write_all(0, &[errno.clamp(1, 255) as u8])?,
         }
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the process that had entered the network namespace is gone")
 }
 
 fn os(Errno(errno): Errno) -> io::Error {

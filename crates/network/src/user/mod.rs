@@ -7,6 +7,7 @@
 //! | [`serve`] | the thread that serves it |
 //! | [`ring`] | frames from and to the namespace |
 //! | [`stack`] | which packet belongs to which socket |
+//! | [`relay`] | from the host's own loopback to a published port |
 //! | `late` | what a container needs that joins others while it runs |
 //! | `tcp` | one connection, without buffers of its own |
 //! | [`neighbour`] | from one container to another |
@@ -20,6 +21,7 @@ mod link;
 pub mod neighbour;
 pub mod packet;
 mod parts;
+pub mod relay;
 pub mod ring;
 pub mod rules;
 pub mod serve;

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use isles_sandbox::network::Entered;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use super::inside;
 use super::late::{Late, answer_names};
+use super::relay::{FIRST_RELAYED, Relay, Sockets};
 use super::ring::Ring;
-use super::rules::Rules;
+use super::rules::{Rules, canonical};
 use super::stack::{FIRST_FLOW, Stack};
 use crate::netlink::message::{self, Batch};
 
@@ -30,6 +31,8 @@ const END: u64 = 2;
 const PORTS: u64 = 3;
 /// Frames that are read before sockets get their turn, and connections that are accepted.
 const TURN: usize = 64;
+/// Sockets that are made at once in the container's network namespace.
+const SOCKETS: usize = 16;
 /// A question for a neighbour, and the attribute that says for which (RTM_GETNEIGH, NDA_DST).
 const GET_NEIGHBOUR: u16 = 30;
 const NEIGHBOUR: u16 = 1;
@@ -113,6 +116,8 @@ fn run(
     }
     say(network, &plan.known());
     let mut stack = Stack::new(ring, rules, waiting.try_clone()?);
+    // A connection that is passed on takes two descriptors, so all of these take half of what there are.
+    let mut relay = Relay::new(sockets(&entered), waiting.try_clone()?, stack.most() / 4);
     let mut ports: Vec<Port> = Vec::new();
     for listener in listeners {
         // Whether somebody listens is only known for connections: those are tried by IPv6 first.
@@ -130,7 +135,9 @@ fn run(
     }
     let mut events = Vec::with_capacity(256);
     loop {
+        stack.elsewhere = relay.descriptors();
         let wait = stack.tick(Instant::now());
+        let wait = if relay.is_unsettled() { Duration::ZERO } else { wait };
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         events.clear();
         match epoll::wait(&waiting, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
@@ -168,9 +175,10 @@ fn run(
                     }
                 }
                 END => return Ok(()),
+                token if token >= FIRST_RELAYED => relay.stirred(token, event.flags),
                 token if token >= FIRST_FLOW => stack.stirred(token, now),
                 token => match ports.get((token - PORTS) as usize) {
-                    Some(Port::Stream(socket, port)) => accept(&mut stack, socket, *port, now),
+                    Some(Port::Stream(socket, port)) => accept(&mut stack, &mut relay, socket, *port, now),
                     Some(Port::Datagrams(number, port)) => stack.came(*number, *port, now),
                     Some(Port::Neighbours(socket, kind)) => welcome(&mut stack, socket, *kind, now),
                     None => {}
@@ -178,7 +186,21 @@ fn run(
             }
         }
         stack.settle(now);
+        relay.settle();
     }
+}
+
+/// Sockets of TCP in the namespace, some of which are always there.
+fn sockets(entered: &Entered) -> Sockets<'_> {
+    let mut spare = [Vec::new(), Vec::new()];
+    Box::new(move |ipv6| {
+        let spare = &mut spare[usize::from(ipv6)];
+        if spare.is_empty() {
+            let domain = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+            entered.sockets(domain, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0, SOCKETS, spare)?;
+        }
+        spare.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+    })
 }
 
 /// A published port, in the stack.
@@ -204,14 +226,22 @@ fn first(network: &OwnedFd, listeners: &[Listener], end: &OwnedFd) -> io::Result
     }
 }
 
-fn accept(stack: &mut Stack<Ring>, socket: &OwnedFd, port: SocketAddr, now: Instant) {
+fn accept(stack: &mut Stack<Ring>, relay: &mut Relay<'_>, socket: &OwnedFd, port: SocketAddr, now: Instant) {
+    let v4 = SocketAddr::new(stack.rules.plan.v4.container.into(), port.port());
     for _ in 0..TURN {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match rustix::net::acceptfrom_with(socket, flags) {
             Ok((connection, Some(peer))) => {
-                if let Ok(peer) = SocketAddr::try_from(peer) {
-                    stack.accepted(connection, peer, port, now);
-                }
+                let Ok(peer) = SocketAddr::try_from(peer) else { continue };
+                let connection = if canonical(peer.ip()).is_loopback() {
+                    match relay.open(connection, peer, [Some(port), port.is_ipv6().then_some(v4)]) {
+                        Ok(()) => continue,
+                        Err(connection) => connection,
+                    }
+                } else {
+                    connection
+                };
+                stack.accepted(connection, peer, port, now);
             }
             Err(Errno::AGAIN) => return,
             // One that has gone again, or no descriptor is left: the next one may find things better.

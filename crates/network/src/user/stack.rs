@@ -79,6 +79,8 @@ enum Outward {
 pub struct Stack<L> {
     pub link: L,
     pub rules: Rules,
+    /// How many descriptors others have that would be a flow's.
+    pub elsewhere: usize,
     /// Where the flows' sockets are waited for; numbers from [`FIRST_FLOW`].
     waiting: OwnedFd,
     flows: Vec<Option<Flow>>,
@@ -110,6 +112,7 @@ impl<L: Link> Stack<L> {
             largest: rules.plan.mtu as usize,
             link,
             rules,
+            elsewhere: 0,
             waiting,
             flows: Vec::new(),
             free: Vec::new(),
@@ -132,6 +135,15 @@ impl<L: Link> Stack<L> {
     pub fn refresh(&mut self) {
         self.rules.refresh();
         self.link.belongs_to(self.rules.plan.mac);
+    }
+
+    /// How many flows there may be, each with one descriptor.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    fn is_full(&self) -> bool {
+        self.keys.len() + self.elsewhere >= self.most
     }
 
     /// The set of descriptors that is waited for.
@@ -218,7 +230,7 @@ impl<L: Link> Stack<L> {
         let Some(target) = self.rules.target(ends.remote) else {
             return self.out_of_reach(ends, segment.sequence, Errno::ACCESS);
         };
-        if self.keys.len() >= self.most && !self.forget_quiet() {
+        if self.is_full() && !self.forget_quiet() {
             return self.refuse(ends, segment);
         }
         let is_container = matches!(target, Target::Container(_));
@@ -235,7 +247,7 @@ impl<L: Link> Stack<L> {
 
     /// Another container has something for this one.
     pub fn introduced(&mut self, socket: OwnedFd, kind: Kind, now: Instant) {
-        if self.keys.len() + self.unknown >= self.most {
+        if self.keys.len() + self.unknown + self.elsewhere >= self.most {
             return;
         }
         if self.insert(Flow::Unknown(socket, kind, now)).is_some() {
@@ -298,7 +310,7 @@ impl<L: Link> Stack<L> {
 
     /// Begins a connection to the container. `says` is whether the other side waits for a word that it is taken.
     fn open_to(&mut self, socket: OwnedFd, ends: Ends, says: bool, now: Instant) {
-        let full = self.keys.len() >= self.most && !self.forget_quiet();
+        let full = self.is_full() && !self.forget_quiet();
         if full || self.keys.contains_key(&(packet::TCP, ends)) {
             return;
         }
@@ -658,7 +670,7 @@ impl<L: Link> Stack<L> {
     }
 
     fn add_datagrams(&mut self, protocol: u8, ends: Ends, way: Outward, now: Instant) -> Option<usize> {
-        if self.keys.len() >= self.most && !self.forget_quiet() {
+        if self.is_full() && !self.forget_quiet() {
             return None;
         }
         let flow = Datagrams { protocol, ends, way, last: now, answered: false };
