@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use isles_sandbox::signals::Signals;
-use isles_spec::{RestartPolicy, Workload};
+use isles_spec::Workload;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -133,9 +133,7 @@ impl Engine {
         let found = self.find(id).ok();
         let process = found.as_ref().and_then(|info| info.state.pid.zip(info.state.pid_start));
         let terminal = found.as_ref().is_some_and(|info| info.record.workload.tty);
-        // Who ran it in the foreground finds it ended for everybody.
-        let ends = |workload: &Workload| wishes.foreground && workload.restart == RestartPolicy::No;
-        let goes = found.filter(|info| info.record.workload.remove || ends(&info.record.workload));
+        let goes = found.filter(|info| info.record.workload.remove);
         let goes = goes.and_then(|info| info.state.monitor);
         let monitor = goes.and_then(|(pid, _)| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok());
         let parted = stay(socket, wishes, process, terminal, &format!("container {id}"))?;

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::monitor::frames;
 use crate::monitor::{PAUSED, RESTARTS, STOPPED, WAKE};
-use crate::record::{Info, Record, Status, gone, now, process_start};
+use crate::record::{Info, Record, Status, gone, info, now, process_start};
 use crate::watch::Watch;
 
 /// How long the end of a process that was killed may take.
@@ -122,7 +122,10 @@ impl Engine {
 
     /// Whether somebody stays with a container: it runs, or is about to.
     pub fn is_alive(&self, id: &str) -> bool {
-        self.store.container(id).is_ok_and(|container| container.is_locked())
+        let Ok(container) = self.store.container(id) else { return false };
+        // The monitor of one that has ended holds its lock until what was written is on the disk.
+        let ended = || matches!(info(&container), Ok(Some(Info { status: Status::Exited, .. })));
+        container.is_locked() && !ended()
     }
 
     /// The folder of a container, for what is kept there.

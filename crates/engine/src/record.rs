@@ -395,7 +395,9 @@ impl Engine {
         let begin = Instant::now();
         loop {
             let found = self.find(name)?;
-            let under_way = found.status == Status::Created && self.is_alive(&found.record.id);
+            let locked =
+                || self.store.container(&found.record.id).is_ok_and(|container| container.is_locked());
+            let under_way = found.status == Status::Created && locked();
             if !under_way || begin.elapsed() > PATIENCE {
                 return Ok(found);
             }
