@@ -6,13 +6,16 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use isles_network::dns::{Resolver, Sockets, Upstreams};
-use isles_network::place;
+use isles_network::place::{self, Held};
 use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
+use isles_network::user::Service;
+use isles_network::user::door::{self, Door};
 use isles_network::user::inside::MAC;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::network::Entered;
@@ -30,8 +33,8 @@ pub(crate) struct Taken {
     container: String,
     networks: Vec<Network>,
     pub places: Places,
-    /// Sockets that keep the published ports from others.
-    held: Vec<File>,
+    /// What keeps the published ports from others.
+    held: Vec<Held>,
     /// On which the container asks for names.
     sockets: RefCell<Option<Sockets>>,
     kept: bool,
@@ -78,12 +81,48 @@ impl Taken {
 
     /// Leaves the places to the container. What keeps its ports is to stay open while it runs, and its questions for names
     /// are to be answered.
-    pub fn keep(mut self, dns: &Dns) -> (Vec<File>, Option<Resolver>) {
+    pub fn keep(mut self, dns: &Dns) -> Kept {
         self.kept = true;
         let sockets = self.sockets.take();
         let resolver = sockets.map(|sockets| resolver(&self.engine, sockets, &self.container, dns));
-        (std::mem::take(&mut self.held), resolver)
+        let (mut held, mut doors) = (Vec::new(), Vec::new());
+        // Nobody from elsewhere comes into a network that leads nowhere.
+        let closed = self.networks.first().is_none_or(|network| network.internal);
+        for mut port in std::mem::take(&mut self.held) {
+            if closed {
+                port.stop_listening();
+            }
+            match port.listens {
+                true => doors.push(Door { socket: port.socket, port: port.port }),
+                false => held.push(port.socket.into()),
+            }
+        }
+        Kept { held, doors, resolver }
     }
+}
+
+/// What stays with a container in networks while it runs.
+pub(crate) struct Kept {
+    /// Sockets that keep its ports.
+    pub held: Vec<File>,
+    /// Those of them that lead to it.
+    pub doors: Vec<Door>,
+    pub resolver: Option<Resolver>,
+}
+
+/// Passes on who comes to a container by its doors, until what it gives back is dropped.
+pub(crate) fn serve_doors(engine: &Engine, container: &str, doors: Vec<Door>) -> io::Result<Option<Service>> {
+    if doors.is_empty() {
+        return Ok(None);
+    }
+    let (dir, container) = (engine.networks_dir(), container.to_owned());
+    let whereto = move || {
+        let places = Networks::places(&dir, &container).ok()??;
+        let addresses = &places.endpoints.first()?.addresses;
+        let v4 = addresses.iter().find(|(address, _)| address.is_ipv4());
+        v4.or(addresses.first()).map(|(address, _)| *address)
+    };
+    door::serve(doors, whereto).map(Some)
 }
 
 /// Answers the questions of a container, from sockets in its network namespace.
@@ -223,7 +262,7 @@ impl Engine {
             container: record.id.clone(),
             networks: Vec::with_capacity(uses.len()),
             places: Places { name: record.name.clone(), endpoints: Vec::new(), ports },
-            held: held.into_iter().map(File::from).collect(),
+            held,
             sockets: RefCell::new(None),
             kept: false,
         };

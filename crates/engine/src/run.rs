@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use isles_fuse::Server;
 use isles_network::dns::{Resolver, Token};
+use isles_network::user::door::Door;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::setup::UserNs;
 use isles_sandbox::signals::{From, Signals};
@@ -26,7 +27,7 @@ use crate::fuse_programs::{Serve, Serving};
 use crate::health::merged;
 use crate::inside::Inside;
 use crate::log::{JOURNAL, has_journal};
-use crate::networks::Taken;
+use crate::networks::{Taken, serve_doors};
 use crate::overlay_programs::OverlayPrograms;
 use crate::plan::{Parts, Planned, plan};
 use crate::record::{Record, State, now, process_start};
@@ -286,11 +287,11 @@ impl Engine {
         let (mut child, state) = self.begin(folder, &mut planned, &view, taken.as_ref(), ports, serve)?;
         let made = network.and_then(|network| Some(network.made(child.network.take()?)));
         let mut locks = base.locks;
-        let mut resolver = None;
+        let (mut resolver, mut doors) = (None, Vec::new());
         if let Some(taken) = taken {
-            let (held, answers) = taken.keep(&workload.dns);
-            locks.extend(held);
-            resolver = answers;
+            let kept = taken.keep(&workload.dns);
+            locks.extend(kept.held);
+            (resolver, doors) = (kept.resolver, kept.doors);
         }
         for warning in &child.warnings {
             (foreground.warn)(&format!("{warning}: {}", warning.cause));
@@ -298,7 +299,7 @@ impl Engine {
         (foreground.started)(child.pid());
         self.note(record, "start", &[]);
         let (servers, programs, fuse) = (base.servers, base.programs, serving.into_inner());
-        Ok(Started { child, state, fence, locks, network: made, servers, resolver, programs, fuse })
+        Ok(Started { child, state, fence, locks, network: made, servers, resolver, doors, programs, fuse })
     }
 
     /// Stays with a started container until it ends, and writes down how.
@@ -315,6 +316,11 @@ impl Engine {
         if let Err(e) = &served {
             (foreground.warn)(&format!("the container has no network: {e}"));
         }
+        let doors = std::mem::take(&mut started.doors);
+        let passing = serve_doors(self, &container.record.id, doors);
+        if let Err(e) = &passing {
+            (foreground.warn)(&format!("its ports do not lead to it by IPv6: {e}"));
+        }
         let status = attend(&mut started.child, workload, signals, started.resolver.as_mut(), &|| {
             // While the program works: what others left behind.
             if let Err(e) = self.collect() {
@@ -326,6 +332,7 @@ impl Engine {
             drop(started.child.kill(libc::SIGKILL));
             drop(started.child.wait());
         }
+        drop(passing);
         let out_of_memory = started.fence.oom_kills() > 0;
         if let Err(e) = started.fence.remove() {
             (foreground.warn)(&format!("the control group stays until the next collection: {e}"));
@@ -411,6 +418,8 @@ pub(crate) struct Started {
     pub servers: Vec<Arc<Server<FileImage>>>,
     /// Answers its questions for names, where it has networks.
     pub resolver: Option<Resolver>,
+    /// Ports of the host's that lead to it by whoever stays with it.
+    pub doors: Vec<Door>,
     /// Programs of the host that serve its root.
     pub programs: Option<OverlayPrograms>,
     /// Programs that serve its mounts, and that end with it.

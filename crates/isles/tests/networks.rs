@@ -31,6 +31,10 @@ fn server(world: &World, name: &str, options: &[&str]) {
     let script =
         format!("mkdir /www; echo i am {name} > /www/index.html; exec busybox httpd -f -p 80 -h /www");
     detached(world, &[&["--name", name], options].concat(), &script).fine();
+    await_server(world, name);
+}
+
+fn await_server(world: &World, name: &str) {
     // It listens a moment after it has begun.
     while !world
         .isles(&["exec", name, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1/"])
@@ -188,13 +192,35 @@ fn udp_and_ipv6() {
         );
         assert_eq!(host(&world, &["python3", "-c", &talk]).fine(), "b'hello'\n", "{at}");
     }
-    let at_loopback = ["--network", "six", "-p", "[::1]:7008:7", "--", "true"];
+    let at_loopback = ["--network", "six", "-p", "[::1]:7008:7/udp", "--", "true"];
     world.run(&at_loopback).fails(125, &["no answer to [::1]", "127.0.0.1"]);
     server(&world, "web", &["--network", "six", "-p", "7009:80"]);
-    // Who asks for `localhost` is refused by the one address, and goes on to the other.
-    let refused = "import socket\ntry: socket.create_connection(('::1', 7009), 9)\nexcept ConnectionRefusedError: print('no')";
+    // From the host's own address of IPv6 the kernel leads nobody into a container, and where that has IPv4 only nobody who
+    // comes by IPv6: whoever stays with it passes them on.
+    server(&world, "four", &["--network", "bridge", "-p", "7010:80", "-p", "[::1]:7011:80"]);
+    for (place, want) in [
+        ("127.0.0.1:7009", "i am web\n"),
+        ("[::1]:7009", "i am web\n"),
+        ("127.0.0.1:7010", "i am four\n"),
+        ("[::1]:7010", "i am four\n"),
+        ("[::1]:7011", "i am four\n"),
+        // Once more, now that somebody passes on.
+        ("[::1]:7010", "i am four\n"),
+    ] {
+        assert_eq!(fetched_by_host(&world, &format!("http://{place}/")).fine(), want, "{place}");
+    }
+    // The port is still nobody else's, and free at once when the container is gone.
+    world.run(&["-p", "7010:80", "--", "true"]).fails(125, &["7010", "container four"]);
+    world.isles(&["restart", "-t", "0", "four"]).fine();
+    await_server(&world, "four");
+    assert_eq!(fetched_by_host(&world, "http://[::1]:7010/").fine(), "i am four\n");
+    world.isles(&["rm", "-f", "four"]).fine();
+    world.run(&["-p", "7010:80", "--", "true"]).fine();
+    // Nothing leads into a network that leads nowhere.
+    world.isles(&["network", "create", "--internal", "shut"]).fine();
+    server(&world, "inner", &["--network", "shut", "-p", "7012:80"]);
+    let refused = "import socket\ntry: socket.create_connection(('::1', 7012), 9)\nexcept ConnectionRefusedError: print('no')";
     assert_eq!(host(&world, &["python3", "-c", refused]).fine(), "no\n");
-    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:7009/").fine(), "i am web\n");
     let said = run(&world, "six", &["busybox", "nslookup", "-type=aaaa", "web"]).fine();
     assert!(said.contains("fd77::"), "{said}");
     let shown = world.isles(&["network", "inspect", "-f", "{{.EnableIPv6}}", "six"]).fine();

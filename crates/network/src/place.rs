@@ -9,7 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use isles_spec::{Port, Protocol};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, getsockname, listen, shutdown, socket_with,
+    sockopt,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Error, Result};
@@ -263,7 +266,7 @@ pub fn withdraw(places: &Places) -> Result<()> {
 fn published(places: &Places) -> Vec<Published> {
     let Some(first) = places.endpoints.first() else { return Vec::new() };
     let mut out = Vec::new();
-    for port in &places.ports {
+    for port in places.ports.iter().filter(|port| !is_own_address(port)) {
         for (target, _) in &first.addresses {
             out.push(Published { port: *port, target: *target });
         }
@@ -276,10 +279,10 @@ fn published(places: &Places) -> Vec<Published> {
 ///
 /// # Errors
 /// Somebody has one of them, or may not be taken from this user.
-pub fn reserve(ports: &mut [Port]) -> Result<Vec<OwnedFd>> {
+pub fn reserve(ports: &mut [Port]) -> Result<Vec<Held>> {
     let mut held = Vec::with_capacity(ports.len());
     for port in ports {
-        if port.address.is_some_and(|address| address == IpAddr::V6(Ipv6Addr::LOCALHOST)) {
+        if is_own_address(port) && port.protocol == Protocol::Udp {
             let wish = format!("publishing {port} of a container on a bridge is not possible");
             return Err(isles_spec::Error::new(format!("{wish}: the kernel leads no answer to [::1]"))
                 .with_hint("publish it at 127.0.0.1, or use --network slirp4netns")
@@ -306,11 +309,40 @@ pub fn reserve(ports: &mut [Port]) -> Result<Vec<OwnedFd>> {
     Ok(held)
 }
 
+impl Held {
+    /// Keeps the port only.
+    pub fn stop_listening(&mut self) {
+        if std::mem::take(&mut self.listens) {
+            // It keeps its port (listen(2) is undone), which somebody else could share otherwise.
+            let _ = shutdown(&self.socket, Shutdown::Both);
+            let _ = sockopt::set_socket_reuseaddr(&self.socket, false);
+        }
+    }
+}
+
+/// Connections that wait to be passed on.
+const BACKLOG: i32 = 128;
+
 fn is_no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(97 | 99))
 }
 
-fn reserve_one(address: IpAddr, port: &mut Port, both: bool) -> io::Result<OwnedFd> {
+/// At the host's own address of IPv6, from which the kernel knows no way into a container.
+fn is_own_address(port: &Port) -> bool {
+    port.address == Some(IpAddr::V6(Ipv6Addr::LOCALHOST))
+}
+
+/// What keeps a port of the host from other programs.
+#[derive(Debug)]
+pub struct Held {
+    pub socket: OwnedFd,
+    /// It listens: who is led nowhere by the kernel comes to it.
+    pub listens: bool,
+    /// The container's port.
+    pub port: u16,
+}
+
+fn reserve_one(address: IpAddr, port: &mut Port, both: bool) -> io::Result<Held> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let kind = match port.protocol {
         Protocol::Tcp => SocketType::STREAM,
@@ -320,10 +352,19 @@ fn reserve_one(address: IpAddr, port: &mut Port, both: bool) -> io::Result<Owned
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, !both)?;
     }
+    let listens = address.is_ipv6() && port.protocol == Protocol::Tcp;
+    if listens {
+        // What was said at this port before is over. While it listens, nobody else gets it.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+    }
     bind(&socket, &SocketAddr::new(address, port.host))?;
     if port.host == 0 {
         let bound: SocketAddr = getsockname(&socket)?.try_into()?;
         port.host = bound.port();
     }
-    Ok(socket)
+    if listens {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(Held { socket, listens, port: port.container })
 }

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use isles_network::dns::{Resolver, Sockets};
+use isles_network::user::door::Door;
 use isles_network::user::inside::Plan;
 use isles_network::user::rules::Shared;
 use isles_network::user::{Kind, Listener};
@@ -78,6 +79,8 @@ struct Handed {
     /// Files that are locked while the container runs.
     kept: Vec<RawFd>,
     tree: Option<RawFd>,
+    /// Ports of the host's that lead to ports of the container's.
+    doors: Vec<(RawFd, u16)>,
     network: Option<HandedNetwork>,
     /// On which it asks for names: over UDP, over TCP.
     names: Option<(RawFd, RawFd)>,
@@ -111,6 +114,7 @@ pub(crate) struct Running {
     /// The container's files. Whoever lets go of an overlay last waits until what was written is on the disk: held by the monitor,
     /// the program ends without that, and its end is told.
     pub tree: Option<OwnedFd>,
+    pub doors: Vec<Door>,
     pub network: Option<Unserved>,
     pub resolver: Option<Resolver>,
     pub delay: Duration,
@@ -295,7 +299,7 @@ impl Engine {
         let Created { folder, record } = created;
         let control = listen(folder.path())?;
         let (streams, mut ends) = streams(&record.workload)?;
-        let Started { mut child, mut state, fence, locks, network, servers, resolver, .. } =
+        let Started { mut child, mut state, fence, locks, network, servers, resolver, doors, .. } =
             self.start_in(&folder, &record, foreground, streams)?;
         // The group is found again by its name.
         fence.keep();
@@ -316,6 +320,7 @@ impl Engine {
             first,
             kept: locks,
             tree,
+            doors,
             network,
             resolver,
             delay,
@@ -399,6 +404,7 @@ fn execute_again(running: &Running) -> io::Result<()> {
         first: number(&running.first),
         kept: running.kept.iter().map(AsRawFd::as_raw_fd).collect(),
         tree: number(&running.tree),
+        doors: running.doors.iter().map(|door| (door.socket.as_raw_fd(), door.port)).collect(),
         network: running.network.as_ref().map(|network| HandedNetwork {
             socket: network.network.as_raw_fd(),
             plan: network.plan,
@@ -425,6 +431,7 @@ fn execute_again(running: &Running) -> io::Result<()> {
     let own = own.into_iter().chain([handed.terminal, handed.first, handed.tree]).flatten();
     let sockets = handed.network.iter().flat_map(|n| n.listeners.iter().map(|l| l.0).chain([n.socket]));
     let names = handed.names.iter().flat_map(|(udp, tcp)| [*udp, *tcp]);
+    let names = names.chain(handed.doors.iter().map(|door| door.0));
     for fd in own.chain(handed.kept.iter().copied()).chain(sockets).chain(names) {
         // SAFETY: the descriptors are open: their owners are in `running`.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
@@ -478,6 +485,7 @@ fn adopt(handed: &str) -> Result<Running> {
             listeners: network.listeners.into_iter().map(listener).collect::<Result<_>>()?,
         })
     });
+    let door = |(socket, port)| -> Result<Door> { Ok(Door { socket: own(socket)?, port }) };
     let sockets = match handed.names {
         Some((udp, tcp)) => Some(Sockets { udp: own(udp)?, tcp: own(tcp)? }),
         None => None,
@@ -497,6 +505,7 @@ fn adopt(handed: &str) -> Result<Running> {
         first: some(handed.first)?,
         kept: handed.kept.into_iter().map(|fd| own(fd).map(File::from)).collect::<Result<_>>()?,
         tree: some(handed.tree)?,
+        doors: handed.doors.into_iter().map(door).collect::<Result<_>>()?,
         delay: Duration::from_millis(handed.delay),
         signals: Signals::block().map_err(|e| Error::system("wait for signals", e))?,
         engine,

@@ -8,6 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use isles_network::dns::{Resolver, Token};
+use isles_network::user::Service;
+use isles_network::user::door::Door;
 use isles_sandbox::signals::Signals;
 use isles_spec::RestartPolicy;
 use isles_store::Container;
@@ -23,6 +25,7 @@ use super::{DOOMED, RESTARTS, Running, STOPPED, go_on};
 use crate::background::said;
 use crate::engine::Engine;
 use crate::log::{About, Stream, Writer};
+use crate::networks::serve_doors;
 use crate::process;
 use crate::record::{Record, State, age, now};
 use crate::run::{Created, Foreground};
@@ -55,11 +58,11 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
     }
     let mut desk = Desk::new(&mut running, log);
     let code = desk.run(&mut running);
-    let Desk { clients, log, .. } = desk;
+    let Desk { clients, log, passing, .. } = desk;
     if let Some(mut log) = log {
         let _ = log.finish(now());
     }
-    drop(served);
+    drop((served, passing));
     let store = running.engine.store().clone();
     let code = finish(running, code, clients);
     // Who started this was perhaps killed, and this process had a part in what it held until it executed itself anew.
@@ -101,6 +104,9 @@ struct Desk {
     kill_at: Option<Instant>,
     /// Looks at the container's health.
     probes: Option<Probes>,
+    /// Ports by which nobody has come yet.
+    doors: Vec<Door>,
+    passing: Option<Service>,
 }
 
 /// Where something may come from.
@@ -116,6 +122,7 @@ enum From {
     Client(usize),
     Names(Token),
     Probe,
+    Door,
 }
 
 impl Desk {
@@ -136,6 +143,8 @@ impl Desk {
             terminal,
             kill_at: None,
             probes: Probes::new(running.record.health.as_ref(), &running.folder),
+            doors: std::mem::take(&mut running.doors),
+            passing: None,
         }
     }
 
@@ -199,6 +208,14 @@ impl Desk {
                     }
                     From::Names(token) => questions.push(token),
                     From::Probe => {}
+                    From::Door => {
+                        let doors = std::mem::take(&mut self.doors);
+                        // Without a thread for them nobody is led there; all others are, by the firewall.
+                        if !doors.is_empty() {
+                            self.passing =
+                                serve_doors(&running.engine, &running.record.id, doors).unwrap_or_default();
+                        }
+                    }
                 }
             }
             if let Some(probes) = self.probes.as_mut().filter(|_| exit.is_none()) {
@@ -273,6 +290,9 @@ impl Desk {
         let probes = self.probes.as_ref().filter(|_| lives);
         for fd in probes.iter().flat_map(|probes| probes.awaits()) {
             add(From::Probe, fd, PollFlags::IN);
+        }
+        for door in &self.doors {
+            add(From::Door, door.socket.as_fd(), PollFlags::IN);
         }
         let patience = self.clients.iter().filter_map(Client::patience_ends);
         let names = running.resolver.as_ref().and_then(Resolver::deadline);

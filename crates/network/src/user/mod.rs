@@ -15,6 +15,7 @@
 //! | `parts` | packets that were too long for the device |
 //! | [`rules`] | where packets may go |
 
+pub mod door;
 pub mod inside;
 mod late;
 mod link;
