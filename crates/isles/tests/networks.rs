@@ -261,9 +261,15 @@ fn nothing_is_left_behind_by_a_monitor_that_is_killed() {
 fn a_flushed_firewall_is_said_again() {
     let Some(world) = apart() else { return };
     server(&world, "web", &["-p", "8080:80"]);
+    let rules = || host(&world, &["/usr/sbin/nft", "list table inet isles"]);
+    let led_by_rules = rules().fine();
+    assert!(led_by_rules.contains("8080"), "{led_by_rules}");
     host(&world, &["/usr/sbin/nft", "flush ruleset"]).fine();
-    assert_ne!(fetched_by_host(&world, "http://127.0.0.1:8080/").code, 0, "it is gone");
+    assert_ne!(rules().code, 0, "it is gone");
+    // The socket that keeps the port still leads there.
+    assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
     run(&world, "bridge", &["true"]).fine();
+    assert_eq!(rules().fine(), led_by_rules);
     assert_eq!(fetched_by_host(&world, "http://127.0.0.1:8080/").fine(), "i am web\n");
 }
 
