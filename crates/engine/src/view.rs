@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,9 @@ impl From<Merged> for View {
         View::Layers(layers)
     }
 }
+
+/// Bytes of a file in an image that are read at once.
+const PIECE: usize = 64 << 10;
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +96,14 @@ impl View {
             View::Image(server) => {
                 let of = server.file_system();
                 let (file, _) = walk(of, path)?;
-                if of.attributes(file)?.kind != Served::File {
+                let found = of.attributes(file)?;
+                if found.kind != Served::File {
                     return Err(Errno::INVAL.into());
                 }
-                Ok(Box::new(Content { of, file, at: 0 }))
+                let content = Content { of, file, at: 0 };
+                // Who reads with a small buffer first would have the same block looked for again and again.
+                let room = usize::try_from(found.size).map_or(PIECE, |size| size.min(PIECE));
+                Ok(Box::new(BufReader::with_capacity(room.max(1), content)))
             }
         }
     }

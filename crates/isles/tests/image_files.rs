@@ -172,6 +172,46 @@ fn mounts_find_their_places_in_a_read_only_image() {
     });
 }
 
+/// Places of mounts are made in folders that are empty; for others, and new ones in the root, it takes an overlay.
+#[test]
+fn an_image_that_stays_as_it_is_needs_no_overlay() {
+    everyone(|world| {
+        if mounts(world).is_empty() {
+            return;
+        }
+        let folder = world.path("bare");
+        world::busybox(&folder);
+        for name in ["dev", "proc", "sys", "home", "mnt", "var/tmp", "full"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        fs::set_permissions(folder.join("mnt"), fs::Permissions::from_mode(0o751)).unwrap();
+        for name in ["full/file", "etc/hosts", "etc/resolv.conf", "etc/localtime"] {
+            fs::write(folder.join(name), "of the image\n").unwrap();
+        }
+        let file = world.path("bare.sqfs");
+        if squash(&folder, &file).is_none() {
+            return;
+        }
+        let given = world.path("home/given");
+        fs::create_dir_all(&given).unwrap();
+        fs::set_permissions(&given, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(given.join("file"), "of the host\n").unwrap();
+        for (place, overlay) in [("/mnt/deep/place", false), ("/full/place", true), ("/place", true)] {
+            let bind = format!("{}:{place}", given.display());
+            let script = format!(
+                "grep -q '^[^ ]* / overlay' /proc/self/mounts && echo overlay; cat {place}/file; \
+                 stat -c %a /mnt; for at in / /mnt /full {place}; do mkdir $at/new && echo $at; done"
+            );
+            let file = file.to_str().unwrap();
+            let words = ["apptainer", "exec", "--no-home", "-B", &bind, file, "sh", "-c", &script];
+            let Said { out, err, .. } = isles(world, &words);
+            let begin = if overlay { "overlay\n" } else { "" };
+            assert_eq!(out, format!("{begin}of the host\n751\n{place}\n"), "{err}");
+            fs::remove_dir(given.join("new")).unwrap();
+        }
+    });
+}
+
 #[test]
 fn overlays_keep_what_is_written() {
     everyone(|world| {
