@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod instance;
 pub mod key;
 pub mod keyserver;
+pub mod oci;
 pub mod overlay;
 pub mod pull;
 pub mod push;
@@ -54,7 +55,7 @@ pub static ROOT: Command = Command {
         &instance::COMMAND,
         &key::COMMAND,
         &keyserver::COMMAND,
-        &refused::OCI,
+        &oci::COMMAND,
         &overlay::COMMAND,
         &refused::PLUGIN,
         &pull::COMMAND,

@@ -59,10 +59,6 @@ const fn refused_whole(usage: &'static str, run: fn(&Context<'_>) -> Result<u8, 
     Command { interspersed: false, ..refused(usage, &[], run) }
 }
 
-pub static OCI: Command = refused_whole("oci", |_| {
-    let instead = "`isles oci` is an OCI runtime; `isles run` runs OCI images";
-    Err(Failure::unsupported("apptainer oci", instead))
-});
 pub static CHECKPOINT: Command = refused_whole("checkpoint", |_| {
     let instead = "run DMTCP inside the container, with its files bound or installed there";
     Err(Failure::unsupported("apptainer checkpoint", instead))

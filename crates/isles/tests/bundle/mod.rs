@@ -18,6 +18,7 @@ pub struct Bundle {
     user: Option<u32>,
 }
 
+#[derive(Debug)]
 pub struct Said {
     pub code: i32,
     pub out: String,
