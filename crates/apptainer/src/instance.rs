@@ -312,6 +312,9 @@ fn started(
     let contents = Contents::open(&engine, &image)?;
     let mut workload =
         Workload { interactive: false, init_stays: true, ..launch.workload(&image, &contents)? };
+    if launch.settings.boot {
+        (workload.init, workload.init_stays) = (false, false);
+    }
     if watch.shared {
         // Those who share it run their programs in it; by itself it is only there.
         workload.command = ["/bin/sh", "-c", ":"].map(str::to_owned).into();

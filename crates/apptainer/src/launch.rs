@@ -34,6 +34,8 @@ use crate::talk::Level;
 use crate::{limits, overlays};
 
 const SHELL: &str = "/bin/sh";
+/// What `--boot` starts.
+const INIT: &str = "/sbin/init";
 
 /// Whether a program is started by the image's shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +172,10 @@ impl<'a> Launch<'a> {
             existing_working_dir: true,
             user: self.user(),
             groups: settings.gids.iter().skip(1).map(u32::to_string).collect(),
-            hostname: values.word(&flags::HOSTNAME).map(str::to_owned),
+            hostname: values
+                .word(&flags::HOSTNAME)
+                .or(self.instance.filter(|_| settings.boot))
+                .map(str::to_owned),
             interactive: true,
             remove: true,
             init: settings.pid && !settings.no_init,
@@ -192,7 +197,7 @@ impl<'a> Launch<'a> {
             security: Security {
                 capabilities: self.capabilities(root_inside),
                 cap_add: self.known_capabilities("add", values.text(&flags::ADD_CAPS)),
-                cap_drop: self.known_capabilities("drop", values.text(&flags::DROP_CAPS)),
+                cap_drop: self.dropped_capabilities(),
                 no_new_privileges: Some(!values.is(&flags::ALLOW_SETUID)),
                 seccomp: settings.seccomp(),
                 unmask_system_paths: true,
@@ -303,6 +308,15 @@ impl<'a> Launch<'a> {
     fn capabilities(&self, root: bool) -> CapabilityBase {
         let given_away = self.cx.values.is(&flags::NO_PRIVS);
         if root && !given_away { CapabilityBase::Caller } else { CapabilityBase::None }
+    }
+
+    /// What the caller gives away; a container with an init of its own could else reboot the host.
+    fn dropped_capabilities(&self) -> Vec<String> {
+        let mut dropped = self.known_capabilities("drop", self.cx.values.text(&flags::DROP_CAPS));
+        if self.settings.boot && !self.cx.values.is(&flags::KEEP_PRIVS) {
+            dropped.extend(["SYS_BOOT", "SYS_RAWIO"].map(str::to_owned));
+        }
+        dropped
     }
 
     /// The capabilities of a list, without those that nobody knows.
@@ -479,6 +493,13 @@ impl<'a> Launch<'a> {
         libraries: bool,
         known: Option<Vec<String>>,
     ) -> Result<(Vec<String>, Vec<String>), Failure> {
+        if self.settings.boot {
+            if !contents.is_program(INIT) {
+                return Err(Failure::new(format!("--boot: there is no program {INIT} in the container"))
+                    .with_hint("install an init there, or start the services by the startscript"));
+            }
+            return Ok((vec![INIT.to_owned()], env.plain(&image.config.env)));
+        }
         if let Some(known) = known {
             let mut env = env;
             let here = self.place.working_dirs(&self.settings, self.cx.values).0;

@@ -15,6 +15,8 @@ use crate::talk::Talk;
 /// The walls and the comforts that were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
+    /// An instance whose first process is the container's own `/sbin/init`.
+    pub boot: bool,
     pub contain: bool,
     pub clean_env: bool,
     pub pid: bool,
@@ -42,8 +44,7 @@ pub struct Settings {
 const MOUNTS: [&str; 9] = ["proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths"];
 
 /// Flags that are refused, and what can be done instead.
-const REFUSED: [(&Flag, &str); 4] = [
-    (&flags::BOOT, "start the services of the container from its startscript"),
+const REFUSED: [(&Flag, &str); 3] = [
     (&flags::DMTCP_LAUNCH, "programs can save their state inside of the container"),
     (&flags::DMTCP_RESTART, "programs can save their state inside of the container"),
     (&flags::NVCCLI, "--nv finds the driver without nvidia-container-cli, and --device takes CDI names"),
@@ -57,7 +58,7 @@ impl Settings {
                 return Err(Failure::unsupported(format!("--{}", flag.name), instead));
             }
         }
-        for flag in [&flags::ALLOW_SETUID, &flags::KEEP_PRIVS] {
+        for flag in [&flags::ALLOW_SETUID, &flags::KEEP_PRIVS, &flags::BOOT] {
             if values.is(flag) && !root {
                 let name = flag.name;
                 return Err(Failure::new(format!(
@@ -66,18 +67,19 @@ impl Settings {
             }
         }
         let is = |flag| values.is(flag);
-        let compat = is(&flags::COMPAT);
+        let (compat, boot) = (is(&flags::COMPAT), is(&flags::BOOT));
         let all = compat || is(&flags::CONTAINALL);
         let mut out = Settings {
-            contain: all || is(&flags::CONTAIN),
+            boot,
+            contain: all || boot || is(&flags::CONTAIN),
             clean_env: all || is(&flags::CLEANENV),
             // Programs that serve mounts end with it.
             pid: (all || is(&flags::PID) || !values.list(&flags::FUSEMOUNT).is_empty())
                 && !is(&flags::NO_PID),
             ipc: all || is(&flags::IPC),
-            uts: is(&flags::UTS) || values.word(&flags::HOSTNAME).is_some(),
+            uts: is(&flags::UTS) || boot || values.word(&flags::HOSTNAME).is_some(),
             userns: is(&flags::USERNS) && !is(&flags::IGNORE_USERNS),
-            network: Network::of(values, false, talk)?,
+            network: Network::of(values, boot, talk)?,
             fakeroot: is(&flags::FAKEROOT),
             writable: is(&flags::WRITABLE),
             writable_tmpfs: compat || is(&flags::WRITABLE_TMPFS),
@@ -211,7 +213,7 @@ mod tests {
     fn what_is_refused_is_named() {
         for (list, word) in [
             (&[(&flags::NVCCLI, "true")][..], "--nvccli"),
-            (&[(&flags::BOOT, "true")], "--boot"),
+            (&[(&flags::BOOT, "true")], "--boot requires root privileges"),
             (&[(&flags::ALLOW_SETUID, "true")], "requires root privileges"),
             (&[(&flags::SECURITY, "apparmor:x")], "apparmor"),
             (&[(&flags::SECURITY, "uid:x")], "UID"),
@@ -222,6 +224,8 @@ mod tests {
             assert_eq!(failure.code, None, "255");
         }
         assert!(read(&[(&flags::KEEP_PRIVS, "true")], true).is_ok());
+        let s = read(&[(&flags::BOOT, "true")], true).unwrap();
+        assert!(s.boot && s.contain && s.uts && s.network.is_own());
         let s = read(&[(&flags::SECURITY, "uid:5,gid:6:7,seccomp:/p.json")], true).unwrap();
         assert_eq!((s.uid, s.gids, s.seccomp), (Some(5), vec![6, 7], Some("/p.json".into())));
     }

@@ -89,6 +89,36 @@ fn roots_networks_are_bridges() {
 }
 
 #[test]
+fn an_instance_boots_by_its_own_init() {
+    if !World::is_root() {
+        println!("skip: only root's instances have an init of their own");
+        return;
+    }
+    let Some(world) = World::new(Who::Root).map(World::with_own_network) else { return };
+    let tree = sandbox(&world);
+    let t = tree.to_str().unwrap();
+    say(&world, &["instance", "start", "--boot", t, "sys"]).fails(255, &["/sbin/init"]);
+    fs::create_dir_all(tree.join("sbin")).unwrap();
+    let init = tree.join("sbin/init");
+    fs::write(&init, "#!/bin/sh\necho pid $$ of $(hostname)\ntrap 'exit 0' INT\nwhile :; do sleep 1; done\n")
+        .unwrap();
+    fs::set_permissions(&init, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    say(&world, &["instance", "start", "--boot", t, "sys"]).fine();
+    let listed: serde_json::Value =
+        serde_json::from_str(&say(&world, &["instance", "list", "-j"]).fine()).unwrap();
+    let found = &listed["instances"][0];
+    assert!(found["ip"].as_str().unwrap().parse::<Ipv4Addr>().is_ok(), "{listed}");
+    let log = found["logOutPath"].as_str().unwrap();
+    while fs::read_to_string(log).unwrap() != "pid 1 of sys\n" {}
+    let bounds = say(&world, &["exec", "instance://sys", "grep", "CapBnd", "/proc/1/status"]).fine();
+    let bounds = u64::from_str_radix(bounds.split_whitespace().last().unwrap(), 16).unwrap();
+    // CAP_SYS_BOOT and CAP_SYS_RAWIO.
+    assert_eq!(bounds & (1 << 22 | 1 << 17), 0, "{bounds:x}");
+    say(&world, &["instance", "stop", "sys"]).fine();
+    assert_eq!(say(&world, &["instance", "list", "-j"]).fine().matches("pid").count(), 0);
+}
+
+#[test]
 fn others_have_networks_without_rights() {
     everyone(|world| {
         if world.who == Who::Root {
