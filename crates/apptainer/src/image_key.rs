@@ -3,7 +3,9 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 
+use isles_build::definition::Opener;
 use isles_sif::{Sif, UnwrappingKey, WrappingKey};
 use isles_store::Secret;
 
@@ -19,6 +21,7 @@ const PEM_TEXT: &str = "ENCRYPTION_PEM_DATA";
 const BY_VARIABLE: &str = "ENCRYPTION_PASSPHRASE";
 
 /// What somebody has given.
+#[derive(Clone)]
 enum Material {
     Passphrase(Vec<u8>),
     /// A key in PEM form, and what messages call it.
@@ -38,10 +41,16 @@ impl Material {
             return Material::of_file(Path::new(path)).map(Some);
         }
         if cx.values.is(&PASSPHRASE) {
-            let typed = ask::secret("Enter encryption passphrase: ")?;
+            // What opens a base also closes what is built on it, and is asked for once.
+            static TYPED: OnceLock<String> = OnceLock::new();
+            let typed = match TYPED.get() {
+                Some(typed) => typed.clone(),
+                None => ask::secret("Enter encryption passphrase: ")?,
+            };
             if typed.is_empty() {
                 return Err(Failure::new("an empty passphrase opens and encrypts nothing"));
             }
+            let typed = TYPED.get_or_init(|| typed).clone();
             return Ok(Some(Material::Passphrase(typed.into_bytes())));
         }
         Ok(None)
@@ -94,6 +103,27 @@ pub fn passphrase(cx: &Context<'_>, name: &str, file: &File) -> Result<Vec<u8>, 
             )
     })?;
     given.open(name, file)
+}
+
+/// What opens the base of a build, by flags or variables.
+pub fn opener(cx: &Context<'_>) -> Result<Opener, Failure> {
+    Ok(opening(Material::of_flags(cx)?))
+}
+
+/// The same by variables alone, for doors that have no such flags.
+pub fn opener_by_variables() -> Opener {
+    opening(None)
+}
+
+fn opening(given: Option<Material>) -> Opener {
+    Opener::new(move |sif| {
+        let given = match &given {
+            Some(given) => Some(given.clone()),
+            None => Material::of_variables().map_err(|failure| failure.line())?,
+        };
+        let given = given.ok_or("no passphrase and no key is given")?;
+        given.open(sif.name(), sif.file()).map_err(|failure| failure.line())
+    })
 }
 
 /// What a new image is encrypted with.

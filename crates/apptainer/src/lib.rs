@@ -57,7 +57,7 @@ pub use commands::push::check_signed;
 pub use environment::LIBS as LIBRARIES;
 pub use failure::Failure;
 pub use gpu::{Lent, lend_drivers};
-pub use image_key::passphrase_by_variables;
+pub use image_key::{opener_by_variables, passphrase_by_variables};
 pub use looked_into::inspection;
 pub use program::{Host, VERSION, is_name, main};
 pub use reach::{fetch_file, library_of, library_settings};

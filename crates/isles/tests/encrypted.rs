@@ -117,6 +117,61 @@ fn images_are_encrypted_and_run() {
 }
 
 #[test]
+fn what_is_encrypted_is_built_on() {
+    both(|desk| {
+        if !prepare(desk) {
+            return;
+        }
+        desk.script(&format!("{BY_PASSPHRASE} apptainer -q build -e pass.sif tool.def")).fine();
+        desk.script("apptainer -q build --pem-path rsa-public.pem key.sif tool.def").fine();
+        for name in ["pass", "key"] {
+            let text = format!("Bootstrap: localimage\nFrom: {name}.sif\n%runscript\n  echo \"more $@\"\n");
+            desk.file(&format!("{name}.def"), text);
+        }
+        let by_key = "APPTAINER_ENCRYPTION_PEM_PATH=rsa.pem";
+        for (line, out) in [
+            // The result is open, where nobody asks for another.
+            (
+                format!("{BY_PASSPHRASE} apptainer -q build a.sif pass.def && apptainer run a.sif x"),
+                "more x\n",
+            ),
+            (format!("{by_key} apptainer -q build b.sif key.def && apptainer run b.sif x"), "more x\n"),
+            (
+                format!(
+                    "{BY_PASSPHRASE} isles build -q -o type=sif,dest=c.sif -f pass.def . >&2 && apptainer run c.sif x"
+                ),
+                "more x\n",
+            ),
+            (
+                format!("{BY_PASSPHRASE} apptainer -q build --sandbox d pass.sif && apptainer exec d echo y"),
+                "y\n",
+            ),
+            // What opens the base closes what is built on it, and is asked for once.
+            (
+                format!(
+                    "echo 'a secret' | apptainer -q build --passphrase e.sif pass.def >&2 && {BY_PASSPHRASE} apptainer run e.sif z"
+                ),
+                "more z\n",
+            ),
+        ] {
+            let said = desk.script(&line);
+            assert_eq!(said.out, out, "{line}: {said:?}");
+        }
+        assert!(desk.run(&["apptainer", "exec", "e.sif", "true"]).err.contains("is encrypted"));
+        // Also when it was opened before.
+        for (line, word) in [
+            ("apptainer build --force f.sif pass.def".to_owned(), "is encrypted"),
+            ("APPTAINER_ENCRYPTION_PASSPHRASE=wrong apptainer build f.sif pass.def".to_owned(), "passphrase"),
+            (format!("{BY_PASSPHRASE} apptainer build f.sif key.def"), "passphrase"),
+            ("isles build -q -f pass.def .".to_owned(), "is encrypted"),
+        ] {
+            let said = desk.script(&line);
+            assert!(said.code != Some(0) && said.err.contains(word), "{line}: {said:?}");
+        }
+    });
+}
+
+#[test]
 fn what_opens_nothing_is_said() {
     both(|desk| {
         if !prepare(desk) {
@@ -145,7 +200,7 @@ fn what_opens_nothing_is_said() {
             ("apptainer build -F -e x.sif tool.def", "Missing encryption info"),
             ("apptainer build -F --pem-path rsa.pem x.sif tool.def", "it is a private key"),
             ("apptainer build -F --sandbox --pem-path rsa-public.pem x tool.def", "--encrypt with --sandbox"),
-            ("apptainer build -F x.sif pass.sif", "an encrypted partition"),
+            ("apptainer build -F x.sif pass.sif", "is encrypted: no passphrase and no key is given"),
             ("isles run pass.sif id", "no passphrase or key for it is given"),
             (
                 "APPTAINER_ENCRYPTION_PASSPHRASE=x isles run pass.sif id",

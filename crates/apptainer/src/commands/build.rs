@@ -467,6 +467,7 @@ fn options(cx: &Context<'_>) -> Result<BuildOptions, Failure> {
         host_scripts: rustix::process::geteuid().is_root(),
         mounts,
         lender: lender(cx),
+        opener: Some(image_key::opener(cx)?),
         library: values.word(&LIBRARY).map(str::to_owned),
         library_token: variables::look("LIBRARY_TOKEN"),
         ..DefinitionOptions::default()

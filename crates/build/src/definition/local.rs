@@ -6,7 +6,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use isles_sif::{Kinds, Sif, Trust};
+use isles_sif::{FileSystem, Kinds, Sif, Trust};
 use isles_spec::Digest;
 use isles_store::{BuildRecord, Image, SifSource};
 
@@ -200,7 +200,24 @@ pub fn of_sif(build: &Build<'_>, file: File, known: &Known<'_>, signers: &Signer
             .with_hint("build for its architecture with --platform, or take another image")
             .into());
     }
-    known.import(build, SifSource::Sif(&sif))
+    let encrypted = partition.is_some_and(|partition| {
+        matches!(partition.file_system, FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs)
+    });
+    if !encrypted {
+        return known.import(build, SifSource::Sif(&sif));
+    }
+    let closed = |why: &str| {
+        isles_spec::Error::new(format!("'{name}' is encrypted: {why}"))
+            .with_hint("APPTAINER_ENCRYPTION_PASSPHRASE and APPTAINER_ENCRYPTION_PEM_PATH open it")
+    };
+    let opener = build.options.definition.opener.as_ref();
+    let passphrase = opener.map(|opener| opener.open(&sif));
+    let passphrase = passphrase.unwrap_or_else(|| Err("nothing opens it here".to_owned()));
+    let passphrase = passphrase.map_err(|why| closed(&why))?;
+    // Nothing remembers what came out of it, so it is opened in each build.
+    build.note_work();
+    let source = SifSource::Encrypted(&sif, &passphrase);
+    of_image(build, build.store.import_sif(build.lease, source, &[], build.progress)?)
 }
 
 /// A tree of files that may start by its runscript.

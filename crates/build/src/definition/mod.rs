@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub use arguments::BuildArguments;
 pub use labels::Origin;
-pub use options::{DefinitionOptions, Lender, ReadFile, Sections};
+pub use options::{DefinitionOptions, Lender, Opener, ReadFile, Sections};
 pub use scripts::OWN_SCRIPTS;
 pub use syntax::{Definition, FileCopy, Section, SectionKind, Stage};
 pub use tree::{Entry, singularity_tree};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use isles_sif::Sif;
 use isles_spec::Mount;
 use isles_spec::nearest::nearest;
 
@@ -45,7 +46,42 @@ pub struct DefinitionOptions {
     pub tools_image: Option<String>,
     /// The public keys for `Fingerprints`; those that Apptainer keeps where nothing is said.
     pub keyring: Option<PathBuf>,
+    /// What opens a base that is encrypted.
+    pub opener: Option<Opener>,
 }
+
+type Open = dyn Fn(&Sif) -> std::result::Result<Vec<u8>, String> + Send + Sync;
+
+/// Finds the passphrase of an encrypted image file.
+#[derive(Clone)]
+pub struct Opener(Arc<Open>);
+
+impl Opener {
+    /// `open` gives the passphrase of a file, or says why there is none.
+    pub fn new(
+        open: impl Fn(&Sif) -> std::result::Result<Vec<u8>, String> + Send + Sync + 'static,
+    ) -> Opener {
+        Opener(Arc::new(open))
+    }
+
+    pub(crate) fn open(&self, sif: &Sif) -> std::result::Result<Vec<u8>, String> {
+        (self.0)(sif)
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+impl PartialEq for Opener {
+    fn eq(&self, other: &Opener) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Opener {}
 
 /// Reads a file of an image, by its path there.
 pub type ReadFile<'a> = dyn Fn(&str) -> Option<Vec<u8>> + 'a;

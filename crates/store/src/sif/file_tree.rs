@@ -100,6 +100,30 @@ impl FileTree {
         Ok(FileTree(Kind::Squashfs(image.map_err(|source| Error::Squashfs { object: object(), source })?)))
     }
 
+    /// The same of one that is encrypted, as LUKS2 or, where it is not `luks`, by gocryptfs.
+    pub fn decrypted(
+        file: &File,
+        at: u64,
+        size: u64,
+        luks: bool,
+        passphrase: &[u8],
+        name: &str,
+    ) -> Result<FileTree> {
+        let object = || name.to_owned();
+        let file = file.try_clone().map_err(|e| Error::Io { doing: "open", object: object(), source: e })?;
+        let closed = |source| Error::Crypt { object: object(), source };
+        let image = if luks {
+            let volume = isles_crypt::luks::open(file, at, size, passphrase).map_err(closed)?;
+            let size = volume.len();
+            isles_squashfs::Image::open(volume, 0, size)
+        } else {
+            let volume = isles_crypt::gocryptfs::open(file, at, size, passphrase).map_err(closed)?;
+            let size = volume.len();
+            isles_squashfs::Image::open(volume, 0, size)
+        };
+        Ok(FileTree(Kind::Squashfs(image.map_err(|source| Error::Squashfs { object: object(), source })?)))
+    }
+
     /// The same of an image of ext2, ext3 or ext4.
     pub fn ext(file: &File, at: u64, size: u64, name: &str) -> Result<FileTree> {
         let object = || name.to_owned();

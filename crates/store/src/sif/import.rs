@@ -30,6 +30,9 @@ const FRESH: i64 = 3;
 #[derive(Debug, Clone, Copy)]
 pub enum SifSource<'a> {
     Sif(&'a Sif),
+    /// One whose root file system is encrypted, and the passphrase that opens it. What is in it lies open in the store then, and
+    /// nothing remembers that the file was taken in: whoever has not the passphrase does not come by it.
+    Encrypted(&'a Sif, &'a [u8]),
     /// A file with a squashfs image in it and nothing else; the name is for messages.
     Squashfs(&'a std::fs::File, &'a str),
     /// The same with an image of ext2, ext3 or ext4.
@@ -47,10 +50,10 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Image> {
         let (file, name) = match source {
-            SifSource::Sif(sif) => (sif.file(), sif.name()),
+            SifSource::Sif(sif) | SifSource::Encrypted(sif, _) => (sif.file(), sif.name()),
             SifSource::Squashfs(file, name) | SifSource::Ext(file, name) => (file, name),
         };
-        let key = key(file, name)?;
+        let key = if matches!(source, SifSource::Encrypted(..)) { None } else { key(file, name)? };
         if let Some(key) = &key
             && let Some(record) = self.build_record(lease, key)?
             && let Some(manifest) = record.value.as_str().and_then(|text| text.parse::<Digest>().ok())
@@ -65,7 +68,8 @@ impl Store {
             {
                 self.import_oci_sif(lease, sif, refs)
             }
-            SifSource::Sif(sif) => self.import_root(lease, sif, refs),
+            SifSource::Sif(sif) => self.import_root(lease, sif, None, refs),
+            SifSource::Encrypted(sif, passphrase) => self.import_root(lease, sif, Some(passphrase), refs),
             SifSource::Squashfs(..) | SifSource::Ext(..) => {
                 let size = file.metadata().map_err(|e| Error::Io {
                     doing: "read",
@@ -92,9 +96,15 @@ impl Store {
         Ok(image)
     }
 
-    fn import_root(&self, lease: &Lease, sif: &Sif, refs: &[Reference]) -> Result<Image> {
+    fn import_root(
+        &self,
+        lease: &Lease,
+        sif: &Sif,
+        passphrase: Option<&[u8]>,
+        refs: &[Reference],
+    ) -> Result<Image> {
         let partition = sif.primary().ok_or_else(|| no_root(sif))?;
-        let root = partition_of(sif, partition)?;
+        let root = partition_of(sif, partition, passphrase)?;
         let layer = self.layer_of_tree(lease, &root, partition.size, Meaning::Root, sif.name())?;
         self.put_flat(lease, layer, flat_config(Some(sif), &root), refs)
     }
@@ -179,7 +189,7 @@ pub(super) fn no_root(sif: &Sif) -> Error {
 }
 
 /// The file system in a partition.
-fn partition_of(sif: &Sif, object: &Object) -> Result<FileTree> {
+fn partition_of(sif: &Sif, object: &Object, passphrase: Option<&[u8]>) -> Result<FileTree> {
     let unsupported = |what: &str| {
         let what = format!("{what} as the root file system of an image in the store");
         Err(Error::Unsupported { object: sif.name().to_owned(), what })
@@ -187,9 +197,13 @@ fn partition_of(sif: &Sif, object: &Object) -> Result<FileTree> {
     match object.partition().map(|partition| partition.file_system) {
         Some(FileSystem::Squashfs) => FileTree::squashfs(sif.file(), object.offset, object.size, sif.name()),
         Some(FileSystem::Ext3) => FileTree::ext(sif.file(), object.offset, object.size, sif.name()),
-        Some(FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs) => {
-            unsupported("an encrypted partition, which would lie open there,")
-        }
+        Some(kind @ (FileSystem::EncryptedSquashfs | FileSystem::GocryptfsSquashfs)) => match passphrase {
+            Some(passphrase) => {
+                let luks = kind == FileSystem::EncryptedSquashfs;
+                FileTree::decrypted(sif.file(), object.offset, object.size, luks, passphrase, sif.name())
+            }
+            None => unsupported("an encrypted partition, which would lie open there,"),
+        },
         _ => unsupported("such a partition"),
     }
 }

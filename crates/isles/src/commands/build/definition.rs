@@ -66,6 +66,7 @@ impl DefinitionArgs {
             host_scripts: self.host_scripts,
             mounts: mounts.collect::<Result<_, _>>()?,
             lender: None,
+            opener: Some(isles_apptainer::opener_by_variables()),
             library: self.library.clone().or(library),
             library_token,
             tools_image: self.tools_image.clone(),
