@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((command, rest)) if command == "test" => test::run(rest),
         Some((command, rest)) if command == "bench" => bench::run(rest),
+        Some((command, rest)) if command == bench::FLOOR => bench::floor(rest),
         Some((command, rest)) if command == "conformance" => match rest.split_first() {
             Some((suite, rest)) if suite == "oci" => conformance_oci::run(rest),
             Some((suite, _)) if suite == "cwl" => test::run_shown("cwl_conformance"),

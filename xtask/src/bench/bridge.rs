@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Isles;
+use super::floor;
 use super::measure::{Case, Sample, interleave, timed};
 use super::network::received;
 use super::peers::{Docker, Host, busybox_tree, cache, must};
@@ -62,19 +63,29 @@ pub fn run(isles: &Isles) -> Result<Section> {
     must(ours().args(["network", "create", "few"]))?;
     let published = ["-p", "127.0.0.1:15000:80"];
     let with_port = ["--network", "few", "-p", "127.0.0.1:15001:80"];
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let kernel = || timed(host.command(&program).arg(floor::COMMAND).arg(&tree));
     let cases = vec![
         Case::new("isles run -d -p", || one(&ours, &with_port)),
         Case::new("docker run -d -p", || one(&theirs, &published)),
         Case::new("isles run -d on a bridge", || one(&ours, &["--network", "few"])),
         Case::new("docker run -d on a bridge", || one(&theirs, &[])),
         Case::new("isles run -d without a network", || one(&ours, &["--network", "none"])),
+        Case::new("the kernel alone", kernel),
     ];
     let starts = interleave(cases, ROUNDS)?;
 
-    let mut rates = [Vec::new(), Vec::new()];
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..THROUGHPUTS {
         for (which, rates) in rates.iter_mut().enumerate() {
-            let make: &dyn Fn() -> Command = if which == 0 { &ours } else { &theirs };
+            let make: &dyn Fn() -> Command = match which {
+                0 => &ours,
+                1 => &theirs,
+                _ => {
+                    rates.push(plain(&host, 5201 + round)?);
+                    continue;
+                }
+            };
             let network: &[&str] = if which == 0 { &["--network", "few"] } else { &[] };
             let port = format!("{}", 16_000 + 2 * round + which);
             let name = name();
@@ -86,7 +97,7 @@ pub fn run(isles: &Isles) -> Result<Section> {
             remove(make, &name)?;
         }
     }
-    let [own, other] = rates.map(|mut rates| {
+    let [own, other, plain] = rates.map(|mut rates| {
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
     });
@@ -98,8 +109,13 @@ pub fn run(isles: &Isles) -> Result<Section> {
             start(&ours, &["--network", network, "-p", &port], &name())?;
         }
     }
-    let crowded =
-        interleave(vec![Case::new("isles run -d -p, 2,000 others", || one(&ours, &with_port))], ROUNDS)?;
+    let crowded = interleave(
+        vec![
+            Case::new("isles run -d -p, 2,000 others", || one(&ours, &with_port)),
+            Case::new("the kernel alone, 2,000 others", kernel),
+        ],
+        ROUNDS,
+    )?;
     let all = ours().args(["ps", "-aq"]).output().map_err(|e| e.to_string())?;
     let all = String::from_utf8_lossy(&all.stdout).into_owned();
     let all: Vec<&str> = all.lines().collect();
@@ -109,16 +125,29 @@ pub fn run(isles: &Isles) -> Result<Section> {
 
     let mut text = String::from(
         "An image of one static busybox, on a host of its own (a network namespace); `run -d`, with one published port and \
-         without, and with 2,000 other containers that run and have a published port each.\n\n",
+         without, and with 2,000 other containers that run and have a published port each. The kernel alone is a process \
+         that makes the namespaces, devices and mounts of a container with the same calls, and ends.\n\n",
     );
     let mut outcomes = starts.clone();
     outcomes.extend(crowded.clone());
     text += &contenders(&outcomes, "isles run -d -p");
     text += &format!(
         "\niperf3 into a published port over the host's loopback, one connection, the median of {THROUGHPUTS}: isles \
-         {:.1} Gbit/s, docker with its proxy {:.1} Gbit/s.\n\n",
+         {:.1} Gbit/s, docker with its proxy {:.1} Gbit/s; over the loopback alone, without any container, {:.1} Gbit/s, \
+         which is {:.2} × docker's.\n\n",
         own / 1e9,
-        other / 1e9
+        other / 1e9,
+        plain / 1e9,
+        plain / other
+    );
+    let of =
+        |name: &str| starts.iter().chain(&crowded).find(|o| o.name == name).map_or(f64::NAN, |o| o.wall());
+    let (alone, among) = (of("the kernel alone"), of("the kernel alone, 2,000 others"));
+    text += &format!(
+        "With the {OTHERS} others the kernel alone takes {:.2} × as long, {:.2} ms more; a start takes {:.2} ms more.\n\n",
+        among / alone,
+        (among - alone) * 1e3,
+        (of("isles run -d -p, 2,000 others") - of("isles run -d -p")) * 1e3
     );
     text += &format!("`rm -f` of the {OTHERS}: {removed:.1} s.\n\n");
     let mut rows = Vec::new();
@@ -135,6 +164,20 @@ pub fn run(isles: &Isles) -> Result<Section> {
     drop(docker);
     let _ = fs::remove_dir_all(&work);
     Ok(Section { name: "bridge", title: "Networks of root's", text })
+}
+
+/// Bits a second to a server of the host's own, by nothing but the loopback.
+fn plain(host: &Host, port: usize) -> Result<f64> {
+    let port = port.to_string();
+    let mut server = host.command("iperf3");
+    server.args(["-s", "-1", "-p", &port]).stdout(Stdio::null());
+    let mut server = server.spawn().map_err(|e| format!("iperf3: {e}"))?;
+    let measured = rate(host, &port);
+    if measured.is_err() {
+        let _ = server.kill();
+    }
+    let _ = server.wait();
+    measured
 }
 
 /// Bits a second into a published port.

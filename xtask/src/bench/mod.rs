@@ -5,6 +5,7 @@ mod bridge;
 mod build;
 mod cwl;
 mod definition;
+mod floor;
 mod life;
 mod measure;
 mod network;
@@ -21,6 +22,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::{Result, apptainer, packages, workspace};
+
+pub use floor::{COMMAND as FLOOR, run as floor};
 
 /// A benchmark makes one section of the report.
 type Bench = fn(&Isles) -> Result<report::Section>;
