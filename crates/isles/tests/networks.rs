@@ -5,8 +5,11 @@ mod world;
 
 use std::fs;
 use std::io::Write;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use world::{Running, Said, Who, World};
 
 /// A world with a host of its own; `None`, with a printed reason, where there can be none.
@@ -49,6 +52,19 @@ fn host(world: &World, words: &[&str]) -> Said {
 
 fn fetched_by_host(world: &World, url: &str) -> Said {
     host(world, &["/bin/busybox", "wget", "-q", "-O", "-", url])
+}
+
+/// What the largest packet has that a container sends to an address.
+fn mtu(world: &World, name: &str, address: &'static str) -> u32 {
+    let pid = world.isles(&["inspect", "-f", "{{.State.Pid}}", name]).fine();
+    let namespace = fs::File::open(format!("/proc/{}/ns/net", pid.trim())).unwrap();
+    let enters = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((address, 9)).unwrap();
+        rustix::net::sockopt::ip_mtu(&socket).unwrap()
+    };
+    std::thread::spawn(enters).join().unwrap()
 }
 
 fn run(world: &World, network: &str, words: &[&str]) -> Said {
@@ -319,10 +335,13 @@ fn what_is_wanted_of_a_network_stands_with_its_name() {
     world.isles(&["network", "connect", "--mac-address", "02:00:00:00:00:0b", "two", "late"]).fine();
     let links = world.isles(&["exec", "late", "busybox", "ip", "link"]).fine();
     assert!(links.contains("02:00:00:00:00:0b"), "{links}");
+    // What stays in the network may be long, what leaves it is as long as on any wire.
+    assert_eq!([mtu(&world, "late", "10.5.0.1"), mtu(&world, "late", "192.0.2.1")], [65_535, 1500]);
     // An address, the network's MTU, and the name that it has there.
     let narrow = ["network", "create", "--subnet", "10.77.3.0/24", "--opt", "mtu=1400", "narrow"];
     world.isles(&narrow).fine();
     world.isles(&["network", "connect", "--ip", "10.77.3.9", "narrow", "late"]).fine();
+    assert_eq!(mtu(&world, "late", "10.77.3.1"), 1400);
     let script = "cat /sys/class/net/eth2/mtu; busybox ip address show dev eth2; cat /etc/hosts";
     let seen = world.isles(&["exec", "late", "sh", "-c", script]).fine();
     let id: String = world.isles(&["ps", "-q", "--filter", "name=late"]).fine();

@@ -25,6 +25,12 @@ use crate::state::{Endpoint, Network, Networks, Places};
 /// forwarded.
 const CLOSED: [&str; 2] = ["forwards-for-us-alone", "forwards-for-us-alone-6"];
 
+/// What the largest packet has where the network says nothing: nothing is on the way between its containers and the host that
+/// could not take it, and each costs the same however long it is.
+const MTU: u32 = 65_535;
+/// The same of what goes on from there, which is Ethernet's as ever.
+const OUTSIDE_MTU: u32 = 1500;
+
 /// Whether what goes out of a bridge gets through the host's own firewall.
 pub fn lets_through() -> bool {
     Socket::netfilter().and_then(|mut rules| firewall::others_drop(&mut rules)).is_ok_and(|drops| !drops)
@@ -153,6 +159,11 @@ pub fn dissolve(network: &Network) -> Result<()> {
     done
 }
 
+/// What the largest packet has that leaves a network by its router.
+fn outside(network: &Network) -> Option<u32> {
+    network.mtu.is_none().then_some(OUTSIDE_MTU)
+}
+
 /// Connects a container's network namespace with a network. `number` says which of its devices that is. `first` is the
 /// network with the way out.
 pub fn connect(
@@ -170,8 +181,8 @@ pub fn connect(
     let name = format!("eth{number}");
     let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
     let inside = route::Inside { name: &name, mac: endpoint.mac, namespace };
-    let add =
-        |links: &mut Socket| route::add_pair(links, &endpoint.device, bridge, network.mtu, ipv6, &inside);
+    let mtu = network.mtu.or(Some(MTU));
+    let add = |links: &mut Socket| route::add_pair(links, &endpoint.device, bridge, mtu, ipv6, &inside);
     let added = match add(&mut links) {
         // That of the container's last run: the kernel takes namespaces apart in its own time.
         Err(e) if e.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {
@@ -194,7 +205,7 @@ pub fn connect(
         route::up(&mut batch, index);
         if first && !network.internal {
             for gateway in &endpoint.gateways {
-                route::default_route(&mut batch, index, *gateway);
+                route::default_route(&mut batch, index, *gateway, outside(network));
             }
         }
         Ok(links.apply(&batch)?)
@@ -218,7 +229,7 @@ pub fn lead_out(
         let index = route::index(&mut links, &format!("eth{number}"))?.ok_or(io::ErrorKind::NotFound)?;
         let mut batch = Batch::new();
         for gateway in &endpoint.gateways {
-            route::default_route(&mut batch, index, *gateway);
+            route::default_route(&mut batch, index, *gateway, outside(network));
         }
         Ok(links.apply(&batch)?)
     })

@@ -84,7 +84,7 @@ impl Container {
             }
             route::up(&mut batch, index);
             for gateway in gateways {
-                route::default_route(&mut batch, index, gateway);
+                route::default_route(&mut batch, index, gateway, None);
             }
             socket.apply(&batch).unwrap();
         });

@@ -52,7 +52,7 @@ fn devices() -> io::Result<()> {
     route::up(&mut batch, LOOPBACK);
     route::address(&mut batch, index, [10, 99, 0, 2].into(), 24);
     route::up(&mut batch, index);
-    route::default_route(&mut batch, index, [10, 99, 0, 1].into());
+    route::default_route(&mut batch, index, [10, 99, 0, 1].into(), None);
     Ok(own.apply(&batch)?)
 }
 

@@ -351,13 +351,20 @@ pub fn narrow(batch: &mut Batch, index: u32, own: IpAddr, prefix: u8, mtu: u32) 
     });
 }
 
-/// Adds a message that sends everything that has no other way to `gateway`.
-pub fn default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
+/// Adds a message that sends everything that has no other way to `gateway`, in packets of at most `mtu` where that is less
+/// than what the device has.
+pub fn default_route(batch: &mut Batch, index: u32, gateway: IpAddr, mtu: Option<u32>) {
     batch.command(NEW_ROUTE, message::CREATE | message::REPLACE, |body| {
         // The main table, made at start, everywhere, unicast.
         body.fixed(&[family(gateway), 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
         // RTA_GATEWAY and RTA_OIF.
         body.attribute(5, &octets(gateway)).number(4, index);
+        if let Some(mtu) = mtu {
+            // RTA_METRICS with RTAX_MTU.
+            body.nested(8, |metrics| {
+                metrics.number(2, mtu);
+            });
+        }
     });
 }
 

@@ -86,7 +86,7 @@ impl Plan {
             route::address(&mut batch, EXPOSED, address, prefix);
         }
         for router in self.routers() {
-            route::default_route(&mut batch, EXPOSED, router);
+            route::default_route(&mut batch, EXPOSED, router, None);
         }
         // Who looks for a neighbour asks a program first, which hears of it on the socket that sent these.
         probes(&mut batch, 1, self.v6.is_some());
