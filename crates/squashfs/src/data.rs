@@ -68,7 +68,7 @@ impl Blocks<'_> {
         let at = self.at;
         self.at = at
             .checked_add(u64::from(word & (RAW - 1)))
-            .ok_or(Error::Damaged { at, what: "a file's blocks are outside of the image".into() })?;
+            .ok_or_else(|| Error::Damaged { at, what: "a file's blocks are outside of the image".into() })?;
         Ok((at, word))
     }
 
@@ -88,7 +88,7 @@ impl Blocks<'_> {
         let at = self.at;
         self.at = at
             .checked_add(sum)
-            .ok_or(Error::Damaged { at, what: "a file's blocks are outside of the image".into() })?;
+            .ok_or_else(|| Error::Damaged { at, what: "a file's blocks are outside of the image".into() })?;
         Ok(n as u64)
     }
 }

@@ -151,7 +151,7 @@ impl Image {
     /// Reads an inode.
     pub fn inode(&self, reference: InodeRef) -> Result<Inode> {
         let region = self.superblock.inode_region();
-        let block = region.start.checked_add(reference.block()).ok_or(Error::Damaged {
+        let block = region.start.checked_add(reference.block()).ok_or_else(|| Error::Damaged {
             at: region.start,
             what: format!("inode reference {:#x}", reference.raw()),
         })?;

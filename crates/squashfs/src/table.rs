@@ -16,7 +16,7 @@ impl Image {
         let pointer = (byte / meta::BLOCK as u64)
             .checked_mul(8)
             .and_then(|offset| index.checked_add(offset))
-            .ok_or(Error::Damaged { at: index, what: "a table is too large".into() })?;
+            .ok_or_else(|| Error::Damaged { at: index, what: "a table is too large".into() })?;
         let mut raw = [0; 8];
         self.read_raw(&mut raw, pointer)?;
         let block = u64::from_le_bytes(raw);
