@@ -161,6 +161,17 @@ fn each_verifies_what_the_other_signed() {
     peers.real("cp real.sif s.sif && apptainer sign s.sif").fine();
     let (real, ours) = peers.both("apptainer verify s.sif");
     assert_eq!(real.fine(), ours.fine());
+    // And an RSA key, as the real one makes them.
+    peers.0.script("rm -r .apptainer/keys").fine();
+    peers.ours(&format!("{} --bit-length 2048", pair.replace("NAME", "Ours"))).fine();
+    let (real, ours) = peers.both("apptainer key list");
+    assert_eq!(real.fine(), ours.fine());
+    for signer in ["real", "ours"] {
+        let line = "cp real.sif s.sif && apptainer sign s.sif";
+        if signer == "real" { peers.real(line) } else { peers.ours(line) }.fine();
+        let (real, ours) = peers.both("apptainer verify s.sif");
+        assert_eq!(real.fine(), ours.fine(), "{signer}");
+    }
 }
 
 /// Paths below a folder with their modes, and where links point.

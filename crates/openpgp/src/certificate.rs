@@ -67,7 +67,33 @@ impl Certificate {
     pub fn generate(user: &str, passphrase: Option<&str>, now: u64) -> Result<Certificate, Error> {
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).map_err(|_| Error::Random)?;
-        let open = secret::ed25519(&seed, now)?;
+        Certificate::of_new_key(secret::ed25519(&seed, now)?, user, passphrase, now)
+    }
+
+    /// The same with an RSA key of so many bits, which takes seconds.
+    ///
+    /// # Errors
+    /// The length is none of [`crate::RSA_LENGTHS`], or no multiple of 64.
+    pub fn generate_rsa(
+        bits: u32,
+        user: &str,
+        passphrase: Option<&str>,
+        now: u64,
+    ) -> Result<Certificate, Error> {
+        if !crate::RSA_LENGTHS.contains(&bits) || !bits.is_multiple_of(64) {
+            let (least, most) = (crate::RSA_LENGTHS.start(), crate::RSA_LENGTHS.end());
+            let known = format!("an RSA key of {bits} bits, and not of {least} to {most} in steps of 64,");
+            return Err(Error::Unsupported(known));
+        }
+        Certificate::of_new_key(secret::rsa(bits, now)?, user, passphrase, now)
+    }
+
+    fn of_new_key(
+        open: Vec<u8>,
+        user: &str,
+        passphrase: Option<&str>,
+        now: u64,
+    ) -> Result<Certificate, Error> {
         let signing = SigningKey::open(&open, None)?;
         let public = open[..secret::public_length(&open).unwrap_or(open.len())].to_vec();
         let data = [framed_key(&public), framed_user(user.as_bytes())].concat();

@@ -10,12 +10,14 @@ mod bytes;
 mod certificate;
 pub mod cleartext;
 mod key;
+mod rsa;
 mod secret;
 mod signature;
 
 pub use bytes::{LIMIT, Malformed};
 pub use certificate::Certificate;
 pub use key::{Fingerprint, Key, keyring};
+pub use rsa::LENGTHS as RSA_LENGTHS;
 pub use secret::SigningKey;
 pub use signature::{Signature, Verdict, signatures};
 

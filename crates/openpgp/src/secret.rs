@@ -88,6 +88,22 @@ pub fn ed25519(seed: &[u8; 32], now: u64) -> Result<Vec<u8>, Error> {
     Ok(body)
 }
 
+/// The same with an RSA key of `bits` bits.
+pub fn rsa(bits: u32, now: u64) -> Result<Vec<u8>, Error> {
+    let numbers = crate::rsa::generate(bits)?;
+    let mut body = vec![4];
+    body.extend_from_slice(&(now as u32).to_be_bytes());
+    body.push(1);
+    body.extend(integer(&numbers.n));
+    body.extend(integer(&numbers.e));
+    let secret = [&numbers.d, &numbers.p, &numbers.q, &numbers.u].map(|number| integer(number)).concat();
+    let checksum = sum(&secret);
+    body.push(0);
+    body.extend(secret);
+    body.extend_from_slice(&checksum);
+    Ok(body)
+}
+
 fn sum(bytes: &[u8]) -> [u8; 2] {
     bytes.iter().fold(0u16, |sum, b| sum.wrapping_add(u16::from(*b))).to_be_bytes()
 }

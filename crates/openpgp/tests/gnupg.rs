@@ -98,6 +98,35 @@ fn gnupg_imports_our_keys_and_verifies_what_we_sign() {
 }
 
 #[test]
+fn gnupg_takes_our_rsa_keys() {
+    assert!(Certificate::generate_rsa(1024, "A", None, NOW).unwrap_err().to_string().contains("1024 bits"));
+    assert!(Certificate::generate_rsa(2050, "A", None, NOW).is_err());
+    let Some(gnupg) = Gnupg::new() else { return };
+    for bits in [2048, 3072] {
+        let ours = Certificate::generate_rsa(bits, "Isle <isle@example.org>", Some("secret"), NOW).unwrap();
+        let fingerprint = ours.fingerprint().map(|b| format!("{b:02X}")).concat();
+        let name = format!("secret-{bits}.asc");
+        fs::write(gnupg.path(&name), ours.to_text()).unwrap();
+        gnupg.good(&["--import", &gnupg.path(&name)]);
+        let listed = String::from_utf8(gnupg.good(&["--with-colons", "--list-keys"])).unwrap();
+        assert!(listed.contains(&fingerprint) && listed.contains(&format!(":{bits}:1:")), "{listed}");
+        let key = ours.open(Some("secret")).unwrap();
+        let text = "words\n";
+        fs::write(gnupg.path("signed"), key.clear_sign(text, NOW + 1)).unwrap();
+        // Behind a signature that is not filled up GnuPG 2.2 reads on, as above, and complains of that when it has found it good.
+        let said = gnupg.run(&["--status-fd", "1", "--verify", &gnupg.path("signed")]);
+        let status = String::from_utf8(said.stdout).unwrap();
+        assert!(status.contains(&format!("VALIDSIG {fingerprint}")), "{status}");
+        // It signs with it as well, so it has found no fault in any of its numbers.
+        fs::write(gnupg.path("text"), text).unwrap();
+        let theirs = gnupg.good(&["-u", &fingerprint, "--output", "-", "--clearsign", &gnupg.path("text")]);
+        let parsed = cleartext::parse(&theirs).unwrap();
+        let verdict = parsed.signatures[0].verify(&ours.keys().unwrap(), &parsed.canonical, u64::MAX);
+        assert_eq!(verdict, Verdict::Good);
+    }
+}
+
+#[test]
 fn we_read_its_keys_and_verify_what_it_signed() {
     for algorithm in ["rsa2048", "ed25519"] {
         let Some(gnupg) = Gnupg::new() else { return };

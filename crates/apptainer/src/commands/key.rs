@@ -26,7 +26,9 @@ static COMMENT: Flag = Flag::text("comment", "text", "a comment").short('C');
 static PASSWORD: Flag =
     Flag::text("password", "passphrase", "the passphrase; none where it is empty").short('P');
 static PUSH: Flag = Flag::switch("push", "send the public key to the key server").short('U');
-static BITS: Flag = Flag::number("bit-length", "the length of an RSA key").short('b');
+static BITS: Flag =
+    Flag::number("bit-length", "make an RSA key of so many bits, 2048 to 4096, in place of Ed25519")
+        .short('b');
 static SECRET: Flag =
     Flag::switch("secret", "secret keys instead of public ones").short('s').env(&["SECRET"]);
 static SECRET_ONE: Flag = Flag::switch("secret", "the secret key instead of the public one").short('s');
@@ -48,7 +50,7 @@ pub static COMMAND: Command = Command {
 static NEWPAIR: Command = Command {
     usage: "newpair",
     short: "Make a new pair of keys",
-    long: "Keys are Ed25519. What is not given by flags is asked for.",
+    long: "Keys are Ed25519, or RSA with --bit-length, as Apptainer's are. What is not given by flags is asked for.",
     examples: "apptainer key newpair\napptainer key newpair --name Ada --email ada@example.org --comment '' --password ''",
     flags: &[&[&BITS, &COMMENT, &EMAIL, &KEYSDIR, &NAME, &PASSWORD, &PUSH, &URL]],
     arity: Arity::Exactly(0),
@@ -167,11 +169,7 @@ pub fn connect(cx: &Context<'_>) -> Result<KeyServer, Failure> {
 }
 
 fn newpair(cx: &Context<'_>) -> Result<u8, Failure> {
-    if cx.values.has(&BITS) {
-        let instead =
-            "new keys are Ed25519, whose length is fixed; RSA keys are taken over with `key import`";
-        return Err(Failure::unsupported("making RSA keys (--bit-length)", instead).with_code(2));
-    }
+    let bits = cx.values.number(&BITS).map(|bits| u32::try_from(bits).unwrap_or(0));
     let asked = |flag: &Flag, question: &str| match cx.values.text(flag) {
         Some(text) => Ok(text.to_owned()),
         None => ask::line(question),
@@ -204,7 +202,10 @@ fn newpair(cx: &Context<'_>) -> Result<u8, Failure> {
     let keys = Keys::own(cx.values.word(&KEYSDIR))?;
     cx.print("Generating Entity and OpenPGP Key Pair... ")?;
     let locked = Some(passphrase.as_str()).filter(|passphrase| !passphrase.is_empty());
-    let key = Certificate::generate(&user, locked, super::now());
+    let key = match bits {
+        None => Certificate::generate(&user, locked, super::now()),
+        Some(bits) => Certificate::generate_rsa(bits, &user, locked, super::now()),
+    };
     let key = key.map_err(|e| Failure::because("creating newpair failed", &e).with_code(2))?;
     keys.add(Part::Secret, &key)?;
     keys.add(Part::Public, &key.to_public())?;
