@@ -116,8 +116,8 @@ fn run(
     }
     say(network, &plan.known());
     let mut stack = Stack::new(ring, rules, waiting.try_clone()?);
-    // A connection that is passed on takes two descriptors, so all of these take half of what there are.
-    let mut relay = Relay::new(sockets(&entered), waiting.try_clone()?, stack.most() / 4);
+    // A connection that is passed on takes two descriptors, one of the stack's takes one: so not many fewer fit in all.
+    let mut relay = Relay::new(sockets(&entered), waiting.try_clone()?, stack.most() / 8);
     let mut ports: Vec<Port> = Vec::new();
     for listener in listeners {
         // Whether somebody listens is only known for connections: those are tried by IPv6 first.
