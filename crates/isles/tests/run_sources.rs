@@ -70,6 +70,12 @@ fn a_file_on_the_web() {
         });
         let run = |path: &str| desk.run(&["isles", "run", "--rm", &format!("http://{address}/{path}"), "x"]);
         assert_eq!(run("app.sif").fine(), "starts x\n");
+        // Where it lies, words behind it are a command, unless its runscript is named.
+        let here = |words: &[&str]| desk.run(&[&["isles", "run", "--rm"], words].concat());
+        assert_eq!(here(&["app.sif", "echo", "x"]).fine(), "x\n");
+        assert_eq!(here(&["--entrypoint", "/.singularity.d/runscript", "app.sif", "x"]).fine(), "starts x\n");
+        let url = format!("http://{address}/app.sif");
+        assert_eq!(here(&["--entrypoint", "", &url, "echo", "x"]).fine(), "x\n");
         fails(run("text"), &["/text' is no image"]);
         fails(run("none"), &["answers 404"]);
         fails(desk.run(&["isles", "run", "http://169.254.169.254/x"]), &["link-local"]);

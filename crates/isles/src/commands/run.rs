@@ -46,6 +46,11 @@ Examples:
   isles run -d --name web --restart always nginx     in the background, until it is stopped
   isles run --here python:3.12 python3 analysis.py   as yourself, in this folder
 
+Words behind an image are arguments of its ENTRYPOINT, as docker has it, and so are those behind a SIF file of a registry, a library
+or the web, whose ENTRYPOINT is its runscript. A file or a folder that is run where it lies has no configuration of that kind: words
+behind it are a command, in the place of its runscript. `--entrypoint /.singularity.d/runscript` or `apptainer run` give the
+runscript its arguments there, and `--entrypoint ''` makes words a command everywhere.
+
 A container has a network of its own, which leads to the world but not to the host's loopback: on a bridge as root, and
 without any right on the host's network as an ordinary user. With --rm, and without -t, -d, -a or --log-driver, the command has
 the caller's own streams: nothing is copied, so 'isles attach' and 'isles logs' have no part in them; 'isles exec', 'stop', 'cp' and all
