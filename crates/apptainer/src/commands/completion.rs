@@ -22,7 +22,7 @@ pub const ASKS_BARE: &str = "__completeNoDesc";
 pub static COMMAND: Command = Command {
     usage: "completion",
     short: "Generate the autocompletion script for the specified shell",
-    commands: &[&BASH, &FISH, &ZSH],
+    commands: &[&BASH, &FISH, &POWERSHELL, &ZSH],
     ..Command::EMPTY
 };
 
@@ -45,6 +45,18 @@ static FISH: Command = Command {
     flags: &[&[&NO_DESCRIPTIONS]],
     arity: Arity::Exactly(0),
     run: |cx| script(cx, FISH_SCRIPT),
+    ..Command::EMPTY
+};
+
+static POWERSHELL: Command = Command {
+    usage: "powershell",
+    short: "Not supported",
+    flags: &[&[&NO_DESCRIPTIONS]],
+    hidden: true,
+    run: |_| {
+        let instead = "there are scripts for bash, fish and zsh";
+        Err(Failure::unsupported("apptainer completion powershell", instead))
+    },
     ..Command::EMPTY
 };
 
