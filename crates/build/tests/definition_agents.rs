@@ -127,7 +127,11 @@ fn sif_files_and_squashfs_images() {
     sif(&world, "no-ext.sif", host_arch(), FileSystem::Ext3);
     fails(&world, "Bootstrap: localimage\nFrom: no-ext.sif\n", &["x.def:2:7: ", "the ext image"]);
     sif(&world, "locked.sif", host_arch(), FileSystem::EncryptedSquashfs);
-    fails(&world, "Bootstrap: localimage\nFrom: locked.sif\n", &["x.def:2:7: ", "an encrypted partition"]);
+    fails(
+        &world,
+        "Bootstrap: localimage\nFrom: locked.sif\n",
+        &["x.def:2:7: ", "is encrypted", "APPTAINER_ENCRYPTION_PASSPHRASE"],
+    );
     NewSif::new(vec![NewObject::new(Kind::Generic, &b"x"[..])])
         .create(&world.context().join("no.sif"))
         .unwrap();

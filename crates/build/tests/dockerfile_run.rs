@@ -22,9 +22,14 @@ fn ran(world: &World, text: &str, options: &BuildOptions) -> String {
 /// What a step sees of `mode uid:gid` where this user has one ID only: all is root's.
 fn owned(world: &World, expected: &str) -> String {
     match (expected.split_once(' '), world.engine.store().ownership().keeps_owners()) {
-        (Some((mode, owner)), false) if owner.contains(':') => format!("{mode} 0:0\n"),
+        (Some((mode, owner)), false) if is_owner(owner) => format!("{mode} 0:0\n"),
         _ => expected.to_owned(),
     }
+}
+
+fn is_owner(text: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.trim_end().split_once(':').is_some_and(|(user, group)| number(user) && number(group))
 }
 
 #[test]

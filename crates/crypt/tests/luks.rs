@@ -29,7 +29,7 @@ fn made(plain: &[u8], options: &str) -> Option<Vec<u8>> {
     let mut with_room = plain.to_vec();
     with_room.resize(plain.len() + (2 << 20), 0);
     fs::write(&path, with_room).unwrap();
-    let mut command = Command::new(program("cryptsetup")?);
+    let mut command = Command::new(cryptsetup()?);
     command.args(["reencrypt", "--encrypt", "--batch-mode", "--type=luks2", "--key-file=-"]);
     command.args(["--reduce-device-size=2M", "--luks2-keyslots-size=512k"]);
     run(command.args(options.split_whitespace()).arg(&path), PASSPHRASE);
@@ -110,7 +110,7 @@ fn what_is_made_here_is_read_here_and_by_cryptsetup() {
         let container = all(luks::encrypt(plain.as_slice(), PASSPHRASE, strength).unwrap());
         same(&open(&container, PASSPHRASE).unwrap(), &plain);
         assert!(matches!(open(&container, b"another"), Err(Error::Passphrase)));
-        let Some(cryptsetup) = program("cryptsetup") else { continue };
+        let Some(cryptsetup) = cryptsetup() else { continue };
         let dir = tempfile::tempdir().unwrap();
         let (path, header) = (dir.path().join("container"), dir.path().join("header"));
         fs::write(&path, &container).unwrap();

@@ -40,6 +40,8 @@ fn prepared(ordinary: bool) -> Option<Desk> {
     symlink("isles", desk.path("bin/cwl-runner")).unwrap();
     let copied = Command::new("cp").arg("-r").arg(suite).arg(desk.path("home/suite")).status().unwrap();
     assert!(copied.success());
+    let opened = Command::new("chmod").args(["-R", "u+w"]).arg(desk.path("home/suite")).status().unwrap();
+    assert!(opened.success());
     let _ = fs::remove_dir_all(desk.path("home/suite/badges"));
     // One file of the suite is that of a package of npm's.
     let npm = Command::new("npm")

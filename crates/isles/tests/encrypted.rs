@@ -39,7 +39,7 @@ const BY_PASSPHRASE: &str = "APPTAINER_ENCRYPTION_PASSPHRASE='a secret'";
 #[test]
 fn images_are_encrypted_and_run() {
     both(|desk| {
-        if !prepare(desk) {
+        if !desk.opens_fuse() || !prepare(desk) {
             return;
         }
         desk.script(&format!("{BY_PASSPHRASE} apptainer -q build -e pass.sif tool.def")).fine();
@@ -119,7 +119,7 @@ fn images_are_encrypted_and_run() {
 #[test]
 fn what_is_encrypted_is_built_on() {
     both(|desk| {
-        if !prepare(desk) {
+        if !desk.opens_fuse() || !prepare(desk) {
             return;
         }
         desk.script(&format!("{BY_PASSPHRASE} apptainer -q build -e pass.sif tool.def")).fine();
@@ -174,7 +174,7 @@ fn what_is_encrypted_is_built_on() {
 #[test]
 fn what_opens_nothing_is_said() {
     both(|desk| {
-        if !prepare(desk) {
+        if !desk.opens_fuse() || !prepare(desk) {
             return;
         }
         desk.script(&format!("{BY_PASSPHRASE} apptainer -q build -e pass.sif tool.def")).fine();

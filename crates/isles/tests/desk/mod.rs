@@ -135,6 +135,15 @@ impl Desk {
         }
     }
 
+    /// Whether the user may mount what a program serves; says so if not.
+    pub fn opens_fuse(&self) -> bool {
+        let opens = fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
+        if !opens {
+            println!("skip: /dev/fuse is missing, or shut for this user");
+        }
+        opens
+    }
+
     fn changes_user(&self) -> bool {
         self.ordinary && rustix::process::geteuid().is_root()
     }

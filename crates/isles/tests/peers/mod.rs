@@ -75,6 +75,10 @@ pub struct Peers(pub Desk);
 impl Peers {
     /// `None`, with the reason, where the real one is not installed or does not run.
     pub fn new() -> Option<Peers> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skip: not root, so the real Apptainer has no user here who may build images");
+            return None;
+        }
         let real = Path::new(REAL).join("apptainer");
         if !installed(real.to_str().unwrap()) || !installed("/bin/busybox") || !installed("mksquashfs") {
             return None;

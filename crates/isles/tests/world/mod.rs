@@ -136,6 +136,15 @@ impl World {
         isles_sandbox::identity::detect() == isles_sandbox::identity::Identity::Root
     }
 
+    /// Whether HOME is what the ordinary user's home is taken to be: who has one in /etc/passwd has that one.
+    pub fn home_is_own(&self) -> bool {
+        let own = World::is_root() || self.who != Who::Ordinary;
+        if !own {
+            println!("skip: this user may have another home than the test's");
+        }
+        own
+    }
+
     /// A world with the image `oci:IMAGE` in it; `None`, with a printed reason, where it cannot be made.
     pub fn new(who: Who) -> Option<World> {
         if !Path::new("/bin/busybox").exists() {
