@@ -28,15 +28,6 @@ pub fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// The host's cryptsetup, which locks what it encrypts in a folder that is root's.
-pub fn cryptsetup() -> Option<PathBuf> {
-    if !rustix::process::geteuid().is_root() {
-        println!("skip: not root, so cryptsetup encrypts nothing");
-        return None;
-    }
-    program("cryptsetup")
-}
-
 /// Runs a program with something to read; it has to succeed.
 pub fn run(command: &mut Command, input: &[u8]) {
     let mut child =
