@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use isles_network::dns::{Resolver, Sockets, Upstreams};
 use isles_network::place::{self, Held};
 use isles_network::state::{DEFAULT, Endpoint, Network, Networks, Places, Wish};
-use isles_network::user::Service;
-use isles_network::user::door::{self, Door};
+use isles_network::user::door::{self, Door, Passing};
 use isles_network::user::inside::MAC;
 use isles_sandbox::identity::Identity;
 use isles_sandbox::network::Entered;
@@ -111,7 +110,7 @@ pub(crate) struct Kept {
 }
 
 /// Passes on who comes to a container by its doors, until what it gives back is dropped.
-pub(crate) fn serve_doors(engine: &Engine, container: &str, doors: Vec<Door>) -> io::Result<Option<Service>> {
+pub(crate) fn serve_doors(engine: &Engine, container: &str, doors: Vec<Door>) -> io::Result<Option<Passing>> {
     if doors.is_empty() {
         return Ok(None);
     }

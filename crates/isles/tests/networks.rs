@@ -479,6 +479,15 @@ fn a_network_that_was_made_by_half_is_finished() {
 }
 
 #[test]
+fn a_port_is_free_when_its_container_is_removed() {
+    let Some(world) = apart() else { return };
+    for _ in 0..20 {
+        detached(&world, &["--name", "web", "-p", "8080:80"], "exec busybox sleep 1000").fine();
+        world.isles(&["rm", "-f", "web"]).fine();
+    }
+}
+
+#[test]
 fn state_directories_share_the_firewall() {
     let Some(world) = apart() else { return };
     let (own, other) = (world.path("state"), world.path("other"));

@@ -8,8 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use isles_network::dns::{Resolver, Token};
-use isles_network::user::Service;
-use isles_network::user::door::Door;
+use isles_network::user::door::{Door, Passing};
 use isles_sandbox::signals::Signals;
 use isles_spec::RestartPolicy;
 use isles_store::Container;
@@ -58,11 +57,12 @@ pub(crate) fn stay_with(mut running: Running) -> u8 {
     }
     let mut desk = Desk::new(&mut running, log);
     let code = desk.run(&mut running);
-    let Desk { clients, log, passing, .. } = desk;
+    let Desk { clients, log, passing, doors, .. } = desk;
     if let Some(mut log) = log {
         let _ = log.finish(now());
     }
-    drop((served, passing));
+    // Whoever hears of its end may have its ports.
+    drop((served, passing, doors));
     let store = running.engine.store().clone();
     let code = finish(running, code, clients);
     // Who started this was perhaps killed, and this process had a part in what it held until it executed itself anew.
@@ -106,7 +106,7 @@ struct Desk {
     probes: Option<Probes>,
     /// Ports by which nobody has come yet.
     doors: Vec<Door>,
-    passing: Option<Service>,
+    passing: Option<Passing>,
 }
 
 /// Where something may come from.

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -16,7 +17,6 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, socket_with};
 
 use super::relay::{FIRST_RELAYED, Relay};
-use super::serve::Service;
 use super::socket::{descriptors, reset};
 
 /// Numbers of what is waited for besides connections.
@@ -34,19 +34,34 @@ pub struct Door {
     pub port: u16,
 }
 
+/// Connections are passed on until this is dropped; then the ports are free.
+#[derive(Debug)]
+pub struct Passing {
+    end: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
+        // It waits for nobody.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// Passes on who comes to these ports, until what it gives back is dropped. `whereto` is asked for the container's address
 /// with each that comes; without one they are refused.
 ///
 /// # Errors
 /// No thread, or no descriptor.
-pub fn serve(doors: Vec<Door>, whereto: impl Fn() -> Option<IpAddr> + Send + 'static) -> io::Result<Service> {
+pub fn serve(doors: Vec<Door>, whereto: impl Fn() -> Option<IpAddr> + Send + 'static) -> io::Result<Passing> {
     let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let service = Service { end: end.clone() };
-    std::thread::Builder::new().name("ports".to_owned()).stack_size(STACK).spawn(move || {
+    let theirs = end.clone();
+    let thread = std::thread::Builder::new().name("ports".to_owned()).stack_size(STACK).spawn(move || {
         // Where no descriptor is left, the ports are closed with it.
-        let _ = run(&doors, &whereto, &end);
+        let _ = run(&doors, &whereto, &theirs);
     })?;
-    Ok(service)
+    Ok(Passing { end, thread: Some(thread) })
 }
 
 fn run(doors: &[Door], whereto: &dyn Fn() -> Option<IpAddr>, end: &OwnedFd) -> io::Result<()> {
@@ -158,10 +173,9 @@ mod tests {
         drop(server);
         let mut client = TcpStream::connect(address).unwrap();
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        // The port is free at once.
         drop(service);
-        while TcpStream::connect(address).is_ok() {
-            std::thread::yield_now();
-        }
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub enum Kind {
 /// A network that is served until this is dropped.
 #[derive(Debug)]
 pub struct Service {
-    pub(super) end: Arc<OwnedFd>,
+    end: Arc<OwnedFd>,
 }
 
 impl Drop for Service {
