@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use isles_sandbox::network::Entered;
@@ -59,15 +60,18 @@ pub enum Kind {
     NeighboursDatagrams,
 }
 
-/// A network that is served until this is dropped.
+/// A network that is served until this is dropped; then its ports are free.
 #[derive(Debug)]
 pub struct Service {
     end: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
+        // It waits for nobody.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -84,13 +88,14 @@ pub fn serve(
     warn: impl FnOnce(io::Error) + Send + 'static,
 ) -> io::Result<Service> {
     let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let service = Service { end: end.clone() };
-    std::thread::Builder::new().name("network".to_owned()).stack_size(STACK).spawn(move || {
-        if let Err(e) = run(&network, rules, listeners, late, &end) {
-            warn(e);
-        }
-    })?;
-    Ok(service)
+    let theirs = end.clone();
+    let thread =
+        std::thread::Builder::new().name("network".to_owned()).stack_size(STACK).spawn(move || {
+            if let Err(e) = run(&network, rules, listeners, late, &theirs) {
+                warn(e);
+            }
+        })?;
+    Ok(Service { end, thread: Some(thread) })
 }
 
 fn run(
